@@ -1,0 +1,1 @@
+"""What the probabilities are worth: posteriors, costs and decisions, scoring rules, calibration, intervals."""

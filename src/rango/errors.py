@@ -1,0 +1,34 @@
+"""The errors a user can meet, each one line: the value, what was expected, the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input or configuration. The command line prints its message on one line and exits with 2."""
+
+
+class RunError(RuntimeError):
+    """A fault while running that no input check could foresee. The command line exits with 1."""
+
+
+class Interrupted(RuntimeError):  # noqa: N818 - a signal is not an error
+    """A signal asked the run to stop; everything is saved. The command line exits with 128 + signal."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name outside a known list: names the nearest ones, then all.
+
+    >>> str(unknown_name("task", "socialqa", ["hellaswag", "socialiqa"]))
+    "unknown task 'socialqa': did you mean 'socialiqa'? (known: hellaswag, socialiqa)"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"unknown {kind} {name!r}: {hint}(known: {', '.join(names)})")

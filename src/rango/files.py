@@ -1,0 +1,185 @@
+"""Reading and writing files: atomic writes, and readers whose errors name file and line. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rango.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path` when the block ends without an error.
+
+    Write, fsync, rename: a reader sees the old file or the whole new one, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp gives 0600; a result is as readable as any file the user makes.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented; infinite values as `Infinity`, as Python reads them back."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
+    """Write YAML atomically, keys in the given order."""
+    import yaml
+
+    write_text(path, yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text, unpacking `.gz`.
+
+    Raises:
+        InputError: the file is missing, a folder, unreadable, empty or not UTF-8 (names the byte).
+    """
+    data = read_bytes(path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path}:{line}: byte {data[error.start]:#04x} at offset {error.start} is not UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file, unpacking `.gz`; errors as in `read_text`."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected a file")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give the path of an existing file")
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({error}); check the file") from None
+    if not data.strip():
+        raise InputError(f"{path} is empty; expected at least one line")
+    return data
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a syntax error names the line."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg}); fix the line") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping (safe loader); a syntax error names the line."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(read_text(path))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}:{line}: not YAML ({error.problem}); fix the line") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); fix the file") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__}; expected `key: value` lines")
+    return value
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSONL, CSV or Parquet file (the first two also `.gz`) with their line or row number from 1.
+
+    Raises:
+        InputError: as `read_text`; also an unknown ending, a line that is not a JSON object, a ragged CSV row.
+    """
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if kind in ("jsonl", "ndjson"):
+        yield from _read_jsonl(path)
+    elif kind == "csv":
+        yield from _read_csv(path)
+    elif kind == "parquet":
+        yield from _read_parquet(path)
+    else:
+        raise InputError(f"{path}: ending {path.suffix!r} is not known; expected .jsonl, .csv or .parquet")
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}:{number}: not JSON ({error.msg}); fix the line") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{path}:{number}: holds a {type(row).__name__}; expected a JSON object")
+        yield number, row
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    columns = len(reader.fieldnames or ())
+    for row in reader:
+        if None in row or None in row.values():
+            seen = sum(value is not None for value in row.values()) + (len(row[None]) - 1 if None in row else 0)
+            raise InputError(f"{path}:{reader.line_num}: {seen} values; expected {columns} as in the first line")
+        yield reader.line_num, dict(row)
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    read_bytes(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is not a Parquet file ({str(error).splitlines()[0]}); check the file") from None
+    number = 0
+    for batch in table.to_batches():
+        for row in batch.to_pylist():
+            number += 1
+            yield number, row
+    if not number:
+        raise InputError(f"{path} is empty; expected at least one row")
+
+
+def fingerprint(*parts: str | bytes) -> str:
+    """A short content hash: the first 16 hex digits of SHA-256 over the length-prefixed parts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()[:16]

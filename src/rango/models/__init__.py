@@ -1,0 +1,1 @@
+"""Who answers: loading, LoRA and its placements."""

@@ -1,0 +1,1 @@
+"""Which choice works: grid, run store, execution."""

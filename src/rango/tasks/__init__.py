@@ -1,0 +1,1 @@
+"""What is asked: instances, splits, prompts, and one file per task."""

@@ -1,0 +1,1 @@
+"""How it learns: objectives, the loop, checkpoints, pre-training."""
