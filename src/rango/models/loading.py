@@ -1,0 +1,202 @@
+"""Loading a causal language model from the Hub or a folder, with its device and dtype chosen and said aloud."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rango.errors import InputError
+from rango.files import fingerprint
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Device = str
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A causal language model with its tokenizer, ready to score."""
+
+    name: str
+    """The Hub id or folder it was loaded from."""
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    notes: tuple[str, ...] = ()
+    """What was chosen for the user, in words."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the frozen weights."""
+        return next(self.network.parameters()).dtype
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of the base network, tied ones once."""
+        return sum(p.numel() for name, p in self.network.named_parameters() if ".lora_" not in name)
+
+    @property
+    def context_length(self) -> int | None:
+        """The longest sequence in tokens; None when the architecture sets no limit."""
+        config = self.network.config.get_text_config()
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+            value = getattr(config, key, None)
+            if isinstance(value, int):
+                return value
+        return None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short hash of architecture and weights, whatever the files' layout or the dtype they were loaded in.
+
+        It samples 64 numbers of every parameter, so that a large model costs no more than a look.
+        """
+        parts = [type(self.network).__name__]
+        for name, parameter in sorted(self.network.named_parameters()):
+            if ".lora_" in name:
+                continue
+            flat = parameter.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()
+            parts.append(f"{name.replace('.base.', '.')}{tuple(parameter.shape)}{sample.tolist()}")
+        return fingerprint(*parts)
+
+    @cached_property
+    def special_prefix(self) -> tuple[int, ...]:
+        """The tokens that the tokenizer puts before a text, such as Llama's <s>; empty for GPT-2 and Phi."""
+        with_special = list(self.tokenizer("a", add_special_tokens=True)["input_ids"])
+        plain = list(self.tokenizer("a", add_special_tokens=False)["input_ids"])
+        for start in range(len(with_special) - len(plain) + 1):
+            if with_special[start : start + len(plain)] == plain:
+                return tuple(with_special[:start])
+        return ()
+
+
+def load_model(name: str | Path, *, dtype: Dtype = "auto", device: Device = "auto") -> Model:
+    """Load a transformers causal language model and its tokenizer. Code from the Hub is never run.
+
+    Args:
+        name: a Hub id, or a folder with config.json, weights and tokenizer.
+        dtype: of the frozen weights. `auto`: bfloat16 (or float16 on older cards) on a GPU; on a CPU float32, or
+            bfloat16 when the checkpoint is stored in half precision and the processor multiplies bfloat16 natively.
+        device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, ...
+
+    Raises:
+        InputError: no such model, no causal language model, a checkpoint that lacks weights, no such device.
+    """
+    source = str(name)
+    _refuse_bad_folder(source)
+    chosen_device = choose_device(device)
+    with _quiet_transformers():
+        config = _attempt(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+        chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
+        tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        network = _attempt(source, lambda: _load_network(source, chosen_dtype, chosen_device))
+    notes = (
+        f"device {chosen_device} ({'asked for' if device != 'auto' else 'chosen'}), "
+        f"dtype {str(chosen_dtype).removeprefix('torch.')} ({'asked for' if dtype != 'auto' else 'chosen'})",
+    )
+    return Model(name=source, network=network, tokenizer=tokenizer, notes=notes)
+
+
+def choose_device(device: Device) -> torch.device:
+    """The torch device of a name; `auto` takes a GPU when there is one.
+
+    Raises:
+        InputError: the name is unknown or the device is not there. It never falls back silently.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    return chosen
+
+
+def choose_dtype(dtype: Dtype, device: torch.device, *, stored: torch.dtype | None) -> torch.dtype:
+    """The type of the frozen weights; the rule of `auto` is in `load_model`."""
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native and stored in (torch.float16, torch.bfloat16) else torch.float32
+
+
+def _refuse_bad_folder(source: str) -> None:
+    path = Path(source)
+    looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
+    if looks_local and not (path / "config.json").is_file():
+        what = "has no config.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
+        raise InputError(f"model folder {source} {what}; expected a Hub id or a folder with a transformers checkpoint")
+
+
+def _load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    # Plain matrix products beat the fused kernel's backward pass on a CPU for the short sequences of choice tasks.
+    attention = "eager" if device.type == "cpu" else "sdpa"
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, trust_remote_code=False, attn_implementation=attention, output_loading_info=True
+    )
+    network, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(
+            f"model {source}: the checkpoint lacks {len(missing)} weights ({missing[0]}, ...); they would be random"
+        )
+    network.to(device)
+    network.eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    assert isinstance(network, PreTrainedModel)
+    return network
+
+
+def _attempt(source: str, load: Any) -> Any:
+    try:
+        return load()
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise InputError(
+            f"model {source!r} cannot be loaded ({lines[0].strip()[:300]}); "
+            "give a Hub id or a folder of a causal language model"
+        ) from None
+
+
+class _quiet_transformers:  # noqa: N801 - used as a function
+    """Keep transformers' own progress bars and advice off the terminal while loading; errors still raise."""
+
+    def __enter__(self) -> None:
+        self._verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity(logging.ERROR)
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *exception: object) -> None:
+        self._warnings.__exit__(*exception)  # type: ignore[arg-type]
+        transformers_logging.set_verbosity(self._verbosity)
+
+
+def accepts(network: nn.Module, argument: str) -> bool:
+    """Whether the network's forward pass has an argument of that name."""
+    return argument in inspect.signature(network.forward).parameters

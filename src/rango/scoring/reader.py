@@ -1,0 +1,65 @@
+"""Finding out how a model can be read. Checked on the model itself, not assumed from its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rango.models import Model
+from rango.models.loading import accepts
+from rango.scoring.batches import collate
+from rango.scoring.forward import Reader
+from rango.scoring.trees import TokenTree
+
+# Largest difference in nats between a tree's score and the full sequence's that rounding explains.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+def make_reader(model: Model) -> Reader:
+    """Check how a model can be read, on a small tree of its own tokens.
+
+    Two kinds of model give wrong scores silently when a tree is read as one row: those whose attention ignores the mask
+    or the positions that they are given (ALiBi, recurrent and hybrid layers), and those with a sliding window shorter
+    than the instance. The first are read one choice at a time; for the second only longer instances are.
+    """
+    window = _window(model)
+    whole = Reader(model=model, reads_trees=False, window=window, splits_head=False)
+    truth = _probe_scores(whole)
+    tolerance = _TOLERANCE[model.dtype]
+    apart = Reader(model=model, reads_trees=False, window=window, splits_head=True)
+    splits_head = _agrees(apart, truth, tolerance)
+    best = Reader(model=model, reads_trees=True, window=window, splits_head=splits_head)
+    if accepts(model.network, "position_ids") and _agrees(best, truth, tolerance):
+        note = () if window is None else (f"sliding window of {window} tokens: longer instances are read per choice",)
+        return Reader(model=model, reads_trees=True, window=window, splits_head=splits_head, notes=note)
+    kind = str(model.network.config.model_type)
+    notes = (f"{kind} cannot read token trees (no position ids or other layers than attention): read per choice",)
+    return Reader(model=model, reads_trees=False, window=window, splits_head=splits_head, notes=notes)
+
+
+def _window(model: Model) -> int | None:
+    config: Any = model.network.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if not isinstance(window, int) or getattr(config, "use_sliding_window", True) is False:
+        return None
+    return window
+
+
+def _agrees(reader: Reader, truth: torch.Tensor, tolerance: float) -> bool:
+    try:
+        scores = _probe_scores(reader)
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False  # an architecture that takes no such input is one that cannot be read this way
+    return bool((scores - truth).abs().max() <= tolerance)
+
+
+@torch.no_grad()
+def _probe_scores(reader: Reader) -> torch.Tensor:
+    """Scores of a fixed tree whose branches share no token, (3,)."""
+    size = int(reader.model.network.config.get_text_config().vocab_size)
+    ids = [(7 * n + 3) % size for n in range(13)]
+    tree = TokenTree("probe", tuple(ids[:5]), (tuple(ids[5:8]), tuple(ids[8:12]), tuple(ids[12:])), (1, 1, 1), 0)
+    batch = collate([tree], read="choices", as_trees=reader.reads_trees, pad=0).to(reader.model.device)
+    scores = torch.zeros(3, device=reader.model.device)
+    return scores.index_add(0, batch.owners, reader.log_probabilities(batch)).cpu()

@@ -1,0 +1,145 @@
+"""From a model and instances to posteriors: the one scorer behind the letter form and the cloze form."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from rango.config import Config
+from rango.decisions import Posteriors
+from rango.models import Model
+from rango.scoring.batches import collate
+from rango.scoring.forward import Reader
+from rango.scoring.reader import make_reader
+from rango.scoring.trees import TokenTree, encode
+from rango.tasks import Form, Instance, Task
+
+Normalisation = Literal["none", "tokens", "characters"]
+
+
+class ScoringOptions(Config):
+    """How instances are put into words and scored."""
+
+    form: Form | None = None
+    """Prompt form: letter (choices listed, the answer is a letter) or cloze (the answer's text continues the prompt);
+    the task's own default when absent."""
+    normalise: Normalisation = "none"
+    """Divide each choice's score by its number of tokens or of characters."""
+    batch_tokens: Annotated[int, Field(ge=1)] = 4096
+    """Tokens of one forward pass while scoring, padding included; the result does not depend on it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a model says of N instances with at most K choices."""
+
+    values: np.ndarray
+    """(N, K) float64, nats: log P(branch | trunk), length-normalised if asked; -inf where there is no such choice."""
+    letter_mass: np.ndarray | None
+    """(N,) share of probability on the K letters, letter form only: the rest went to other tokens."""
+    tokens: int
+    """Tokens read."""
+    seconds: float
+
+
+def evaluate(
+    model: Model,
+    instances: Sequence[Instance],
+    *,
+    task: Task,
+    options: ScoringOptions | None = None,
+) -> Posteriors:
+    """The posteriors of a model: log-softmax over the choices of log P(choice | prompt).
+
+    Args:
+        model: with or without an adapter.
+        instances: usually one split of `task`.
+        task: puts the instances into words.
+        options: prompt form and length normalisation.
+
+    Raises:
+        InputError: instances that cannot be encoded, see `encode`.
+    """
+    options = options or ScoringOptions()
+    form = options.form or task.default_form
+    trees = encode(model, instances, task=task, form=form)
+    return to_posteriors(score(make_reader(model), trees, options=options, form=form), instances)
+
+
+def to_posteriors(scores: Scores, instances: Sequence[Instance]) -> Posteriors:
+    """Scores with the instances' labels, ids, groups and choices."""
+    return Posteriors.from_scores(
+        scores.values,
+        np.array([instance.label for instance in instances]),
+        ids=tuple(instance.id for instance in instances),
+        groups=tuple(instance.group for instance in instances),
+        choices=tuple(instance.choices for instance in instances),
+    )
+
+
+@torch.inference_mode()
+def score(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
+    """Score every choice of every tree.
+
+    Trees are sorted by length so that little is padded, and cut into batches by tokens; the order is given back.
+    """
+    start = time.perf_counter()
+    reader.model.network.train(False)
+    width = max(len(tree.branches) for tree in trees)
+    values = np.full((len(trees), width), -np.inf)
+    tokens = 0
+    for numbers in batches_by_tokens(reader, trees, budget=options.batch_tokens):
+        chosen = [trees[number] for number in numbers]
+        batch = collate(chosen, read="choices", as_trees=reader.as_tree(chosen[0]), pad=reader.pad())
+        batch = batch.to(reader.model.device)
+        sums = torch.zeros(batch.shape[0] * batch.shape[1], dtype=torch.float64, device=batch.tokens.device)
+        sums.index_add_(0, batch.owners, reader.log_probabilities(batch).double())
+        found = sums.reshape(batch.shape).cpu().numpy()
+        for row, number in enumerate(numbers):
+            choices = len(trees[number].branches)
+            values[number, :choices] = found[row, :choices]
+        tokens += batch.token_count
+    mass = np.exp(values).sum(axis=1) if form == "letter" else None
+    values /= _lengths(trees, width, options.normalise)
+    return Scores(values=values, letter_mass=mass, tokens=tokens, seconds=time.perf_counter() - start)
+
+
+def batches_by_tokens(reader: Reader, trees: Sequence[TokenTree], *, budget: int) -> Iterator[list[int]]:
+    """Numbers of trees that make one forward pass: similar in length, at most `budget` tokens with padding."""
+
+    def size(number: int) -> tuple[bool, int, int]:
+        tree = trees[number]
+        whole = reader.as_tree(tree)
+        return whole, tree.input_length if whole else tree.path_length, 1 if whole else len(tree.branches)
+
+    sizes = [size(number) for number in range(len(trees))]
+    # Longest first: if a batch does not fit into memory, it is the first.
+    order = sorted(range(len(trees)), key=lambda number: (not sizes[number][0], -sizes[number][1], number))
+    batch: list[int] = []
+    used = 0
+    for number in order:
+        whole, _, rows = sizes[number]
+        longest = sizes[batch[0]][1] if batch else 0
+        if batch and ((used + rows) * longest > budget or whole != sizes[batch[0]][0]):
+            yield batch
+            batch, used = [], 0
+        batch.append(number)
+        used += rows
+    if batch:
+        yield batch
+
+
+def _lengths(trees: Sequence[TokenTree], width: int, normalise: Normalisation) -> np.ndarray:
+    lengths = np.ones((len(trees), width))
+    if normalise == "none":
+        return lengths
+    for number, tree in enumerate(trees):
+        sizes = [len(branch) for branch in tree.branches] if normalise == "tokens" else tree.characters
+        lengths[number, : len(sizes)] = sizes
+    return lengths

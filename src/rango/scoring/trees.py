@@ -1,0 +1,111 @@
+"""Token trees: the tokens that all choices share (trunk), then the tokens of each choice (branches)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rango.errors import InputError
+from rango.models import Model
+from rango.tasks import Form, Instance, Prompt, Task
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTree:
+    """One instance in tokens.
+
+        trunk      t0 t1 t2 ┬─ a0 a1       branch 0
+                            ├─ b0          branch 1
+                            └─ c0 c1 c2    branch 2
+
+    The score of branch k is the sum of log P(token | everything before it on its path), in nats.
+    """
+
+    id: str
+    trunk: tuple[int, ...]
+    branches: tuple[tuple[int, ...], ...]
+    characters: tuple[int, ...]
+    """Length of each choice's text without its leading space, for normalisation by characters."""
+    label: int
+
+    @property
+    def path_length(self) -> int:
+        """Tokens of the longest path from the root."""
+        return len(self.trunk) + max(len(branch) for branch in self.branches)
+
+    @property
+    def input_length(self) -> int:
+        """Tokens that a forward pass over the whole tree reads; a branch's last token is only predicted, never read."""
+        return len(self.trunk) + sum(len(branch) - 1 for branch in self.branches)
+
+
+def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: Form) -> list[TokenTree]:
+    """Put instances into words and then into tokens.
+
+    The tokenizer splits `trunk + branch` as a whole, and the trunk's own tokens must be the beginning of that: what is
+    scored is what the model would read. In the letter form each branch must be one token, or log P(letter) would be a
+    sum over a path that another letter may share.
+
+    Raises:
+        InputError: a choice that cannot be told from the trunk or from another choice by its tokens, a letter of more
+            than one token, an instance longer than the model's context.
+    """
+    batch = list(instances)
+    prompts = [task.prompt(instance, form) for instance in batch]
+    texts = [prompt.trunk for prompt in prompts]
+    texts += [prompt.trunk + branch for prompt in prompts for branch in prompt.branches]
+    if not texts:
+        return []
+    tokens: list[list[int]] = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    paths = iter(tokens[len(batch) :])
+    trees = []
+    for instance, prompt, trunk in zip(batch, prompts, tokens, strict=False):
+        branches = [_branch(instance, prompt, trunk, next(paths), k) for k in range(len(prompt.branches))]
+        _refuse_inseparable(model, instance, prompt, branches, form)
+        tree = TokenTree(
+            id=instance.id,
+            trunk=model.special_prefix + tuple(trunk),
+            branches=tuple(branches),
+            characters=tuple(len(branch.strip()) for branch in prompt.branches),
+            label=instance.label,
+        )
+        _refuse_long(model, tree)
+        trees.append(tree)
+    return trees
+
+
+def _branch(instance: Instance, prompt: Prompt, trunk: Sequence[int], path: Sequence[int], k: int) -> tuple[int, ...]:
+    shared = len(trunk)
+    if list(path[:shared]) != list(trunk) or len(path) == shared:
+        raise InputError(
+            f"instance {instance.id!r}: the tokenizer does not keep the end of the prompt {prompt.trunk[-20:]!r} apart "
+            f"from choice {k} {prompt.branches[k]!r}; begin the choice with a space and end the prompt without one"
+        )
+    return tuple(path[shared:])
+
+
+def _refuse_inseparable(
+    model: Model, instance: Instance, prompt: Prompt, branches: Sequence[tuple[int, ...]], form: Form
+) -> None:
+    for k, branch in enumerate(branches):
+        if form == "letter" and len(branch) != 1:
+            pieces = " + ".join(repr(model.tokenizer.decode([token])) for token in branch)
+            raise InputError(
+                f"instance {instance.id!r}: the tokenizer splits the letter {prompt.branches[k]!r} into {pieces}; "
+                "the letter form needs one token, use --form cloze"
+            )
+        twin = branches.index(branch)
+        if twin != k:
+            raise InputError(
+                f"instance {instance.id!r}: choices {twin} and {k} are the same tokens ({prompt.branches[k]!r}); "
+                "choices must differ"
+            )
+
+
+def _refuse_long(model: Model, tree: TokenTree) -> None:
+    limit = model.context_length
+    if limit is not None and tree.path_length > limit:
+        raise InputError(
+            f"instance {tree.id!r} is {tree.path_length} tokens long, {model.name} reads at most {limit}; "
+            "shorten the instance or choose a model with a longer context"
+        )
