@@ -1,0 +1,169 @@
+"""Arrays of this room: their types, the checks at the boundary, the log-softmax, and walking over rows in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rango.errors import InputError
+
+Array: TypeAlias = NDArray[np.float64]
+Labels: TypeAlias = NDArray[np.int64]
+
+# Rows whose sum is this far from one are an error; nearer ones are rounding (float32, six digits in a text file).
+SUM_TOLERANCE = 1e-4
+# Pieces of about 1 MB stay in a core's cache, and keep memory flat whatever the number of rows.
+_PIECE = 1 << 17
+
+
+def row_pieces(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Slices that cover `n_rows` rows in order, each of about a megabyte of float64."""
+    step = max(1, _PIECE // max(1, n_columns))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def log_softmax(scores: Array) -> Array:
+    """Log-posteriors of scores: s_k − ln Σ_j exp(s_j), over the last axis.
+
+    The largest entry is −ln(1 + the rest), so a posterior of 1 − 1e-200 keeps its distance from one.
+
+    Args:
+        scores: (N, K), nats; -inf for a choice that an instance does not have.
+
+    Returns:
+        (N, K), nats; a new array.
+
+    >>> log_softmax(np.array([[0.0, -1000.0]]))[0].tolist()
+    [0.0, -1000.0]
+    """
+    result = np.empty(scores.shape, dtype=np.float64)
+    for rows in row_pieces(*scores.shape):
+        part = scores[rows]
+        top = part.argmax(axis=1)[:, None]
+        shifted = part - np.take_along_axis(part, top, axis=1)
+        rest = np.exp(shifted)
+        np.put_along_axis(rest, top, 0.0, axis=1)
+        result[rows] = shifted - np.log1p(rest.sum(axis=1))[:, None]
+    return result
+
+
+def check_matrix(values: ArrayLike, *, name: str) -> Array:
+    """A float64 (N, K) array without NaN or +inf.
+
+    Raises:
+        InputError: not numbers, not two-dimensional, no rows, fewer than two columns, NaN or +inf (names the row).
+    """
+    array = _numbers(values, name)
+    if array.ndim != 2:
+        raise InputError(f"{name} has shape {array.shape}; expected (instances, choices)")
+    if array.shape[0] == 0:
+        raise InputError(f"{name} has no rows; expected at least one instance")
+    if array.shape[1] < 2:
+        raise InputError(f"{name} has {array.shape[1]} column; expected at least two choices")
+    for rows in row_pieces(*array.shape):
+        # One pass: NaN and +inf both fail this comparison, -inf does not.
+        bad = ~(array[rows] < np.inf).all(axis=1)
+        if bad.any():
+            row = rows.start + int(bad.argmax())
+            raise InputError(f"{name}[{row}] is {_row(array[row])}; expected numbers below infinity, none of them NaN")
+    return array
+
+
+def check_log_posteriors(values: ArrayLike, *, name: str = "log_posteriors") -> Array:
+    """A float64 (N, K) array whose rows are logarithms of posteriors; renormalised where rounding shows.
+
+    Raises:
+        InputError: as `check_matrix`; a row whose posteriors do not sum to one (the worst row and its sum).
+    """
+    array = check_matrix(values, name=name)
+    worst, row, total = 0.0, 0, 1.0
+    for rows in row_pieces(*array.shape):
+        with np.errstate(over="ignore"):
+            sums = np.exp(array[rows]).sum(axis=1)
+        off = np.abs(sums - 1.0)
+        if off.max() > worst:
+            worst, row = float(off.max()), rows.start + int(off.argmax())
+            total = float(sums[off.argmax()])
+    if worst > SUM_TOLERANCE:
+        raise InputError(
+            f"{name}[{row}] sums to {total:.6g} after exp; expected 1 (unnormalised scores: Posteriors.from_scores)"
+        )
+    return log_softmax(array) if worst > 1e-9 else array
+
+
+def check_posteriors(values: ArrayLike, *, name: str = "posteriors") -> Array:
+    """Logarithms (N, K) of a matrix of posteriors; a posterior of 0 becomes -inf.
+
+    Raises:
+        InputError: as `check_matrix`; a negative posterior; a row that does not sum to one (the worst row and its sum).
+    """
+    array = check_matrix(values, name=name)
+    if array.min() < 0:
+        row = int((array < 0).any(axis=1).argmax())
+        raise InputError(f"{name}[{row}] is {_row(array[row])}; expected numbers from 0 to 1")
+    sums = array.sum(axis=1)
+    row = int(np.abs(sums - 1.0).argmax())
+    if abs(sums[row] - 1.0) > SUM_TOLERANCE:
+        raise InputError(f"{name}[{row}] sums to {sums[row]:.6g}; expected 1")
+    with np.errstate(divide="ignore"):
+        return check_log_posteriors(np.log(array), name=name)
+
+
+def check_labels(values: ArrayLike, *, n: int, n_choices: int) -> Labels:
+    """Int64 labels (N,).
+
+    Raises:
+        InputError: not whole numbers, another length than `n`, or out of range (row, value, valid range).
+    """
+    raw = _numbers(values, "labels")
+    if raw.shape != (n,):
+        raise InputError(f"labels have shape {raw.shape}; expected ({n},), one label for each row of posteriors")
+    bad = ~((raw >= 0) & (raw < n_choices) & (raw == np.floor(raw)))
+    if bad.any():
+        row = int(bad.argmax())
+        raise InputError(f"labels[{row}] is {raw[row]:g} but there are {n_choices} choices (valid: 0..{n_choices - 1})")
+    given = np.asarray(values)
+    return given if given.dtype == np.int64 else raw.astype(np.int64)
+
+
+def check_priors(values: ArrayLike, *, n_classes: int, name: str = "priors") -> Array:
+    """Class probabilities (K,), scaled to sum to one exactly.
+
+    Raises:
+        InputError: another length than `n_classes`, a negative or NaN entry, a sum other than one.
+    """
+    priors = _numbers(values, name)
+    if priors.shape != (n_classes,):
+        raise InputError(f"{name} have shape {priors.shape}; expected ({n_classes},), one for each class")
+    if not (priors >= 0).all():
+        raise InputError(f"{name} are {_row(priors)}; expected numbers from 0 to 1")
+    total = float(priors.sum())
+    if not abs(total - 1.0) <= SUM_TOLERANCE:
+        raise InputError(f"{name} sum to {total:.6g}; expected 1")
+    return priors / total
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """A read-only view; the caller's own array stays as it was."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _numbers(values: ArrayLike, name: str) -> Array:
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{name} is ragged; expected rows of one length (pad missing choices with -inf)") from None
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{name} holds {array.dtype} values; expected numbers")
+    return array.astype(np.float64, copy=False)
+
+
+def _row(values: Array) -> str:
+    shown = ", ".join(f"{value:g}" for value in values[:6])
+    return f"[{shown}{', …' if len(values) > 6 else ''}]"

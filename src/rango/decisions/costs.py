@@ -1,0 +1,209 @@
+"""Costs of decisions, the Bayes decisions they lead to, and the best constant decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rango.decisions.arrays import Array, Labels, frozen, row_pieces
+from rango.errors import InputError, unknown_name
+from rango.files import read_yaml
+
+_KEYS = ("classes", "decisions", "costs")
+# Two decisions whose expected costs agree to this relative amount tie: logarithms and sums round in the 16th digit.
+_TIE = 1e-14
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Costs:
+    """The cost of each decision for each true class.
+
+    `matrix[k, d]` is the cost of decision d when class k is true: row = true class, column = decision. There may be
+    more decisions than classes (abstaining is a column like any other), or fewer.
+
+    >>> Costs([[0, 1, 0.3], [5, 0, 0.3]], classes=["ham", "spam"], decisions=["keep", "drop", "ask"]).decisions
+    ('keep', 'drop', 'ask')
+    """
+
+    matrix: Array
+    classes: tuple[str, ...]
+    decisions: tuple[str, ...]
+
+    def __init__(
+        self, matrix: ArrayLike, *, classes: Iterable[str] | None = None, decisions: Iterable[str] | None = None
+    ) -> None:
+        """Check the costs (K, D), any unit. Names default to "0", "1", …
+
+        Raises:
+            InputError: wrong shape, not finite, or names whose number is not that of the rows or columns.
+        """
+        values = _costs_array(matrix)
+        object.__setattr__(self, "matrix", frozen(values))
+        object.__setattr__(self, "classes", _names(classes, values.shape[0], "classes", "rows"))
+        object.__setattr__(self, "decisions", _names(decisions, values.shape[1], "decisions", "columns"))
+
+    @classmethod
+    def zero_one(cls, classes: int | Sequence[str]) -> Costs:
+        """Costs of 1 for every error: C[k, d] = 1[k ≠ d]. `classes`: their number or their names."""
+        names = _class_names(classes)
+        return cls(1.0 - np.eye(len(names)), classes=names, decisions=names)
+
+    @classmethod
+    def class_weighted(cls, weights: Sequence[float], *, classes: Sequence[str] | None = None) -> Costs:
+        """Errors cost what the true class weighs: C[k, d] = weights[k] · 1[k ≠ d]."""
+        names = _class_names(len(weights) if classes is None else classes)
+        if len(weights) != len(names):
+            raise InputError(f"{len(weights)} weights for {len(names)} classes; give one for each")
+        return cls(
+            np.asarray(weights, dtype=float)[:, None] * (1.0 - np.eye(len(names))), classes=names, decisions=names
+        )
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Costs:
+        """Read `classes`, `decisions` and `costs` (row = true class).
+
+        Raises:
+            InputError: the file cannot be read, a key is missing or unknown, or as the constructor.
+        """
+        return cls.from_mapping(read_yaml(path), where=str(path))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, where: str = "costs") -> Costs:
+        """The costs in a mapping with the keys of a costs file; `decisions` defaults to `classes` where square."""
+        for key in values:
+            if key not in _KEYS:
+                raise unknown_name(f"key in {where}", str(key), _KEYS)
+        if "costs" not in values:
+            raise InputError(f"{where}: costs is missing; give one row for each true class")
+        for key in ("classes", "decisions"):
+            if not isinstance(values.get(key, []), list):
+                raise InputError(f"{where}: {key} is {values[key]!r}; expected a list of names")
+        classes = [str(name) for name in values["classes"]] if "classes" in values else None
+        decisions = [str(name) for name in values["decisions"]] if "decisions" in values else None
+        try:
+            matrix = _costs_array(values["costs"])
+            if decisions is None and classes is not None and matrix.shape[1] == len(classes):
+                decisions = classes
+            return cls(matrix, classes=classes, decisions=decisions)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The mapping that `from_mapping` and a costs file take."""
+        return {"classes": list(self.classes), "decisions": list(self.decisions), "costs": self.matrix.tolist()}
+
+    def with_abstention(self, cost: float, *, name: str = "abstain") -> Costs:
+        """One more decision, of the same cost whatever the class."""
+        column = np.full((len(self.classes), 1), float(cost))
+        matrix = np.hstack([self.matrix, column])
+        return Costs(matrix, classes=self.classes, decisions=(*self.decisions, name))
+
+    def best_is_zero(self) -> Costs:
+        """The same costs less each row's minimum: the same Bayes decisions, and a perfect system costs 0."""
+        matrix = self.matrix - self.matrix.min(axis=1, keepdims=True)
+        return Costs(matrix, classes=self.classes, decisions=self.decisions)
+
+    @property
+    def is_zero_one(self) -> bool:
+        """Whether these are the costs whose Bayes decision is the most probable class."""
+        rows, columns = self.matrix.shape
+        return rows == columns and bool((self.matrix == 1.0 - np.eye(rows)).all())
+
+    def check_classes(self, n_classes: int) -> None:
+        """Raise InputError unless there is one row for each of `n_classes` classes."""
+        if self.matrix.shape[0] != n_classes:
+            raise InputError(
+                f"costs have {self.matrix.shape[0]} rows but there are {n_classes} classes; give one row for each"
+            )
+
+
+def bayes_decisions(log_posteriors: Array, *, costs: Costs) -> Labels:
+    """Decisions of least expected cost.
+
+    d_B(q) = argmin_d Σ_k C[k, d] q_k, the first index on ties. With 0–1 costs this is argmax_k q_k.
+
+    Args:
+        log_posteriors: (N, K), nats.
+        costs: (K, D).
+
+    Returns:
+        (N,) column indices of the costs.
+
+    Raises:
+        InputError: the costs have another number of classes.
+
+    Source: reference thesis, eq. 3.1; arXiv:2209.05355, eq. 5.
+
+    >>> costs = Costs.zero_one(2).with_abstention(0.2)
+    >>> bayes_decisions(np.log([[0.9, 0.1], [0.3, 0.7]]), costs=costs).tolist()
+    [0, 2]
+    """
+    costs.check_classes(log_posteriors.shape[1])
+    if costs.is_zero_one:
+        # In the log domain, so that no two posteriors fall together by rounding.
+        return np.asarray(log_posteriors.argmax(axis=1), dtype=np.int64)
+    decisions = np.empty(len(log_posteriors), dtype=np.int64)
+    # Without row minima the risks are sums of non-negative terms: their relative rounding is bounded.
+    matrix = costs.best_is_zero().matrix
+    for rows in row_pieces(len(log_posteriors), sum(matrix.shape)):
+        risks = np.exp(log_posteriors[rows]) @ matrix
+        decisions[rows] = (risks <= risks.min(axis=1, keepdims=True) * (1.0 + _TIE)).argmax(axis=1)
+    return decisions
+
+
+def expected_costs(log_posteriors: Array, *, costs: Costs) -> Array:
+    """Expected cost of every decision for every instance: Σ_k C[k, d] q_k, shape (N, D), unit of the costs."""
+    costs.check_classes(log_posteriors.shape[1])
+    return np.asarray(np.exp(log_posteriors) @ costs.matrix, dtype=np.float64)
+
+
+def naive_cost(priors: Array, *, costs: Costs) -> Array:
+    """Expected cost of the best constant decision: min_d Σ_k π_k C[k, d].
+
+    Args:
+        priors: (..., K), class probabilities.
+        costs: (K, D).
+
+    Returns:
+        (...,), unit of the costs. With 0–1 costs: 1 − max_k π_k.
+
+    Source: arXiv:2209.05355, eq. 12.
+
+    >>> float(naive_cost(np.array([0.25, 0.75]), costs=Costs.zero_one(2)))
+    0.25
+    """
+    if costs.is_zero_one:
+        return np.asarray(1.0 - priors.max(axis=-1), dtype=np.float64)
+    return np.asarray((priors @ costs.matrix).min(axis=-1), dtype=np.float64)
+
+
+def _costs_array(matrix: ArrayLike) -> Array:
+    try:
+        values = np.array(matrix, dtype=np.float64)
+    except (ValueError, TypeError):
+        raise InputError("costs are not a table of numbers; give rows of one length, one for each true class") from None
+    if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 2:
+        raise InputError(f"costs have shape {values.shape}; expected at least (2 classes, 2 decisions)")
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise InputError(f"costs[{row}][{column}] is {values[row, column]}; expected a finite number")
+    return values
+
+
+def _names(names: Iterable[str] | None, count: int, kind: str, axis: str) -> tuple[str, ...]:
+    chosen = tuple(str(index) for index in range(count)) if names is None else tuple(names)
+    if len(chosen) != count:
+        raise InputError(f"{len(chosen)} {kind} are named but the costs have {count} {axis}; name each once")
+    if len(set(chosen)) != count:
+        twice = next(name for name in chosen if chosen.count(name) > 1)
+        raise InputError(f"{kind} name {twice!r} twice; name each once")
+    return chosen
+
+
+def _class_names(classes: int | Sequence[str]) -> list[str]:
+    return [str(index) for index in range(classes)] if isinstance(classes, int) else list(classes)

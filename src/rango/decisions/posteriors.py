@@ -1,0 +1,267 @@
+"""Posteriors: ids, labels and log-posteriors. What everything that knows about models hands over, and all we need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rango.decisions import scoring_rules as rules
+from rango.decisions.arrays import (
+    Array,
+    Labels,
+    check_labels,
+    check_log_posteriors,
+    check_matrix,
+    check_posteriors,
+    check_priors,
+    frozen,
+    log_softmax,
+)
+from rango.decisions.calibration_error import BINS, Spacing, reliability_bins
+from rango.decisions.costs import Costs, naive_cost
+from rango.errors import InputError
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Posteriors:
+    """Posteriors of N instances over K choices, with the right answers.
+
+    The metrics take `priors`: target class priors π that weigh the instances by w_i = π_y / p_y (reference thesis,
+    eqs. 3.6 and 3.7). They never change the posteriors; `with_priors` does that.
+
+    >>> posteriors = Posteriors(np.log([[0.8, 0.2], [0.4, 0.6]]), [0, 0])
+    >>> round(posteriors.cross_entropy(), 4), posteriors.error_rate()
+    (0.5697, 0.5)
+    """
+
+    log_posteriors: Array
+    """(N, K) float64, nats; each row normalised; -inf where an instance has fewer choices or the posterior is 0."""
+    labels: Labels
+    """(N,) int64, index of the right choice."""
+    ids: tuple[str, ...]
+    """One name for each instance; "0", "1", … unless given."""
+    groups: tuple[str, ...] | None
+    """Instances of one group share a context; they are resampled and cross-validated together."""
+    choices: tuple[tuple[str, ...], ...] | None
+    """The words of each instance's choices."""
+
+    def __init__(
+        self,
+        log_posteriors: ArrayLike,
+        labels: ArrayLike,
+        ids: Iterable[str] | None = None,
+        groups: Iterable[str] | None = None,
+        choices: Iterable[Iterable[str]] | None = None,
+    ) -> None:
+        """Check and hold the arrays, without a copy where they are float64 and int64 already.
+
+        Raises:
+            InputError: NaN (row), rows that do not sum to one (worst row, its sum), a label out of range (row, value,
+                valid range), a label at a choice that its instance does not have, columns of different lengths.
+        """
+        logs = check_log_posteriors(log_posteriors)
+        n, n_choices = logs.shape
+        checked = check_labels(labels, n=n, n_choices=n_choices)
+        object.__setattr__(self, "log_posteriors", frozen(logs))
+        object.__setattr__(self, "labels", frozen(checked))
+        object.__setattr__(self, "groups", None if groups is None else _column(groups, n, "groups"))
+        words = None if choices is None else tuple(tuple(row) for row in choices)
+        if words is not None:
+            _check_choices(words, checked, n_choices)
+        object.__setattr__(self, "choices", words)
+        if ids is not None:
+            object.__setattr__(self, "ids", _column(ids, n, "ids"))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Ten million default ids weigh more than the posteriors, so they are made when somebody asks.
+            if name != "ids":
+                raise AttributeError(f"Posteriors has no attribute {name!r}")
+            object.__setattr__(self, "ids", tuple(map(str, range(len(self)))))
+            return self.ids
+
+    @classmethod
+    def from_scores(
+        cls,
+        scores: ArrayLike,
+        labels: ArrayLike,
+        ids: Iterable[str] | None = None,
+        groups: Iterable[str] | None = None,
+        choices: Iterable[Iterable[str]] | None = None,
+    ) -> Posteriors:
+        """Posteriors of unnormalised scores (N, K), nats: log-softmax over the choices; -inf pads missing ones.
+
+        Raises:
+            InputError: NaN or +inf (row), a row of -inf only, or as the constructor.
+        """
+        array = check_matrix(scores, name="scores")
+        nothing = np.isneginf(array.max(axis=1))
+        if nothing.any():
+            raise InputError(
+                f"scores[{int(nothing.argmax())}] is -inf everywhere; expected a finite score in every row"
+            )
+        return cls(log_softmax(array), labels, ids, groups, choices)
+
+    @classmethod
+    def from_probabilities(
+        cls,
+        posteriors: ArrayLike,
+        labels: ArrayLike,
+        ids: Iterable[str] | None = None,
+        groups: Iterable[str] | None = None,
+        choices: Iterable[Iterable[str]] | None = None,
+    ) -> Posteriors:
+        """Posteriors given as probabilities (N, K); 0 stays 0.
+
+        Raises:
+            InputError: a negative entry, a row that does not sum to one (worst row, its sum), or as the constructor.
+        """
+        return cls(check_posteriors(posteriors), labels, ids, groups, choices)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def n_choices(self) -> int:
+        """K, the number of columns."""
+        return int(self.log_posteriors.shape[1])
+
+    def priors(self) -> Array:
+        """Empirical priors p_k = N_k / N of the labels, shape (K,)."""
+        return rules.class_shares(self.labels, n_classes=self.n_choices)
+
+    def replaced(self, log_posteriors: ArrayLike) -> Posteriors:
+        """The same instances with other log-posteriors."""
+        return self._with_columns(Posteriors(log_posteriors, self.labels, None, self.groups, self.choices))
+
+    def take(self, indices: ArrayLike) -> Posteriors:
+        """The instances at `indices`, in that order."""
+        chosen = np.asarray(indices)
+        rows = [int(row) for row in (np.flatnonzero(chosen) if chosen.dtype == bool else chosen)]
+        return Posteriors(
+            self.log_posteriors[rows],
+            self.labels[rows],
+            [self.ids[row] for row in rows],
+            None if self.groups is None else [self.groups[row] for row in rows],
+            None if self.choices is None else [self.choices[row] for row in rows],
+        )
+
+    def prior_only(self) -> Posteriors:
+        """The system that ignores its input: it outputs the empirical priors of the labels for every instance."""
+        with np.errstate(divide="ignore"):
+            constant = np.broadcast_to(np.log(self.priors()), self.log_posteriors.shape)
+        return self._with_columns(Posteriors(constant, self.labels, None, self.groups, None))
+
+    def with_priors(self, priors: ArrayLike, *, training_priors: ArrayLike | None = None) -> Posteriors:
+        """The posteriors under other class priors: q'_k ∝ q_k π_k / π⁰_k. It changes posteriors, not metric weights.
+
+        Args:
+            priors: (K,), the new class priors π.
+            training_priors: (K,), the priors π⁰ behind the posteriors; None for the empirical priors of the labels.
+
+        Raises:
+            InputError: bad priors; a training prior of 0 for a class whose new prior is positive.
+        """
+        from rango.decisions.priors import reweight_posteriors
+
+        old = self.priors() if training_priors is None else training_priors
+        return self.replaced(reweight_posteriors(self.log_posteriors, priors=priors, training_priors=old))
+
+    def zero_posterior_ids(self) -> tuple[str, ...]:
+        """Ids of the instances whose right choice has posterior exactly 0: their logarithmic score is infinite."""
+        rows = np.flatnonzero(np.isinf(rules.logarithmic_rule(self.log_posteriors, self.labels)))
+        return tuple(self.ids[row] for row in rows)
+
+    def score(self, rule: rules.Rule, *, priors: ArrayLike | None = None) -> float:
+        """Mean of a proper scoring rule (an EPSR): (1/N) Σ_i w_i rule(y_i, q_i). Lower is better."""
+        losses = rule(self.log_posteriors, self.labels)
+        return rules.weighted_mean(losses, self.labels, n_classes=self.n_choices, priors=self._target(priors))
+
+    def normalised_score(self, rule: rules.Rule, *, priors: ArrayLike | None = None) -> float:
+        """`score` divided by its value for the system that outputs the priors; 1 = no better than the priors."""
+        constant = rules.score_of_priors(self._weights(priors), rule=rule)
+        return _ratio(self.score(rule, priors=priors), constant)
+
+    def cross_entropy(self, *, priors: ArrayLike | None = None) -> float:
+        """−Σ_k (π_k / N_k) Σ_{i: y(i) = k} ln q(i, k), nats. Lower is better (reference thesis, eq. 3.7)."""
+        return self.score(rules.logarithmic_rule, priors=priors)
+
+    def nce(self, *, priors: ArrayLike | None = None) -> float:
+        """Cross-entropy / H(π); 1 = no better than the priors, NaN where H(π) = 0. Lower is better."""
+        return _ratio(self.cross_entropy(priors=priors), float(rules.entropy(self._weights(priors))))
+
+    def brier(self, *, priors: ArrayLike | None = None) -> float:
+        """Mean of Σ_k (1[k = y] − q_k)², summed over classes. Lower is better."""
+        return self.score(rules.brier_rule, priors=priors)
+
+    def normalised_brier(self, *, priors: ArrayLike | None = None) -> float:
+        """Brier score / (1 − Σ_k π_k²); 1 = no better than the priors. Lower is better."""
+        return _ratio(self.brier(priors=priors), float(rules.brier_of_priors(self._weights(priors))))
+
+    def error_rate(self, *, priors: ArrayLike | None = None) -> float:
+        """Share of instances whose most probable choice is not the label, a fraction. Lower is better."""
+        return self.score(rules.error_rule, priors=priors)
+
+    def accuracy(self, *, priors: ArrayLike | None = None) -> float:
+        """1 − error rate, a fraction. Higher is better."""
+        return 1.0 - self.error_rate(priors=priors)
+
+    def expected_cost(self, costs: Costs, *, priors: ArrayLike | None = None) -> float:
+        """(1/N) Σ_i w_i C[y(i), d_B(q_i)], the mean cost of the Bayes decisions. Lower is better."""
+        costs.check_classes(self.n_choices)
+        return self.score(rules.cost_rule(costs), priors=priors)
+
+    def normalised_expected_cost(self, costs: Costs, *, priors: ArrayLike | None = None) -> float:
+        """Expected cost / min_d Σ_k π_k C[k, d]; 1 = no better than the best constant decision. Lower is better."""
+        naive = float(naive_cost(self._weights(priors), costs=costs))
+        return _ratio(self.expected_cost(costs, priors=priors), naive)
+
+    def ece(self, *, bins: int = BINS, spacing: Spacing = "width", priors: ArrayLike | None = None) -> float:
+        """Expected calibration error of the top label: a diagnosis, not a verdict; see `reliability_bins`."""
+        target = self._target(priors)
+        weights = None
+        if target is not None:
+            counts = np.bincount(self.labels, minlength=self.n_choices)
+            rules.check_present(counts, target)
+            weights = (target * len(self) / np.maximum(counts, 1))[self.labels]
+        found = reliability_bins(self.log_posteriors, self.labels, bins=bins, spacing=spacing, weights=weights)
+        return found.error
+
+    def _target(self, priors: ArrayLike | None) -> Array | None:
+        return None if priors is None else check_priors(priors, n_classes=self.n_choices)
+
+    def _weights(self, priors: ArrayLike | None) -> Array:
+        return self.priors() if priors is None else check_priors(priors, n_classes=self.n_choices)
+
+    def _with_columns(self, other: Posteriors) -> Posteriors:
+        # Default ids stay unmade.
+        if "ids" in self.__dict__:
+            object.__setattr__(other, "ids", self.ids)
+        return other
+
+
+def _ratio(value: float, constant: float) -> float:
+    # A best constant system without loss leaves nothing to normalise by.
+    return value / constant if constant > 0 else float("nan")
+
+
+def _column(values: Iterable[str], n: int, name: str) -> tuple[str, ...]:
+    column = tuple(str(value) for value in values)
+    if len(column) != n:
+        raise InputError(f"{name} has {len(column)} entries but there are {n} instances; give one for each")
+    return column
+
+
+def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels, n_choices: int) -> None:
+    if len(choices) != len(labels):
+        raise InputError(f"choices has {len(choices)} entries but there are {len(labels)} instances; give one for each")
+    for row, (words, label) in enumerate(zip(choices, labels.tolist(), strict=True)):
+        if len(words) > n_choices:
+            raise InputError(f"choices[{row}] has {len(words)} entries; expected at most {n_choices}, the columns")
+        if label >= len(words):
+            raise InputError(f"labels[{row}] is {label} but that instance has {len(words)} choices")

@@ -1,0 +1,203 @@
+"""Every metric with its interval: of one system, and of the difference between two on the same instances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rango.decisions import replicates as resampled
+from rango.decisions.arrays import Array, check_priors
+from rango.decisions.costs import Costs
+from rango.decisions.estimates import DIRECTIONS, METRICS, Estimate
+from rango.decisions.intervals import Interval, IntervalKind, bca_interval, percentile_interval
+from rango.decisions.posteriors import Posteriors
+from rango.decisions.resampling import Resample, Resampling, resampling_of
+from rango.errors import InputError, unknown_name
+
+
+def summarise(
+    posteriors: Posteriors,
+    *,
+    costs: Costs | None = None,
+    priors: ArrayLike | None = None,
+    metrics: Sequence[str] = METRICS,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    interval: IntervalKind = "percentile",
+    resample: Resample | None = None,
+) -> dict[str, Estimate]:
+    """Each metric with a bootstrap interval that speaks of the sampling of instances (not of training noise).
+
+    Args:
+        posteriors: N instances.
+        costs: (K, D) for the two expected costs; None for 0–1 costs.
+        priors: (K,) target priors that weigh the instances, not the posteriors; None for the empirical ones.
+        metrics: names from METRICS.
+        replicates: bootstrap replicates; 0 for no intervals.
+        seed: replicate b draws from a stream of its own, made from (seed, b).
+        level: nominal coverage, a fraction.
+        interval: "percentile", or "bca" (bias-corrected and accelerated; slower).
+        resample: "instances", "groups" (whole ones) or "groups_then_instances"; None for groups where there are any.
+
+    Returns:
+        Estimates by name. Undefined values are NaN and infinite ones infinite, each with a note that says why; the
+        interval is None where more than 5 % of the replicates are undefined.
+
+    Raises:
+        InputError: an unknown metric, bad costs or priors, `level` outside (0, 1), negative `replicates`.
+
+    Source: Efron and Tibshirani (1993), chapters 13 and 14.
+
+    >>> posteriors = Posteriors(np.log([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7]]), [0, 0, 1])
+    >>> summarise(posteriors, replicates=100)["error_rate"]
+    Estimate(value=0.3333333333333333, low=0.0, high=1.0, n=3, direction='lower', note=None)
+    """
+    plan = _Plan(posteriors, costs, priors, metrics, level, replicates)
+    values = plan.point(posteriors)
+    notes = plan.notes(posteriors, values)
+    if not replicates:
+        return _estimates(values, {}, notes, len(posteriors))
+    resampling = resampling_of(len(posteriors), groups=posteriors.groups, resample=resample, seed=seed)
+    intervals = plan.intervals([posteriors], resampling, replicates, interval, values)
+    return _estimates(values, intervals, notes, len(posteriors))
+
+
+def summarise_difference(
+    a: Posteriors,
+    b: Posteriors,
+    *,
+    costs: Costs | None = None,
+    priors: ArrayLike | None = None,
+    metrics: Sequence[str] = METRICS,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    interval: IntervalKind = "percentile",
+    resample: Resample | None = None,
+) -> dict[str, Estimate]:
+    """metric(b) − metric(a) with a paired bootstrap: both systems are resampled on shared instances.
+
+    Arguments, returns and direction as in `summarise`: "lower" means that a negative difference speaks for b.
+
+    Raises:
+        InputError: as `summarise`; ids or labels that differ (names the first that does).
+
+    Source: Efron and Tibshirani (1993), section 10.3.
+    """
+    check_paired(a, b)
+    plan = _Plan(a, costs, priors, metrics, level, replicates)
+    of_a, of_b = plan.point(a), plan.point(b)
+    with np.errstate(invalid="ignore"):
+        values = {name: float(np.float64(of_b[name]) - of_a[name]) for name in metrics}
+    notes = {**plan.notes(a, of_a, who="first: "), **plan.notes(b, of_b, who="second: ")}
+    if not replicates:
+        return _estimates(values, {}, notes, len(a))
+    resampling = resampling_of(len(a), groups=a.groups, resample=resample, seed=seed)
+    intervals = plan.intervals([a, b], resampling, replicates, interval, values)
+    return _estimates(values, intervals, notes, len(a))
+
+
+def check_paired(a: Posteriors, b: Posteriors) -> None:
+    """Raise InputError unless both hold the same instances in the same order with the same labels; names the first."""
+    if len(a) != len(b):
+        raise InputError(f"{len(a)} instances beside {len(b)}; a paired comparison needs the same instances")
+    if a.n_choices != b.n_choices:
+        raise InputError(f"{a.n_choices} choices beside {b.n_choices}; a paired comparison needs the same choices")
+    for row, (one, other) in enumerate(zip(a.ids, b.ids, strict=True)):
+        if one != other:
+            raise InputError(f"row {row} is id {one!r} beside id {other!r}; give both files the same ids in one order")
+    differ = a.labels != b.labels
+    if differ.any():
+        row = int(differ.argmax())
+        raise InputError(
+            f"id {a.ids[row]!r} has label {a.labels[row]} beside {b.labels[row]}; "
+            "a paired comparison needs the same labels"
+        )
+
+
+class _Plan:
+    """What is measured, checked once."""
+
+    def __init__(
+        self,
+        posteriors: Posteriors,
+        costs: Costs | None,
+        priors: ArrayLike | None,
+        metrics: Sequence[str],
+        level: float,
+        replicates: int,
+    ) -> None:
+        for name in metrics:
+            if name not in DIRECTIONS:
+                raise unknown_name("metric", name, METRICS)
+        if not 0 < level < 1:
+            raise InputError(f"level is {level}; expected a fraction between 0 and 1, such as 0.95")
+        if replicates < 0:
+            raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
+        self.metrics = tuple(metrics)
+        self.costs = Costs.zero_one(posteriors.n_choices) if costs is None else costs
+        self.costs.check_classes(posteriors.n_choices)
+        self.priors = None if priors is None else check_priors(priors, n_classes=posteriors.n_choices)
+        self.level = level
+
+    def point(self, posteriors: Posteriors) -> dict[str, float]:
+        needs_costs = ("expected_cost", "normalised_expected_cost")
+        return {
+            name: getattr(posteriors, name)(*([self.costs] if name in needs_costs else []), priors=self.priors)
+            for name in self.metrics
+        }
+
+    def notes(self, posteriors: Posteriors, values: dict[str, float], who: str = "") -> dict[str, str]:
+        notes = {}
+        for name, value in values.items():
+            if math.isinf(value):
+                ids = posteriors.zero_posterior_ids()
+                shown = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
+                notes[name] = f"{who}infinite: {len(ids)} instances have posterior 0 at their label (ids {shown})"
+            elif math.isnan(value):
+                notes[name] = f"{who}undefined: the system that outputs the priors loses nothing, so nothing normalises"
+        return notes
+
+    def intervals(
+        self,
+        systems: Sequence[Posteriors],
+        resampling: Resampling,
+        replicates: int,
+        kind: IntervalKind,
+        values: dict[str, float],
+    ) -> dict[str, Interval]:
+        tables = [resampled.LossTable(system, metrics=self.metrics, costs=self.costs) for system in systems]
+        blocks = [self._values([table.sums(counts) for table in tables]) for counts in resampling.counts(replicates)]
+        drawn = {name: np.concatenate([block[name] for block in blocks]) for name in self.metrics}
+        if kind == "percentile":
+            return {name: percentile_interval(drawn[name], level=self.level) for name in self.metrics}
+        if kind != "bca":
+            raise InputError(f"interval is {kind!r}; expected 'percentile' or 'bca'")
+        units = resampling.unit_of()
+        pieces = [self._values(list(sums)) for sums in zip(*(t.leave_one_out(units) for t in tables), strict=True)]
+        left = {name: np.concatenate([piece[name] for piece in pieces]) for name in self.metrics}
+        return {
+            name: bca_interval(drawn[name], value=values[name], jackknife=left[name], level=self.level)
+            for name in self.metrics
+        }
+
+    def _values(self, sums: Sequence[resampled.Sums]) -> dict[str, Array]:
+        found = [each.metrics(self.metrics, costs=self.costs, priors=self.priors) for each in sums]
+        if len(found) == 1:
+            return found[0]
+        with np.errstate(invalid="ignore"):
+            return {name: found[1][name] - found[0][name] for name in self.metrics}
+
+
+def _estimates(
+    values: dict[str, float], intervals: dict[str, Interval], notes: dict[str, str], n: int
+) -> dict[str, Estimate]:
+    result = {}
+    for name, value in values.items():
+        low, high = intervals.get(name) or (None, None)
+        result[name] = Estimate(value, low, high, n, DIRECTIONS[name], notes.get(name))
+    return result
