@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,3 +22,19 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("no real data beside the project")
     return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function giving the folder of a tiny random checkpoint; each is written once per session."""
+    written: dict[str, Path] = {}
+
+    def folder(architecture: str = "phi", **changes: Any) -> Path:
+        key = f"{architecture} {sorted(changes.items())}"
+        if key not in written:
+            from checkpoints import write_checkpoint
+
+            written[key] = write_checkpoint(tmp_path_factory.mktemp(architecture), architecture, **changes)
+        return written[key]
+
+    return folder

@@ -58,6 +58,10 @@ class Adapter:
                 layer.lora_A[0].copy_(state[f"{name}.lora_A.weight"])
                 layer.lora_B[0].copy_(state[f"{name}.lora_B.weight"])
 
+    def load(self, folder: Path) -> None:
+        """Copy A and B from a checkpoint of this same adapter."""
+        self.load_state(_read_weights(folder / WEIGHTS)[0])
+
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """Within the block the network is the base model."""
@@ -130,6 +134,7 @@ def add_adapter(model: Model, lora: LoRA, *, seed: int) -> Adapter:
     Raises:
         InputError: a placement that the architecture lacks (see `place`), or an adapter is there already.
     """
+    _refuse_second(model)
     names = place(model.network, lora.targets, lora.layers)
     adapter = _wrap(model, lora, dict.fromkeys(names, lora.rank))
     for name, layer in adapter.layers.items():
@@ -148,6 +153,7 @@ def load_adapter(model: Model, folder: Path) -> Adapter:
         raise InputError(f"{folder} holds no {CONFIG}; give a run directory or an adapter folder in PEFT's format")
     config = read_json(place_of / CONFIG)
     _refuse_other_kinds(config, place_of)
+    _refuse_second(model)
     state, metadata = _read_weights(place_of / WEIGHTS)
     made_for = metadata.get("base_fingerprint")
     if made_for is not None and made_for != model.fingerprint:
@@ -176,8 +182,6 @@ def load_adapter(model: Model, folder: Path) -> Adapter:
 
 def _wrap(model: Model, lora: LoRA, ranks: Mapping[str, int]) -> Adapter:
     network = model.network
-    if any(isinstance(module, LoRALinear) for module in network.modules()):
-        raise InputError(f"{model.name} carries an adapter already; remove it first or load the model again")
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     layers = {}
@@ -196,6 +200,11 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
 def _stream(seed: int, name: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _refuse_second(model: Model) -> None:
+    if any(isinstance(module, LoRALinear) for module in model.network.modules()):
+        raise InputError(f"{model.name} carries an adapter already; remove it first or load the model again")
 
 
 def _refuse_other_kinds(config: Mapping[str, Any], folder: Path) -> None:

@@ -1,0 +1,78 @@
+"""Loading real checkpoints; bad folders and devices refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rango.errors import InputError
+from rango.models import choose_device, load_model
+from rango.models.loading import choose_dtype
+
+Checkpoint = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    "architecture", ["phi", "phi3", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt2", "gpt_neox", "olmo2", "opt"]
+)
+def test_architectures_load_through_the_real_code(checkpoint: Checkpoint, architecture: str) -> None:
+    model = load_model(checkpoint(architecture))
+    assert model.network.config.model_type == architecture
+    assert model.context_length == 128
+    assert model.dtype == torch.float32
+    assert "dtype float32 (chosen)" in model.notes[0]
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+    assert not model.network.training
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model folder .* has no config\.json; expected a Hub id or a folder"):
+        load_model(tmp_path)
+    with pytest.raises(InputError, match=r"model folder .*/missing does not exist; expected a Hub id or a folder"):
+        load_model(tmp_path / "missing")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"model 'nobody/nothing' cannot be loaded \(.*\); give a Hub id") as error:
+        load_model("nobody/nothing")
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_is_no_causal_language_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(InputError, match=r"model '.*' cannot be loaded"):
+        load_model(tmp_path)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint("phi"), tmp_path / "copy"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.self_attn.q_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 1 weights \(model\.layers\.1\.self_attn\.q_proj\.weight"):
+        load_model(folder)
+
+
+def test_devices_never_fall_back_silently() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(InputError, match="device 'tpux' is not known"):
+        choose_device("tpux")
+    count = torch.cuda.device_count()
+    with pytest.raises(InputError, match=f"device 'cuda:{count}': this machine has {count} CUDA devices"):
+        choose_device(f"cuda:{count}")
+
+
+def test_dtype_is_taken_as_asked() -> None:
+    assert choose_dtype("bfloat16", torch.device("cpu"), stored=torch.float32) == torch.bfloat16
+    assert choose_dtype("auto", torch.device("cpu"), stored=torch.float32) == torch.float32
+
+
+def test_fingerprints_tell_models_apart(checkpoint: Checkpoint) -> None:
+    first, again, other = (load_model(checkpoint("phi", seed=seed)) for seed in (0, 0, 1))
+    assert first.fingerprint == again.fingerprint != other.fingerprint

@@ -1,0 +1,285 @@
+"""The LoRA layer and its adapters: nothing changes at first, parity with PEFT, merge and unmerge, bad input."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from rango.errors import InputError
+from rango.models import LoRA, LoRALinear, Model, add_adapter, linear_rows, load_adapter, load_model, place
+from rango.models.placement import parse_layers
+
+Checkpoint = Callable[..., Path]
+ALL = ("q", "k", "v", "o", "mlp", "head")
+FUSED = {"gpt2", "gpt_neox", "phi3"}
+IDS = torch.arange(2, 26).reshape(2, 12)
+
+
+def logits(model: Model | nn.Module, ids: torch.Tensor = IDS) -> torch.Tensor:
+    network: Any = model.network if isinstance(model, Model) else model
+    out: torch.Tensor = network(ids).logits
+    return out
+
+
+def shaken(model: Model, lora: LoRA, seed: int = 0) -> Any:
+    """An adapter whose B is not zero."""
+    adapter = add_adapter(model, lora, seed=seed)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for layer in adapter.layers.values():
+            layer.lora_B.normal_(std=0.3)
+    return adapter
+
+
+@pytest.mark.parametrize("architecture", ["phi", "llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma2", "opt"])
+def test_a_fresh_adapter_leaves_every_logit_bit_identical(checkpoint: Checkpoint, architecture: str) -> None:
+    model = load_model(checkpoint(architecture))
+    before = logits(model)
+    add_adapter(model, LoRA(targets=ALL), seed=3)
+    assert torch.equal(logits(model), before)
+
+
+def test_hand_computed_update() -> None:
+    base = nn.Linear(2, 2, bias=False)
+    layer = LoRALinear(base, rank=1, scaling=[3.0])
+    with torch.no_grad():
+        base.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        layer.lora_A[0].copy_(torch.tensor([[1.0, 2.0]]))
+        layer.lora_B[0].copy_(torch.tensor([[1.0], [-1.0]]))
+    # A x = 1*1 + 2*10 = 21; 3 B A x = (63, -63); W0 x = (1, 10)
+    assert layer(torch.tensor([[1.0, 10.0]])).tolist() == [[64.0, -53.0]]
+
+
+def test_a_bank_equals_its_adapters_one_by_one() -> None:
+    torch.manual_seed(0)
+    base = nn.Linear(6, 5)
+    bank = LoRALinear(base, rank=3, scaling=[1.0, 0.5, 4.0])
+    nn.init.normal_(bank.lora_A)
+    nn.init.normal_(bank.lora_B)
+    x = torch.randn(6, 7, 6)
+    for number in range(3):
+        single = LoRALinear(base, rank=3, scaling=[float(bank.scaling[number])])
+        with torch.no_grad():
+            single.lora_A[0].copy_(bank.lora_A[number])
+            single.lora_B[0].copy_(bank.lora_B[number])
+        rows = slice(2 * number, 2 * number + 2)
+        torch.testing.assert_close(bank(x)[rows], single(x[rows]), rtol=1e-6, atol=1e-6)
+
+
+@given(rows=st.lists(st.integers(0, 9), min_size=1, max_size=6), adapted=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_chosen_rows_equal_the_whole_product(rows: list[int], adapted: bool) -> None:
+    torch.manual_seed(1)
+    linear: nn.Module = nn.Linear(4, 10)
+    if adapted:
+        linear = LoRALinear(linear, rank=2, scaling=[1.5])
+        nn.init.normal_(linear.lora_A)
+        nn.init.normal_(linear.lora_B)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(linear_rows(linear, x, torch.tensor(rows)), linear(x)[:, rows])
+
+
+def peft_twin(folder: Path, adapter: Any, tmp_path: Path) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """The same adapter, written by Rango and read by PEFT, with its trainable parameters by Rango's names."""
+    adapter.save(tmp_path / "adapter")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's advice on tied heads
+        twin = peft.PeftModel.from_pretrained(load_model(folder).network, str(tmp_path / "adapter"), is_trainable=True)
+    named = {
+        name.removeprefix("base_model.model.").replace(".default", ""): parameter
+        for name, parameter in twin.named_parameters()
+        if "lora_" in name
+    }
+    return twin, named
+
+
+@pytest.mark.parametrize("architecture", ["phi", "mistral", "gpt2", "qwen3"])
+def test_outputs_gradients_and_ten_steps_equal_peft(checkpoint: Checkpoint, tmp_path: Path, architecture: str) -> None:
+    folder = checkpoint(architecture)
+    model = load_model(folder)
+    adapter = shaken(model, LoRA(rank=3, alpha=5, targets=ALL))
+    twin, named = peft_twin(folder, adapter, tmp_path)
+    twin.eval()
+    torch.testing.assert_close(logits(model), logits(twin), rtol=1e-5, atol=2e-5)
+    mine = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
+    theirs = torch.optim.AdamW(list(named.values()), lr=1e-2)
+    for step in range(10):
+        for network, optimizer in ((model, mine), (twin, theirs)):
+            optimizer.zero_grad()
+            logits(network).log_softmax(-1)[:, :-1].gather(2, IDS[:, 1:, None]).mean().neg().backward()
+        for name, layer in adapter.layers.items():
+            for letter in ("A", "B"):
+                found = getattr(layer, f"lora_{letter}")
+                expected = named[f"{name}.lora_{letter}.weight"]
+                assert found.grad is not None
+                assert expected.grad is not None
+                torch.testing.assert_close(found.grad[0], expected.grad, rtol=1e-3, atol=1e-5, msg=f"{name} {step}")
+        mine.step()
+        theirs.step()
+    for name, tensor in adapter.state().items():
+        torch.testing.assert_close(tensor, named[name].detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_what_peft_writes_loads_here(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint("phi")
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "dense"], init_lora_weights=False)
+    twin = peft.get_peft_model(load_model(folder).network, config)
+    twin.save_pretrained(str(tmp_path))
+    model = load_model(folder)
+    load_adapter(model, tmp_path)
+    torch.testing.assert_close(logits(model), logits(twin), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["phi", "gpt2", "gemma2"])
+def test_merge_gives_the_same_logits_and_unmerge_gives_the_weights_back(
+    checkpoint: Checkpoint, architecture: str
+) -> None:
+    model = load_model(checkpoint(architecture))
+    network: Any = model.network
+    embeddings = network.get_input_embeddings().weight.clone()
+    base = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    adapter = shaken(model, LoRA(targets=ALL))
+    adapted = logits(model)
+    adapter.merge()
+    torch.testing.assert_close(logits(model), adapted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(network.get_input_embeddings().weight, embeddings), "a tied head took the embeddings along"
+    with pytest.raises(ValueError, match="not merged yet"):
+        adapter.merge()
+    adapter.unmerge()
+    for name, parameter in network.named_parameters():
+        plain = name.replace(".base.", ".")
+        if plain in base:
+            assert torch.equal(parameter, base[plain]), name
+    with pytest.raises(ValueError, match="not merged"):
+        adapter.unmerge()
+
+
+def test_disabled_and_removed_adapters_leave_the_base(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("phi"))
+    before = logits(model)
+    adapter = shaken(model, LoRA())
+    assert not torch.equal(logits(model), before)
+    with adapter.disabled():
+        assert torch.equal(logits(model), before)
+    adapter.remove()
+    assert torch.equal(logits(model), before)
+    assert not any(isinstance(module, LoRALinear) for module in model.network.modules())
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    layer = LoRALinear(nn.Linear(16, 4), rank=2, scaling=[1.0], dropout=0.5)
+    nn.init.normal_(layer.lora_A)
+    nn.init.normal_(layer.lora_B)
+    x = torch.randn(8, 16)
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))
+    layer.train()
+    assert not torch.equal(layer(x), layer(x))
+    many = torch.stack([layer.update(x) for _ in range(4000)]).mean(0)
+    layer.eval()
+    torch.testing.assert_close(many, layer.update(x), rtol=0, atol=0.5)  # the mean is kept; values reach 10
+    assert layer.update(x).abs().max() > 5
+
+
+def test_the_start_of_a_layer_does_not_depend_on_the_others(checkpoint: Checkpoint) -> None:
+    one, two = (load_model(checkpoint("phi")) for _ in range(2))
+    few = add_adapter(one, LoRA(targets=("v",)), seed=5).state()
+    many = add_adapter(two, LoRA(targets=ALL), seed=5).state()
+    assert all(torch.equal(tensor, many[name]) for name, tensor in few.items())
+
+
+def test_a_subset_of_layers(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint("phi")
+    model = load_model(folder)
+    adapter = shaken(model, LoRA(targets=("q", "head"), layers="1"))
+    assert list(adapter.layers) == ["model.layers.1.self_attn.q_proj", "lm_head"]
+    twin, _ = peft_twin(folder, adapter, tmp_path)
+    torch.testing.assert_close(logits(model), logits(twin), rtol=1e-5, atol=1e-5)
+
+
+def test_layer_lists() -> None:
+    assert parse_layers("0-2, 4", 5) == {0, 1, 2, 4}
+    with pytest.raises(InputError, match=r"lora\.layers is '0-x': '0-x' is not a layer or a range; write for example"):
+        parse_layers("0-x", 4)
+    with pytest.raises(InputError, match=r"lora\.layers is '2-5': 2-5 is outside the model's layers 0\.\.3"):
+        parse_layers("2-5", 4)
+
+
+def test_fused_projections_are_adapted_together_or_refused(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("gpt2"))
+    assert place(model.network, ("q", "k", "v"), None) == ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"]
+    with pytest.raises(
+        InputError, match=r"placement 'q': gpt2 computes q, k, v in one matrix \(attn\.c_attn\); name all"
+    ):
+        place(model.network, ("q", "v"), None)
+
+
+def test_bad_placements_are_refused_in_words(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("phi"))
+    with pytest.raises(InputError, match="unknown placement 'w'"):
+        place(model.network, ("w",), None)
+    model.network.config.model_type = "mamba"
+    with pytest.raises(InputError, match=r"architecture 'mamba' is not in the placement table"):
+        place(model.network, ("q",), None)
+    model.network.config.model_type = "gpt_neo"
+    with pytest.raises(InputError, match=r"placement 'q': this PhiForCausalLM \(gpt_neo\) has no linear module named"):
+        place(model.network, ("q",), None)
+
+
+def test_lora_configuration_is_checked() -> None:
+    assert LoRA.build({"targets": "q, v,o"}).targets == ("q", "v", "o")
+    with pytest.raises(InputError, match=r"rank is 0: input should be greater than or equal to 1"):
+        LoRA.build({"rank": 0})
+    with pytest.raises(InputError, match=r"unknown key in configuration 'rnk': did you mean 'rank'\?"):
+        LoRA.build({"rnk": 4})
+    with pytest.raises(InputError, match=r"targets"):
+        LoRA.build({"targets": "q,z"})
+
+
+def test_adapters_of_another_model_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = load_model(checkpoint("phi"))
+    adapter = add_adapter(model, LoRA(), seed=0)
+    adapter.save(tmp_path)
+    with pytest.raises(InputError, match="carries an adapter already"):
+        add_adapter(model, LoRA(), seed=0)
+    with pytest.raises(InputError, match="adapts another base model: it was made for .* fingerprint"):
+        load_adapter(load_model(checkpoint("phi", seed=1)), tmp_path)
+    with pytest.raises(InputError, match="holds no adapter_config.json"):
+        load_adapter(model, tmp_path / "nothing")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(InputError, match="is not a safetensors file"):
+        load_adapter(load_model(checkpoint("phi")), tmp_path)
+
+
+def test_other_kinds_of_adapter_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint("llama")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], use_dora=True)
+    peft.get_peft_model(load_model(folder).network, config).save_pretrained(str(tmp_path / "dora"))
+    with pytest.raises(InputError, match="use_dora is True, which Rango does not read"):
+        load_adapter(load_model(folder), tmp_path / "dora")
+    plain = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    peft.get_peft_model(load_model(folder).network, plain).save_pretrained(str(tmp_path / "plain"))
+    with pytest.raises(InputError, match=r"adapts model\.layers\.0\.self_attn\.q_proj, which .* does not have"):
+        load_adapter(load_model(checkpoint("gpt2")), tmp_path / "plain")
+    wide = load_model(checkpoint("llama", hidden_size=64))
+    with pytest.raises(InputError, match=r"with shape \(32, 32\), but in .* it is \(64, 64\)"):
+        load_adapter(wide, tmp_path / "plain")
+
+
+def test_the_adapter_stays_float32_on_a_half_precision_base(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("phi"), dtype="bfloat16")
+    before = logits(model)
+    adapter = add_adapter(model, LoRA(), seed=0)
+    assert torch.equal(logits(model), before)
+    assert {parameter.dtype for parameter in adapter.parameters()} == {torch.float32}
+    assert model.fingerprint == load_model(checkpoint("phi")).fingerprint
