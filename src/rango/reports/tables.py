@@ -1,0 +1,203 @@
+"""Tables as plain data: which rows and columns a result has, and how a number is written. Renderers come after.
+
+A terminal, the HTML page and a study's CSV or LaTeX all start from the same `Table`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rango.decisions import Direction, Estimate
+from rango.errors import InputError
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as a column: its key in metrics.json, its title, which way is better, what it means."""
+
+    key: str
+    title: str
+    direction: Direction
+    meaning: str
+
+    @property
+    def arrow(self) -> str:
+        """An arrow that points to the better end."""
+        return {"lower": "↓", "higher": "↑", "none": ""}[self.direction]
+
+
+@dataclass(frozen=True)
+class State:
+    """A state of the model as a row: its key in metrics.json, its title, one line of explanation."""
+
+    key: str
+    title: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One state with its estimates, in the order of the table's columns; None where there is none."""
+
+    state: State
+    n: int | None
+    cells: tuple[Estimate | None, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and columns without any rendering."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def n(self) -> int | None:
+        """The number of instances, if it is the same in every row."""
+        counts = {row.n for row in self.rows}
+        return counts.pop() if len(counts) == 1 else None
+
+
+STATES = (
+    State("prior", "Prior only", "answers with the class priors and ignores the question; its NCE is 1 by definition"),
+    State("base", "Base model", "the model as it came, before any adaptation"),
+    State(
+        "control",
+        "Control",
+        "the same adaptation of a model with random weights: what it teaches by itself, without pre-training",
+    ),
+    State("adapted", "Adapted model", "after adaptation, at the checkpoint that was best on validation"),
+    State("calibrated", "Adapted, calibrated", "the adapted posteriors, calibrated on validation instances"),
+    State(
+        "floor",
+        "True posterior",
+        "the distribution that the labels were drawn from; no system can be expected to do better",
+    ),
+)
+
+COLUMNS = (
+    Column("error_rate", "Error rate", "lower", "share of instances whose most probable choice is wrong"),
+    Column("nce", "NCE", "lower", "cross-entropy divided by the entropy of the priors; 1 is no better than the priors"),
+    Column(
+        "normalised_expected_cost",
+        "Norm. exp. cost",
+        "lower",
+        "mean cost of the Bayes decisions divided by that of the best constant decision",
+    ),
+    Column("cross_entropy", "Cross-entropy", "lower", "mean of −ln of the posterior of the right choice, in nats"),
+    Column("brier", "Brier", "lower", "squared distance from the right answer, summed over the choices (0 to 2)"),
+    Column("ece", "ECE", "lower", "mean gap of confidence and accuracy over 15 bins; a diagnosis, not a verdict"),
+    Column("accuracy", "Accuracy", "higher", "share of instances whose most probable choice is right"),
+    Column("normalised_brier", "Norm. Brier", "lower", "Brier score divided by that of the priors"),
+    Column("expected_cost", "Exp. cost", "lower", "mean cost of the Bayes decisions"),
+)
+
+# Shown unless asked otherwise; the rest says the same in other units, or needs costs of the user's own.
+USUAL = ("error_rate", "nce", "cross_entropy", "brier", "ece")
+
+Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""State -> metric -> {"value", "low", "high", "n", "direction"}: one split of a metrics.json."""
+
+
+def split_metrics(metrics: Mapping[str, Any], *, split: str = "test") -> Metrics:
+    """The states of one split of a metrics.json.
+
+    Raises:
+        InputError: the split is not there, or is not a mapping.
+    """
+    states = metrics.get(split)
+    if not isinstance(states, Mapping):
+        raise InputError(f"metrics have no split {split!r} (they have: {', '.join(map(str, metrics)) or 'nothing'})")
+    return states
+
+
+def estimate(states: Metrics, state: str, metric: str) -> Estimate | None:
+    """One number of a metrics.json as an Estimate; None where the state, the metric or its value is not there."""
+    entry = states.get(state, {}).get(metric)
+    if not isinstance(entry, Mapping) or entry.get("value") is None:
+        return None
+    low, high = entry.get("low"), entry.get("high")
+    return Estimate(
+        value=float(entry["value"]),
+        low=None if low is None else float(low),
+        high=None if high is None else float(high),
+        n=int(entry.get("n", 0)),
+        direction=entry.get("direction", "none"),
+        note=entry.get("note"),
+    )
+
+
+def estimate_notes(states: Metrics) -> tuple[str, ...]:
+    """What must be known to read single numbers (why one is undefined or infinite), each once."""
+    found: dict[str, None] = {}
+    for state, metrics in states.items():
+        for metric, entry in metrics.items():
+            note = entry.get("note") if isinstance(entry, Mapping) else None
+            if note:
+                found[f"{state_named(state).title}, {column_named(metric).title}: {note}"] = None
+    return tuple(found)
+
+
+def state_named(key: str) -> State:
+    """The state with this key; one that is not known keeps its key as title."""
+    return next((state for state in STATES if state.key == key), State(key, key, ""))
+
+
+def column_named(key: str) -> Column:
+    """The column with this key; one that is not known keeps its key as title."""
+    return next((column for column in COLUMNS if column.key == key), Column(key, key, "none", ""))
+
+
+def result_rows(metrics: Mapping[str, Any], *, split: str = "test", columns: Sequence[str] = USUAL) -> Table:
+    """The result of a run: one row per state in the order prior, base, control, adapted, calibrated, floor.
+
+    Args:
+        metrics: the content of a metrics.json.
+        split: which split of it.
+        columns: metrics to show; those that no state has are left out.
+
+    Raises:
+        InputError: the split is not there.
+    """
+    states = split_metrics(metrics, split=split)
+    known = [state.key for state in STATES]
+    extra = [key for key in states if key not in known and key != "difference"]
+    present = [key for key in [*known, *extra] if states.get(key)]
+    kept = tuple(column_named(key) for key in columns if any(estimate(states, state, key) for state in present))
+    rows = []
+    for key in present:
+        cells = tuple(estimate(states, key, column.key) for column in kept)
+        counts = [cell.n for cell in cells if cell is not None]
+        rows.append(Row(state_named(key), max(counts, default=None), cells))
+    return Table(kept, tuple(rows))
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """A number as it is written everywhere: three decimals, a true minus, an infinity sign, a dash for none.
+
+    >>> number(0.4291), number(-0.4, sign=True), number(-0.0002, sign=True), number(float("inf")), number(None)
+    ('0.429', '−0.400', '−0.0002', '∞', '–')
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    # A small number keeps one digit, because 0.000 would read as exactly nothing; rounding errors are nothing.
+    digits = 4 if 5e-5 <= abs(value) < 5e-4 else 3
+    value = 0.0 if abs(value) < 5e-5 else value
+    text = f"{value:+.{digits}f}" if sign and value else f"{value:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def interval(cell: Estimate | None, *, sign: bool = False) -> str:
+    """The interval of an estimate in words, "" where it has none or where it is the value itself.
+
+    >>> interval(Estimate(value=0.5, low=0.4, high=0.6, n=10, direction="lower"))
+    '0.400 to 0.600'
+    """
+    if cell is None or cell.low is None or cell.high is None or cell.low == cell.high == cell.value:
+        return ""
+    return f"{number(cell.low, sign=sign)} to {number(cell.high, sign=sign)}"

@@ -1,0 +1,82 @@
+"""Tables for the terminal: as many columns as fit, intervals under the values where it is narrow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from rango.reports.tables import USUAL, Column, Row, Table, interval, number, result_rows
+from rango.reports.words import difference_sentence
+
+_TITLE_WIDTH = 19
+_VALUE_WIDTH = 16  # a value above its interval: "0.193 to 0.229", and the space between columns
+_LINE_WIDTH = 24  # a value and its interval on one line
+
+
+def result_table(
+    metrics: Mapping[str, Any], *, split: str = "test", width: int = 80, columns: Sequence[str] = USUAL
+) -> Group:
+    """The result of a run for the terminal: a row per state, a column per metric, and the difference in words.
+
+    Args:
+        metrics: the content of a metrics.json.
+        split: which split of it.
+        width: columns of the terminal; wider ones get more metrics, narrow ones the interval under the value.
+        columns: metrics in order of importance; those that do not fit are left out, the first two never.
+
+    Returns:
+        Something to `rich.print`.
+
+    Raises:
+        InputError: the split is not in the metrics.
+    """
+    in_line = width >= _TITLE_WIDTH + 2 * _LINE_WIDTH + 4
+    fits = (width - _TITLE_WIDTH - 4) // (_LINE_WIDTH if in_line else _VALUE_WIDTH)
+    table = result_rows(metrics, split=split, columns=columns[: max(2, fits)])
+    return Group(
+        _render(table, in_line=in_line), _caption(table, split), Text(), Text(difference_sentence(metrics, split=split))
+    )
+
+
+def _render(table: Table, *, in_line: bool) -> RichTable:
+    rendered = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 1))
+    rendered.add_column("", no_wrap=True)
+    for column in table.columns:
+        rendered.add_column(_heading(column), justify="left" if in_line else "right", no_wrap=True)
+    if table.n is None:
+        rendered.add_column("N", justify="right", no_wrap=True)
+    for row in table.rows:
+        rendered.add_row(*_cells(row, in_line=in_line, with_n=table.n is None))
+    return rendered
+
+
+def _heading(column: Column) -> str:
+    return f"{column.title} {column.arrow}".rstrip()
+
+
+def _cells(row: Row, *, in_line: bool, with_n: bool) -> list[Text]:
+    style = "bold" if row.state.key == "adapted" else ""
+    cells = [Text(row.state.title, style=style)]
+    for cell in row.cells:
+        text = Text(number(cell.value if cell else None), style=style)
+        if span := interval(cell):
+            text.append("  " if in_line else "\n")
+            text.append(span, style="dim")
+        cells.append(text)
+    if with_n:
+        cells.append(Text("–" if row.n is None else f"{row.n:,}"))
+    return cells
+
+
+def _caption(table: Table, split: str) -> Text:
+    arrows = {column.direction: column.arrow for column in table.columns if column.arrow}
+    parts = [f"{arrow} {direction} is better" for direction, arrow in arrows.items()]
+    intervals = any(interval(cell) for row in table.rows for cell in row.cells)
+    count = f"{table.n:,} " if table.n is not None else ""
+    parts.append(f"95% intervals over {count}{split} instances" if intervals else f"{count}{split} instances")
+    return Text(" · ".join(parts), style="dim")

@@ -1,0 +1,113 @@
+"""What a result says, in sentences: whether adaptation helped, against the priors, against the floor, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rango.decisions import Estimate
+from rango.reports.tables import Metrics, column_named, estimate, interval, number, split_metrics
+
+Tone = Literal["good", "bad", "open"]
+"""Good, bad, or not to be told from these data."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of the verdict: what it is about, how it came out, the headline, the numbers behind it."""
+
+    about: str
+    tone: Tone
+    headline: str
+    detail: str
+
+
+def side(cell: Estimate, reference: float) -> Literal["below", "above", "unknown"]:
+    """On which side of a reference the whole interval lies; unknown if it holds the reference or is not there."""
+    if cell.low is None or cell.high is None:
+        return "unknown"
+    if cell.high < reference:
+        return "below"
+    return "above" if cell.low > reference else "unknown"
+
+
+def change(states: Metrics, metric: str) -> tuple[Tone, str] | None:
+    """The paired difference base → adapted of a metric, as tone and sentence; None where it was not computed."""
+    difference = estimate(states, "difference", metric)
+    if difference is None:
+        return None
+    title = column_named(metric).title
+    ends = [estimate(states, state, metric) for state in ("base", "adapted")]
+    path = " from {} to {}".format(*(number(end.value) for end in ends if end)) if all(ends) else ""
+    verb = "fell" if difference.value < 0 else "rose" if difference.value > 0 else "stayed the same"
+    span = interval(difference, sign=True)
+    bounds = f" (95% interval {span})" if span else ""
+    sentence = f"{title} {verb}{path}: {number(difference.value, sign=True)}{bounds}."
+    better: Mapping[str, Tone] = {"below": "good", "above": "bad", "unknown": "open"}
+    worse: Mapping[str, Tone] = {"below": "bad", "above": "good", "unknown": "open"}
+    where = side(difference, 0.0)
+    return (worse if difference.direction == "higher" else better)[where], sentence
+
+
+def adaptation_finding(states: Metrics) -> Finding:
+    """Did adaptation help? NCE decides; the error rate is told beside it."""
+    nce, error = change(states, "nce"), change(states, "error_rate")
+    if nce is None:
+        reason = "The paired difference base → adapted is not in metrics.json."
+        return Finding("adaptation", "open", "Whether adaptation helped is not known", reason)
+    headline = {
+        "good": "Adaptation helped",
+        "bad": "Adaptation made the posteriors worse",
+        "open": "No effect of adaptation on NCE can be told from these instances",
+    }[nce[0]]
+    if error is not None and error[0] != nce[0]:
+        headline += {
+            "good": ", yet the error rate fell",
+            "bad": ", yet the error rate rose",
+            "open": "; the error rate moved by no more than chance would move it",
+        }[error[0]]
+    return Finding("adaptation", nce[0], headline, " ".join(part[1] for part in (nce, error) if part))
+
+
+def priors_finding(states: Metrics, state: str = "adapted") -> Finding:
+    """Is the model worth more than its priors? The interval of NCE against 1."""
+    nce = estimate(states, state, "nce")
+    if nce is None:
+        return Finding("priors", "open", "Worth against the priors: not known", "NCE is not in metrics.json.")
+    if math.isinf(nce.value):
+        detail = "At least one right choice was given probability 0, which costs infinity; nothing is clipped."
+        return Finding("priors", "bad", "The posteriors rule out a right answer", detail)
+    span = interval(nce)
+    detail = f"NCE {number(nce.value)}{f' (95% interval {span})' if span else ''}, where 1 is the priors alone"
+    where = side(nce, 1.0)
+    if where == "below":
+        return Finding("priors", "good", "Its posteriors are worth more than the priors", f"{detail}.")
+    if where == "above":
+        return Finding("priors", "bad", "Its posteriors are worth less than the priors", f"{detail}.")
+    return Finding("priors", "open", "Its posteriors cannot be told from the priors", f"{detail}.")
+
+
+def floor_finding(states: Metrics) -> Finding:
+    """How far from perfect? The share of the distance from the priors (1) to the floor that is closed."""
+    floor, adapted = estimate(states, "floor", "nce"), estimate(states, "adapted", "nce")
+    if floor is None or adapted is None or floor.value >= 1:
+        reason = "The true posterior of this task is not known, so neither is the distance to the best possible."
+        return Finding("floor", "open", "The floor is not known", reason)
+    closed = (1.0 - adapted.value) / (1.0 - floor.value)
+    detail = f"NCE went from 1 (the priors) to {number(adapted.value)}; the true posterior has {number(floor.value)}"
+    error = estimate(states, "floor", "error_rate")
+    detail += f" and an error rate of {number(error.value)}." if error else "."
+    headline = f"It closes {100 * closed:.0f}% of the distance from the priors to the floor"
+    return Finding("floor", "good" if closed > 0 else "bad", headline, detail)
+
+
+def difference_sentence(metrics: Mapping[str, Any], *, split: str = "test") -> str:
+    """The paired difference base → adapted in one line, for the terminal.
+
+    Raises:
+        InputError: the split is not in the metrics.
+    """
+    finding = adaptation_finding(split_metrics(metrics, split=split))
+    return f"{finding.headline}. {finding.detail}"

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rango.reports.words import (
+    adaptation_finding,
+    change,
+    difference_sentence,
+    floor_finding,
+    priors_finding,
+)
+
+
+def entry(
+    value: float | None, low: float | None = None, high: float | None = None, direction: str = "lower"
+) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "n": 100, "direction": direction}
+
+
+def states(nce: tuple[float, float, float], error: tuple[float, float, float]) -> dict[str, Any]:
+    return {
+        "base": {"nce": entry(0.9), "error_rate": entry(0.5)},
+        "adapted": {"nce": entry(0.9 + nce[0]), "error_rate": entry(0.5 + error[0])},
+        "difference": {"nce": entry(*nce), "error_rate": entry(*error)},
+    }
+
+
+DOWN, UP, OPEN = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (-0.1, -0.3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("nce", "error", "tone", "headline"),
+    [
+        (DOWN, DOWN, "good", "Adaptation helped"),
+        (DOWN, OPEN, "good", "Adaptation helped; the error rate moved by no more than chance would move it"),
+        (DOWN, UP, "good", "Adaptation helped, yet the error rate rose"),
+        (UP, UP, "bad", "Adaptation made the posteriors worse"),
+        (UP, DOWN, "bad", "Adaptation made the posteriors worse, yet the error rate fell"),
+        (OPEN, OPEN, "open", "No effect of adaptation on NCE can be told from these instances"),
+        (
+            OPEN,
+            DOWN,
+            "open",
+            "No effect of adaptation on NCE can be told from these instances, yet the error rate fell",
+        ),
+    ],
+)
+def test_verdict_on_adaptation(nce: Any, error: Any, tone: str, headline: str) -> None:
+    finding = adaptation_finding(states(nce, error))
+    assert (finding.tone, finding.headline) == (tone, headline)
+
+
+def test_difference_is_told_with_ends_and_interval() -> None:
+    sentence = difference_sentence({"test": states(DOWN, OPEN)})
+    assert sentence == (
+        "Adaptation helped; the error rate moved by no more than chance would move it. "
+        "NCE fell from 0.900 to 0.700: −0.200 (95% interval −0.300 to −0.100). "
+        "Error rate fell from 0.500 to 0.400: −0.100 (95% interval −0.300 to +0.100)."
+    )
+
+
+def test_higher_is_better_for_accuracy() -> None:
+    found = change({"difference": {"accuracy": entry(0.1, 0.05, 0.15, "higher")}}, "accuracy")
+    assert found == ("good", "Accuracy rose: +0.100 (95% interval +0.050 to +0.150).")
+
+
+def test_without_an_interval_nothing_can_be_told() -> None:
+    assert change({"difference": {"nce": entry(-0.1)}}, "nce") == ("open", "NCE fell: −0.100.")
+
+
+def test_without_a_difference_the_reason_is_told() -> None:
+    finding = adaptation_finding({"base": {"nce": entry(0.9)}})
+    assert finding.tone == "open"
+    assert finding.detail == "The paired difference base → adapted is not in metrics.json."
+
+
+@pytest.mark.parametrize(
+    ("cell", "tone", "headline"),
+    [
+        (entry(0.9, 0.8, 0.99), "good", "Its posteriors are worth more than the priors"),
+        (entry(1.1, 1.01, 1.2), "bad", "Its posteriors are worth less than the priors"),
+        (entry(0.9, 0.8, 1.0), "open", "Its posteriors cannot be told from the priors"),
+        (entry(float("inf"), float("inf"), float("inf")), "bad", "The posteriors rule out a right answer"),
+        (entry(None), "open", "Worth against the priors: not known"),
+    ],
+)
+def test_verdict_against_the_priors(cell: dict[str, Any], tone: str, headline: str) -> None:
+    finding = priors_finding({"adapted": {"nce": cell}})
+    assert (finding.tone, finding.headline) == (tone, headline)
+
+
+def test_distance_to_the_floor() -> None:
+    found = floor_finding({"adapted": {"nce": entry(0.46)}, "floor": {"nce": entry(0.4), "error_rate": entry(0.2)}})
+    assert found.headline == "It closes 90% of the distance from the priors to the floor"
+    assert (
+        found.detail
+        == "NCE went from 1 (the priors) to 0.460; the true posterior has 0.400 and an error rate of 0.200."
+    )
+
+
+def test_without_a_floor_the_reason_is_told() -> None:
+    finding = floor_finding({"adapted": {"nce": entry(0.46)}})
+    assert finding.tone == "open"
+    assert finding.detail.startswith("The true posterior of this task is not known")
