@@ -18,6 +18,7 @@ from rango.decisions.arrays import Array
 from rango.decisions.calibration_error import BINS, bin_edges, bin_index
 from rango.decisions.costs import Costs, naive_cost
 from rango.decisions.posteriors import Posteriors
+from rango.decisions.resampling import class_order
 
 _RULE_OF = {
     "nce": "logarithmic",
@@ -79,24 +80,13 @@ class Sums:
 
 
 class LossTable:
-    """The losses of every instance, sorted by class (and bin), ready to be summed over many resamplings."""
+    """The losses of every instance in class order, ready to be summed over many resamplings."""
 
     def __init__(self, posteriors: Posteriors, *, metrics: Sequence[str], costs: Costs) -> None:
         """Compute each loss that `metrics` need, once."""
-        logs, labels = posteriors.log_posteriors, posteriors.labels
+        self.order = class_order(posteriors.labels)
+        self.labels = posteriors.labels[self.order]
         self.n, self.n_classes = len(posteriors), posteriors.n_choices
-        self.bins = BINS if "ece" in metrics else 1
-        bins = np.zeros(self.n, dtype=np.int64)
-        gap = None
-        if "ece" in metrics:
-            confidence = np.exp(logs.max(axis=1))
-            bins = bin_index(confidence, bin_edges(confidence, bins=BINS, spacing="width"))
-            gap = (logs.argmax(axis=1) == labels) - confidence
-        cell = labels * self.bins + bins
-        self.order = np.argsort(cell, kind="stable")
-        self.cells, self.starts = np.unique(cell[self.order], return_index=True)
-        self.labels = labels[self.order]
-        self.gap = None if gap is None else gap[self.order]
         functions = {
             "logarithmic": rules.logarithmic_rule,
             "error": rules.error_rule,
@@ -107,44 +97,42 @@ class LossTable:
         self.columns = np.ones((self.n, len(self.rules) + 1))
         self.infinite = np.empty(0, dtype=np.int64)
         for column, rule in enumerate(self.rules, start=1):
-            losses = functions[rule](logs, labels)[self.order]
+            losses = functions[rule](posteriors.log_posteriors, posteriors.labels)[self.order]
             if rule == "logarithmic":
                 # Zero times infinity is not a number: infinite losses are counted beside the matrix product.
                 self.infinite = np.flatnonzero(np.isinf(losses))
                 losses[self.infinite] = 0.0
             self.columns[:, column] = losses
-        present = np.flatnonzero(np.bincount(labels, minlength=self.n_classes))
-        bounds = np.searchsorted(self.labels, np.arange(self.n_classes + 1))
-        self.segments = [(int(k), slice(int(bounds[k]), int(bounds[k + 1]))) for k in present]
+        bounds = np.searchsorted(self.labels, np.arange(self.n_classes + 1)).tolist()
+        self.segments = [
+            (k, slice(bounds[k], bounds[k + 1])) for k in range(self.n_classes) if bounds[k] < bounds[k + 1]
+        ]
+        self.gaps = _Gaps(posteriors, self.order) if "ece" in metrics else None
 
     def sums(self, counts: Array) -> Sums:
-        """Sums for R resamplings given by how often each instance counts, (R, N) in the posteriors' order."""
-        sorted_counts = counts[:, self.order]
+        """Sums for R resamplings given by how often each instance counts, (R, N) in class order."""
         totals = np.zeros((len(counts), self.n_classes, self.columns.shape[1]))
         for k, segment in self.segments:
-            totals[:, k] = sorted_counts[:, segment] @ self.columns[segment]
+            totals[:, k] = counts[:, segment] @ self.columns[segment]
         infinite = np.zeros((len(counts), self.n_classes))
         for row in self.infinite:
-            infinite[:, self.labels[row]] += sorted_counts[:, row]
-        gaps = None
-        if self.gap is not None:
-            flat = np.zeros((len(counts), self.n_classes * self.bins))
-            flat[:, self.cells] = np.add.reduceat(sorted_counts * self.gap, self.starts, axis=1)
-            gaps = flat.reshape(len(counts), self.n_classes, self.bins)
-        return self._named(totals, infinite, gaps)
+            infinite[:, self.labels[row]] += counts[:, row]
+        return self._named(totals, infinite, None if self.gaps is None else self.gaps.sums(counts))
 
     def leave_one_out(self, unit_of: NDArray[np.intp]) -> Iterator[Sums]:
-        """Sums without each unit in turn (an instance, or a group), a piece of the units at a time."""
+        """Sums without each unit in turn (an instance, or a group), a piece of the units at a time.
+
+        `unit_of` (N,) is the unit of each instance in class order.
+        """
         total = self.sums(np.ones((1, self.n)))
-        units = unit_of[self.order]
-        by_unit = np.argsort(units, kind="stable")
-        n_units = int(units.max()) + 1
-        starts = np.searchsorted(units[by_unit], np.arange(n_units + 1))
-        step = max(1, (1 << 20) // (self.n_classes * (self.bins + self.columns.shape[1])))
+        by_unit = np.argsort(unit_of, kind="stable")
+        n_units = int(unit_of.max()) + 1
+        starts = np.searchsorted(unit_of[by_unit], np.arange(n_units + 1))
+        step = max(1, (1 << 20) // (self.n_classes * (BINS + self.columns.shape[1])))
         for start in range(0, n_units, step):
             stop = min(start + step, n_units)
             rows = by_unit[starts[start] : starts[stop]]
-            own = self._sums_of_units(rows, units[rows] - start, stop - start)
+            own = self._sums_of_units(rows, unit_of[rows] - start, stop - start)
             gaps = None if total.gaps is None or own.gaps is None else total.gaps - own.gaps
             losses = {rule: total.losses[rule] - own.losses[rule] for rule in self.rules}
             yield Sums(total.counts - own.counts, losses, total.infinite - own.infinite, gaps)
@@ -157,12 +145,35 @@ class LossTable:
         lost = np.isin(rows, self.infinite)
         np.add.at(infinite, (unit[lost], labels[lost]), 1.0)
         gaps = None
-        if self.gap is not None:
-            cell = np.repeat(self.cells, np.diff(np.append(self.starts, self.n)))[rows]
-            gaps = np.zeros((n_units, self.n_classes, self.bins))
-            np.add.at(gaps, (unit, labels, cell % self.bins), self.gap[rows])
+        if self.gaps is not None:
+            gaps = np.zeros((n_units, self.n_classes, BINS))
+            np.add.at(gaps, (unit, labels, self.gaps.bins[rows]), self.gaps.values[rows])
         return self._named(totals, infinite, gaps)
 
     def _named(self, totals: Array, infinite: Array, gaps: Array | None) -> Sums:
         losses = {rule: totals[:, :, column] for column, rule in enumerate(self.rules, start=1)}
         return Sums(totals[:, :, 0], losses, infinite, gaps)
+
+
+class _Gaps:
+    """Right − confidence of every instance, and its bin: what the expected calibration error sums."""
+
+    def __init__(self, posteriors: Posteriors, order: NDArray[np.intp]) -> None:
+        logs, labels = posteriors.log_posteriors, posteriors.labels
+        confidence = np.exp(logs.max(axis=1))
+        self.values = ((logs.argmax(axis=1) == labels) - confidence)[order]
+        self.bins = bin_index(confidence, bin_edges(confidence, bins=BINS, spacing="width"))[order]
+        # Sorted by (class, bin), each cell's sum is a sum over a slice.
+        cell = labels[order] * BINS + self.bins
+        self.by_cell = np.argsort(cell, kind="stable")
+        self.cells, self.starts = np.unique(cell[self.by_cell], return_index=True)
+        self.sorted_values = self.values[self.by_cell]
+        self.n_classes = posteriors.n_choices
+
+    def sums(self, counts: Array) -> Array:
+        """(R, K, M) sums of the gaps in every class and bin."""
+        weighted = counts.take(self.by_cell, axis=1)
+        weighted *= self.sorted_values
+        flat = np.zeros((len(counts), self.n_classes * BINS))
+        flat[:, self.cells] = np.add.reduceat(weighted, self.starts, axis=1)
+        return flat.reshape(len(counts), self.n_classes, BINS)

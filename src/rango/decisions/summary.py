@@ -61,7 +61,7 @@ def summarise(
     notes = plan.notes(posteriors, values)
     if not replicates:
         return _estimates(values, {}, notes, len(posteriors))
-    resampling = resampling_of(len(posteriors), groups=posteriors.groups, resample=resample, seed=seed)
+    resampling = resampling_of(posteriors.labels, groups=posteriors.groups, resample=resample, seed=seed)
     intervals = plan.intervals([posteriors], resampling, replicates, interval, values)
     return _estimates(values, intervals, notes, len(posteriors))
 
@@ -96,7 +96,7 @@ def summarise_difference(
     notes = {**plan.notes(a, of_a, who="first: "), **plan.notes(b, of_b, who="second: ")}
     if not replicates:
         return _estimates(values, {}, notes, len(a))
-    resampling = resampling_of(len(a), groups=a.groups, resample=resample, seed=seed)
+    resampling = resampling_of(a.labels, groups=a.groups, resample=resample, seed=seed)
     intervals = plan.intervals([a, b], resampling, replicates, interval, values)
     return _estimates(values, intervals, notes, len(a))
 
@@ -177,8 +177,10 @@ class _Plan:
             return {name: percentile_interval(drawn[name], level=self.level) for name in self.metrics}
         if kind != "bca":
             raise InputError(f"interval is {kind!r}; expected 'percentile' or 'bca'")
-        units = resampling.unit_of()
-        pieces = [self._values(list(sums)) for sums in zip(*(t.leave_one_out(units) for t in tables), strict=True)]
+        pieces = [
+            self._values(list(sums))
+            for sums in zip(*(t.leave_one_out(resampling.unit_of) for t in tables), strict=True)
+        ]
         left = {name: np.concatenate([piece[name] for piece in pieces]) for name in self.metrics}
         return {
             name: bca_interval(drawn[name], value=values[name], jackknife=left[name], level=self.level)

@@ -1,0 +1,274 @@
+"""Calibrators: fitted transformations of posteriors, one frozen class each, that can be written, read and applied.
+
+All but the last two are q = softmax(W s + β), with s the log-posteriors and W a number, a diagonal or a matrix. A
+choice of posterior 0 (or one that an instance does not have) keeps posterior 0.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+
+from rango.decisions.arrays import Array, log_softmax
+from rango.decisions.calibration_error import bin_index
+from rango.decisions.posteriors import Posteriors
+from rango.errors import InputError, unknown_name
+from rango.files import read_json, write_json
+
+Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How a fit went."""
+
+    n: int
+    """Instances fitted on."""
+    converged: bool
+    """Whether the largest gradient entry fell below the tolerance."""
+    iterations: int
+    gradient: float
+    """Largest absolute gradient entry of the objective at the end."""
+    loss_before: float
+    """The objective's score of the raw posteriors on the fitting set."""
+    loss_after: float
+    """The same of the calibrated ones."""
+    note: str | None = None
+    """What must be known about the fit, such as classes without instances."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrator(ABC):
+    """A fitted calibrator. `apply` gives calibrated posteriors; `as_dict` and `from_dict` are its JSON."""
+
+    method: ClassVar[Method]
+    report: FitReport | None = None
+    """How the fit went; None for a calibrator made by hand."""
+
+    @abstractmethod
+    def transform(self, log_posteriors: Array) -> Array:
+        """Calibrated log-posteriors (N, K), nats, of raw ones.
+
+        Raises:
+            InputError: another number of choices than fitted on.
+        """
+
+    def apply(self, posteriors: Posteriors) -> Posteriors:
+        """The same instances with calibrated posteriors."""
+        return posteriors.replaced(self.transform(posteriors.log_posteriors))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The calibrator as JSON values, its method among them."""
+        values = asdict(self)
+        return {"method": self.method, **values, "report": values.pop("report")}
+
+    def write(self, path: Path | str) -> None:
+        """Write the calibrator as JSON, atomically."""
+        write_json(Path(path), self.as_dict())
+
+    @staticmethod
+    def read(path: Path | str) -> Calibrator:
+        """Read a calibrator that `write` wrote."""
+        return Calibrator.from_dict(read_json(Path(path)), where=str(path))
+
+    @staticmethod
+    def from_dict(values: Any, *, where: str = "calibrator") -> Calibrator:
+        """The calibrator whose `as_dict` this is.
+
+        Raises:
+            InputError: not a calibrator: unknown method, a key missing or unknown, or not numbers.
+        """
+        if not isinstance(values, Mapping) or "method" not in values:
+            raise InputError(f"{where}: no key method; expected a calibrator written by rango")
+        if values["method"] not in CALIBRATORS:
+            raise unknown_name(f"method in {where}", str(values["method"]), CALIBRATORS)
+        kind = CALIBRATORS[values["method"]]
+        expected = {field.name for field in fields(kind)}
+        given = {key: value for key, value in values.items() if key != "method"}
+        if odd := sorted(expected ^ given.keys()):
+            state = "missing" if odd[0] in expected else "unknown"
+            raise InputError(f"{where}: {odd[0]} is {state}; expected the keys method, {', '.join(sorted(expected))}")
+        try:
+            report = None if given.pop("report") is None else FitReport(**values["report"])
+            fitted: Calibrator = kind(report=report, **{key: _plain(value) for key, value in given.items()})
+            return fitted
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{where}: values of a {values['method']} calibrator are not numbers; fit it again"
+            ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperature(Calibrator):
+    """q = softmax(α s): one scale (its inverse is the temperature). It never changes the most probable choice.
+
+    Source: Guo et al. (arXiv:1706.04599), eq. 9.
+
+    >>> round(float(np.exp(Temperature(scale=2.0).transform(np.log([[0.75, 0.25]])))[0, 0]), 3)
+    0.9
+    """
+
+    method: ClassVar[Method] = "temperature"
+    scale: float
+
+    def transform(self, log_posteriors: Array) -> Array:  # noqa: D102 - as the base class
+        return _soft(_finite(log_posteriors) * self.scale, log_posteriors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bias(Calibrator):
+    """q = softmax(s + β + ln π): one shift for each class. ln π only where fitted with target priors."""
+
+    method: ClassVar[Method] = "bias"
+    bias: tuple[float, ...]
+    priors: tuple[float, ...] | None = None
+
+    def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
+        _check_width(log_posteriors, len(self.bias))
+        return _soft(_finite(log_posteriors) + np.array(self.bias) + _log_priors(self.priors), log_posteriors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine(Calibrator):
+    """q = softmax(α s + β + ln π): one scale, one shift for each class ("direction-preserving").
+
+    Source: arXiv:2408.02841, section 4; reference thesis, section 3.3.
+    """
+
+    method: ClassVar[Method] = "affine"
+    scale: float
+    bias: tuple[float, ...]
+    priors: tuple[float, ...] | None = None
+
+    def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
+        _check_width(log_posteriors, len(self.bias))
+        moved = _finite(log_posteriors) * self.scale + np.array(self.bias) + _log_priors(self.priors)
+        return _soft(moved, log_posteriors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vector(Calibrator):
+    """q = softmax(a ∘ s + β + ln π): a scale and a shift for each class (arXiv:1706.04599, section 4.2)."""
+
+    method: ClassVar[Method] = "vector"
+    scales: tuple[float, ...]
+    bias: tuple[float, ...]
+    priors: tuple[float, ...] | None = None
+
+    def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
+        _check_width(log_posteriors, len(self.bias))
+        moved = _finite(log_posteriors) * np.array(self.scales) + np.array(self.bias) + _log_priors(self.priors)
+        return _soft(moved, log_posteriors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix(Calibrator):
+    """q = softmax(W s + β + ln π): a full matrix, W[k, j] the weight of choice j in the logit of choice k.
+
+    Source: arXiv:1706.04599, section 4.2; Kull et al. (arXiv:1910.12656) for regularising what is off the diagonal.
+    """
+
+    method: ClassVar[Method] = "matrix"
+    weights: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+    priors: tuple[float, ...] | None = None
+
+    def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
+        _check_width(log_posteriors, len(self.bias))
+        check_no_zeros(log_posteriors)
+        return log_softmax(log_posteriors @ np.array(self.weights).T + np.array(self.bias) + _log_priors(self.priors))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Isotonic(Calibrator):
+    """Two classes: P(class 1) is a rising step function of the log-odds s₁ − s₀.
+
+    Steps may be exactly 0 or 1, and then an instance of the other class costs infinity.
+
+    Source: Zadrozny and Elkan (2002), by pool-adjacent-violators.
+    """
+
+    method: ClassVar[Method] = "isotonic"
+    starts: tuple[float, ...]
+    """Log-odds at which each step but the first begins."""
+    values: tuple[float, ...]
+    """P(class 1) on each step."""
+
+    def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
+        _check_width(log_posteriors, 2)
+        step = np.searchsorted(np.array(self.starts), log_odds(log_posteriors), side="right")
+        return _binary(np.array(self.values)[step])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram(Calibrator):
+    """Two classes: P(class 1) is constant within each bin of the raw P(class 1). Source: Zadrozny and Elkan (2001)."""
+
+    method: ClassVar[Method] = "histogram"
+    edges: tuple[float, ...]
+    """From 0 to 1; bin b is (edges[b], edges[b + 1]], the first closed at 0."""
+    values: tuple[float, ...]
+    """P(class 1) in each bin."""
+
+    def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
+        _check_width(log_posteriors, 2)
+        return _binary(np.array(self.values)[bin_index(np.exp(log_posteriors[:, 1]), np.array(self.edges))])
+
+
+CALIBRATORS: dict[str, type[Any]] = {
+    kind.method: kind for kind in (Temperature, Bias, Affine, Vector, Matrix, Isotonic, Histogram)
+}
+"""The calibrators by the name of their method."""
+
+
+def log_odds(log_posteriors: Array) -> Array:
+    """ln q₁ − ln q₀ of two-class log-posteriors, shape (N,); infinite where one posterior is 0."""
+    return np.asarray(log_posteriors[:, 1] - log_posteriors[:, 0], dtype=np.float64)
+
+
+def check_no_zeros(log_posteriors: Array) -> None:
+    """Raise InputError if a posterior is 0: a matrix would mix its infinite logarithm into every choice."""
+    zero = np.isneginf(log_posteriors).any(axis=1)
+    if zero.any():
+        raise InputError(
+            f"log_posteriors[{int(zero.argmax())}] has a choice of posterior 0; a matrix calibrator needs every choice "
+            "to be possible (use temperature, bias, affine or vector)"
+        )
+
+
+def _finite(log_posteriors: Array) -> Array:
+    return np.where(np.isneginf(log_posteriors), 0.0, log_posteriors)
+
+
+def _soft(logits: Array, log_posteriors: Array) -> Array:
+    logits[np.isneginf(log_posteriors)] = -np.inf
+    return log_softmax(logits)
+
+
+def _log_priors(priors: tuple[float, ...] | None) -> Array:
+    with np.errstate(divide="ignore"):
+        return np.zeros(1) if priors is None else np.log(np.array(priors))
+
+
+def _binary(p: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        return np.stack([np.log1p(-p), np.log(p)], axis=1)
+
+
+def _check_width(log_posteriors: Array, n_choices: int) -> None:
+    if log_posteriors.shape[1] != n_choices:
+        raise InputError(
+            f"{log_posteriors.shape[1]} choices for a calibrator of {n_choices}; fit it on the same choices"
+        )
+
+
+def _plain(value: Any) -> Any:
+    # JSON knows lists only; the classes hold tuples, so that equal calibrators are equal.
+    if isinstance(value, list):
+        return tuple(_plain(item) for item in value)
+    return None if value is None else float(value)

@@ -1,0 +1,293 @@
+"""Fitting q = softmax(W s + β + ln π) in float64: Newton's method on the cross-entropy, L-BFGS on the rest.
+
+The cross-entropy is convex in (W, β), and its gradient and Hessian cost little more than itself: a few Newton steps
+reach the optimum to rounding. Arrays are (K, N) here: sums over a few choices then run along memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rango.decisions.arrays import Array, Labels
+
+Objective: TypeAlias = Literal["cross_entropy", "brier"]
+Shape: TypeAlias = Literal["affine", "vector", "matrix"]
+
+# Pulls every parameter towards the identity so weakly that no optimum moves by more than about 1e-8, yet one exists
+# where classes without instances or separable data would send a parameter to infinity.
+RIDGE = 1e-9
+TOLERANCE = 1e-9
+_MAX_STEPS = 100
+# A Hessian of more parameters costs more than L-BFGS does.
+_MAX_NEWTON = 600
+_WARM = 10_000
+_COLUMNS = 1 << 15
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What is fitted on."""
+
+    scores: Array
+    """(K, N) log-posteriors, 0 where impossible."""
+    impossible: NDArray[np.bool_] | None
+    """(K, N), or None where every choice is possible."""
+    labels: Labels
+    """(N,), each at a possible choice."""
+    weights: Array
+    """(N,), summing to one."""
+    log_priors: Array
+    """(K, 1), 0 without target priors."""
+
+    def pieces(self) -> Iterator[Data]:
+        """The data a few columns at a time: the work arrays of a piece stay in cache."""
+        step = max(1, _COLUMNS // len(self.scores))
+        for start in range(0, len(self.labels), step):
+            yield self.columns(slice(start, start + step))
+
+    def columns(self, chosen: slice) -> Data:
+        """Some of the instances."""
+        impossible = None if self.impossible is None else self.impossible[:, chosen]
+        return replace(
+            self,
+            scores=self.scores[:, chosen],
+            impossible=impossible,
+            labels=self.labels[chosen],
+            weights=self.weights[chosen],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Parameters θ = (W, β): W one number ("affine"), a diagonal ("vector") or a matrix ("matrix").
+
+    Penalty: ½ Σ_j penalty_j (θ_j − identity_j)². Only `free` entries move.
+    """
+
+    shape: Shape
+    n_classes: int
+    identity: Array
+    penalty: Array
+    free: NDArray[np.bool_]
+
+    def logits(self, theta: Array, data: Data) -> Array:
+        """(K, n) logits; -inf where impossible."""
+        k = self.n_classes
+        weight, bias = theta[:-k], theta[-k:, None] + data.log_priors
+        if self.shape == "matrix":
+            logits = weight.reshape(k, k) @ data.scores
+        else:
+            logits = (weight if self.shape == "affine" else weight[:, None]) * data.scores
+        logits += bias
+        if data.impossible is not None:
+            logits[data.impossible] = -np.inf
+        return np.asarray(logits)
+
+    def gradient(self, by_logits: Array, scores: Array) -> Array:
+        """Chain rule: (p,) from the gradient by the logits (K, n)."""
+        if self.shape == "matrix":
+            by_weight = (by_logits @ scores.T).ravel()
+        else:
+            by_weight = np.einsum("kn,kn->k", by_logits, scores)
+            by_weight = by_weight.sum(keepdims=True) if self.shape == "affine" else by_weight
+        return np.concatenate([by_weight, by_logits.sum(axis=1)])
+
+    def hessian(self, q: Array, data: Data) -> Array:
+        """(p, p) Hessian of the weighted cross-entropy: Σ_i w_i Jᵀ (diag(q) − q qᵀ) J."""
+        scores, weighted = data.scores, q * data.weights
+        if self.shape == "affine":
+            return self._affine_hessian(q, weighted, scores)
+        if self.shape == "vector":
+            spread = np.concatenate([q * scores, q])
+            result = -(spread * data.weights) @ spread.T
+            k = np.arange(self.n_classes)
+            result[k, k] += (weighted * scores**2).sum(axis=1)
+            result[k + len(k), k + len(k)] += weighted.sum(axis=1)
+            result[k, k + len(k)] += (cross := (weighted * scores).sum(axis=1))
+            result[k + len(k), k] += cross
+            return np.asarray(result)
+        return self._matrix_hessian(q, weighted, scores)
+
+    def _affine_hessian(self, q: Array, weighted: Array, scores: Array) -> Array:
+        k = self.n_classes
+        result = np.empty((k + 1, k + 1))
+        scaled = weighted * scores
+        mean = np.einsum("kn,kn->n", q, scores)
+        result[0, 0] = np.vdot(scaled, scores) - np.vdot(weighted.sum(axis=0), mean**2)
+        result[0, 1:] = result[1:, 0] = scaled.sum(axis=1) - weighted @ mean
+        result[1:, 1:] = -(weighted @ q.T)
+        result[1:, 1:].flat[:: k + 1] += weighted.sum(axis=1)
+        return result
+
+    def _matrix_hessian(self, q: Array, weighted: Array, scores: Array) -> Array:
+        k = self.n_classes
+        features = np.concatenate([scores, np.ones((1, scores.shape[1]))])
+        spread = (q[:, None] * features).reshape(k * (k + 1), -1)
+        result = -(spread * weighted.sum(axis=0)) @ spread.T
+        blocks = result.reshape(k, k + 1, k, k + 1)
+        for row in range(k):
+            blocks[row, :, row, :] += (features * weighted[row]) @ features.T
+        # From (class, feature) order to (W row by row, β).
+        order = np.arange(k * (k + 1)).reshape(k, k + 1)
+        chosen = np.concatenate([order[:, :k].ravel(), order[:, k]])
+        return np.asarray(result[np.ix_(chosen, chosen)])
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """Where a minimisation ended."""
+
+    theta: Array
+    converged: bool
+    iterations: int
+    gradient: float
+
+
+def affine_family(n_classes: int, *, scale: bool, bias: bool) -> Family:
+    """One scale (free if `scale`) and a bias (free if `bias`)."""
+    identity = np.concatenate([[1.0], np.zeros(n_classes)])
+    free = np.concatenate([[scale], np.full(n_classes, bias)])
+    return Family("affine", n_classes, identity, np.full(n_classes + 1, RIDGE), free)
+
+
+def vector_family(n_classes: int) -> Family:
+    """A scale and a bias for each class."""
+    identity = np.concatenate([np.ones(n_classes), np.zeros(n_classes)])
+    return Family("vector", n_classes, identity, np.full(2 * n_classes, RIDGE), np.ones(2 * n_classes, dtype=bool))
+
+
+def matrix_family(n_classes: int, *, regularisation: float) -> Family:
+    """A full matrix whose entries off the diagonal cost `regularisation`/2 times their square, and a bias."""
+    identity = np.concatenate([np.eye(n_classes).ravel(), np.zeros(n_classes)])
+    penalty = np.full(len(identity), RIDGE)
+    penalty[: n_classes**2] += regularisation * (1.0 - np.eye(n_classes)).ravel()
+    return Family("matrix", n_classes, identity, penalty, np.ones(len(identity), dtype=bool))
+
+
+def fit(family: Family, data: Data, *, objective: Objective) -> Optimum:
+    """Minimise the weighted mean loss plus the penalty over the free parameters, from the identity."""
+    start = family.identity.copy()
+    if objective == "brier" or family.free.sum() > _MAX_NEWTON:
+        return _lbfgs(family, data, start, objective)
+    if len(data.labels) > 4 * _WARM:
+        # A sample brings Newton so near that a step or two over all instances finishes.
+        sample = data.columns(slice(None, None, len(data.labels) // _WARM))
+        sample = replace(sample, weights=sample.weights / sample.weights.sum())
+        warm = _newton(family, sample, start, tolerance=1e-4)
+        start = warm.theta if np.isfinite(warm.theta).all() else start
+    found = _newton(family, data, start, tolerance=TOLERANCE)
+    if family.shape == "affine" and found.theta[0] < 0:
+        # Convex, so the best scale that keeps the direction is the nearest one allowed: 0.
+        free = family.free.copy()
+        free[0] = False
+        start = np.concatenate([[0.0], found.theta[1:] if free.any() else family.identity[1:]])
+        found = _newton(replace(family, free=free), data, start, tolerance=TOLERANCE)
+    return found
+
+
+def _newton(family: Family, data: Data, start: Array, *, tolerance: float) -> Optimum:
+    """Newton's method with halved steps until the loss falls enough."""
+    free = np.flatnonzero(family.free)
+    theta = start.copy()
+    loss, gradient, hessian = _cross_entropy(family, theta, data)
+    largest = _largest(gradient[free])
+    for iteration in range(_MAX_STEPS):
+        if largest <= tolerance:
+            return Optimum(theta, True, iteration, largest)
+        step = -np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
+        slope = float(gradient[free] @ step)
+        size = 1.0
+        while True:
+            tried = theta.copy()
+            tried[free] += size * step
+            found = _cross_entropy(family, tried, data)
+            # The last term is rounding: near the optimum the loss cannot show the progress any more.
+            if found[0] <= loss + 1e-4 * size * slope + 1e-14 * (1.0 + abs(loss)):
+                break
+            size /= 2
+            if size < 1e-10:
+                return Optimum(theta, False, iteration, largest)
+        theta, (loss, gradient, hessian) = tried, found
+        largest = _largest(gradient[free])
+    return Optimum(theta, largest <= tolerance, _MAX_STEPS, largest)
+
+
+def _lbfgs(family: Family, data: Data, start: Array, objective: Objective) -> Optimum:
+    from scipy.optimize import minimize
+
+    free = np.flatnonzero(family.free)
+    if not free.size:
+        return Optimum(start, True, 0, 0.0)
+
+    def value(part: Array) -> tuple[float, Array]:
+        theta = start.copy()
+        theta[free] = part
+        loss, gradient = _loss_and_gradient(family, theta, data, objective)
+        return loss, gradient[free]
+
+    bounds = [(0.0, None) if family.shape == "affine" and index == 0 else (None, None) for index in free]
+    options = {"maxiter": 5000, "maxfun": 20_000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-7}
+    found = minimize(value, start[free], jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    theta = start.copy()
+    theta[free] = found.x
+    # On a bound the gradient may point outwards.
+    gradient = np.where((found.x == 0) & (np.array([low == 0.0 for low, _ in bounds])), 0.0, found.jac)
+    largest = _largest(np.asarray(gradient))
+    return Optimum(theta, bool(largest <= 1e-5), int(found.nit), largest)
+
+
+def _cross_entropy(family: Family, theta: Array, data: Data) -> tuple[float, Array, Array]:
+    hessians: list[Array] = []
+    loss, gradient = _loss_and_gradient(
+        family, theta, data, "cross_entropy", lambda q, piece: hessians.append(family.hessian(q, piece))
+    )
+    hessian = np.sum(hessians, axis=0)
+    hessian.flat[:: len(theta) + 1] += family.penalty
+    return loss, gradient, hessian
+
+
+def _loss_and_gradient(
+    family: Family,
+    theta: Array,
+    data: Data,
+    objective: Objective,
+    each: Callable[[Array, Data], None] | None = None,
+) -> tuple[float, Array]:
+    distance = theta - family.identity
+    loss = 0.5 * float(family.penalty @ distance**2)
+    gradient = family.penalty * distance
+    for piece in data.pieces():
+        columns = np.arange(len(piece.labels))
+        q = family.logits(theta, piece)
+        q -= q.max(axis=0)
+        at_label = q[piece.labels, columns]
+        np.exp(q, out=q)
+        total = q.sum(axis=0)
+        q /= total
+        if each is not None:
+            each(q, piece)
+        gap = q if each is None else q.copy()
+        own = gap[piece.labels, columns] - 1.0
+        if objective == "cross_entropy":
+            loss += float(piece.weights @ (np.log(total) - at_label))
+            gap[piece.labels, columns] = own
+            gap *= piece.weights
+        else:
+            q_at_label = own + 1.0
+            square = np.einsum("kn,kn->n", q, q)
+            loss += float(piece.weights @ (square - 2 * q_at_label + 1.0))
+            # ∂/∂z_k = 2 q_k ((q_k − y_k) − Σ_j q_j (q_j − y_j)).
+            gap = q * (q - (square - q_at_label))
+            gap[piece.labels, columns] -= q_at_label
+            gap *= 2 * piece.weights
+        gradient += family.gradient(gap, piece.scores)
+    return loss, gradient
+
+
+def _largest(gradient: Array) -> float:
+    return float(np.abs(gradient).max()) if gradient.size else 0.0
