@@ -3,8 +3,8 @@
 from rango.scoring.batches import Batch, Read, collate
 from rango.scoring.forward import Reader
 from rango.scoring.reader import make_reader
-from rango.scoring.scorer import Normalisation, Scores, ScoringOptions, evaluate, score, to_posteriors
-from rango.scoring.trees import TokenTree, encode
+from rango.scoring.scorer import Scores, ScoringOptions, evaluate, score, to_posteriors
+from rango.scoring.trees import Normalisation, TokenTree, encode
 
 __all__ = [
     "Batch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,10 +17,8 @@ from rango.models import Model
 from rango.scoring.batches import collate
 from rango.scoring.forward import Reader
 from rango.scoring.reader import make_reader
-from rango.scoring.trees import TokenTree, encode
+from rango.scoring.trees import Normalisation, TokenTree, encode
 from rango.tasks import Form, Instance, Task
-
-Normalisation = Literal["none", "tokens", "characters"]
 
 
 class ScoringOptions(Config):
@@ -106,7 +104,8 @@ def score(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions
             values[number, :choices] = found[row, :choices]
         tokens += batch.token_count
     mass = np.exp(values).sum(axis=1) if form == "letter" else None
-    values /= _lengths(trees, width, options.normalise)
+    for number, tree in enumerate(trees):
+        values[number, : len(tree.branches)] /= tree.lengths(options.normalise)
     return Scores(values=values, letter_mass=mass, tokens=tokens, seconds=time.perf_counter() - start)
 
 
@@ -133,13 +132,3 @@ def batches_by_tokens(reader: Reader, trees: Sequence[TokenTree], *, budget: int
         used += rows
     if batch:
         yield batch
-
-
-def _lengths(trees: Sequence[TokenTree], width: int, normalise: Normalisation) -> np.ndarray:
-    lengths = np.ones((len(trees), width))
-    if normalise == "none":
-        return lengths
-    for number, tree in enumerate(trees):
-        sizes = [len(branch) for branch in tree.branches] if normalise == "tokens" else tree.characters
-        lengths[number, : len(sizes)] = sizes
-    return lengths

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rango.errors import InputError
 from rango.models import Model
 from rango.tasks import Form, Instance, Prompt, Task
+
+Normalisation = Literal["none", "tokens", "characters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,12 @@ class TokenTree:
     characters: tuple[int, ...]
     """Length of each choice's text without its leading space, for normalisation by characters."""
     label: int
+
+    def lengths(self, normalise: Normalisation) -> tuple[int, ...]:
+        """What the score of each choice is divided by: 1, its tokens, or its characters."""
+        if normalise == "none":
+            return (1,) * len(self.branches)
+        return tuple(len(branch) for branch in self.branches) if normalise == "tokens" else self.characters
 
     @property
     def path_length(self) -> int:

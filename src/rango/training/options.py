@@ -1,0 +1,87 @@
+"""The configuration of `rango finetune`: the keys of its YAML file and its flags, each in one place."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rango.config import Config
+from rango.models import LoRA
+from rango.models.loading import Dtype
+from rango.scoring import ScoringOptions
+from rango.tasks import TaskOptions
+from rango.training.objectives import Objective, Rule
+from rango.training.schedule import Decay
+
+Selection = Literal["nce", "cross_entropy", "error_rate", "accuracy", "brier"]
+
+
+class ModelOptions(Config):
+    """Where and in which type the model computes."""
+
+    dtype: Dtype = "auto"
+    """Type of the frozen weights: auto, float32, bfloat16 or float16."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
+
+
+class TrainingOptions(Config):
+    """How the adapter is trained."""
+
+    objective: Objective = "choice"
+    """What is minimised: tokens (every token of prompt and right answer), answer (the right answer's tokens), choice
+    (a proper scoring rule of the posterior over the choices)."""
+    rule: Rule = "logarithmic"
+    """The proper scoring rule of the objective `choice`."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps over which the learning rate rises."""
+    decay: Decay = "cosine"
+    """What the learning rate does after the warm-up: cosine (to zero) or constant."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Passes over the training instances; 3 when neither epochs nor steps is given."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps, instead of epochs."""
+    batch: Annotated[int, Field(ge=1)] = 16
+    """Training instances per optimizer step."""
+    train_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens per optimizer step with padding, instead of a number of instances."""
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Instances per forward pass, to save memory; the loss does not depend on it."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps between validations; a twentieth of the run when absent."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many validations without a better one; never when absent."""
+    select: Selection = "nce"
+    """Validation metric that chooses the best checkpoint."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the adapter's start, the order of the instances and dropout. The choice of instances has its own,
+    data-seed."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}: give one of them")
+        return self
+
+
+class FinetuneOptions(TrainingOptions, ScoringOptions, TaskOptions, ModelOptions):
+    """Everything `rango finetune` can be told beside model, task and output folder."""
+
+    lora: LoRA = LoRA()
+    """The low-rank update."""
+
+
+class FinetuneConfig(FinetuneOptions):
+    """The resolved configuration of a run, as in its run.yaml."""
+
+    model: str
+    """Hub id or folder of the base model."""
+    task: str
+    """Name of a task, or path of a table."""

@@ -1,0 +1,99 @@
+"""Which instances make which batch, and how large each step is.
+
+Both are functions of the seed and the step alone, so a resumed run needs no saved state to go on as it would have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+Decay = Literal["cosine", "constant"]
+
+# Batches sorted together by length: enough to save most padding, few enough that batches stay random.
+_CHUNK_BATCHES = 32
+
+
+class BatchPlan:
+    """The batches of a training run: length-sorted within shuffled chunks, the batches then shuffled."""
+
+    def __init__(self, lengths: Sequence[int], *, batch: int, batch_tokens: int | None, seed: int) -> None:
+        """Plan batches.
+
+        Args:
+            lengths: tokens of each training instance.
+            batch: instances per optimizer step.
+            batch_tokens: if given, batches are cut by this many tokens (padding included) instead.
+            seed: of the order.
+        """
+        self._lengths = lengths
+        self._batch = batch
+        self._batch_tokens = batch_tokens
+        self._seed = seed
+        self._latest: tuple[int, list[list[int]]] = (-1, [])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the first epoch; with a token budget the others may differ by a few."""
+        return len(self.epoch(0)) if self._batch_tokens else -(-len(self._lengths) // self._batch)
+
+    def step(self, step: int) -> list[int]:
+        """The instances of optimizer step `step` (0-based)."""
+        epoch = 0
+        if self._batch_tokens is None:  # every epoch has as many batches
+            epoch, step = divmod(step, -(-len(self._lengths) // self._batch))
+        while step >= len(batches := self.epoch(epoch)):
+            step -= len(batches)
+            epoch += 1
+        return batches[step]
+
+    def epoch(self, epoch: int) -> list[list[int]]:
+        """All batches of one epoch; each instance occurs once."""
+        if self._latest[0] != epoch:
+            self._latest = epoch, self._make(epoch)
+        return self._latest[1]
+
+    def _make(self, epoch: int) -> list[list[int]]:
+        generator = np.random.default_rng([self._seed, epoch])
+        order = generator.permutation(len(self._lengths))
+        size = self._batch * _CHUNK_BATCHES
+        batches: list[list[int]] = []
+        for start in range(0, len(order), size):
+            chunk = sorted(order[start : start + size].tolist(), key=lambda number: self._lengths[number])
+            if self._batch_tokens is None:
+                batches += _by_count(chunk, self._batch)
+            else:
+                batches += _by_tokens(chunk, self._lengths, self._batch_tokens)
+        return [batches[number] for number in generator.permutation(len(batches))]
+
+
+def _by_count(chunk: Sequence[int], count: int) -> list[list[int]]:
+    return [list(chunk[start : start + count]) for start in range(0, len(chunk), count)]
+
+
+def _by_tokens(chunk: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    batches: list[list[int]] = [[]]
+    for number in chunk:  # ascending: the new one is the longest
+        if batches[-1] and (len(batches[-1]) + 1) * lengths[number] > budget:
+            batches.append([])
+        batches[-1].append(number)
+    return batches
+
+
+def learning_rate_factor(step: int, total: int, *, warmup: float, decay: Decay) -> float:
+    """The share of the peak learning rate at optimizer step `step` (0-based) of `total`.
+
+    Linear warm-up over the first `warmup` share of the steps, then constant, or half a cosine down to zero.
+
+    >>> [round(learning_rate_factor(step, 10, warmup=0.2, decay="cosine"), 3) for step in (0, 1, 2, 6)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    if decay == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))

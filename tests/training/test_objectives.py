@@ -1,0 +1,129 @@
+"""Losses by hand and by full sequences; a batch and its micro-batches are the same; schedules and batch plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy import toy_task
+
+from rango.models import LoRA, add_adapter, load_model
+from rango.scoring import TokenTree, encode, make_reader
+from rango.training import count_terms, loss_sum
+from rango.training.schedule import BatchPlan, learning_rate_factor
+
+Checkpoint = Callable[..., Path]
+TASK = toy_task()
+
+
+def log_probabilities(network: Any, ids: list[int]) -> list[float]:
+    """log P(ids[t] | before) for t >= 1, by the plainest route."""
+    logits = network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return [float(logits[t - 1, ids[t]]) for t in range(1, len(ids))]
+
+
+@pytest.mark.parametrize("architecture", ["phi", "bloom"])
+@torch.no_grad()
+def test_losses_equal_full_sequences(checkpoint: Checkpoint, architecture: str) -> None:
+    model = load_model(checkpoint(architecture))
+    reader = make_reader(model)
+    trees = encode(model, TASK.train[:5], task=TASK, form="cloze")
+    tokens = answer = choice = brier = 0.0
+    for tree in trees:
+        right = log_probabilities(model.network, [*tree.trunk, *tree.branches[tree.label]])
+        tokens -= sum(right)
+        answer -= sum(right[len(tree.trunk) - 1 :])
+        scores = torch.tensor(
+            [sum(log_probabilities(model.network, [*tree.trunk, *b])[len(tree.trunk) - 1 :]) for b in tree.branches]
+        )
+        choice -= float(scores.log_softmax(0)[tree.label])
+        truth = torch.nn.functional.one_hot(torch.tensor(tree.label), len(scores))
+        brier += float((truth - scores.softmax(0)).square().sum())
+    assert float(loss_sum(reader, trees, objective="tokens")) == pytest.approx(tokens, rel=1e-5)
+    assert float(loss_sum(reader, trees, objective="answer")) == pytest.approx(answer, rel=1e-5)
+    assert float(loss_sum(reader, trees, objective="choice")) == pytest.approx(choice, rel=1e-5)
+    assert float(loss_sum(reader, trees, objective="choice", rule="brier")) == pytest.approx(brier, rel=1e-5)
+
+
+def test_terms_by_hand() -> None:
+    tree = TokenTree("x", (1, 2, 3, 4), ((5, 6), (7,)), (2, 1), 0)
+    assert count_terms([tree], "choice") == 1
+    assert count_terms([tree], "answer") == 2
+    assert count_terms([tree], "tokens") == 5
+
+
+@pytest.mark.parametrize("objective", ["tokens", "answer", "choice"])
+@pytest.mark.parametrize("normalise", ["none", "characters"])
+def test_a_batch_and_its_micro_batches_have_one_gradient(
+    checkpoint: Checkpoint, objective: Any, normalise: Any
+) -> None:
+    model = load_model(checkpoint("phi"))
+    adapter = add_adapter(model, LoRA(targets=("q", "mlp", "head")), seed=0)
+    for layer in adapter.layers.values():
+        torch.nn.init.normal_(layer.lora_B, std=0.1)
+    reader = make_reader(model)
+    trees = encode(model, TASK.train[:7], task=TASK, form="cloze")
+
+    def gradient(size: int) -> list[torch.Tensor]:
+        for parameter in adapter.parameters():
+            parameter.grad = None
+        for start in range(0, len(trees), size):
+            part = trees[start : start + size]
+            (
+                loss_sum(reader, part, objective=objective, normalise=normalise) / count_terms(trees, objective)
+            ).backward()
+        return [parameter.grad for parameter in adapter.parameters() if parameter.grad is not None]
+
+    for size in (1, 3):
+        for found, expected in zip(gradient(size), gradient(7), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_proper_score_has_the_gradient_q_minus_truth() -> None:
+    scores = torch.tensor([[1.0, 0.0, -1.0]], requires_grad=True)
+    torch.nn.functional.nll_loss(scores.log_softmax(1), torch.tensor([2]), reduction="sum").backward()
+    torch.testing.assert_close(scores.grad, scores.detach().softmax(1) - torch.tensor([[0.0, 0, 1]]))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=90),
+    batch=st.integers(1, 12),
+    budget=st.one_of(st.none(), st.integers(40, 200)),
+    seed=st.integers(0, 5),
+)
+@settings(deadline=None)
+def test_each_epoch_holds_each_instance_once(lengths: list[int], batch: int, budget: int | None, seed: int) -> None:
+    plan = BatchPlan(lengths, batch=batch, batch_tokens=budget, seed=seed)
+    again = BatchPlan(lengths, batch=batch, batch_tokens=budget, seed=seed)
+    steps = plan.steps_per_epoch
+    for epoch in (0, 1):
+        assert sorted(n for found in plan.epoch(epoch) for n in found) == list(range(len(lengths)))
+    assert [plan.step(s) for s in range(steps + 1)] == [again.step(s) for s in reversed(range(steps + 1))][::-1]
+    assert plan.step(steps) == plan.epoch(1)[0]
+    for found in plan.epoch(0):
+        if budget is None:
+            assert len(found) <= batch
+        else:
+            assert len(found) * max(lengths[n] for n in found) <= budget
+
+
+def test_sorting_by_length_saves_padding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(5, 100, (512,), generator=generator).tolist()
+    plan = BatchPlan(lengths, batch=16, batch_tokens=None, seed=0)
+    padded = sum(len(b) * max(lengths[n] for n in b) for b in plan.epoch(0))
+    assert padded < 1.1 * sum(lengths)
+
+
+def test_learning_rate_factors() -> None:
+    cosine = [learning_rate_factor(step, 100, warmup=0.1, decay="cosine") for step in range(100)]
+    assert cosine[0] == pytest.approx(0.1)
+    assert cosine[9] == cosine[10] == 1
+    assert cosine[55] == pytest.approx(0.5)
+    assert cosine[99] < 0.001
+    assert learning_rate_factor(99, 100, warmup=0, decay="constant") == 1
