@@ -11,9 +11,10 @@ import pytest
 from reports_run import HOSTILE, RECORD, write_run
 
 from rango.decisions import Posteriors
+from rango.decisions.calibration_loss import calibration_loss
 from rango.errors import InputError
 from rango.files import read_json, write_json, write_yaml
-from rango.reports.calibration import calibration_finding, chance_error
+from rango.reports.calibration import calibration_finding, chance_error, recoverable
 from rango.reports.instances import telling_instances
 from rango.reports.page import duration, write_report
 
@@ -81,6 +82,7 @@ def test_page_tells_what_was_run_and_what_came_out(page: Page, written: Path) ->
         "of the distance from the priors to the floor.",
         "Its posteriors are not calibrated: overconfident.",
         "the 600 test instances",
+        "are right after adaptation only",
         "the same adaptation of a model with random weights",
         "lora.targets q, v",
         "data.validation bb02",
@@ -150,13 +152,21 @@ def test_missing_parts_are_named(run_dir: Path, part: str, words: str) -> None:
 
 
 def test_broken_parts_are_named_by_line_and_without_the_full_path(run_dir: Path) -> None:
-    (run_dir / "log.jsonl").write_text('{"step": 1, "train_loss": 1.0}\n{"step": 2, "tra')
+    (run_dir / "log.jsonl").write_text('{"step": 1, "tra')
     (run_dir / "metrics.json").write_text("[]")
     (run_dir / "posteriors/test-base.parquet").write_text("no parquet")
     page = page_of(run_dir)
-    assert "Learning curves: log.jsonl:2: not JSON" in page.text
+    assert "Learning curves: log.jsonl:1: not JSON" in page.text
     assert "metrics.json holds a list; expected a JSON object" in page.text
     assert str(run_dir) not in page.text
+
+
+def test_a_cut_off_last_record_costs_that_record_only(run_dir: Path) -> None:
+    with (run_dir / "log.jsonl").open("a") as file:
+        file.write('{"step": 201, "tra')
+    page = page_of(run_dir)
+    assert page.tags.count("figure") == 8
+    assert "log.jsonl:101: not JSON" in page.text
 
 
 def test_a_run_of_a_task_without_floor_and_control(run_dir: Path) -> None:
@@ -213,6 +223,15 @@ def test_under_and_overconfidence_are_told_apart(states: States) -> None:
     assert calibration_finding(flat).headline == "Its posteriors are not calibrated: underconfident"
     assert calibration_finding(sharp).headline == "Its posteriors are not calibrated: overconfident"
     assert calibration_finding(None, reason="no file").tone == "open"
+
+
+def test_what_recalibration_would_gain_is_told(states: States) -> None:
+    found = calibration_loss(states["adapted"], method="temperature")
+    words = f"would lower the cross-entropy by {found.loss:.3f} nats, {100 * found.relative:.1f}% of it."
+    assert words in calibration_finding(states["adapted"]).detail
+    assert recoverable(states["adapted"].take([0])) == ""
+    saturated = Posteriors.from_probabilities([[1.0, 0.0]] * 10, [0, 1] * 5)
+    assert recoverable(saturated) == ""
 
 
 def test_chance_error_holds_its_level() -> None:

@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 
+from rango.decisions import Posteriors
+from rango.errors import InputError
 from rango.reports.words import (
     adaptation_finding,
     change,
     difference_sentence,
     floor_finding,
+    mcnemar_sentence,
     priors_finding,
 )
 
@@ -59,6 +62,18 @@ def test_difference_is_told_with_ends_and_interval() -> None:
         "NCE fell from 0.900 to 0.700: −0.200 (95% interval −0.300 to −0.100). "
         "Error rate fell from 0.500 to 0.400: −0.100 (95% interval −0.300 to +0.100)."
     )
+
+
+def test_mcnemar_in_words() -> None:
+    base = Posteriors.from_probabilities([[0.9, 0.1]] * 12, [0] * 2 + [1] * 10)
+    adapted = Posteriors.from_probabilities([[0.9, 0.1]] + [[0.1, 0.9]] * 11, [0] * 2 + [1] * 10)
+    # 10 against 1 discordant pairs: 2 (C(11, 0) + C(11, 1)) / 2^11 = 0.01172.
+    assert mcnemar_sentence(base, adapted) == (
+        "Of the 12 instances, 10 are right after adaptation only and 1 before it only "
+        "(McNemar's exact test of equal error rates: p = 0.012)."
+    )
+    with pytest.raises(InputError, match="instances"):
+        mcnemar_sentence(base, adapted.take([0]))
 
 
 def test_higher_is_better_for_accuracy() -> None:

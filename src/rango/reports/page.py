@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from rango import __version__
 from rango.decisions import Posteriors
+from rango.errors import InputError
 from rango.files import write_text
 from rango.reports.calibration import calibration_finding
 from rango.reports.figures import learning_curves, reliability_diagram, state_intervals
@@ -30,7 +31,7 @@ from rango.reports.tables import (
     result_rows,
     state_named,
 )
-from rango.reports.words import Finding, adaptation_finding, floor_finding, priors_finding
+from rango.reports.words import Finding, adaptation_finding, floor_finding, mcnemar_sentence, priors_finding
 
 _CHIEF = ("nce", "error_rate")
 _CURVES = {"train_loss": "Train loss", "nce": "Validation NCE", "error_rate": "Validation error rate"}
@@ -68,13 +69,16 @@ def _content(run: RunFiles) -> dict[str, Any]:
     table = result_rows(run.metrics) if states else None
     record = run.record
     return {
-        "model": _model_name(record),
-        "task": str(_mapping(record, "config").get("task") or "an unnamed task"),
+        "model": _short(
+            _mapping(record, "model").get("name") or _mapping(record, "config").get("model") or "an unnamed model"
+        ),
+        "task": _short(_mapping(record, "config").get("task") or "an unnamed task"),
         "summary": list(_summary(record)),
         "complete": record.get("status", "complete") == "complete",
         "headline": [_headline(states, metric) for metric in _CHIEF],
         "findings": _findings(run, states) if states else (),
         "table": table,
+        "paired": _paired(run.posteriors),
         "intervals": _intervals(table) if table is not None else (),
         "curves": _curves(run),
         "reliability": [_reliability(run, state) for state in _reliability_states(run)],
@@ -99,6 +103,15 @@ def _findings(run: RunFiles, states: Metrics) -> tuple[Finding, ...]:
 def _headline(states: Metrics, metric: str) -> tuple[str, str, str]:
     before, after = (estimate(states, state, metric) for state in ("base", "adapted"))
     return column_named(metric).title, number(before.value if before else None), number(after.value if after else None)
+
+
+def _paired(posteriors: Mapping[str, Posteriors]) -> str:
+    if "base" not in posteriors or "adapted" not in posteriors:
+        return ""
+    try:
+        return mcnemar_sentence(posteriors["base"], posteriors["adapted"])
+    except InputError as error:
+        return f"No paired test of base and adapted model: {error}."
 
 
 def _intervals(table: Table) -> list[Drawing]:
@@ -173,9 +186,9 @@ def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _model_name(record: Mapping[str, Any]) -> str:
-    name = str(_mapping(record, "model").get("name") or _mapping(record, "config").get("model") or "an unnamed model")
-    # A Hub id is owner/name; a longer path says more in its last part.
+def _short(value: object) -> str:
+    """A name for the title: a Hub id (owner/name) as it is, the last part of a longer path."""
+    name = str(value)
     return name if name.count("/") <= 1 and not name.startswith(("/", ".")) else name.rstrip("/").rpartition("/")[2]
 
 
@@ -192,8 +205,9 @@ def _summary(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"{trainable:,} of {parameters:,} parameters trained ({100 * trainable / parameters:.2g}%)"
     if config.get("objective"):
         yield f"objective {config['objective']}"
-    if config.get("form"):
-        yield f"{config['form']} form"
+    form = config.get("form") or record.get("form")
+    if form:
+        yield f"{form} form"
     if config.get("seed") is not None:
         yield f"seed {config['seed']}"
     if model.get("device"):

@@ -1,9 +1,13 @@
-"""Reads what a run left behind. The only place in reports that knows the files of a run."""
+"""Reads what a run left behind. The only place in reports that knows the files of a run.
+
+`rango.training.Run` reads the same files, but stops at what is missing, and importing it loads torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,7 +60,7 @@ def read_run(path: Path, *, split: str = "test") -> RunFiles:
             return None
 
     record = part("run.yaml", read_yaml) or {}
-    log = part("log.jsonl", _read_log) or ()
+    log = part("log.jsonl", partial(_read_log, missing=missing)) or ()
     metrics = part("metrics.json", _read_metrics) or {}
     posteriors = {}
     for state in STATES:
@@ -67,8 +71,17 @@ def read_run(path: Path, *, split: str = "test") -> RunFiles:
     return RunFiles(path, record, log, metrics, posteriors, missing)
 
 
-def _read_log(path: Path) -> tuple[dict[str, Any], ...]:
-    return tuple(row for _, row in read_rows(path))
+def _read_log(path: Path, *, missing: dict[str, str]) -> tuple[dict[str, Any], ...]:
+    """The records up to the first broken line: a run that was killed may have cut off its last one."""
+    records = []
+    try:
+        for _, row in read_rows(path):
+            records.append(row)
+    except InputError as error:
+        if not records:
+            raise
+        missing["log.jsonl"] = str(error).replace(f"{path.parent}/", "")
+    return tuple(records)
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:

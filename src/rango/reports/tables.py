@@ -117,7 +117,7 @@ def split_metrics(metrics: Mapping[str, Any], *, split: str = "test") -> Metrics
 def estimate(states: Metrics, state: str, metric: str) -> Estimate | None:
     """One number of a metrics.json as an Estimate; None where the state, the metric or its value is not there."""
     entry = states.get(state, {}).get(metric)
-    if not isinstance(entry, Mapping) or entry.get("value") is None:
+    if not isinstance(entry, Mapping) or entry.get("value") is None or math.isnan(entry["value"]):
         return None
     low, high = entry.get("low"), entry.get("high")
     return Estimate(

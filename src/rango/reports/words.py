@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rango.decisions import Estimate
+from rango.decisions import Estimate, Posteriors, mcnemar
 from rango.reports.tables import Metrics, column_named, estimate, interval, number, split_metrics
 
 Tone = Literal["good", "bad", "open"]
@@ -101,6 +101,20 @@ def floor_finding(states: Metrics) -> Finding:
     detail += f" and an error rate of {number(error.value)}." if error else "."
     headline = f"It closes {100 * closed:.0f}% of the distance from the priors to the floor"
     return Finding("floor", "good" if closed > 0 else "bad", headline, detail)
+
+
+def mcnemar_sentence(base: Posteriors, adapted: Posteriors) -> str:
+    """Who errs where, with McNemar's exact p-value, in one sentence.
+
+    Raises:
+        InputError: the two do not hold the same instances.
+    """
+    test = mcnemar(base, adapted)
+    p = f"p = {test.p:.3f}" if test.p >= 0.001 else "p < 0.001"
+    return (
+        f"Of the {test.n:,} instances, {test.only_b_right:,} are right after adaptation only and {test.only_a_right:,} "
+        f"before it only (McNemar's exact test of equal error rates: {p})."
+    )
 
 
 def difference_sentence(metrics: Mapping[str, Any], *, split: str = "test") -> str:
