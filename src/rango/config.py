@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rango.errors import InputError, unknown_name
 from rango.files import read_yaml
+
+C = TypeVar("C", bound="Config")
 
 
 class Config(BaseModel):
@@ -27,7 +29,11 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise _one_line(cls, error, where) from None
+            raise InputError(one_line(error, where=where, model=cls)) from None
+
+    def pick(self, kind: type[C]) -> C:
+        """The fields that belong to `kind`, a configuration that this one contains."""
+        return kind.model_validate({name: getattr(self, name) for name in kind.model_fields})
 
     @classmethod
     def from_yaml(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:
@@ -49,21 +55,23 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _one_line(model: type[BaseModel], error: ValidationError, where: str) -> InputError:
+def one_line(error: ValidationError, *, where: str, model: type[BaseModel] | None = None) -> str:
+    """The first mistake that pydantic found, on one line; with `model`, an unknown key gets its nearest valid name."""
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
     key = ".".join(path) or "value"
     if first["type"] == "extra_forbidden":
-        owner = _model_at(model, path[:-1])
+        owner = _model_at(model, path[:-1]) if model is not None else None
         prefix = "".join(f"{part}." for part in path[:-1])
-        return unknown_name(f"key in {where}", key, [prefix + name for name in owner.model_fields])
+        known = [prefix + name for name in owner.model_fields] if owner is not None else []
+        return str(unknown_name(f"key in {where}", key, known))
     if first["type"] == "missing":
-        return InputError(f"{where}: {key} is missing; give it a value")
+        return f"{where}: {key} is missing; give it a value"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if first["type"] == "value_error":
-        return InputError(f"{where}: {key}: {message}" if path else f"{where}: {message}")
-    return InputError(f"{where}: {key} is {first['input']!r}: {message}")
+        return f"{where}: {key}: {message}" if path else f"{where}: {message}"
+    return f"{where}: {key} is {first['input']!r}: {message}"
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

@@ -1,21 +1,8 @@
-"""Who answers: loading from the Hub or a folder, LoRA and its placements."""
+"""Who answers: loading from the Hub or a folder, LoRA and its placements.
 
-from rango.models.adapter import Adapter, add_adapter, load_adapter
-from rango.models.loading import Model, choose_device, load_model
-from rango.models.lora import LoRA, LoRALinear, linear_rows
-from rango.models.placement import PLACEMENTS, Placement, place
+The public names are listed in `__init__.pyi` and imported when first used: reading options must not load torch.
+"""
 
-__all__ = [
-    "PLACEMENTS",
-    "Adapter",
-    "LoRA",
-    "LoRALinear",
-    "Model",
-    "Placement",
-    "add_adapter",
-    "choose_device",
-    "linear_rows",
-    "load_adapter",
-    "load_model",
-    "place",
-]
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -19,7 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from rango.errors import InputError
 from rango.files import atomic_path, read_json, write_json
 from rango.models.loading import Model
-from rango.models.lora import LoRA, LoRALinear, weight_shape
+from rango.models.lora import LoRALinear, weight_shape
+from rango.models.options import LoRA
 from rango.models.placement import head_name, place
 
 WEIGHTS = "adapter_model.safetensors"

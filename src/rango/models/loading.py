@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from rango.errors import InputError
 from rango.files import fingerprint
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Device = str
+from rango.models.options import Dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +82,7 @@ class Model:
         return ()
 
 
-def load_model(name: str | Path, *, dtype: Dtype = "auto", device: Device = "auto") -> Model:
+def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto") -> Model:
     """Load a transformers causal language model and its tokenizer. Code from the Hub is never run.
 
     Args:
@@ -111,7 +109,7 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: Device = "aut
     return Model(name=source, network=network, tokenizer=tokenizer, notes=notes)
 
 
-def choose_device(device: Device) -> torch.device:
+def choose_device(device: str) -> torch.device:
     """The torch device of a name; `auto` takes a GPU when there is one.
 
     Raises:

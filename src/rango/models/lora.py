@@ -2,38 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
 import torch
-from pydantic import BeforeValidator, Field
 from torch import nn
 from transformers.pytorch_utils import Conv1D
-
-from rango.config import Config
-from rango.models.placement import Placement
-
-
-def _split_names(value: Any) -> Any:
-    """`"q,v"` or `("q,v", "o")` to a tuple of names, so that one flag, a list and a YAML string mean the same."""
-    parts = [value] if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
-        return value
-    return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
-
-
-class LoRA(Config):
-    """Which low-rank update is learnt, and where (Hu et al. 2021, arXiv:2106.09685)."""
-
-    rank: Annotated[int, Field(ge=1)] = 8
-    """Rank r of the update."""
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    """The update is scaled by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability with which an input of the update is dropped while training."""
-    targets: Annotated[tuple[Placement, ...], BeforeValidator(_split_names), Field(min_length=1)] = ("q", "v")
-    """Which projections are adapted: a comma-separated list among q, k, v, o, mlp, head."""
-    layers: str | None = None
-    """Which decoder layers are adapted, for example 0-7 or 0,3; all when absent."""
 
 
 class LoRALinear(nn.Module):

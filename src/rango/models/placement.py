@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal, get_args
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError, unknown_name
-
-Placement = Literal["q", "k", "v", "o", "mlp", "head"]
-PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+from rango.models.options import PLACEMENTS
 
 _Ends = Mapping[str, tuple[str, ...]]
 

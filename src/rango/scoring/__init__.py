@@ -1,23 +1,8 @@
-"""How sure it is: token trees and the scorer that turns any model into posteriors."""
+"""How sure it is: token trees and the scorer that turns any model into posteriors.
 
-from rango.scoring.batches import Batch, Read, collate
-from rango.scoring.forward import Reader
-from rango.scoring.reader import make_reader
-from rango.scoring.scorer import Scores, ScoringOptions, evaluate, score, to_posteriors
-from rango.scoring.trees import Normalisation, TokenTree, encode
+The public names are listed in `__init__.pyi` and imported when first used: reading options must not load torch.
+"""
 
-__all__ = [
-    "Batch",
-    "Normalisation",
-    "Read",
-    "Reader",
-    "Scores",
-    "ScoringOptions",
-    "TokenTree",
-    "collate",
-    "encode",
-    "evaluate",
-    "make_reader",
-    "score",
-    "to_posteriors",
-]
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -5,32 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from rango.config import Config
 from rango.decisions import Posteriors
 from rango.models import Model
 from rango.scoring.batches import collate
 from rango.scoring.forward import Reader
+from rango.scoring.options import ScoringOptions
 from rango.scoring.reader import make_reader
-from rango.scoring.trees import Normalisation, TokenTree, encode
+from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Form, Instance, Task
-
-
-class ScoringOptions(Config):
-    """How instances are put into words and scored."""
-
-    form: Form | None = None
-    """Prompt form: letter (choices listed, the answer is a letter) or cloze (the answer's text continues the prompt);
-    the task's own default when absent."""
-    normalise: Normalisation = "none"
-    """Divide each choice's score by its number of tokens or of characters."""
-    batch_tokens: Annotated[int, Field(ge=1)] = 4096
-    """Tokens of one forward pass while scoring, padding included; the result does not depend on it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from rango.errors import InputError
 from rango.models import Model
+from rango.scoring.options import Normalisation
 from rango.tasks import Form, Instance, Prompt, Task
-
-Normalisation = Literal["none", "tokens", "characters"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,8 @@
-"""How it learns: objectives, the loop, checkpoints, the run directory, pre-training."""
+"""How it learns: objectives, the loop, checkpoints, the run directory, pre-training.
 
-from rango.training.finetune import finetune
-from rango.training.measures import measure, true_posteriors
-from rango.training.objectives import DivergenceError, Objective, Rule, count_terms, loss_sum
-from rango.training.options import FinetuneConfig, FinetuneOptions, ModelOptions
-from rango.training.progress import Screen
-from rango.training.run import Run
+The public names are listed in `__init__.pyi` and imported when first used: reading options must not load torch.
+"""
 
-__all__ = [
-    "DivergenceError",
-    "FinetuneConfig",
-    "FinetuneOptions",
-    "ModelOptions",
-    "Objective",
-    "Rule",
-    "Run",
-    "Screen",
-    "count_terms",
-    "finetune",
-    "loss_sum",
-    "measure",
-    "true_posteriors",
-]
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

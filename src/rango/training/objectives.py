@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 
 from rango.errors import InputError
 from rango.scoring import Normalisation, Read, Reader, TokenTree, collate
-
-Objective = Literal["tokens", "answer", "choice"]
-Rule = Literal["logarithmic", "brier"]
+from rango.training.options import Objective, Rule
 
 READS: dict[Objective, Read] = {"tokens": "text", "answer": "answer", "choice": "choices"}
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rango.config import Config
-from rango.models import LoRA
-from rango.models.loading import Dtype
-from rango.scoring import ScoringOptions
-from rango.tasks import TaskOptions
-from rango.training.objectives import Objective, Rule
-from rango.training.schedule import Decay
+from rango.models.options import LoRA, ModelOptions
+from rango.scoring.options import ScoringOptions
+from rango.tasks import Split, TaskOptions
 
+Objective = Literal["tokens", "answer", "choice"]
+Rule = Literal["logarithmic", "brier"]
+Decay = Literal["cosine", "constant"]
 Selection = Literal["nce", "cross_entropy", "error_rate", "accuracy", "brier"]
-
-
-class ModelOptions(Config):
-    """Where and in which type the model computes."""
-
-    dtype: Dtype = "auto"
-    """Type of the frozen weights: auto, float32, bfloat16 or float16."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda or cuda:N."""
 
 
 class TrainingOptions(Config):
@@ -80,6 +72,26 @@ class FinetuneOptions(TrainingOptions, ScoringOptions, TaskOptions, ModelOptions
 
 class FinetuneConfig(FinetuneOptions):
     """The resolved configuration of a run, as in its run.yaml."""
+
+    model: str
+    """Hub id or folder of the base model."""
+    task: str
+    """Name of a task, or path of a table."""
+
+
+class EvaluateOptions(ScoringOptions, TaskOptions, ModelOptions):
+    """Everything `rango evaluate` can be told beside model, task and output folder."""
+
+    adapter: Path | None = None
+    """A run directory (its best checkpoint is taken) or an adapter folder in PEFT's format."""
+    split: Split = "test"
+    """The split to evaluate on."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the bootstrap."""
+
+
+class EvaluateConfig(EvaluateOptions):
+    """The resolved configuration of an evaluation, as in its evaluation.yaml."""
 
     model: str
     """Hub id or folder of the base model."""

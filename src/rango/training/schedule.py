@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
-Decay = Literal["cosine", "constant"]
+from rango.training.options import Decay
 
 # Batches sorted together by length: enough to save most padding, few enough that batches stay random.
 _CHUNK_BATCHES = 32

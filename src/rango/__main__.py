@@ -1,0 +1,7 @@
+"""`python -m rango` is `rango`."""
+
+import sys
+
+from rango.cli import main
+
+sys.exit(main())

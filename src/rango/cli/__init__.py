@@ -1,0 +1,73 @@
+"""The commands. This file is what `rango` starts: it loads nothing heavy; a command's file is imported when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+from cyclopts import ValidationError as CommandLineError
+
+from rango import __version__
+from rango.errors import InputError, Interrupted, RunError
+
+app = App(
+    name="rango",
+    version=f"rango {__version__}",
+    help="Adapt causal language models with LoRA to tasks of choosing among answers, "
+    "and see what their probabilities are worth.",
+    exit_on_error=False,
+    print_error=False,
+)
+
+_COMMANDS = {
+    "finetune": ("adaptation:finetune", "Adapt a model to a task with LoRA, and measure base and adapted on test."),
+    "evaluate": ("adaptation:evaluate", "Write the posteriors and metrics of a model, with or without an adapter."),
+    "pretrain": ("adaptation:pretrain", "Train a small causal language model and its tokenizer from text files."),
+    "tasks": ("describing:tasks", "List the tasks, or show one: its splits and its prompts."),
+    "report": ("describing:report", "Write the HTML page of a run again, from its stored files."),
+    "demo": ("demonstration:demo", "Run the whole job on the simulated task and a tiny model, in minutes."),
+}
+
+for _name, (_place, _help) in _COMMANDS.items():
+    app.command(f"rango.cli.{_place}", name=_name, help=_help)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done; 2 bad input or configuration (one line on stderr); 1 a fault while running; 128 + the signal's number
+        after SIGINT or SIGTERM.
+    """
+    try:
+        app(list(arguments) if arguments is not None else None, result_action="return_value")
+    except InputError as error:
+        return _fail(str(error), 2)
+    except CycloptsError as error:
+        return _fail(_in_one_line(error), 2)
+    except RunError as error:
+        return _fail(str(error), 1)
+    except Interrupted as error:
+        return _fail(str(error), 128 + error.signal_number)
+    except KeyboardInterrupt:
+        return _fail("stopped by SIGINT", 130)
+    except BrokenPipeError:  # `rango tasks | head`: the reader has gone, which is no fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"rango: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _in_one_line(error: CycloptsError) -> str:
+    cause = error.__cause__
+    if isinstance(error, CommandLineError) and cause is not None and type(cause).__name__ == "ValidationError":
+        from rango.config import one_line
+
+        return one_line(cause, where="command line")  # type: ignore[arg-type]
+    return f"{error} (rango --help lists the options)" if "option" in str(error).lower() else str(error)

@@ -1,0 +1,53 @@
+"""`rango tasks` and `rango report`: the commands that only read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from rango.cli.resolve import resolve
+from rango.errors import InputError
+from rango.tasks import TASKS, TaskOptions, load_task
+from rango.tasks import show as show_prompts
+
+
+def tasks(
+    task: str | None = None,
+    /,
+    *,
+    show: int = 0,
+    options: Annotated[TaskOptions | None, Parameter(name="*")] = None,
+) -> None:
+    """List the tasks, or show one: its splits, and its prompts in both forms.
+
+    Parameters
+    ----------
+    task
+        The task to show: a name from the list, or the path of a table.
+    show
+        How many instances to print, as the model gets them.
+    """
+    if task is None:
+        for name, loader in sorted(TASKS.items()):
+            print(f"{name:24}{(loader.__doc__ or '').strip().splitlines()[0]}")
+        print(f"{'PATH':24}A table of your own: rows.jsonl, .csv or .parquet beside a task.yaml.")
+        return
+    if show < 0:
+        raise InputError(f"--show is {show}; expected 0 or more")
+    settings, _ = resolve(TaskOptions, None, options)
+    print(show_prompts(load_task(task, settings), show))
+
+
+def report(run: Path, /) -> None:
+    """Write the HTML page of a run again, from its stored files.
+
+    Parameters
+    ----------
+    run
+        A run directory.
+    """
+    from rango.reports import write_report
+
+    print(write_report(run))

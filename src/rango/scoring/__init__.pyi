@@ -1,0 +1,15 @@
+"""How sure it is: token trees and the scorer that turns any model into posteriors."""
+
+from .batches import Batch as Batch
+from .batches import Read as Read
+from .batches import collate as collate
+from .forward import Reader as Reader
+from .options import Normalisation as Normalisation
+from .options import ScoringOptions as ScoringOptions
+from .reader import make_reader as make_reader
+from .scorer import Scores as Scores
+from .scorer import evaluate as evaluate
+from .scorer import score as score
+from .scorer import to_posteriors as to_posteriors
+from .trees import TokenTree as TokenTree
+from .trees import encode as encode

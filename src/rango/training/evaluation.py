@@ -1,0 +1,74 @@
+"""`rango evaluate`: posteriors and metrics of a model on one split, written to a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rango.decisions import Estimate, write_posteriors
+from rango.errors import InputError
+from rango.files import read_yaml, write_json, write_yaml
+from rango.models import Model, load_adapter
+from rango.scoring import encode, make_reader, score, to_posteriors
+from rango.tasks import Task
+from rango.training.measures import measure, true_posteriors
+from rango.training.options import EvaluateConfig
+from rango.training.progress import Screen
+from rango.training.run import as_json, versions
+
+RECORD = "evaluation.yaml"
+
+
+def write_evaluation(
+    model: Model, task: Task, *, out: Path, config: EvaluateConfig, screen: Screen
+) -> dict[str, dict[str, Estimate]]:
+    """Score one split and write posteriors/SPLIT-STATE.parquet, metrics.json and evaluation.yaml.
+
+    STATE is `base`, or `adapted` with an adapter. Metrics are those of a run, for this one state, the prior-only system
+    and, where it is known, the true posterior (`floor`).
+
+    Raises:
+        InputError: bad data or adapter, or `out` holds other files; nothing is written then.
+    """
+    _refuse_other_files(out, config)
+    instances = task.split(config.split)
+    form = config.form or task.default_form
+    adapter = load_adapter(model, config.adapter) if config.adapter is not None else None
+    try:
+        reader = make_reader(model)
+        for note in (*model.notes, *reader.notes, *task.notes):
+            screen.say(f"· {note}")
+        trees = encode(model, instances, task=task, form=form)
+        screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
+        scores = score(reader, trees, options=config, form=form)
+    finally:
+        if adapter is not None:
+            adapter.remove()
+    states = {"base" if adapter is None else "adapted": to_posteriors(scores, instances)}
+    floor = true_posteriors(instances)
+    if floor is not None:
+        states["floor"] = floor
+    metrics = measure(states, seed=config.seed)
+    for state, posteriors in states.items():
+        write_posteriors(out / "posteriors" / f"{config.split}-{state}.parquet", posteriors)
+    record = {
+        "config": config.model_dump(mode="json"),
+        "form": form,
+        "fingerprints": {"model": model.fingerprint, "task": task.fingerprint},
+        "versions": versions(),
+        "seconds": round(scores.seconds, 2),
+        "tokens": scores.tokens,
+    }
+    if scores.letter_mass is not None:
+        record["letter_mass"] = round(float(scores.letter_mass.mean()), 6)
+    write_yaml(out / RECORD, record)
+    write_json(out / "metrics.json", as_json({config.split: metrics}))
+    return metrics
+
+
+def _refuse_other_files(out: Path, config: EvaluateConfig) -> None:
+    if out.is_file():
+        raise InputError(f"--out {out} is a file; give a folder that does not exist yet")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / RECORD).is_file() or read_yaml(out / RECORD)["config"] != config.model_dump(mode="json"):
+        raise InputError(f"--out {out} already holds other files; give a folder that does not exist yet")
