@@ -1,6 +1,6 @@
 """Reads what a run left behind. The only place in reports that knows the files of a run.
 
-`rango.training.Run` reads the same files, but stops at what is missing, and importing it loads torch.
+`rango.training.Run` reads the same files for further work and stops at what is missing; a page has to name it.
 """
 
 from __future__ import annotations

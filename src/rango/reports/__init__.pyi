@@ -1,0 +1,10 @@
+"""What it shows: tables for the terminal, figures, and the page of a run, from stored files and without the model."""
+
+from .canvas import save_figure as save_figure
+from .figures import learning_curves as learning_curves
+from .figures import reliability_diagram as reliability_diagram
+from .figures import state_intervals as state_intervals
+from .page import write_report as write_report
+from .tables import result_rows as result_rows
+from .terminal import result_table as result_table
+from .words import difference_sentence as difference_sentence
