@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rango.decisions import calibrators, linear_fit
 from rango.decisions import scoring_rules as rules
-from rango.decisions.arrays import Array, check_priors
+from rango.decisions.arrays import Array, Labels, check_priors
 from rango.decisions.calibration_error import BINS, Spacing
 from rango.decisions.calibrators import CALIBRATORS, Calibrator, FitReport, Method, check_no_zeros
 from rango.decisions.linear_fit import Objective
@@ -69,23 +69,23 @@ def fit_calibrator(
         if method in ("temperature", "isotonic", "histogram"):
             raise InputError(f"priors do not apply to {method} calibration; use bias, affine, vector or matrix")
         rules.check_present(np.bincount(posteriors.labels, minlength=posteriors.n_choices), target)
+    before = float(getattr(posteriors, objective)(priors=target))
     if method in ("isotonic", "histogram"):
-        fitted: Calibrator = fit_two_classes(posteriors, method=method, bins=bins, spacing=spacing)
-        report = FitReport(len(posteriors), True, 0, 0.0, math.nan, math.nan)
-    else:
-        fitted, report = _fit_linear(posteriors, method, objective, target, regularisation)
-    after = replace(
-        report,
-        loss_before=float(getattr(posteriors, objective)(priors=target)),
-        loss_after=float(getattr(fitted.apply(posteriors), objective)(priors=target)),
-    )
-    done: Calibrator = replace(fitted, report=after)
-    return done
+        fitted = fit_two_classes(posteriors, method=method, bins=bins, spacing=spacing)
+        after = float(getattr(fitted.apply(posteriors), objective)())
+        report = FitReport(len(posteriors), True, 0, 0.0, before, after)
+        return replace(fitted, report=report)
+    return _fit_linear(posteriors, method, objective, target, regularisation, before)
 
 
 def _fit_linear(
-    posteriors: Posteriors, method: Method, objective: Objective, priors: Array | None, regularisation: float
-) -> tuple[Calibrator, FitReport]:
+    posteriors: Posteriors,
+    method: Method,
+    objective: Objective,
+    priors: Array | None,
+    regularisation: float,
+    before: float,
+) -> Calibrator:
     logs, k = posteriors.log_posteriors, posteriors.n_choices
     if method == "matrix":
         check_no_zeros(logs)
@@ -103,11 +103,18 @@ def _fit_linear(
     }
     family, data = families[method](), _data(posteriors, usable, priors)
     found = linear_fit.fit(family, data, objective=objective)
-    note = _note(family, data, found, posteriors, usable)
+    fitted = _calibrator(method, found.theta, k, priors)
+    after = found.loss if usable.all() else float(getattr(fitted.apply(posteriors), objective)(priors=priors))
     report = FitReport(
-        len(data.labels), found.converged, found.iterations, found.gradient, math.nan, math.nan, "; ".join(note) or None
+        n=len(data.labels),
+        converged=found.converged,
+        iterations=found.iterations,
+        gradient=found.gradient,
+        loss_before=before,
+        loss_after=after,
+        note="; ".join(_note(family, data, found, posteriors, usable)) or None,
     )
-    return _calibrator(method, found.theta, k, priors), report
+    return replace(fitted, report=report)
 
 
 def _calibrator(method: Method, theta: Array, k: int, priors: Array | None) -> Calibrator:
@@ -131,7 +138,7 @@ def _data(posteriors: Posteriors, usable: NDArray[np.bool_], priors: Array | Non
         logs, labels = logs[usable], labels[usable]
     scores = np.ascontiguousarray(logs.T)
     impossible = np.isneginf(scores)
-    weights = np.full(len(labels), 1.0 / len(labels))
+    weights = None
     log_priors = np.zeros((posteriors.n_choices, 1))
     if priors is not None:
         weights = (priors / np.maximum(np.bincount(labels, minlength=len(priors)), 1))[labels]
@@ -162,9 +169,14 @@ def _note(
         notes.append(f"classes without an instance (their shift falls until the ridge holds it): {shown}")
     if family.shape == "affine" and family.free[0] and found.theta[0] <= 0:
         notes.append("the best scale is 0: these posteriors tell nothing about the classes")
-    logits = family.logits(found.theta, data)
-    own = logits[data.labels, np.arange(len(data.labels))].copy()
-    logits[data.labels, np.arange(len(data.labels))] = -np.inf
-    if family.free[0] and (own > logits.max(axis=0)).all():
+    # Told apart, an instance costs less than ln 2: only a small loss calls for a look at each.
+    if family.free[0] and found.loss < math.log(2) and _separated(family.logits(found.theta, data), data.labels):
         notes.append("every instance is told apart: only the ridge keeps the scale finite")
     return notes
+
+
+def _separated(logits: Array, labels: Labels) -> bool:
+    columns = np.arange(len(labels))
+    own = logits[labels, columns].copy()
+    logits[labels, columns] = -np.inf
+    return bool((own > logits.max(axis=0)).all())

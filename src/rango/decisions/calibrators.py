@@ -30,10 +30,10 @@ class FitReport:
     n: int
     """Instances fitted on."""
     converged: bool
-    """Whether the largest gradient entry fell below the tolerance."""
+    """Whether the fit reached its optimum: its loss to 1e-12 (Newton), its gradient to 1e-5 (L-BFGS)."""
     iterations: int
     gradient: float
-    """Largest absolute gradient entry of the objective at the end."""
+    """Largest absolute gradient entry where last evaluated (a Newton step follows)."""
     loss_before: float
     """The objective's score of the raw posteriors on the fitting set."""
     loss_after: float

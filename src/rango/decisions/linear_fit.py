@@ -6,7 +6,7 @@ reach the optimum to rounding. Arrays are (K, N) here: sums over a few choices t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -21,11 +21,14 @@ Shape: TypeAlias = Literal["affine", "vector", "matrix"]
 # Pulls every parameter towards the identity so weakly that no optimum moves by more than about 1e-8, yet one exists
 # where classes without instances or separable data would send a parameter to infinity.
 RIDGE = 1e-9
-TOLERANCE = 1e-9
+# Newton has converged where half its decrement, the distance of the loss from its minimum, is below this (nats).
+TOLERANCE = 1e-12
+# L-BFGS has converged where no gradient entry is above this.
+_LBFGS_TOLERANCE = 1e-5
 _MAX_STEPS = 100
 # A Hessian of more parameters costs more than L-BFGS does.
 _MAX_NEWTON = 600
-_WARM = 10_000
+_WARM = 8_000
 _COLUMNS = 1 << 15
 
 
@@ -39,8 +42,8 @@ class Data:
     """(K, N), or None where every choice is possible."""
     labels: Labels
     """(N,), each at a possible choice."""
-    weights: Array
-    """(N,), summing to one."""
+    weights: Array | None
+    """(N,), summing to one; None where each is 1/N."""
     log_priors: Array
     """(K, 1), 0 without target priors."""
 
@@ -50,6 +53,12 @@ class Data:
         for start in range(0, len(self.labels), step):
             yield self.columns(slice(start, start + step))
 
+    def sample(self, n: int) -> Data:
+        """About `n` instances at even distances."""
+        chosen = self.columns(slice(None, None, len(self.labels) // n))
+        weights = None if chosen.weights is None else chosen.weights / chosen.weights.sum()
+        return replace(chosen, scores=np.ascontiguousarray(chosen.scores), weights=weights)
+
     def columns(self, chosen: slice) -> Data:
         """Some of the instances."""
         impossible = None if self.impossible is None else self.impossible[:, chosen]
@@ -58,7 +67,7 @@ class Data:
             scores=self.scores[:, chosen],
             impossible=impossible,
             labels=self.labels[chosen],
-            weights=self.weights[chosen],
+            weights=None if self.weights is None else self.weights[chosen],
         )
 
 
@@ -97,14 +106,13 @@ class Family:
             by_weight = by_weight.sum(keepdims=True) if self.shape == "affine" else by_weight
         return np.concatenate([by_weight, by_logits.sum(axis=1)])
 
-    def hessian(self, q: Array, data: Data) -> Array:
-        """(p, p) Hessian of the weighted cross-entropy: Σ_i w_i Jᵀ (diag(q) − q qᵀ) J."""
-        scores, weighted = data.scores, q * data.weights
+    def hessian(self, q: Array, weighted: Array, scores: Array) -> Array:
+        """(p, p) Hessian of the weighted cross-entropy: Σ_i w_i Jᵀ (diag(q) − q qᵀ) J, with `weighted` = w q."""
         if self.shape == "affine":
             return self._affine_hessian(q, weighted, scores)
         if self.shape == "vector":
             spread = np.concatenate([q * scores, q])
-            result = -(spread * data.weights) @ spread.T
+            result = -(spread * weighted.sum(axis=0)) @ spread.T
             k = np.arange(self.n_classes)
             result[k, k] += (weighted * scores**2).sum(axis=1)
             result[k + len(k), k + len(k)] += weighted.sum(axis=1)
@@ -117,8 +125,8 @@ class Family:
         k = self.n_classes
         result = np.empty((k + 1, k + 1))
         scaled = weighted * scores
-        mean = np.einsum("kn,kn->n", q, scores)
-        result[0, 0] = np.vdot(scaled, scores) - np.vdot(weighted.sum(axis=0), mean**2)
+        mean = (q * scores).sum(axis=0)
+        result[0, 0] = np.vdot(scaled, scores) - np.vdot(weighted.sum(axis=0), mean * mean)
         result[0, 1:] = result[1:, 0] = scaled.sum(axis=1) - weighted @ mean
         result[1:, 1:] = -(weighted @ q.T)
         result[1:, 1:].flat[:: k + 1] += weighted.sum(axis=1)
@@ -146,6 +154,9 @@ class Optimum:
     converged: bool
     iterations: int
     gradient: float
+    """Largest absolute entry over the free parameters, where last evaluated."""
+    loss: float
+    """The weighted mean loss, without the penalty."""
 
 
 def affine_family(n_classes: int, *, scale: bool, bias: bool) -> Family:
@@ -176,10 +187,8 @@ def fit(family: Family, data: Data, *, objective: Objective) -> Optimum:
         return _lbfgs(family, data, start, objective)
     if len(data.labels) > 4 * _WARM:
         # A sample brings Newton so near that a step or two over all instances finishes.
-        sample = data.columns(slice(None, None, len(data.labels) // _WARM))
-        sample = replace(sample, weights=sample.weights / sample.weights.sum())
-        warm = _newton(family, sample, start, tolerance=1e-4)
-        start = warm.theta if np.isfinite(warm.theta).all() else start
+        sample = data.sample(_WARM)
+        start = _newton(family, sample, start, tolerance=1e-6).theta
     found = _newton(family, data, start, tolerance=TOLERANCE)
     if family.shape == "affine" and found.theta[0] < 0:
         # Convex, so the best scale that keeps the direction is the nearest one allowed: 0.
@@ -191,43 +200,47 @@ def fit(family: Family, data: Data, *, objective: Objective) -> Optimum:
 
 
 def _newton(family: Family, data: Data, start: Array, *, tolerance: float) -> Optimum:
-    """Newton's method with halved steps until the loss falls enough."""
+    """Newton's method with steps halved until the loss falls enough."""
     free = np.flatnonzero(family.free)
-    theta = start.copy()
-    loss, gradient, hessian = _cross_entropy(family, theta, data)
-    largest = _largest(gradient[free])
+    observed = _observed(family, data)
+    theta = start
+    loss, gradient, hessian = _with_hessian(family, theta, data, observed)
     for iteration in range(_MAX_STEPS):
-        if largest <= tolerance:
-            return Optimum(theta, True, iteration, largest)
         step = -np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
         slope = float(gradient[free] @ step)
+        if -slope / 2 <= tolerance:
+            # The loss is that near its minimum; the last step, too small to be checked, goes the rest of the way.
+            theta = theta.copy()
+            theta[free] += step
+            return _optimum(family, theta, loss, gradient[free], iteration + 1, True)
         size = 1.0
         while True:
             tried = theta.copy()
             tried[free] += size * step
-            found = _cross_entropy(family, tried, data)
+            found = _with_hessian(family, tried, data, observed)
             # The last term is rounding: near the optimum the loss cannot show the progress any more.
             if found[0] <= loss + 1e-4 * size * slope + 1e-14 * (1.0 + abs(loss)):
                 break
             size /= 2
             if size < 1e-10:
-                return Optimum(theta, False, iteration, largest)
+                return _optimum(family, theta, loss, gradient[free], iteration, False)
         theta, (loss, gradient, hessian) = tried, found
-        largest = _largest(gradient[free])
-    return Optimum(theta, largest <= tolerance, _MAX_STEPS, largest)
+    return _optimum(family, theta, loss, gradient[free], _MAX_STEPS, False)
 
 
 def _lbfgs(family: Family, data: Data, start: Array, objective: Objective) -> Optimum:
     from scipy.optimize import minimize
 
     free = np.flatnonzero(family.free)
-    if not free.size:
-        return Optimum(start, True, 0, 0.0)
+    observed = _observed(family, data)
 
     def value(part: Array) -> tuple[float, Array]:
         theta = start.copy()
         theta[free] = part
-        loss, gradient = _loss_and_gradient(family, theta, data, objective)
+        if objective == "brier":
+            loss, gradient = _brier(family, theta, data)
+        else:
+            loss, gradient = _cross_entropy(family, theta, data, observed)
         return loss, gradient[free]
 
     bounds = [(0.0, None) if family.shape == "affine" and index == 0 else (None, None) for index in free]
@@ -235,58 +248,83 @@ def _lbfgs(family: Family, data: Data, start: Array, objective: Objective) -> Op
     found = minimize(value, start[free], jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     theta = start.copy()
     theta[free] = found.x
-    # On a bound the gradient may point outwards.
-    gradient = np.where((found.x == 0) & (np.array([low == 0.0 for low, _ in bounds])), 0.0, found.jac)
-    largest = _largest(np.asarray(gradient))
-    return Optimum(theta, bool(largest <= 1e-5), int(found.nit), largest)
+    # On its bound a scale of 0 rests although the gradient points outwards.
+    resting = (found.x == 0) & np.array([low == 0.0 for low, _ in bounds])
+    gradient = np.where(resting, 0.0, found.jac)
+    converged = _largest(gradient) <= _LBFGS_TOLERANCE
+    return _optimum(family, theta, float(found.fun), gradient, int(found.nit), converged)
 
 
-def _cross_entropy(family: Family, theta: Array, data: Data) -> tuple[float, Array, Array]:
-    hessians: list[Array] = []
-    loss, gradient = _loss_and_gradient(
-        family, theta, data, "cross_entropy", lambda q, piece: hessians.append(family.hessian(q, piece))
-    )
-    hessian = np.sum(hessians, axis=0)
-    hessian.flat[:: len(theta) + 1] += family.penalty
+def _optimum(
+    family: Family, theta: Array, objective: float, gradient: Array, iterations: int, converged: bool
+) -> Optimum:
+    penalty = 0.5 * float(family.penalty @ (theta - family.identity) ** 2)
+    return Optimum(theta, converged, iterations, _largest(gradient), objective - penalty)
+
+
+def _with_hessian(family: Family, theta: Array, data: Data, observed: Array) -> tuple[float, Array, Array]:
+    hessian = np.diag(family.penalty)
+    loss, gradient = _cross_entropy(family, theta, data, observed, hessian)
     return loss, gradient, hessian
 
 
-def _loss_and_gradient(
-    family: Family,
-    theta: Array,
-    data: Data,
-    objective: Objective,
-    each: Callable[[Array, Data], None] | None = None,
+def _cross_entropy(
+    family: Family, theta: Array, data: Data, observed: Array, hessian: Array | None = None
 ) -> tuple[float, Array]:
+    """Objective and gradient of Σ_i w_i (ln Σ_k exp z_ik − z_iy); the Hessian is added to `hessian` if given.
+
+    The logits are linear in θ, so Σ w z_y is θ · observed, computed once: no pass ever looks at the labels.
+    """
+    # Weights that are all equal are left to the end: one pass less over the posteriors.
+    share = 1.0 / len(data.labels) if data.weights is None else 1.0
+    distance = theta - family.identity
+    loss, gradient = 0.0, np.zeros_like(theta)
+    for piece in data.pieces():
+        q, log_total = _softmax(family.logits(theta, piece))
+        weighted = q if piece.weights is None else q * piece.weights
+        loss += share * float(log_total.sum() if piece.weights is None else piece.weights @ log_total)
+        gradient += share * family.gradient(weighted, piece.scores)
+        if hessian is not None:
+            hessian += share * family.hessian(q, weighted, piece.scores)
+    loss += 0.5 * float(family.penalty @ distance**2)
+    loss -= float(theta @ observed) + float(observed[-family.n_classes :] @ data.log_priors[:, 0])
+    return loss, gradient + family.penalty * distance - observed
+
+
+def _observed(family: Family, data: Data) -> Array:
+    one_hot = np.zeros_like(data.scores)
+    one_hot[data.labels, np.arange(len(data.labels))] = 1.0 / len(data.labels) if data.weights is None else data.weights
+    return family.gradient(one_hot, data.scores)
+
+
+def _brier(family: Family, theta: Array, data: Data) -> tuple[float, Array]:
     distance = theta - family.identity
     loss = 0.5 * float(family.penalty @ distance**2)
     gradient = family.penalty * distance
+    n = len(data.labels)
     for piece in data.pieces():
+        weights = np.full(len(piece.labels), 1.0 / n) if piece.weights is None else piece.weights
         columns = np.arange(len(piece.labels))
-        q = family.logits(theta, piece)
-        q -= q.max(axis=0)
+        q, _ = _softmax(family.logits(theta, piece))
         at_label = q[piece.labels, columns]
-        np.exp(q, out=q)
-        total = q.sum(axis=0)
-        q /= total
-        if each is not None:
-            each(q, piece)
-        gap = q if each is None else q.copy()
-        own = gap[piece.labels, columns] - 1.0
-        if objective == "cross_entropy":
-            loss += float(piece.weights @ (np.log(total) - at_label))
-            gap[piece.labels, columns] = own
-            gap *= piece.weights
-        else:
-            q_at_label = own + 1.0
-            square = np.einsum("kn,kn->n", q, q)
-            loss += float(piece.weights @ (square - 2 * q_at_label + 1.0))
-            # ∂/∂z_k = 2 q_k ((q_k − y_k) − Σ_j q_j (q_j − y_j)).
-            gap = q * (q - (square - q_at_label))
-            gap[piece.labels, columns] -= q_at_label
-            gap *= 2 * piece.weights
-        gradient += family.gradient(gap, piece.scores)
+        square = np.einsum("kn,kn->n", q, q)
+        loss += float(weights @ (square - 2 * at_label + 1.0))
+        # ∂/∂z_k = 2 q_k ((q_k − y_k) − Σ_j q_j (q_j − y_j)).
+        by_logits = q * (q - (square - at_label))
+        by_logits[piece.labels, columns] -= at_label
+        by_logits *= 2 * weights
+        gradient += family.gradient(by_logits, piece.scores)
     return loss, gradient
+
+
+def _softmax(logits: Array) -> tuple[Array, Array]:
+    """Softmax over the first axis, in place, and ln Σ_k exp of the logits."""
+    top = logits.max(axis=0)
+    logits -= top
+    np.exp(logits, out=logits)
+    total = logits.sum(axis=0)
+    logits *= 1.0 / total
+    return logits, np.log(total) + top
 
 
 def _largest(gradient: Array) -> float:
