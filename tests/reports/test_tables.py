@@ -104,6 +104,12 @@ def test_wider_terminals_show_more_metrics(metrics: dict[str, Any]) -> None:
     assert "Brier" in printed(metrics, 140)
 
 
+def test_a_single_state_has_a_table_and_no_sentence_about_a_difference(metrics: dict[str, Any]) -> None:
+    text = printed({"test": {"base": metrics["test"]["base"]}}, 80)
+    assert "Base model" in text
+    assert "daptation" not in text
+
+
 def test_rows_of_different_n_get_a_column_of_it(metrics: dict[str, Any]) -> None:
     base = {name: {**entry, "n": 1234} for name, entry in metrics["test"]["base"].items()}
     text = printed({"test": {**metrics["test"], "base": base}}, 100)

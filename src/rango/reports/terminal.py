@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rango.reports.tables import USUAL, Column, Row, Table, interval, number, result_rows
+from rango.reports.tables import USUAL, Column, Row, Table, interval, number, result_rows, split_metrics
 from rango.reports.words import difference_sentence
 
 _TITLE_WIDTH = 19
@@ -38,9 +38,10 @@ def result_table(
     in_line = width >= _TITLE_WIDTH + 2 * _LINE_WIDTH + 4
     fits = (width - _TITLE_WIDTH - 4) // (_LINE_WIDTH if in_line else _VALUE_WIDTH)
     table = result_rows(metrics, split=split, columns=columns[: max(2, fits)])
-    return Group(
-        _render(table, in_line=in_line), _caption(table, split), Text(), Text(difference_sentence(metrics, split=split))
-    )
+    parts: list[RenderableType] = [_render(table, in_line=in_line), _caption(table, split)]
+    if split_metrics(metrics, split=split).get("difference"):
+        parts += [Text(), Text(difference_sentence(metrics, split=split))]
+    return Group(*parts)
 
 
 def _render(table: Table, *, in_line: bool) -> RichTable:
