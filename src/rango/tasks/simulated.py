@@ -1,0 +1,202 @@
+"""A generated world whose sampling distribution is written down, so that the true posterior is known.
+
+`simulated` asks in SocialIQA's form (context, question, three answers), `simulated-continuations` in HellaSwag's (a
+text and four endings). `simulated_narratives` tells the same world as plain text, to pre-train on. The world is in
+`world.py`.
+
+**The true posterior.** An instance is drawn as follows: a context x (person, trait, event, relation) and a kind of
+question, uniformly; the answer a from P(a | x, kind) over M outcomes; K - 1 distractors uniformly without replacement
+from the other M - 1; the K choices in a uniformly random order c = (c_1 … c_K). The probability of seeing c with its
+right answer at place k is
+
+    P(c, label = k | x, kind) = P(c_k | x, kind) · 1 / C(M - 1, K - 1) · 1 / K!
+
+The two last factors do not depend on k, because the distractors are uniform whatever the answer, so they cancel:
+
+    P(label = k | c, x, kind) = P(c_k | x, kind) / Σ_j P(c_j | x, kind)
+
+The true posterior is P restricted to the choices. (Drawing K choices first and a label among them afterwards has the
+same posterior, but then the answers would not be distributed as P(a | x, kind), which is what narratives teach.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Iterator
+from functools import cache
+from itertools import accumulate, islice
+from typing import NamedTuple
+
+from rango.errors import InputError
+from rango.tasks.instance import Instance, Templates, context_group
+from rango.tasks.task import SPLITS, Split, Task, TaskOptions
+from rango.tasks.world import EVENTS, KINDS, NAMES, RELATIONS, TRAITS, Kind, conditional
+
+QUESTION_TEMPLATES = Templates(
+    letter="{context}\nQuestion: {question}\n{choices}\nAnswer:",
+    cloze="{context} Question: {question} Answer:",
+)
+CONTINUATION_TEMPLATES = Templates(
+    letter="{context}\nWhat comes next?\n{choices}\nAnswer:",
+    cloze="{context}",
+)
+
+_TRAITS, _EVENTS, _RELATIONS = tuple(TRAITS), tuple(EVENTS), tuple(RELATIONS)
+_QUESTIONS: dict[Kind, str] = {
+    "feeling": "How did {name} feel?",
+    "reaction": "How did the {relation} feel?",
+    "action": "What did {name} do next?",
+    "reason": "Why did {name} do this?",
+}
+_SENTENCES: dict[Kind, str] = {
+    "feeling": "{name} felt {outcome}.",
+    "reaction": "The {relation} felt {outcome}.",
+    "action": "Then {name} {outcome}.",
+    "reason": "{name} did this {outcome}.",
+}
+# A context belongs to one split for good, by its hash: of 256 shares, test has 64, validation 32, train the rest.
+_SIDES: dict[Split, range] = {"test": range(64), "validation": range(64, 96), "train": range(96, 256)}
+
+
+class Scene(NamedTuple):
+    """Who did what to whom: numbers into the tables of the world."""
+
+    name: int
+    trait: int
+    event: int
+    relation: int
+
+    def words(self) -> dict[str, str]:
+        """The words for the templates."""
+        return {"name": NAMES[self.name], "relation": _RELATIONS[self.relation]}
+
+    def text(self) -> str:
+        """The context in words."""
+        name = NAMES[self.name]
+        return f"{name} is {_TRAITS[self.trait]}. {name} {_EVENTS[self.event]} a {_RELATIONS[self.relation]}."
+
+
+def load_simulated(options: TaskOptions) -> Task:
+    """Questions in SocialIQA's form: what someone felt, what the other one felt, what came next, and why; K = 3."""
+    return _load("simulated", options, QUESTION_TEMPLATES, kinds=KINDS, n_choices=3)
+
+
+def load_simulated_continuations(options: TaskOptions) -> Task:
+    """Texts in HellaSwag's form: what the person did next; K = 4."""
+    return _load("simulated-continuations", options, CONTINUATION_TEMPLATES, kinds=("action",), n_choices=4)
+
+
+def _load(name: str, options: TaskOptions, templates: Templates, *, kinds: tuple[Kind, ...], n_choices: int) -> Task:
+    if options.data is not None:
+        raise InputError(f"data is {str(options.data)!r} but the task {name} is generated; leave the option out")
+    sizes = {"train": options.train, "validation": options.validation, "test": options.test}
+    drawn = {
+        split: tuple(islice(_instances(split, kinds, n_choices, options.data_seed), sizes[split])) for split in SPLITS
+    }
+    return Task(
+        name=name,
+        train=drawn["train"],
+        validation=drawn["validation"],
+        test=drawn["test"],
+        write_prompt=templates,
+        default_form="cloze",
+        options=options,
+    )
+
+
+def _instances(split: Split, kinds: tuple[Kind, ...], n_choices: int, seed: int) -> Iterator[Instance]:
+    """Instances of a split without end. Each split has its own stream, so that no size changes another split."""
+    rng = random.Random(f"{split} {len(kinds)} {n_choices} {seed}")
+    number = 0
+    while True:
+        scene = draw_scene(rng)
+        if _side(scene.text()) not in _SIDES[split]:
+            continue
+        yield draw_instance(rng, scene, rng.choice(kinds), n_choices, identity=f"{split}:{number}")
+        number += 1
+
+
+def draw_scene(rng: random.Random) -> Scene:
+    """Someone, something and someone else, uniformly."""
+    return Scene(*(rng.randrange(len(table)) for table in (NAMES, TRAITS, EVENTS, RELATIONS)))
+
+
+def draw_instance(rng: random.Random, scene: Scene, kind: Kind, n_choices: int, *, identity: str) -> Instance:
+    """One instance: the answer from the world, the distractors uniformly from the rest, shuffled."""
+    nature = _nature(kind, scene)
+    outcomes, log_probabilities = conditional(kind).outcomes, conditional(kind).log_probabilities[scene.event][nature]
+    cumulative = _cumulative(kind, scene.event, nature)
+    answer = rng.choices(range(len(outcomes)), cum_weights=cumulative)[0]
+    shown = [answer, *rng.sample([k for k in range(len(outcomes)) if k != answer], n_choices - 1)]
+    rng.shuffle(shown)
+    restricted = [log_probabilities[k] for k in shown]
+    log_norm = math.log(math.fsum(map(math.exp, restricted)))
+    context = scene.text()
+    question = _QUESTIONS[kind].format(**scene.words())
+    if n_choices == 4:
+        context, question = f"{context} Then {NAMES[scene.name]}", ""
+    return Instance(
+        id=identity,
+        context=context,
+        question=question,
+        choices=tuple(outcomes[k] for k in shown),
+        label=shown.index(answer),
+        group=context_group(context),
+        log_posterior=tuple(value - log_norm for value in restricted),
+        fields={"kind": kind},
+    )
+
+
+def simulated_narratives(lines: int, *, seed: int = 0, question_share: float = 0.05) -> Iterator[str]:
+    """Plain text of the world, one short story a line, to pre-train on; independent of every split's labels.
+
+    A story is a context and two of the four things that may follow, each drawn from P(· | context): about 16 words.
+    The share `question_share` of the lines is in the cloze form of `simulated`, with an answer from the marginal
+    P(answer) of its kind, whatever the context: a model learns from them how a question is put, and nothing about what
+    the answer depends on.
+
+    Args:
+        lines: how many.
+        seed: of the random generator.
+        question_share: of the lines, between 0 and 1.
+
+    Raises:
+        InputError: a share outside 0..1.
+    """
+    if not 0 <= question_share <= 1:
+        raise InputError(f"question_share is {question_share}; expected a number between 0 and 1")
+    rng = random.Random(f"narratives {seed}")
+    for _ in range(lines):
+        scene = draw_scene(rng)
+        if rng.random() < question_share:
+            yield _uninformed_question(rng, scene, rng.choice(KINDS))
+        else:
+            told = sorted(rng.sample(KINDS, 2), key=KINDS.index)
+            yield " ".join([scene.text(), *(_sentence(rng, scene, kind) for kind in told)])
+
+
+def _sentence(rng: random.Random, scene: Scene, kind: Kind) -> str:
+    outcomes, cumulative = conditional(kind).outcomes, _cumulative(kind, scene.event, _nature(kind, scene))
+    return _SENTENCES[kind].format(**scene.words(), outcome=rng.choices(outcomes, cum_weights=cumulative)[0])
+
+
+def _uninformed_question(rng: random.Random, scene: Scene, kind: Kind) -> str:
+    table = conditional(kind)
+    answer = rng.choices(table.outcomes, weights=table.marginal)[0]
+    question = _QUESTIONS[kind].format(**scene.words())
+    return f"{QUESTION_TEMPLATES.cloze.format(context=scene.text(), question=question)} {answer}"
+
+
+def _nature(kind: Kind, scene: Scene) -> int:
+    return scene.relation if kind == "reaction" else scene.trait
+
+
+@cache
+def _cumulative(kind: Kind, event: int, nature: int) -> tuple[float, ...]:
+    return tuple(accumulate(map(math.exp, conditional(kind).log_probabilities[event][nature])))
+
+
+def _side(context: str) -> int:
+    return hashlib.sha256(context.encode()).digest()[0]

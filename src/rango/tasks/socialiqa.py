@@ -1,0 +1,90 @@
+"""SocialIQA (Sap et al., 2019, arXiv:1904.09728): how people feel, what they do next and why; three answers.
+
+The official validation split is the test set (the labels of the official test set are hidden); validation is carved
+from the official training split.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rango.errors import InputError
+from rango.files import read_rows, read_text
+from rango.tasks.instance import Instance, Templates, context_group
+from rango.tasks.sources import Repository, Row, find_file, hub_rows, located, need_folder, text_of
+from rango.tasks.splits import cut
+from rango.tasks.task import Task, TaskOptions
+
+TEMPLATES = Templates(
+    letter="{context}\nQuestion: {question}\n{choices}\nAnswer:",
+    cloze="{context} Question: {question} Answer:",
+)
+
+# The original repository is a loading script, which `datasets` no longer runs: the maintained copy, then the Hub's own
+# conversion of the original.
+HUB = (Repository("lighteval/siqa"), Repository("allenai/social_i_qa", "refs/convert/parquet"))
+FILES = "train.jsonl[.gz], train-labels.lst, dev.jsonl[.gz] and dev-labels.lst"
+CHOICES = ("answerA", "answerB", "answerC")
+
+
+def load_socialiqa(options: TaskOptions) -> Task:
+    """SocialIQA from the folder `options.data`, or from the Hub.
+
+    Raises:
+        InputError: a missing file, rows and labels of different numbers, a label other than 1, 2, 3, a column that is
+            missing (each with file and line), the Hub out of reach.
+    """
+    if options.data is None:
+        train_rows, test_rows = hub_rows(HUB, ("train", "validation"), task="socialiqa", files=FILES)
+    else:
+        need_folder(options.data)
+        train_rows, test_rows = _folder_rows(options.data, "train"), _folder_rows(options.data, "dev")
+    parts = cut(_instances(train_rows, "train"), options, test=_instances(test_rows, "dev"))
+    return Task(
+        name="socialiqa",
+        train=parts.train,
+        validation=parts.validation,
+        test=parts.test,
+        write_prompt=TEMPLATES,
+        notes=parts.notes,
+        options=options,
+        rest=parts.rest,
+    )
+
+
+def _folder_rows(folder: Path, part: str) -> list[Row]:
+    """The rows of `part` with their labels as a column."""
+    path, labels_path = find_file(folder, [f"{part}.jsonl"]), find_file(folder, [f"{part}-labels.lst"])
+    for found, name in ((path, f"{part}.jsonl"), (labels_path, f"{part}-labels.lst")):
+        if found is None:
+            raise InputError(f"{folder} holds no {name}; expected {FILES}")
+    assert path is not None
+    assert labels_path is not None
+    rows = [Row(number, f"{path}:{number}", values) for number, values in read_rows(path)]
+    labels = [
+        (number, line.strip()) for number, line in enumerate(read_text(labels_path).split("\n"), 1) if line.strip()
+    ]
+    if len(rows) != len(labels):
+        raise InputError(
+            f"{labels_path} has {len(labels):,} labels but {path} has {len(rows):,} rows; expected one label a row"
+        )
+    # The label's own file and line are what a user has to look at when it is wrong.
+    return [
+        Row(row.number, row.where, {**row.values, "label": label, "label_at": f"{labels_path}:{number}"})
+        for row, (number, label) in zip(rows, labels, strict=True)
+    ]
+
+
+def _instances(rows: list[Row], part: str) -> list[Instance]:
+    return [_instance(row, part) for row in rows]
+
+
+def _instance(row: Row, part: str) -> Instance:
+    label = str(row.values.get("label", "")).strip()
+    if label not in ("1", "2", "3"):
+        where = row.values.get("label_at", row.where)
+        raise InputError(f"{where}: label is {label or 'missing'}; expected 1, 2 or 3 (answerA, answerB, answerC)")
+    context, question = text_of(row, "context"), text_of(row, "question")
+    choices = tuple(text_of(row, name) for name in CHOICES)
+    with located(row.where):
+        return Instance(f"{part}:{row.number}", context, question, choices, int(label) - 1, context_group(context))

@@ -1,0 +1,142 @@
+"""Cutting instances into splits: by seed, in given sizes, never through a context.
+
+The order in which groups (instances that share a context) are drawn is the order of SHA-256(seed, group). So it does
+not depend on the order of the rows, on the other rows, or on a library's random generator; the Hub's copy and the
+folder's give the same splits. The front of the order is the test split or, where test has a pool of its own, the
+validation split; training takes from the back. So the size of one split does not change what is in another, as long as
+there is enough for all, and a smaller split is the beginning of a larger one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from rango.errors import InputError
+from rango.tasks.instance import Instance
+from rango.tasks.task import TaskOptions
+
+DEFAULT_TRAIN: int = TaskOptions.model_fields["train"].default
+
+Groups = list[list[Instance]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Three splits, the train-side instances outside them, and what should be said about it."""
+
+    train: tuple[Instance, ...]
+    validation: tuple[Instance, ...]
+    test: tuple[Instance, ...]
+    rest: tuple[Instance, ...]
+    notes: tuple[str, ...]
+
+
+def draw_order(instances: Iterable[Instance], *, seed: int, stratum: Callable[[Instance], str] | None = None) -> Groups:
+    """Groups in the order in which they are drawn.
+
+    With a `stratum`, each stratum's groups are spread evenly over the order (the j-th of n stands at (j + 1/2) / n), so
+    that every front and every back of it holds the strata in their proportions, to within one group each.
+    """
+    groups: dict[str, list[Instance]] = {}
+    for instance in instances:
+        groups.setdefault(instance.group, []).append(instance)
+    rank = {name: hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:8] for name in groups}
+    drawn = sorted(groups, key=rank.__getitem__)
+    if stratum is not None:
+        strata: dict[str, list[str]] = {}
+        for name in drawn:
+            strata.setdefault(stratum(groups[name][0]), []).append(name)
+        place = {name: (j + 0.5) / len(names) for names in strata.values() for j, name in enumerate(names)}
+        drawn.sort(key=place.__getitem__)
+    return [groups[name] for name in drawn]
+
+
+def take(groups: Sequence[list[Instance]], size: int) -> tuple[tuple[Instance, ...], int]:
+    """The first `size` instances, and how many groups they touch; a group cut by `size` is touched."""
+    taken: list[Instance] = []
+    touched = 0
+    while touched < len(groups) and len(taken) < size:
+        taken += groups[touched]
+        touched += 1
+    return tuple(taken[:size]), touched
+
+
+def cut(
+    train: Sequence[Instance],
+    options: TaskOptions,
+    *,
+    validation: Sequence[Instance] = (),
+    test: Sequence[Instance] = (),
+    stratum: Callable[[Instance], str] | None = None,
+) -> Cut:
+    """Cut pools into the three splits in the sizes asked for; where fewer exist, all are taken and a note says so.
+
+    A pool that is given serves its split. Without one, validation is carved from the training pool, and so is test: of
+    a training pool of n instances the test split is then at most the share test / (5,000 + validation + test), whatever
+    the size of the training split, so that a study over training sizes keeps its test set; validation likewise.
+    Contexts of the test pool are dropped from the other pools, and those of the validation pool from the training pool.
+
+    Args:
+        train: the training pool, or everything.
+        options: sizes and seed.
+        validation: the official pool of the validation split, if any.
+        test: the official pool of the test split, if any.
+        stratum: names the stratum of an instance, to cut in its proportions.
+
+    Raises:
+        InputError: too few contexts for three splits.
+    """
+    notes: list[str] = []
+    held = {instance.group for instance in test}
+    kept_validation = _without(validation, held, "validation", "test", notes)
+    held_validation = {instance.group for instance in kept_validation}
+    kept = _without(_without(train, held, "training", "test", notes), held_validation, "training", "validation", notes)
+
+    seed = options.data_seed
+    groups = draw_order(kept, seed=seed, stratum=stratum)
+    wanted_validation, wanted_test = _shares(len(kept), options, carved=(not validation, not test))
+    if test:
+        test_split, front = take(draw_order(test, seed=seed, stratum=stratum), options.test)[0], 0
+    else:
+        test_split, front = take(groups, wanted_test)
+    if validation:
+        validation_split = take(draw_order(kept_validation, seed=seed, stratum=stratum), options.validation)[0]
+    else:
+        validation_split, touched = take(groups[front:], wanted_validation)
+        front += touched
+    behind = groups[front:][::-1]
+    train_split, touched = take(behind, options.train)
+    rest = tuple(instance for group in behind[touched:][::-1] for instance in group)
+    if not (train_split and validation_split and test_split):
+        raise InputError(
+            f"{len(kept) + len(kept_validation) + len(test)} instances with {len(groups)} contexts to train on cannot "
+            "be cut into three splits, each with contexts of its own; give more rows"
+        )
+    notes += [
+        f"asked for {asked:,} {name} instances, "
+        + (f"{len(got):,} taken as this split's share of {len(kept):,}" if carved else f"{len(got):,} exist: all taken")
+        for name, asked, got, carved in (
+            ("training", options.train, train_split, False),
+            ("validation", options.validation, validation_split, not validation),
+            ("test", options.test, test_split, not test),
+        )
+        if len(got) < asked
+    ]
+    return Cut(train_split, validation_split, test_split, rest, tuple(notes))
+
+
+def _without(pool: Sequence[Instance], held: set[str], name: str, other: str, notes: list[str]) -> Sequence[Instance]:
+    kept = [instance for instance in pool if instance.group not in held]
+    dropped = len(pool) - len(kept)
+    if dropped:
+        notes.append(f"{dropped:,} {name} instance(s) dropped: their contexts occur in the {other} split")
+    return kept
+
+
+def _shares(n: int, options: TaskOptions, *, carved: tuple[bool, bool]) -> tuple[int, int]:
+    """Sizes of the validation and the test split carved from a pool of n."""
+    total = DEFAULT_TRAIN + (options.validation if carved[0] else 0) + (options.test if carved[1] else 0)
+    validation, test = (max(1, min(asked, n * asked // total)) for asked in (options.validation, options.test))
+    return validation, test
