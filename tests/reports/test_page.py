@@ -91,7 +91,7 @@ def test_page_tells_what_was_run_and_what_came_out(page: Page, written: Path) ->
         "Largest gains",
     ):
         assert words in page.text
-    assert page.tags.count("figure") == 2 + 3 + 3
+    assert page.tags.count("figure") == 2 + 3 + 3 + 2
     adapted = read_json(written.parent / "metrics.json")["test"]["adapted"]["nce"]
     assert f"{adapted['value']:.3f} {adapted['low']:.3f} to {adapted['high']:.3f}" in page.text
 
@@ -165,7 +165,7 @@ def test_a_cut_off_last_record_costs_that_record_only(run_dir: Path) -> None:
     with (run_dir / "log.jsonl").open("a") as file:
         file.write('{"step": 201, "tra')
     page = page_of(run_dir)
-    assert page.tags.count("figure") == 8
+    assert page.tags.count("figure") == 10
     assert "log.jsonl:101: not JSON" in page.text
 
 

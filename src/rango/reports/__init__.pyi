@@ -1,6 +1,10 @@
 """What it shows: tables for the terminal, figures, and the page of a run, from stored files and without the model."""
 
 from .canvas import save_figure as save_figure
+from .decision_figures import abstention_costs as abstention_costs
+from .decision_figures import cost_curves as cost_curves
+from .decision_figures import risk_coverage_curves as risk_coverage_curves
+from .decision_figures import threshold_plot as threshold_plot
 from .figures import learning_curves as learning_curves
 from .figures import reliability_diagram as reliability_diagram
 from .figures import state_intervals as state_intervals

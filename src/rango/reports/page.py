@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,25 @@ from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import write_text
 from rango.reports.calibration import calibration_finding
-from rango.reports.figures import learning_curves, reliability_diagram, state_intervals
-from rango.reports.inline import Drawing, drawing
 from rango.reports.instances import Selection, telling_instances
+from rango.reports.page_figures import (
+    CHIEF,
+    curve_drawings,
+    decision_drawings,
+    interval_drawings,
+    reliability_drawings,
+)
 from rango.reports.run_files import RunFiles, read_run
 from rango.reports.tables import (
     Metrics,
-    Table,
     column_named,
     estimate,
     estimate_notes,
     interval,
     number,
     result_rows,
-    state_named,
 )
 from rango.reports.words import Finding, adaptation_finding, floor_finding, mcnemar_sentence, priors_finding
-
-_CHIEF = ("nce", "error_rate")
-_CURVES = {"train_loss": "Train loss", "nce": "Validation NCE", "error_rate": "Validation error rate"}
 
 
 def write_report(run_dir: Path) -> Path:
@@ -75,13 +74,14 @@ def _content(run: RunFiles) -> dict[str, Any]:
         "task": _short(_mapping(record, "config").get("task") or "an unnamed task"),
         "summary": list(_summary(record)),
         "complete": record.get("status", "complete") == "complete",
-        "headline": [_headline(states, metric) for metric in _CHIEF],
+        "headline": [_headline(states, metric) for metric in CHIEF],
         "findings": _findings(run, states) if states else (),
         "table": table,
         "paired": _paired(run.posteriors),
-        "intervals": _intervals(table) if table is not None else (),
-        "curves": _curves(run),
-        "reliability": [_reliability(run, state) for state in _reliability_states(run)],
+        "intervals": interval_drawings(table) if table is not None else (),
+        "curves": curve_drawings(run),
+        "reliability": reliability_drawings(run),
+        "acting": decision_drawings(run),
         "selections": _selections(run.posteriors),
         "facts": list(_facts(record)),
         "notes": [*_texts(record.get("notes")), *estimate_notes(states)],
@@ -112,40 +112,6 @@ def _paired(posteriors: Mapping[str, Posteriors]) -> str:
         return mcnemar_sentence(posteriors["base"], posteriors["adapted"])
     except InputError as error:
         return f"No paired test of base and adapted model: {error}."
-
-
-def _intervals(table: Table) -> list[Drawing]:
-    shown = [column for column in table.columns if column.key in _CHIEF]
-    return [
-        drawing(
-            f"{column.title} of each state with its interval",
-            partial(state_intervals, table, metrics=[column.key]),
-            prefix=f"states-{column.key}",
-        )
-        for column in shown
-    ]
-
-
-def _curves(run: RunFiles) -> list[Drawing]:
-    if not run.log:
-        return [Drawing("Learning curves", None, run.missing.get("log.jsonl", "log.jsonl holds no records"))]
-    return [
-        drawing(title, partial(learning_curves, run.log, curves=[name]), prefix=f"curve-{name}")
-        for name, title in _CURVES.items()
-    ]
-
-
-def _reliability_states(run: RunFiles) -> tuple[str, ...]:
-    """Before and after adaptation, and after calibration where there was one."""
-    return ("base", "adapted", "calibrated") if "calibrated" in run.posteriors else ("base", "adapted")
-
-
-def _reliability(run: RunFiles, state: str) -> Drawing:
-    title = f"Reliability diagram, {state_named(state).title.lower()}"
-    posteriors = run.posteriors.get(state)
-    if posteriors is None:
-        return Drawing(title, None, run.missing[f"posteriors/test-{state}.parquet"])
-    return drawing(title, partial(reliability_diagram, {state: posteriors}), prefix=f"reliability-{state}")
 
 
 def _selections(posteriors: Mapping[str, Posteriors]) -> tuple[Selection, ...]:
