@@ -37,7 +37,7 @@ _MARKER = re.compile(r"\[(?:header|title|step|substeps)\]")
 
 
 def load_hellaswag(options: TaskOptions) -> Task:
-    """HellaSwag from `options.data` (a folder, or one JSONL file to be cut in three), or from the Hub.
+    """Which of four endings continues a text (HellaSwag). From the Hub, a folder or one JSONL file.
 
     Raises:
         InputError: a missing file, fewer than four endings, a label that is missing or not 0..3 (each with file and
@@ -131,7 +131,7 @@ def _domain(values: dict[str, Any], raw: str) -> str:
 
 def _instance(row: Row, part: str) -> Instance:
     values = row.values
-    raw = text_of(row, "ctx") if "ctx" in values else f"{text_of(row, 'ctx_a')} {text_of(row, 'ctx_b')}"
+    raw = text_of(row, "ctx") if "ctx" in values else f"{text_of(row, 'ctx_a')} {values.get('ctx_b') or ''}"
     endings = values.get("endings")
     if not isinstance(endings, list) or len(endings) != 4 or not all(isinstance(e, str) for e in endings):
         seen = f"{len(endings)} endings" if isinstance(endings, list) else "no list of endings"

@@ -79,12 +79,12 @@ class Scene(NamedTuple):
 
 
 def load_simulated(options: TaskOptions) -> Task:
-    """Questions in SocialIQA's form: what someone felt, what the other one felt, what came next, and why; K = 3."""
+    """Questions on a generated world whose true posterior is known, in SocialIQA's form; three answers."""
     return _load("simulated", options, QUESTION_TEMPLATES, kinds=KINDS, n_choices=3)
 
 
 def load_simulated_continuations(options: TaskOptions) -> Task:
-    """Texts in HellaSwag's form: what the person did next; K = 4."""
+    """What someone of the generated world did next, in HellaSwag's form; four endings."""
     return _load("simulated-continuations", options, CONTINUATION_TEMPLATES, kinds=("action",), n_choices=4)
 
 

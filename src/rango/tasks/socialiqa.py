@@ -28,7 +28,7 @@ CHOICES = ("answerA", "answerB", "answerC")
 
 
 def load_socialiqa(options: TaskOptions) -> Task:
-    """SocialIQA from the folder `options.data`, or from the Hub.
+    """How people feel, what they do next and why (SocialIQA); three answers. From the Hub or a folder.
 
     Raises:
         InputError: a missing file, rows and labels of different numbers, a label other than 1, 2, 3, a column that is

@@ -76,10 +76,10 @@ def text_of(row: Row, column: str) -> str:
     """The stripped text of a column.
 
     Raises:
-        InputError: the column is missing or not text.
+        InputError: the column is missing, blank or not text.
     """
     value = row.values.get(column)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.strip():
         seen = "missing" if value is None else f"{value!r}"
         raise InputError(f"{row.where}: {column} is {seen}; expected text")
     return value.strip()

@@ -17,8 +17,6 @@ from rango.errors import InputError
 from rango.tasks.instance import Instance
 from rango.tasks.task import TaskOptions
 
-DEFAULT_TRAIN: int = TaskOptions.model_fields["train"].default
-
 Groups = list[list[Instance]]
 
 
@@ -73,9 +71,9 @@ def cut(
 ) -> Cut:
     """Cut pools into the three splits in the sizes asked for; where fewer exist, all are taken and a note says so.
 
-    A pool that is given serves its split. Without one, validation is carved from the training pool, and so is test: of
-    a training pool of n instances the test split is then at most the share test / (5,000 + validation + test), whatever
-    the size of the training split, so that a study over training sizes keeps its test set; validation likewise.
+    A pool that is given serves its split. Without one, validation is carved from the training pool, and so is test.
+    What is carved gets the size asked for where all sizes fit into the pool, or where it is at most half of the pool;
+    otherwise it is scaled down to a third of the pool, whatever training asks for. Training takes what is left.
     Contexts of the test pool are dropped from the other pools, and those of the validation pool from the training pool.
 
     Args:
@@ -96,7 +94,7 @@ def cut(
 
     seed = options.data_seed
     groups = draw_order(kept, seed=seed, stratum=stratum)
-    wanted_validation, wanted_test = _shares(len(kept), options, carved=(not validation, not test))
+    wanted_validation, wanted_test = _carved_sizes(len(kept), options, carved=(not validation, not test))
     if test:
         test_split, front = take(draw_order(test, seed=seed, stratum=stratum), options.test)[0], 0
     else:
@@ -135,8 +133,11 @@ def _without(pool: Sequence[Instance], held: set[str], name: str, other: str, no
     return kept
 
 
-def _shares(n: int, options: TaskOptions, *, carved: tuple[bool, bool]) -> tuple[int, int]:
-    """Sizes of the validation and the test split carved from a pool of n."""
-    total = DEFAULT_TRAIN + (options.validation if carved[0] else 0) + (options.test if carved[1] else 0)
-    validation, test = (max(1, min(asked, n * asked // total)) for asked in (options.validation, options.test))
-    return validation, test
+def _carved_sizes(n: int, options: TaskOptions, *, carved: tuple[bool, bool]) -> tuple[int, int]:
+    """Sizes of the validation and the test split where they are carved from a pool of n (0 where they are not)."""
+    validation, test = options.validation * carved[0], options.test * carved[1]
+    held = validation + test
+    if held + options.train <= n or held <= n // 2:
+        return validation, test
+    # Independent of the training size, so that a study over training sizes keeps its test set.
+    return max(1, n * validation // (3 * held)), max(1, n * test // (3 * held))

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rango.errors import InputError
+from rango.tasks import Task, load_task
+
+SENTIMENT = {"prompt": "Review: {text}\nVerdict:", "choices": ["bad", "good"], "label": "verdict"}
+QUIZ = {"prompt": "{question}", "choices": "options", "label": "answer"}
+SIZES = {"train": 6, "validation": 2, "test": 4}
+
+
+def review(number: int) -> dict[str, Any]:
+    return {"text": f"film {number}", "verdict": "good" if number % 3 else "bad"}
+
+
+def quiz(number: int) -> dict[str, Any]:
+    return {"question": f"What is {number}?", "options": ["x", "y", "z"][: 2 + number % 2], "answer": number % 2}
+
+
+def table(folder: Path, rows: list[dict[str, Any]], keys: dict[str, Any] = SENTIMENT) -> Path:
+    folder.mkdir(exist_ok=True)
+    # JSON is YAML.
+    (folder / "task.yaml").write_text(json.dumps(keys))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def all_of(task: Task) -> dict[str, Any]:
+    return {i.id: i for i in (*task.train, *task.validation, *task.test, *task.rest)}
+
+
+def test_a_table_by_hand(tmp_path: Path) -> None:
+    task = load_task(table(tmp_path, [review(k) for k in range(12)]), **SIZES)
+    assert [len(task.split(name)) for name in ("train", "validation", "test")] == [6, 2, 4]
+    assert task.name == str(tmp_path)
+    first = all_of(task)["1"]
+    assert (first.context, first.choices, first.label) == ("Review: film 0\nVerdict:", ("bad", "good"), 0)
+    assert task.prompt(first, "cloze").trunk == "Review: film 0\nVerdict:"
+    assert task.prompt(first, "cloze").branches == (" bad", " good")
+    assert task.prompt(first, "letter").trunk == "Review: film 0\nVerdict:\nA. bad\nB. good\nAnswer:"
+
+
+@pytest.mark.parametrize("name", ["", "rows.jsonl", "task.yaml"])
+def test_any_of_its_paths_names_a_table(tmp_path: Path, name: str) -> None:
+    folder = table(tmp_path / "t", [review(k) for k in range(12)])
+    assert load_task(folder / name, **SIZES).fingerprint == load_task(str(folder), **SIZES).fingerprint
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_every_file_format_gives_the_same_task(tmp_path: Path, kind: str) -> None:
+    rows = [quiz(k) for k in range(12)]
+    jsonl = load_task(table(tmp_path / "jsonl", rows, QUIZ), **SIZES)
+    other = table(tmp_path / kind, rows, QUIZ)
+    (other / "rows.jsonl").unlink()
+    if kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), other / "rows.parquet")
+    else:
+        import csv
+
+        with (other / "rows.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows({**row, "options": json.dumps(row["options"])} for row in rows)
+    task = load_task(other, **SIZES)
+    contents = [sorted((i.context, i.choices, i.label) for i in all_of(t).values()) for t in (jsonl, task)]
+    assert contents[0] == contents[1]
+    assert {len(i.choices) for i in all_of(task).values()} == {2, 3}
+    assert task.n_choices == 3
+
+
+def test_own_ids_groups_and_splits(tmp_path: Path) -> None:
+    names = ["train"] * 6 + ["validation"] * 2 + ["test"] * 3
+    rows = [review(k) | {"key": f"r{k}", "part": names[k], "who": f"w{k}"} for k in range(11)]
+    rows[8]["who"] = "w0"
+    task = load_task(table(tmp_path, rows, SENTIMENT | {"id": "key", "splits": "part", "group": "who"}))
+    assert sorted(i.id for i in task.test) == ["r10", "r8", "r9"]
+    assert sorted(i.id for i in task.validation) == ["r6", "r7"]
+    # The context of r0 occurs in the test split.
+    assert sorted(i.id for i in task.train) == ["r1", "r2", "r3", "r4", "r5"]
+    assert task.notes[0] == "1 training instance(s) dropped: their contexts occur in the test split"
+
+
+def test_without_a_test_split_validation_serves(tmp_path: Path) -> None:
+    rows = [review(k) | {"part": "train" if k < 8 else "validation"} for k in range(11)]
+    task = load_task(table(tmp_path, rows, SENTIMENT | {"splits": "part"}), **SIZES)
+    assert sorted(int(i.id) for i in task.test) == [9, 10, 11]
+    assert len(task.validation) == 2
+    assert task.notes[0].startswith("no row is of the split test: validation serves as test")
+
+
+def test_rows_of_one_group_stay_together(tmp_path: Path) -> None:
+    rows = [review(k) | {"who": f"w{k // 4}"} for k in range(60)]
+    task = load_task(table(tmp_path, rows, SENTIMENT | {"group": "who"}), train=30, validation=6, test=12)
+    groups = [{i.group for i in part} for part in (task.train, task.validation, task.test)]
+    assert sum(map(len, groups)) == len(set().union(*groups))
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [("good", 1), (" good ", 1), (1, 1), ("1", 1), ("B", 1), ("A", 0)],
+)
+def test_a_label_is_a_text_an_index_or_a_letter(tmp_path: Path, label: Any, expected: int) -> None:
+    rows = [{"text": f"film {k}", "verdict": label} for k in range(12)]
+    assert {i.label for i in load_task(table(tmp_path, rows), **SIZES).train} == {expected}
+
+
+def test_the_label_column_is_read_in_one_way(tmp_path: Path) -> None:
+    """Stars 1 to 5: the last label is no index, so that every label is a text."""
+    stars = {"prompt": "{text}", "choices": [1, 2, 3, 4, 5], "label": "stars"}
+    rows = [{"text": f"film {k}", "stars": 1 + k % 5} for k in range(12)]
+    task = load_task(table(tmp_path, rows, stars), **SIZES)
+    assert {i.id: i.label for i in task.train} == {i.id: (int(i.id) - 1) % 5 for i in task.train}
+
+
+def test_a_label_column_that_can_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
+    keys = {"prompt": "{text}", "choices": ["0", "2", "1"], "label": "sum"}
+    rows = [{"text": f"sum {k}", "sum": k % 3} for k in range(12)]
+    with pytest.raises(
+        InputError, match=r"rows\.jsonl:2: the label is choice 1 as index, choice 2 as text; say `label_is`"
+    ):
+        load_task(table(tmp_path, rows, keys), **SIZES)
+    task = load_task(table(tmp_path, rows, keys | {"label_is": "text"}), **SIZES)
+    assert {i.id: i.label for i in task.train} == {i.id: [0, 2, 1][(int(i.id) - 1) % 3] for i in task.train}
+
+
+@given(
+    st.lists(st.sampled_from(["0", "1", "2", "A", "B", "C", "x", "y"]), min_size=2, max_size=4, unique=True), st.data()
+)
+def test_a_label_written_in_a_stated_way_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, choices: list[str], data: st.DataObject
+) -> None:
+    reading = data.draw(st.sampled_from(["text", "index", "letter"]))
+    labels = [data.draw(st.integers(0, len(choices) - 1)) for _ in range(4)]
+    written = [{"text": choices[k], "index": k, "letter": "ABCD"[k]}[reading] for k in labels]
+    rows = [{"text": f"row {n}", "label": value} for n, value in enumerate(written)]
+    keys = {"prompt": "{text}", "choices": choices, "label": "label", "label_is": reading}
+    task = load_task(table(tmp_path_factory.mktemp("t"), rows, keys), train=2, validation=1, test=1)
+    assert {i.id: i.label for i in all_of(task).values()} == {str(n): k for n, k in enumerate(labels, 1)}
+
+
+def test_braces_in_template_and_data(tmp_path: Path) -> None:
+    rows = [{"text": f"{{verdict}} {k}", "verdict": "good"} for k in range(12)]
+    task = load_task(table(tmp_path, rows, SENTIMENT | {"prompt": "{{{text}}} is {{x}}:"}), **SIZES)
+    assert all_of(task)["1"].context == "{{verdict} 0} is {x}:"
+
+
+@pytest.mark.parametrize(
+    ("keys", "change", "message"),
+    [
+        ({}, {"verdict": 7}, "rows.jsonl:2: label is 7; expected the text of one choice (label_is: text)"),
+        ({"label_is": "index"}, {"verdict": 2}, "label is 'bad'; expected 0..1 (label_is: index)"),
+        ({}, {"verdict": None}, "rows.jsonl:2: verdict is missing; `label` in"),
+        ({}, {"verdict": ""}, "rows.jsonl:2: verdict is missing; `label` in"),
+        ({}, {"text": None}, "rows.jsonl:2: text is missing; `prompt` in"),
+        (
+            {"prompt": "{txt}"},
+            {},
+            "rows.jsonl:1: unknown column 'txt': did you mean 'text'? (known: text, verdict); `prompt`",
+        ),
+        ({"label": "verdct"}, {}, "rows.jsonl:1: unknown column 'verdct': did you mean 'verdict'?"),
+        ({"id": "text"}, {"text": "film 0"}, "rows.jsonl:2: id 'film 0' is already that of"),
+        ({"splits": "verdict"}, {}, "rows.jsonl:1: unknown split 'bad'"),
+        ({"choices": "text"}, {}, "rows.jsonl:1: text is no list; expected the row's choices"),
+        ({"choices": ["good"]}, {}, "task.yaml: choices: 1 choice(s); expected at least 2"),
+        (
+            {"choices": [True, False]},
+            {},
+            "task.yaml: choices: choice 0 is True; expected text, put it in quotation marks",
+        ),
+        ({"lable": "verdict"}, {}, "unknown key in"),
+        ({"prompt": ""}, {}, "prompt is ''"),
+    ],
+)
+def test_a_bad_table(tmp_path: Path, keys: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    rows = [review(k) | (change if k == 1 else {}) for k in range(12)]
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_task(table(tmp_path, rows, SENTIMENT | keys), **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": ["x"]}, "rows.jsonl:2: options has 1 choice(s); expected at least 2"),
+        ({"answer": 3}, "rows.jsonl:2: label is 3; expected 0..2 (label_is: index)"),
+        ({"options": ["x", " ", "z"]}, "rows.jsonl:2: instance '2': choice 1 is blank; give it words"),
+        ({"options": ["x", "x"], "answer": "x"}, "rows.jsonl:2: label is 'x'; expected 0..1 (label_is: index)"),
+    ],
+)
+def test_a_bad_row_of_a_table_with_its_own_choices(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    rows = [quiz(k) | (change if k == 1 else {}) for k in range(12)]
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_task(table(tmp_path, rows, QUIZ), **SIZES)
+
+
+def test_a_missing_key(tmp_path: Path) -> None:
+    keys = {key: value for key, value in SENTIMENT.items() if key != "label"}
+    with pytest.raises(InputError, match=r"task\.yaml: label is missing; give it a value"):
+        load_task(table(tmp_path, [review(0)], keys))
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    folder = table(tmp_path / "t", [review(0)])
+    (folder / "rows.jsonl").unlink()
+    with pytest.raises(InputError, match=r"holds no rows file; expected one of rows\.jsonl, "):
+        load_task(folder)
+    (folder / "task.yaml").unlink()
+    with pytest.raises(InputError, match=r"holds no task\.yaml; expected one with the keys prompt, choices and label"):
+        load_task(folder)
+
+
+def test_two_rows_files(tmp_path: Path) -> None:
+    folder = table(tmp_path, [review(k) for k in range(12)])
+    (folder / "rows.csv").write_text("text,verdict\na,good\n")
+    with pytest.raises(InputError, match=r"holds rows\.jsonl and rows\.csv; expected one of"):
+        load_task(folder)
+    assert len(load_task(folder / "rows.jsonl", **SIZES).train) == 6
+
+
+def test_no_row_to_train_on(tmp_path: Path) -> None:
+    rows = [review(k) | {"part": "test"} for k in range(3)]
+    with pytest.raises(InputError, match=r"rows\.jsonl: no row is of the split train; expected some"):
+        load_task(table(tmp_path, rows, SENTIMENT | {"splits": "part"}))
+
+
+def test_an_empty_table(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"rows\.jsonl is empty; expected at least one line"):
+        load_task(table(tmp_path, []))
+
+
+def test_data_beside_a_table_is_refused(tmp_path: Path) -> None:
+    folder = table(tmp_path, [review(0)])
+    with pytest.raises(InputError, match="data is 'x' but the task is the table .*; leave the option out"):
+        load_task(folder, data="x")
+
+
+def test_fifty_thousand_rows_are_read_in_linear_time(tmp_path: Path) -> None:
+    folder = table(tmp_path, [review(k) for k in range(50_000)])
+    start = time.perf_counter()
+    assert len(load_task(folder).train) == 5000
+    # About 0.6 s on one core; anything quadratic takes minutes.
+    assert time.perf_counter() - start < 20

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rango.errors import InputError
+from rango.tasks import TASKS, Task, TaskOptions, load_task, show, task_text
+
+
+@pytest.fixture
+def task() -> Task:
+    return load_task("simulated", train=8, validation=3, test=4)
+
+
+def test_splits_by_name(task: Task) -> None:
+    assert (task.split("train"), task.split("validation"), task.split("test")) == (
+        task.train,
+        task.validation,
+        task.test,
+    )
+    with pytest.raises(InputError, match="unknown split 'tets': did you mean 'test'?"):
+        task.split("tets")
+
+
+def test_an_unknown_task_names_the_nearest_and_tables() -> None:
+    with pytest.raises(InputError, match=r"^unknown task 'socialqa': did you mean 'socialiqa'\? .*the path of a table"):
+        load_task("socialqa")
+
+
+@pytest.mark.parametrize("path", ["gone/rows.jsonl", "gone.csv", "./gone"])
+def test_a_path_that_does_not_exist(path: str) -> None:
+    with pytest.raises(InputError, match=f"table {path} does not exist; give the path of a rows file"):
+        load_task(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"train": 0}, "task options: train is 0: input should be greater than or equal to 1"),
+        ({"tests": 5}, "unknown key in task options 'tests': did you mean 'test'?"),
+        ({"words": "both"}, "task options: words is 'both'"),
+    ],
+)
+def test_bad_options(override: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("?", r"\?")):
+        load_task("simulated", **override)
+
+
+def test_options_and_overrides(task: Task) -> None:
+    options = TaskOptions(train=8, validation=3, test=4)
+    assert load_task("simulated", options).fingerprint == task.fingerprint
+    assert load_task("simulated", options, train=2).options == options.model_copy(update={"train": 2})
+    # A whole run's configuration holds the task's options among others.
+    whole = SimpleNamespace(**dict(options), learning_rate=1e-3)
+    assert load_task("simulated", whole).fingerprint == task.fingerprint  # type: ignore[arg-type]
+
+
+def test_the_fingerprint_is_that_of_the_contents(task: Task) -> None:
+    again = load_task("simulated", train=8, validation=3, test=4)
+    assert again.fingerprint == task.fingerprint
+    first, *others = task.train
+    for change in ({"label": (first.label + 1) % 3}, {"question": "Who?"}, {"id": "other"}):
+        other = dataclasses.replace(task, train=(dataclasses.replace(first, **change), *others))
+        assert other.fingerprint != task.fingerprint
+    moved = dataclasses.replace(task, train=task.train[:-1], validation=(task.train[-1], *task.validation))
+    assert moved.fingerprint != task.fingerprint
+    assert dataclasses.replace(task, notes=("said",)).fingerprint == task.fingerprint
+
+
+def test_show_by_hand(task: Task) -> None:
+    text = show(task, 1)
+    first = task.train[0]
+    mark = ["*" if k == first.label else " " for k in range(3)]
+    expected = [
+        "simulated: train 8, validation 3, test 4; 3 choices; default form cloze",
+        "",
+        "--- train train:0, letter form ---",
+        first.context,
+        f"Question: {first.question}",
+        *(f"{letter}. {choice}" for letter, choice in zip("ABC", first.choices, strict=True)),
+        "Answer:",
+        *(f"  {m} ' {letter}'" for m, letter in zip(mark, "ABC", strict=True)),
+        "",
+        "--- train train:0, cloze form ---",
+        f"{first.context} Question: {first.question} Answer:",
+        *(f"  {m} ' {choice}'" for m, choice in zip(mark, first.choices, strict=True)),
+    ]
+    assert text.split("\n") == expected
+    assert show(task, 0).count("\n") == 0
+    assert show(task, 99).count("---") == 4 * 8
+
+
+def test_show_says_the_notes(task: Task) -> None:
+    assert "\nnote: asked for more" in show(dataclasses.replace(task, notes=("asked for more",)), 0)
+
+
+def test_plain_text_of_a_split(task: Task) -> None:
+    first = task.train[0]
+    lines = list(task_text(task, "train"))
+    assert lines[0] == f"{first.context} Question: {first.question} Answer: {first.choices[first.label]}"
+    assert len(lines) == 8
+    assert not any("\n" in line for line in lines)
+    assert list(task_text(task, "rest")) == []
+    assert len(list(task_text(dataclasses.replace(task, rest=task.train[:2]), "rest"))) == 2
+
+
+def test_every_task_says_in_its_first_line_what_it_is() -> None:
+    for loader in TASKS.values():
+        first = (loader.__doc__ or "").splitlines()[0]
+        assert 40 < len(first) < 110
+        assert first.endswith(".")
+
+
+def test_reading_the_room_loads_nothing_heavy() -> None:
+    """The command line reads it before it knows what is asked."""
+    code = "import rango.tasks, sys; print([m for m in ('numpy', 'torch', 'pyarrow', 'datasets') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert found.stdout.strip() == "[]"
