@@ -60,6 +60,11 @@ def test_a_curve_without_points_is_refused(log: Log) -> None:
         learning_curves(log, curves=["ece"])
 
 
+def test_train_loss_has_its_unit(log: Log) -> None:
+    assert learning_curves(log, curves=["train_loss"]).axes[0].get_ylabel() == "nats (line: mean of 8)"
+    assert learning_curves(log, curves=["train_loss"], loss_unit="").axes[0].get_ylabel() == "(line: mean of 8)"
+
+
 def test_one_record_is_enough() -> None:
     record = {"step": 5, "train_loss": 1.0, "validation": {"nce": 0.9, "error_rate": 0.4}, "best": True}
     assert len(learning_curves([record]).axes) == 3

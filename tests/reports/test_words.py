@@ -115,6 +115,17 @@ def test_distance_to_the_floor() -> None:
     )
 
 
+def test_farther_from_the_floor_than_the_priors() -> None:
+    found = floor_finding({"adapted": {"nce": entry(2.5)}, "floor": {"nce": entry(0.4)}})
+    assert (found.tone, found.headline) == ("bad", "It is no nearer to the floor than the priors are")
+    assert found.detail == "NCE went from 1 (the priors) to 2.500; the true posterior has 0.400."
+
+
+def test_no_difference_at_all() -> None:
+    same = {"base": {"nce": entry(0.9)}, "adapted": {"nce": entry(0.9)}, "difference": {"nce": entry(0.0, 0.0, 0.0)}}
+    assert change(same, "nce") == ("open", "NCE stayed at 0.900.")
+
+
 def test_without_a_floor_the_reason_is_told() -> None:
     finding = floor_finding({"adapted": {"nce": entry(0.46)}})
     assert finding.tone == "open"

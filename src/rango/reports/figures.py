@@ -24,12 +24,15 @@ Records = Sequence[Mapping[str, Any]]
 
 
 @styled
-def learning_curves(records: Records, *, curves: Sequence[str] = ("train_loss", "nce", "error_rate")) -> Figure:
+def learning_curves(
+    records: Records, *, curves: Sequence[str] = ("train_loss", "nce", "error_rate"), loss_unit: str = "nats"
+) -> Figure:
     """Train loss and validation metrics against optimizer steps, one panel each, the best checkpoint marked.
 
     Args:
         records: of a log.jsonl: `step`, `train_loss`, and at validation steps `validation` and `best`.
         curves: "train_loss" or names of validation metrics.
+        loss_unit: unit of the train loss; a Brier loss has none.
 
     Raises:
         InputError: a curve without a single finite point.
@@ -40,7 +43,7 @@ def learning_curves(records: Records, *, curves: Sequence[str] = ("train_loss", 
         if not len(steps):
             raise InputError(f"the log has no finite value of {name!r}; expected at least one to draw its curve")
         if name == "train_loss":
-            _train_loss(ax, steps, values)
+            _train_loss(ax, steps, values, loss_unit)
         else:
             _validation(ax, name, steps, values, best_step(records))
         ax.set_xlabel("optimizer steps")
@@ -66,25 +69,25 @@ def best_step(records: Records) -> int | None:
     return next((int(record["step"]) for record in reversed(records) if record.get("best")), None)
 
 
-def _train_loss(ax: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+def _train_loss(ax: Axes, steps: np.ndarray, values: np.ndarray, unit: str) -> None:
     ax.set_title("Train loss")
     window = len(values) // 12
     if window < 3:
         ax.plot(steps, values, color=INK, marker="o" if len(values) == 1 else None)
-        ax.set_ylabel("nats")
+        ax.set_ylabel(unit)
         return
     # Single batches are noisy: the raw losses stay visible behind their mean, which starts where it is complete.
     ax.plot(steps, values, color=FAINT, linewidth=0.8, alpha=0.7)
     mean = np.convolve(values, np.ones(window) / window, mode="valid")
     ax.plot(steps[window - 1 :], mean, color=INK)
-    ax.set_ylabel(f"nats (line: mean of {window})")
+    ax.set_ylabel(f"{unit} (line: mean of {window})".strip())
 
 
 def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best: int | None) -> None:
     title = column_named(name).title
     ax.set_title(f"Validation {title if title.isupper() else title.lower()}")
     ax.plot(steps, values, color=BLUE, marker="o")
-    if name == "nce" and values.max() > 0.8:
+    if name == "nce" and values.max() > 0.8 and values.min() < 1.25:
         ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
         ax.annotate("priors", (1, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
     where = np.flatnonzero(steps == best)

@@ -138,10 +138,13 @@ def _missing(run: RunFiles) -> list[str]:
 
 def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Everything in run.yaml as groups of key and value: its mappings each by name, what stands alone together."""
-    groups = {"config": "Configuration"}
+    config = _mapping(record, "config")
+    if config:
+        first = {key: config[key] for key in ("model", "task") if key in config}
+        yield "Configuration", list(flat({**first, **config}))
     for key, value in record.items():
-        if isinstance(value, Mapping) and value:
-            yield groups.get(key, key.replace("_", " ").capitalize()), list(flat(value))
+        if isinstance(value, Mapping) and value and key != "config":
+            yield key.replace("_", " ").capitalize(), list(flat(value))
     alone = {k: v for k, v in record.items() if not isinstance(v, Mapping) and k != "notes"}
     if alone:
         yield "Run", list(flat(alone))

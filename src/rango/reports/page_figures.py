@@ -33,8 +33,10 @@ def curve_drawings(run: RunFiles) -> list[Drawing]:
     """Train loss and the chief validation metrics against steps."""
     if not run.log:
         return [Drawing("Learning curves", None, run.missing.get("log.jsonl", "log.jsonl holds no records"))]
+    config = run.record.get("config")
+    unit = "" if isinstance(config, dict) and config.get("rule") == "brier" else "nats"
     return [
-        drawing(title, partial(learning_curves, run.log, curves=[name]), prefix=f"curve-{name}")
+        drawing(title, partial(learning_curves, run.log, curves=[name], loss_unit=unit), prefix=f"curve-{name}")
         for name, title in _CURVES.items()
     ]
 

@@ -41,6 +41,8 @@ def change(states: Metrics, metric: str) -> tuple[Tone, str] | None:
     title = column_named(metric).title
     ends = [estimate(states, state, metric) for state in ("base", "adapted")]
     path = " from {} to {}".format(*(number(end.value) for end in ends if end)) if all(ends) else ""
+    if difference.value == 0 and not interval(difference):
+        return "open", f"{title} stayed{f' at {number(ends[1].value)}' if ends[1] else ' the same'}."
     verb = "fell" if difference.value < 0 else "rose" if difference.value > 0 else "stayed the same"
     span = interval(difference, sign=True)
     bounds = f" (95% interval {span})" if span else ""
@@ -95,12 +97,13 @@ def floor_finding(states: Metrics) -> Finding:
     if floor is None or adapted is None or floor.value >= 1:
         reason = "The true posterior of this task is not known, so neither is the distance to the best possible."
         return Finding("floor", "open", "The floor is not known", reason)
-    closed = (1.0 - adapted.value) / (1.0 - floor.value)
+    closed = 100 * (1.0 - adapted.value) / (1.0 - floor.value)
     detail = f"NCE went from 1 (the priors) to {number(adapted.value)}; the true posterior has {number(floor.value)}"
     error = estimate(states, "floor", "error_rate")
     detail += f" and an error rate of {number(error.value)}." if error else "."
-    headline = f"It closes {100 * closed:.0f}% of the distance from the priors to the floor"
-    return Finding("floor", "good" if closed > 0 else "bad", headline, detail)
+    if closed <= 0:
+        return Finding("floor", "bad", "It is no nearer to the floor than the priors are", detail)
+    return Finding("floor", "good", f"It closes {closed:.0f}% of the distance from the priors to the floor", detail)
 
 
 def mcnemar_sentence(base: Posteriors, adapted: Posteriors) -> str:
