@@ -52,7 +52,7 @@ def fit_calibrator(
         InputError: an unknown method or objective, more than two classes for a two-class method, zero posteriors for
             the matrix, priors for a method without them or for a class without instances, nothing left to fit on.
 
-    Source: reference thesis, section 3.3; arXiv:2408.02841, section 4; arXiv:1706.04599, section 4.
+    Source: reference thesis, section 3.3; arXiv:2408.02841; arXiv:1706.04599.
 
     >>> posteriors = Posteriors.from_scores([[3, 0], [3, 0], [3, 0], [0, 3]], [0, 0, 1, 1])
     >>> round(fit_calibrator(posteriors, method="temperature").scale, 4)

@@ -137,7 +137,7 @@ class Bias(Calibrator):
 class Affine(Calibrator):
     """q = softmax(α s + β + ln π): one scale, one shift for each class ("direction-preserving").
 
-    Source: arXiv:2408.02841, section 4; reference thesis, section 3.3.
+    Source: arXiv:2408.02841; reference thesis, section 3.3.
     """
 
     method: ClassVar[Method] = "affine"
@@ -153,7 +153,7 @@ class Affine(Calibrator):
 
 @dataclass(frozen=True, kw_only=True)
 class Vector(Calibrator):
-    """q = softmax(a ∘ s + β + ln π): a scale and a shift for each class (arXiv:1706.04599, section 4.2)."""
+    """q = softmax(a ∘ s + β + ln π): a scale and a shift for each class (arXiv:1706.04599)."""
 
     method: ClassVar[Method] = "vector"
     scales: tuple[float, ...]
@@ -170,7 +170,7 @@ class Vector(Calibrator):
 class Matrix(Calibrator):
     """q = softmax(W s + β + ln π): a full matrix, W[k, j] the weight of choice j in the logit of choice k.
 
-    Source: arXiv:1706.04599, section 4.2; Kull et al. (arXiv:1910.12656) for regularising what is off the diagonal.
+    Source: arXiv:1706.04599; Kull et al. (arXiv:1910.12656) for regularising what is off the diagonal.
     """
 
     method: ClassVar[Method] = "matrix"

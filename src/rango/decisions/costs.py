@@ -137,7 +137,7 @@ def bayes_decisions(log_posteriors: Array, *, costs: Costs) -> Labels:
     Raises:
         InputError: the costs have another number of classes.
 
-    Source: reference thesis, eq. 3.1; arXiv:2209.05355, eq. 5.
+    Source: reference thesis, eq. 3.1; arXiv:2209.05355.
 
     >>> costs = Costs.zero_one(2).with_abstention(0.2)
     >>> bayes_decisions(np.log([[0.9, 0.1], [0.3, 0.7]]), costs=costs).tolist()
@@ -172,7 +172,7 @@ def naive_cost(priors: Array, *, costs: Costs) -> Array:
     Returns:
         (...,), unit of the costs. With 0–1 costs: 1 − max_k π_k.
 
-    Source: arXiv:2209.05355, eq. 12.
+    Source: arXiv:2209.05355.
 
     >>> float(naive_cost(np.array([0.25, 0.75]), costs=Costs.zero_one(2)))
     0.25

@@ -40,7 +40,7 @@ def bca_interval(replicates: Array, *, value: float, jackknife: Array, level: fl
     Returns:
         (low, high); None where it is undefined: over 5 % undefined replicates, or all of them on one side of the value.
 
-    Source: Efron (1987), eqs. 4.1 and 6.6.
+    Source: Efron (1987).
     """
     from scipy.special import ndtr, ndtri
 

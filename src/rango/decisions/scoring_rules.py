@@ -49,7 +49,7 @@ def brier_rule(log_posteriors: Array, labels: Labels) -> Array:
 def cost_rule(costs: Costs) -> Rule:
     """The proper scoring rule that any costs construct: C*(k, q) = C[k, d_B(q)].
 
-    Source: reference thesis, eq. 3.2; arXiv:2408.02841, eq. 5.
+    Source: reference thesis, eq. 3.2; arXiv:2408.02841.
 
     >>> rule = cost_rule(Costs([[0, 1], [5, 0]]))
     >>> rule(np.log([[0.7, 0.3], [0.9, 0.1]]), np.array([0, 1])).tolist()

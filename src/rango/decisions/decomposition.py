@@ -70,7 +70,7 @@ def calibration_loss(
     Raises:
         InputError: fewer than two folds, instances or groups; as `fit_calibrator`.
 
-    Source: arXiv:2408.02841, section 5; arXiv:2209.05355, section 8.
+    Source: arXiv:2408.02841; arXiv:2209.05355.
     """
     if score not in ("cross_entropy", "brier", "expected_cost"):
         raise unknown_name("score", score, ("cross_entropy", "brier", "expected_cost"))
