@@ -11,7 +11,7 @@ import pytest
 from reports_run import HOSTILE, RECORD, write_run
 
 from rango.decisions import Posteriors
-from rango.decisions.calibration_loss import calibration_loss
+from rango.decisions.decomposition import calibration_loss
 from rango.errors import InputError
 from rango.files import read_json, write_json, write_yaml
 from rango.reports.calibration import calibration_finding, chance_error, recoverable

@@ -8,7 +8,7 @@ import numpy as np
 
 from rango.decisions import Posteriors
 from rango.decisions.calibration_error import reliability_bins
-from rango.decisions.calibration_loss import calibration_loss
+from rango.decisions.decomposition import calibration_loss
 from rango.errors import InputError
 from rango.reports.tables import number
 from rango.reports.words import Finding
