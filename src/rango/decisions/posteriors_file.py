@@ -6,6 +6,7 @@ column (shorter lists: fewer choices), or in CSV columns `posterior_0 …`, `log
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -190,9 +191,17 @@ def _texts(columns: Mapping[str, Any], name: str) -> list[str] | None:
 def _choices(columns: Mapping[str, Any]) -> list[list[str]] | None:
     if "choices" not in columns:
         return None
-    # NPZ holds plain arrays only, so there a row of choices is its JSON text.
-    rows = [json.loads(row) if isinstance(row, str) else row for row in columns["choices"]]
-    return [[str(word) for word in row] for row in rows]
+    result = []
+    for index, row in enumerate(columns["choices"]):
+        words = row
+        if isinstance(row, str):
+            # NPZ holds plain arrays only, so there a row of choices is its JSON text.
+            with contextlib.suppress(json.JSONDecodeError):
+                words = json.loads(row)
+        if not isinstance(words, (list, np.ndarray)):
+            raise InputError(f"choices[{index}] is {row!r}; expected a list of texts")
+        result.append([str(word) for word in words])
+    return result
 
 
 def _rows(posteriors: Posteriors) -> dict[str, Sequence[Any]]:

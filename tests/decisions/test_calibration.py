@@ -1,0 +1,368 @@
+"""Calibrators: files, fits against an independent optimiser, laws, and what the report says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_posteriors import make
+from sklearn.isotonic import IsotonicRegression
+
+from rango.decisions import (
+    CALIBRATORS,
+    Affine,
+    Bias,
+    Calibrator,
+    Matrix,
+    Posteriors,
+    Temperature,
+    Vector,
+    fit_calibrator,
+)
+from rango.decisions import linear_fit as lf
+from rango.decisions.calibration import _data
+from rango.errors import InputError
+
+LINEAR = ["temperature", "bias", "affine", "vector", "matrix"]
+ALL = [*LINEAR, "isotonic", "histogram"]
+
+
+def fitted(posteriors: Posteriors, method: str, **options: object) -> Calibrator:
+    return fit_calibrator(posteriors, method=method, **options)  # type: ignore[arg-type]
+
+
+def random_posteriors(seed: int, n: int = 60, k: int = 3) -> Posteriors:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(n, k)) * rng.uniform(0.3, 4)
+    labels = (scores * rng.uniform(0, 1) + rng.gumbel(size=(n, k)) + rng.normal(size=k)).argmax(axis=1)
+    return Posteriors.from_scores(scores, labels)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_files_give_equal_calibrators(method: str, tmp_path: Path) -> None:
+    calibrator = fitted(make(k=2), method)
+    calibrator.write(tmp_path / "c.json")
+    assert Calibrator.read(tmp_path / "c.json") == calibrator
+    assert json.loads((tmp_path / "c.json").read_text())["method"] == method
+    assert Calibrator.read(str(tmp_path / "c.json")).apply(make(k=2)).cross_entropy() == pytest.approx(
+        calibrator.apply(make(k=2)).cross_entropy()
+    )
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "brier"])
+@pytest.mark.parametrize("method", ["temperature", "bias", "affine", "vector"])
+def test_the_optimum_is_that_of_scipy(method: str, objective: str) -> None:
+    posteriors = make(n=400, sharpness=3)
+    logs, y, k = posteriors.log_posteriors, posteriors.labels, 3
+    one_hot = np.eye(k)[y]
+
+    def loss(theta: np.ndarray) -> float:
+        scale, bias = {
+            "temperature": (theta[0], 0),
+            "bias": (1, theta[:k]),
+            "affine": (theta[0], theta[1:]),
+            "vector": (theta[:k], theta[k:]),
+        }[method]
+        log_q = scipy.special.log_softmax(logs * scale + bias, axis=1)
+        if objective == "brier":
+            return float(((np.exp(log_q) - one_hot) ** 2).sum(axis=1).mean())
+        return float(-log_q[np.arange(len(y)), y].mean())
+
+    sizes = {"temperature": 1, "bias": k, "affine": 1 + k, "vector": 2 * k}
+    start = np.where(np.arange(sizes[method]) < {"bias": 0, "vector": k}.get(method, 1), 1.0, 0.0)
+    best = scipy.optimize.minimize(loss, start, method="BFGS", options={"gtol": 1e-9}).fun
+    found = fitted(posteriors, method, objective=objective)
+    assert found.report is not None
+    assert found.report.converged
+    assert found.report.loss_after == pytest.approx(best, abs=1e-7)
+    assert getattr(found.apply(posteriors), objective)() == pytest.approx(found.report.loss_after, abs=1e-9)
+    assert getattr(posteriors, objective)() == pytest.approx(found.report.loss_before)
+
+
+def test_affine_is_the_optimum_of_torch_to_a_millionth() -> None:
+    torch = pytest.importorskip("torch")
+    posteriors = make(n=2000, k=4, sharpness=3)
+    logs = torch.tensor(np.array(posteriors.log_posteriors))
+    labels = torch.tensor(np.array(posteriors.labels))
+    scale = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS(
+        [scale, bias], max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> object:
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(scale * logs + bias, labels)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    found = fitted(posteriors, "affine")
+    assert isinstance(found, Affine)
+    assert found.scale == pytest.approx(scale.item(), abs=1e-6)
+    np.testing.assert_allclose(found.bias, (bias - bias.mean()).detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["affine", "vector", "matrix"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_gradients_and_hessians_are_those_of_differences(shape: str, padded: bool) -> None:
+    k = 3
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(40, k))
+    if padded and shape != "matrix":
+        scores[::5, 2] = -np.inf
+    posteriors = Posteriors.from_scores(scores, rng.integers(0, 2, 40))
+    families = {
+        "affine": lf.affine_family(k, scale=True, bias=True),
+        "vector": lf.vector_family(k),
+        "matrix": lf.matrix_family(k, regularisation=0.1),
+    }
+    family, everyone = families[shape], np.ones(40, dtype=bool)
+    for priors in (None, np.array([0.7, 0.3, 0.0])):
+        data = _data(posteriors, everyone, priors)
+        observed = lf._observed(family, data)
+        theta = family.identity + rng.normal(size=len(family.identity)) * 0.3
+        _, gradient, hessian = lf._with_hessian(family, theta, data, observed)
+        brier_gradient = lf._brier(family, theta, data)[1]
+        for index, step in enumerate(np.eye(len(theta)) * 1e-6):
+            up, down = (lf._cross_entropy(family, theta + side * step, data, observed) for side in (1, -1))
+            assert (up[0] - down[0]) / 2e-6 == pytest.approx(gradient[index], abs=1e-7)
+            np.testing.assert_allclose((up[1] - down[1]) / 2e-6, hessian[index], atol=1e-7)
+            high, low = (lf._brier(family, theta + side * step, data)[0] for side in (1, -1))
+            assert (high - low) / 2e-6 == pytest.approx(brier_gradient[index], abs=1e-7)
+
+
+@given(st.integers(0, 10_000), st.sampled_from(LINEAR), st.sampled_from(["cross_entropy", "brier"]))
+@settings(deadline=None, max_examples=60)
+def test_calibration_never_worsens_the_fitting_set(seed: int, method: str, objective: str) -> None:
+    posteriors = random_posteriors(seed)
+    after = fitted(posteriors, method, objective=objective).apply(posteriors)
+    assert getattr(after, objective)() <= getattr(posteriors, objective)() + 1e-7
+
+
+@given(st.integers(0, 10_000))
+@settings(deadline=None, max_examples=30)
+def test_isotonic_never_worsens_either_score_and_keeps_the_order(seed: int) -> None:
+    posteriors = random_posteriors(seed, k=2)
+    after = fitted(posteriors, "isotonic").apply(posteriors)
+    assert after.cross_entropy() <= posteriors.cross_entropy() + 1e-9
+    assert after.brier() <= posteriors.brier() + 1e-9
+    order = np.argsort(posteriors.log_posteriors[:, 1])
+    assert (np.diff(np.exp(after.log_posteriors[order, 1])) >= -1e-12).all()
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 50))
+@settings(deadline=None, max_examples=30)
+def test_temperature_changes_no_decision_under_zero_one_costs(seed: int, scale: float) -> None:
+    posteriors = random_posteriors(seed, k=4)
+    after = Temperature(scale=scale).apply(posteriors)
+    assert (after.log_posteriors.argmax(axis=1) == posteriors.log_posteriors.argmax(axis=1)).all()
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["temperature", "affine"]))
+@settings(deadline=None, max_examples=30)
+def test_calibrating_twice_is_calibrating_once(seed: int, method: str) -> None:
+    posteriors = random_posteriors(seed, n=200)
+    once = fitted(posteriors, method).apply(posteriors)
+    again = fitted(once, method).apply(once)
+    assert again.cross_entropy() == pytest.approx(once.cross_entropy(), abs=1e-7)
+
+
+def test_richer_families_fit_better() -> None:
+    posteriors = make(n=500, sharpness=3)
+    losses = {method: fitted(posteriors, method).report for method in ("temperature", "affine", "vector")}
+    assert losses["vector"].loss_after <= losses["affine"].loss_after <= losses["temperature"].loss_after  # type: ignore[union-attr]
+
+
+def test_affine_finds_what_made_the_labels() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(60_000, 3)) * 2
+    labels = (0.5 * scores + [0.4, 0.0, -0.4] + rng.gumbel(size=scores.shape)).argmax(axis=1)
+    found = fitted(Posteriors.from_scores(scores, labels), "affine")
+    assert isinstance(found, Affine)
+    assert found.scale == pytest.approx(0.5, abs=0.02)
+    np.testing.assert_allclose(found.bias, [0.4, 0.0, -0.4], atol=0.03)
+
+
+def test_bias_makes_the_mean_posterior_the_priors() -> None:
+    posteriors = make()
+    mean = np.exp(fitted(posteriors, "bias").apply(posteriors).log_posteriors).mean(axis=0)
+    np.testing.assert_allclose(mean, posteriors.priors(), atol=1e-6)
+
+
+def test_target_priors_are_read_as_priors() -> None:
+    """Scores that are scaled likelihoods, fitted under any priors, give those priors' posteriors."""
+    rng = np.random.default_rng(1)
+    labels = np.repeat([0, 1], [3000, 1000])
+    x = rng.normal(loc=2.0 * labels)
+    ratio = 2 * x - 2  # ln p(x | 1) / p(x | 0) of unit Gaussians at 0 and 2
+    posteriors = Posteriors.from_scores(np.stack([np.zeros(4000), ratio], axis=1), labels)
+    found = fitted(posteriors, "affine", priors=[0.1, 0.9])
+    assert isinstance(found, Affine)
+    assert found.scale == pytest.approx(1, abs=0.1)
+    assert found.bias[1] - found.bias[0] == pytest.approx(0, abs=0.2)
+    assert found.priors == (0.1, 0.9)
+    loss = found.apply(posteriors).cross_entropy(priors=[0.1, 0.9])
+    assert found.report is not None
+    assert loss == pytest.approx(found.report.loss_after)
+    without = fitted(posteriors, "bias", priors=[1, 0])
+    assert np.isneginf(without.transform(posteriors.log_posteriors)[:, 1]).all()
+
+
+def test_isotonic_is_scikit_learns() -> None:
+    posteriors = make(n=300, k=2)
+    p = np.exp(posteriors.log_posteriors[:, 1])
+    expected = IsotonicRegression().fit_transform(p, posteriors.labels)
+    found = fitted(posteriors, "isotonic").apply(posteriors)
+    np.testing.assert_allclose(np.exp(found.log_posteriors[:, 1]), expected, atol=1e-12)
+
+
+def test_isotonic_by_hand_with_ties_and_certainty() -> None:
+    q = [[1.0, 0.0], [0.5, 0.5], [0.5, 0.5], [0.2, 0.8], [0.0, 1.0]]
+    found = fitted(Posteriors.from_probabilities(q, [0, 1, 0, 0, 1]), "isotonic")
+    after = np.exp(found.apply(Posteriors.from_probabilities(q, [0] * 5)).log_posteriors[:, 1])
+    np.testing.assert_allclose(after, [0, 1 / 3, 1 / 3, 1 / 3, 1])
+
+
+def test_histogram_by_hand() -> None:
+    posteriors = Posteriors(np.log([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]]), [0, 1, 1, 1])
+    found = fitted(posteriors, "histogram", bins=4, spacing="width")
+    np.testing.assert_allclose(np.exp(found.apply(posteriors).log_posteriors[:, 1]), [0.5, 0.5, 1, 1])
+    assert found.as_dict()["values"] == pytest.approx([0.5, 0.375, 1, 1])
+
+
+def test_padding_stays_impossible_and_does_not_matter() -> None:
+    posteriors = make(n=100)
+    padded = Posteriors(np.hstack([posteriors.log_posteriors, np.full((100, 1), -np.inf)]), posteriors.labels)
+    plain, wide = fitted(posteriors, "temperature"), fitted(padded, "temperature")
+    assert wide.as_dict()["scale"] == pytest.approx(plain.as_dict()["scale"])
+    for method in ("temperature", "affine", "vector"):
+        after = fitted(padded, method).apply(padded)
+        assert np.isneginf(after.log_posteriors[:, 3]).all()
+        np.testing.assert_allclose(np.exp(after.log_posteriors).sum(axis=1), 1)
+
+
+def test_separated_data_say_so() -> None:
+    found = fitted(Posteriors.from_scores([[3, 0], [0, 3]], [0, 1]), "temperature")
+    assert found.report is not None
+    assert found.report.note == "every instance is told apart: only the ridge keeps the scale finite"
+    assert np.isfinite(found.as_dict()["scale"])
+
+
+def test_backward_posteriors_get_scale_zero() -> None:
+    backward = Posteriors.from_scores([[3, 0], [0, 3], [2, 0]], [1, 0, 1])
+    for objective in ("cross_entropy", "brier"):
+        for method in ("temperature", "affine"):
+            found = fitted(backward, method, objective=objective)
+            assert found.report is not None
+            assert found.as_dict()["scale"] == 0
+            assert found.report.converged
+            assert "the best scale is 0" in (found.report.note or "")
+
+
+def test_absent_classes_and_zero_posteriors_are_noted() -> None:
+    q = [[0.5, 0.3, 0.2], [0.2, 0.6, 0.2], [0.1, 0.9, 0.0], [0.0, 1.0, 0.0]]
+    posteriors = Posteriors.from_probabilities(q, [0, 1, 0, 0], ids="abcd")
+    found = fitted(posteriors, "affine")
+    assert found.report is not None
+    assert found.report.n == 3
+    assert found.report.note is not None
+    assert "1 instances with posterior 0 at their label were left out (ids d)" in found.report.note
+    assert "classes without an instance (their shift falls until the ridge holds it): 2" in found.report.note
+    assert found.report.loss_after == np.inf
+    assert fitted(posteriors, "affine", objective="brier").report.loss_after < 2  # type: ignore[union-attr]
+
+
+def test_a_fit_without_enough_steps_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lf, "_MAX_STEPS", 1)
+    report = fitted(make(sharpness=8), "affine").report
+    assert report is not None
+    assert not report.converged
+
+
+def test_one_instance_and_many_classes() -> None:
+    for method in LINEAR:
+        one = Posteriors(np.log([[0.5, 0.3, 0.2]]), [1])
+        assert np.isfinite(fitted(one, method).apply(one).cross_entropy())
+    rng = np.random.default_rng(0)
+    many = Posteriors.from_scores(rng.normal(size=(100, 1000)), rng.integers(0, 1000, 100))
+    for method in ("temperature", "affine"):
+        report = fitted(many, method).report
+        assert report is not None
+        assert report.converged
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("platt", {}, "unknown calibration method 'platt'"),
+        ("affine", {"objective": "hinge"}, "unknown objective 'hinge'"),
+        ("matrix", {"regularisation": -1.0}, "regularisation is -1.0; expected 0 or more"),
+        ("isotonic", {}, "isotonic calibration is for 2 classes but there are 3; use affine"),
+        ("temperature", {"priors": [0.2, 0.3, 0.5]}, "priors do not apply to temperature calibration"),
+        ("affine", {"priors": [0.2, 0.3]}, "priors have shape (2,); expected (3,)"),
+    ],
+)
+def test_bad_options_are_named(method: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        fitted(make(n=20), method, **options)
+
+
+def test_bad_fitting_sets_are_named() -> None:
+    zero = Posteriors.from_probabilities([[1, 0, 0]], [1])
+    with pytest.raises(InputError, match="every instance has posterior 0 at its label"):
+        fitted(zero, "affine")
+    with pytest.raises(
+        InputError, match=re.escape("log_posteriors[0] has a choice of posterior 0; a matrix calibrator")
+    ):
+        fitted(zero, "matrix")
+    with pytest.raises(InputError, match="bins is 0; expected at least 1"):
+        fitted(make(k=2), "histogram", bins=0)
+    with pytest.raises(InputError, match="no instance has label 1"):
+        fitted(Posteriors(np.log([[0.5, 0.5]]), [0]), "affine", priors=[0.5, 0.5])
+    with pytest.raises(InputError, match="3 choices for a calibrator of 2; fit it on the same choices"):
+        Bias(bias=(0.0, 1.0)).apply(make())
+
+
+def test_linear_calibrators_by_hand() -> None:
+    logs = np.log([[0.5, 0.5]])
+    half = np.log(2.0)
+    np.testing.assert_allclose(np.exp(Bias(bias=(half, 0.0)).transform(logs)), [[2 / 3, 1 / 3]])
+    affine = Affine(scale=3.0, bias=(half, 0.0), priors=(0.5, 0.5))
+    np.testing.assert_allclose(np.exp(affine.transform(logs)), [[2 / 3, 1 / 3]])
+    np.testing.assert_allclose(np.exp(Vector(scales=(0.0, 1.0), bias=(0.0, 0.0)).transform(logs)), [[2 / 3, 1 / 3]])
+    swap = Matrix(weights=((0.0, 1.0), (1.0, 0.0)), bias=(0.0, 0.0))
+    np.testing.assert_allclose(np.exp(swap.transform(np.log([[0.9, 0.1]]))), [[0.1, 0.9]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "no key method; expected a calibrator written by rango"),
+        ('{"method": "afine"}', "unknown method in {path} 'afine': did you mean 'affine'?"),
+        ('{"method": "temperature", "report": null}', "scale is missing; expected the keys method, report, scale"),
+        ('{"method": "temperature", "report": null, "scale": 1, "x": 1}', "x is unknown"),
+        (
+            '{"method": "temperature", "report": null, "scale": "hot"}',
+            "values of a temperature calibrator are not numbers",
+        ),
+        ('{"method": "temperature", "report": 3, "scale": 1}', "values of a temperature calibrator are not numbers"),
+        ("{", "not JSON"),
+    ],
+)
+def test_bad_calibrator_files_are_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(message.format(path=path))):
+        Calibrator.read(path)
+
+
+def test_every_method_has_its_class() -> None:
+    assert list(CALIBRATORS) == ALL

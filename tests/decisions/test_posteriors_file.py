@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rango.decisions import Posteriors, read_posteriors, write_posteriors
+from rango.errors import InputError
+
+ENDINGS = ["parquet", "csv", "jsonl", "npz"]
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=8)
+
+
+def assert_same(a: Posteriors, b: Posteriors) -> None:
+    assert (a.log_posteriors == b.log_posteriors).all()
+    assert (a.labels == b.labels).all()
+    assert (a.ids, a.groups, a.choices) == (b.ids, b.groups, b.choices)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("columns", [False, True])
+def test_what_is_written_is_read(ending: str, columns: bool, tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).normal(size=(7, 3)) * 9
+    scores[2, 2] = -np.inf
+    words = [['yes, "quoted"', "no\nnew line", "ä → ü"]] * 2 + [["a", "b"]] + [["a", "b", "c"]] * 4
+    extra = (list("abcdefg"), list("xxyyzzz"), words) if columns else (None, None, None)
+    posteriors = Posteriors.from_scores(scores, [0, 1, 1, 2, 0, 0, 1], *extra)
+    path = tmp_path / f"new folder/posteriors.{ending}"
+    write_posteriors(path, posteriors)
+    assert_same(read_posteriors(str(path)), posteriors)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=25)
+def test_any_ids_and_extreme_posteriors_survive(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    n = data.draw(st.integers(1, 5))
+    scores = data.draw(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2), min_size=n, max_size=n))
+    ids = data.draw(st.lists(TEXTS, min_size=n, max_size=n))
+    posteriors = Posteriors.from_scores(scores, [0] * n, ids)
+    for ending in ("parquet", "csv", "jsonl"):
+        path = tmp_path_factory.mktemp("files") / f"p.{ending}"
+        write_posteriors(path, posteriors)
+        assert_same(read_posteriors(path), posteriors)
+
+
+def test_every_kind_of_column_is_read(tmp_path: Path) -> None:
+    q = np.array([[0.7, 0.3], [0.0, 1.0]])
+    with np.errstate(divide="ignore"):
+        kinds = {"posteriors": q, "log_posteriors": np.log(q), "logits": np.log(q) + np.array([[3.0], [-2.0]])}
+    for kind, values in kinds.items():
+        rows = [{"label": 1, kind: row} for row in values.tolist()]
+        (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        stem = kind.removesuffix("s")
+        lines = [f"label,{stem}_0,{stem}_1", *(f"1,{a!r},{b!r}" for a, b in values.tolist())]
+        (tmp_path / "p.csv").write_text("\n".join(lines) + "\n")
+        np.savez(tmp_path / "p.npz", label=[1, 1], **{kind: values})
+        pq.write_table(pa.table({"label": [1, 1], kind: values.tolist()}), tmp_path / "p.parquet")
+        for ending in ENDINGS:
+            found = read_posteriors(tmp_path / f"p.{ending}")
+            np.testing.assert_allclose(np.exp(found.log_posteriors), q, atol=1e-12)
+            assert found.ids == ("0", "1")
+
+
+def test_shorter_lists_are_fewer_choices(tmp_path: Path) -> None:
+    rows = [{"label": 0, "posteriors": [0.5, 0.25, 0.25]}, {"label": 1, "posteriors": [0.5, 0.5]}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    (tmp_path / "p.csv").write_text("label,posterior_0,posterior_1,posterior_2\n0,0.5,0.25,0.25\n1,0.5,0.5,\n")
+    for ending in ("jsonl", "parquet", "csv"):
+        found = read_posteriors(tmp_path / f"p.{ending}")
+        assert np.isneginf(found.log_posteriors[1, 2])
+        assert found.cross_entropy() == pytest.approx(np.log(2))
+
+
+def test_float32_and_one_million_rows_keep_their_shape(tmp_path: Path) -> None:
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.full(6, 0.5, dtype=np.float32)), 2)
+    pq.write_table(pa.table({"label": pa.array([0, 1, 1], pa.int8()), "posteriors": values}), tmp_path / "p.parquet")
+    found = read_posteriors(tmp_path / "p.parquet")
+    assert found.log_posteriors.shape == (3, 2)
+    assert found.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.txt", "x", "ending '.txt' is not known; expected .parquet, .csv, .jsonl or .npz"),
+        ("p.jsonl", '{"label": 0}\n', "has label; expected one of posteriors, log_posteriors, logits"),
+        ("p.jsonl", '{"logits": [0, 1], "posteriors": [0, 1]}\n', "has posteriors and logits; expected one of"),
+        ("p.jsonl", '{"logits": [0, 1]}\n', "has no column label; give the 0-based index"),
+        (
+            "p.jsonl",
+            '{"label": 2, "logits": [0, 1]}\n',
+            "p.jsonl: labels[0] is 2 but there are 2 choices (valid: 0..1)",
+        ),
+        ("p.jsonl", '{"label": "b", "logits": [0, 1]}\n', "labels[0] is 'b'; expected the 0-based index"),
+        ("p.jsonl", '{"label": null, "logits": [0, 1]}\n', "labels[0] is None; expected the 0-based index"),
+        ("p.jsonl", '{"label": 0, "logits": "high"}\n', "logits holds something other than lists of numbers"),
+        ("p.jsonl", '{"label": 0, "logits": 3}\n', "logits holds something other than lists of numbers"),
+        ("p.jsonl", '{"label": 0, "logits": [NaN, 1]}\n', "scores[0] is [nan, 1]; expected numbers below infinity"),
+        ("p.jsonl", '{"label": 0, "posteriors": [0.5, 0.4]}\n', "posteriors[0] sums to 0.9; expected 1"),
+        ("p.jsonl", '{"label": 0, "logits": [0, 1]}\n{"label": 0}\n', ":2: 'logits' is not in every row"),
+        ("p.jsonl", '{"label": 0, "logits": [0, 1], "choices": ["a"]}\n', "choices[0] has"),
+        ("p.jsonl", '{"label": 0, "logits": [0, 1], "choices": 3}\n', "choices[0] is 3; expected a list of texts"),
+        ("p.jsonl", '{"label": 0, "logits": [0, 1], "choices": "a, b"}\n', "choices[0] is 'a, b'; expected a list"),
+        ("p.jsonl", "", "is empty; expected at least one line"),
+        ("p.csv", "label,logit_0,logit_1\n", "has no rows; expected at least one instance"),
+        ("p.csv", "label,logit_0,logit_1\n0,1,x\n", "'x' among the logits; expected a number"),
+        ("p.csv", "label,logit_0,logit_2\n0,1,2\n", "has columns logit_0, logit_2; expected logit_0 to logit_1"),
+        ("p.npz", "not a zip file", "is not an NPZ file of plain arrays"),
+        ("p.parquet", "not a parquet file", "is not a Parquet file"),
+    ],
+)
+def test_bad_files_are_named(name: str, text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    if "choices[0] has" in message:
+        path.write_text(text.replace('"label": 0', '"label": 1'))
+        message = "labels[0] is 1 but that instance has 1 choices"
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        read_posteriors(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", label=np.array([0], dtype=object), logits=[[0.0, 1.0]])
+    with pytest.raises(InputError, match="is not an NPZ file of plain arrays"):
+        read_posteriors(tmp_path / "p.npz")
+
+
+def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=re.escape("ending '.txt' is not known; expected .parquet, .csv, .jsonl or .npz")
+    ):
+        write_posteriors(tmp_path / "p.txt", Posteriors(np.log([[0.5, 0.5]]), [0]))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for ending in ENDINGS:
+        with pytest.raises(InputError, match="does not exist"):
+            read_posteriors(tmp_path / f"p.{ending}")
