@@ -193,6 +193,14 @@ class TestInterruption:
         assert not (tmp_path / "lm").exists()
         assert (tmp_path / ".lm.unfinished" / "state.safetensors").exists()
 
+    def test_a_state_without_its_record_is_not_used(self, tmp_path: Path) -> None:
+        clean = pretrain(story(100), out=tmp_path / "clean", config=tiny(tokens=256))
+        stray = tmp_path / ".lm.unfinished" / "state.safetensors"
+        stray.parent.mkdir()
+        stray.write_bytes(b"of another run")
+        out = pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=256))
+        assert (out / "model.safetensors").read_bytes() == (clean / "model.safetensors").read_bytes()
+
     def test_repeating_a_finished_command_leaves_it(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         out = pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=256))
         before = (out / "pretrain.yaml").stat().st_mtime_ns

@@ -96,6 +96,8 @@ def _work_folder(out: Path, identity: str) -> Path:
         )
     if not record.exists():
         work.mkdir(parents=True, exist_ok=True)
+        # A state without its record is of unknown origin: never go on from it.
+        (work / _STATE).unlink(missing_ok=True)
         write_yaml(record, {"status": "running", "identity": identity})
     return work
 
