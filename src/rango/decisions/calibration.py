@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rango.decisions import calibrators, linear_fit
+from rango.decisions import calibrators, families
 from rango.decisions import scoring_rules as rules
 from rango.decisions.arrays import Array, Labels, check_priors
 from rango.decisions.calibration_error import BINS, Spacing
 from rango.decisions.calibrators import CALIBRATORS, Calibrator, FitReport, Method, check_no_zeros
-from rango.decisions.linear_fit import Objective
+from rango.decisions.linear_fit import Objective, Optimum, fit
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.two_class_calibration import fit_two_classes
 from rango.errors import InputError, unknown_name
@@ -94,15 +94,15 @@ def _fit_linear(
         usable &= priors[posteriors.labels] > 0
     if not usable.any():
         raise InputError("every instance has posterior 0 at its label; no calibrator of logarithms can repair that")
-    families: dict[str, Callable[[], linear_fit.Family]] = {
-        "temperature": lambda: linear_fit.affine_family(k, scale=True, bias=False),
-        "bias": lambda: linear_fit.affine_family(k, scale=False, bias=True),
-        "affine": lambda: linear_fit.affine_family(k, scale=True, bias=True),
-        "vector": lambda: linear_fit.vector_family(k),
-        "matrix": lambda: linear_fit.matrix_family(k, regularisation=regularisation),
+    family_of: dict[str, Callable[[], families.Family]] = {
+        "temperature": lambda: families.affine_family(k, scale=True, bias=False),
+        "bias": lambda: families.affine_family(k, scale=False, bias=True),
+        "affine": lambda: families.affine_family(k, scale=True, bias=True),
+        "vector": lambda: families.vector_family(k),
+        "matrix": lambda: families.matrix_family(k, regularisation=regularisation),
     }
-    family, data = families[method](), _data(posteriors, usable, priors)
-    found = linear_fit.fit(family, data, objective=objective)
+    family, data = family_of[method](), _data(posteriors, usable, priors)
+    found = fit(family, data, objective=objective)
     fitted = _calibrator(method, found.theta, k, priors)
     after = found.loss if usable.all() else float(getattr(fitted.apply(posteriors), objective)(priors=priors))
     report = FitReport(
@@ -132,7 +132,7 @@ def _calibrator(method: Method, theta: Array, k: int, priors: Array | None) -> C
     return calibrators.Matrix(weights=rows, bias=bias, priors=target)
 
 
-def _data(posteriors: Posteriors, usable: NDArray[np.bool_], priors: Array | None) -> linear_fit.Data:
+def _data(posteriors: Posteriors, usable: NDArray[np.bool_], priors: Array | None) -> families.Data:
     logs, labels = posteriors.log_posteriors, posteriors.labels
     if not usable.all():
         logs, labels = logs[usable], labels[usable]
@@ -148,21 +148,22 @@ def _data(posteriors: Posteriors, usable: NDArray[np.bool_], priors: Array | Non
     some = bool(impossible.any())
     if some:
         scores[impossible] = 0.0
-    return linear_fit.Data(scores, impossible if some else None, labels, weights, log_priors)
+    return families.Data(scores, impossible if some else None, labels, weights, log_priors, float(np.abs(scores).max()))
 
 
 def _note(
-    family: linear_fit.Family,
-    data: linear_fit.Data,
-    found: linear_fit.Optimum,
+    family: families.Family,
+    data: families.Data,
+    found: Optimum,
     posteriors: Posteriors,
     usable: NDArray[np.bool_],
 ) -> list[str]:
     notes = []
-    zeros = np.flatnonzero(~usable & np.isneginf(posteriors.log_posteriors[np.arange(len(usable)), posteriors.labels]))
-    if zeros.size:
-        shown = ", ".join(posteriors.ids[row] for row in zeros[:10])
-        notes.append(f"{zeros.size} instances with posterior 0 at their label were left out (ids {shown})")
+    if not usable.all():
+        at_label = posteriors.log_posteriors[np.arange(len(usable)), posteriors.labels]
+        if (zeros := np.flatnonzero(np.isneginf(at_label))).size:
+            shown = ", ".join(posteriors.ids[row] for row in zeros[:10])
+            notes.append(f"{zeros.size} instances with posterior 0 at their label were left out (ids {shown})")
     absent = np.flatnonzero(np.bincount(data.labels, minlength=family.n_classes) == 0)
     if absent.size and family.free[-1]:
         shown = ", ".join(str(k) for k in absent[:10])

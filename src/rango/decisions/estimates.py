@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -56,3 +57,8 @@ class Estimate:
             "direction": self.direction,
         }
         return entry if self.note is None else {**entry, "note": self.note}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Estimate:
+        """The estimate whose `as_dict` this is."""
+        return cls(**{**entry, "value": math.nan if entry["value"] is None else entry["value"]})

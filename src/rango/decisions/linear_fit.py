@@ -1,149 +1,30 @@
 """Fitting q = softmax(W s + β + ln π) in float64: Newton's method on the cross-entropy, L-BFGS on the rest.
 
-The cross-entropy is convex in (W, β), and its gradient and Hessian cost little more than itself: a few Newton steps
-reach the optimum to rounding. Arrays are (K, N) here: sums over a few choices then run along memory.
+The cross-entropy is convex in θ = (W, β), and its gradient and Hessian cost little more than itself: a few Newton steps
+reach the optimum to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rango.decisions.arrays import Array, Labels
+from rango.decisions.arrays import Array
+from rango.decisions.families import Data, Family
 
 Objective: TypeAlias = Literal["cross_entropy", "brier"]
-Shape: TypeAlias = Literal["affine", "vector", "matrix"]
 
-# Pulls every parameter towards the identity so weakly that no optimum moves by more than about 1e-8, yet one exists
-# where classes without instances or separable data would send a parameter to infinity.
-RIDGE = 1e-9
-# Newton has converged where half its decrement, the distance of the loss from its minimum, is below this (nats).
-TOLERANCE = 1e-12
+# Newton has converged where half its squared decrement, the distance of the loss from its minimum in nats, is below
+# this. One more step follows, after which that distance is of the order of its square.
+TOLERANCE = 1e-10
 # L-BFGS has converged where no gradient entry is above this.
 _LBFGS_TOLERANCE = 1e-5
 _MAX_STEPS = 100
 # A Hessian of more parameters costs more than L-BFGS does.
 _MAX_NEWTON = 600
 _WARM = 8_000
-_COLUMNS = 1 << 15
-
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """What is fitted on."""
-
-    scores: Array
-    """(K, N) log-posteriors, 0 where impossible."""
-    impossible: NDArray[np.bool_] | None
-    """(K, N), or None where every choice is possible."""
-    labels: Labels
-    """(N,), each at a possible choice."""
-    weights: Array | None
-    """(N,), summing to one; None where each is 1/N."""
-    log_priors: Array
-    """(K, 1), 0 without target priors."""
-
-    def pieces(self) -> Iterator[Data]:
-        """The data a few columns at a time: the work arrays of a piece stay in cache."""
-        step = max(1, _COLUMNS // len(self.scores))
-        for start in range(0, len(self.labels), step):
-            yield self.columns(slice(start, start + step))
-
-    def sample(self, n: int) -> Data:
-        """About `n` instances at even distances."""
-        chosen = self.columns(slice(None, None, len(self.labels) // n))
-        weights = None if chosen.weights is None else chosen.weights / chosen.weights.sum()
-        return replace(chosen, scores=np.ascontiguousarray(chosen.scores), weights=weights)
-
-    def columns(self, chosen: slice) -> Data:
-        """Some of the instances."""
-        impossible = None if self.impossible is None else self.impossible[:, chosen]
-        return replace(
-            self,
-            scores=self.scores[:, chosen],
-            impossible=impossible,
-            labels=self.labels[chosen],
-            weights=None if self.weights is None else self.weights[chosen],
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Family:
-    """Parameters θ = (W, β): W one number ("affine"), a diagonal ("vector") or a matrix ("matrix").
-
-    Penalty: ½ Σ_j penalty_j (θ_j − identity_j)². Only `free` entries move.
-    """
-
-    shape: Shape
-    n_classes: int
-    identity: Array
-    penalty: Array
-    free: NDArray[np.bool_]
-
-    def logits(self, theta: Array, data: Data) -> Array:
-        """(K, n) logits; -inf where impossible."""
-        k = self.n_classes
-        weight, bias = theta[:-k], theta[-k:, None] + data.log_priors
-        if self.shape == "matrix":
-            logits = weight.reshape(k, k) @ data.scores
-        else:
-            logits = (weight if self.shape == "affine" else weight[:, None]) * data.scores
-        logits += bias
-        if data.impossible is not None:
-            logits[data.impossible] = -np.inf
-        return np.asarray(logits)
-
-    def gradient(self, by_logits: Array, scores: Array) -> Array:
-        """Chain rule: (p,) from the gradient by the logits (K, n)."""
-        if self.shape == "matrix":
-            by_weight = (by_logits @ scores.T).ravel()
-        else:
-            by_weight = np.einsum("kn,kn->k", by_logits, scores)
-            by_weight = by_weight.sum(keepdims=True) if self.shape == "affine" else by_weight
-        return np.concatenate([by_weight, by_logits.sum(axis=1)])
-
-    def hessian(self, q: Array, weighted: Array, scores: Array) -> Array:
-        """(p, p) Hessian of the weighted cross-entropy: Σ_i w_i Jᵀ (diag(q) − q qᵀ) J, with `weighted` = w q."""
-        if self.shape == "affine":
-            return self._affine_hessian(q, weighted, scores)
-        if self.shape == "vector":
-            spread = np.concatenate([q * scores, q])
-            result = -(spread * weighted.sum(axis=0)) @ spread.T
-            k = np.arange(self.n_classes)
-            result[k, k] += (weighted * scores**2).sum(axis=1)
-            result[k + len(k), k + len(k)] += weighted.sum(axis=1)
-            result[k, k + len(k)] += (cross := (weighted * scores).sum(axis=1))
-            result[k + len(k), k] += cross
-            return np.asarray(result)
-        return self._matrix_hessian(q, weighted, scores)
-
-    def _affine_hessian(self, q: Array, weighted: Array, scores: Array) -> Array:
-        k = self.n_classes
-        result = np.empty((k + 1, k + 1))
-        scaled = weighted * scores
-        mean = (q * scores).sum(axis=0)
-        result[0, 0] = np.vdot(scaled, scores) - np.vdot(weighted.sum(axis=0), mean * mean)
-        result[0, 1:] = result[1:, 0] = scaled.sum(axis=1) - weighted @ mean
-        result[1:, 1:] = -(weighted @ q.T)
-        result[1:, 1:].flat[:: k + 1] += weighted.sum(axis=1)
-        return result
-
-    def _matrix_hessian(self, q: Array, weighted: Array, scores: Array) -> Array:
-        k = self.n_classes
-        features = np.concatenate([scores, np.ones((1, scores.shape[1]))])
-        spread = (q[:, None] * features).reshape(k * (k + 1), -1)
-        result = -(spread * weighted.sum(axis=0)) @ spread.T
-        blocks = result.reshape(k, k + 1, k, k + 1)
-        for row in range(k):
-            blocks[row, :, row, :] += (features * weighted[row]) @ features.T
-        # From (class, feature) order to (W row by row, β).
-        order = np.arange(k * (k + 1)).reshape(k, k + 1)
-        chosen = np.concatenate([order[:, :k].ravel(), order[:, k]])
-        return np.asarray(result[np.ix_(chosen, chosen)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,36 +40,16 @@ class Optimum:
     """The weighted mean loss, without the penalty."""
 
 
-def affine_family(n_classes: int, *, scale: bool, bias: bool) -> Family:
-    """One scale (free if `scale`) and a bias (free if `bias`)."""
-    identity = np.concatenate([[1.0], np.zeros(n_classes)])
-    free = np.concatenate([[scale], np.full(n_classes, bias)])
-    return Family("affine", n_classes, identity, np.full(n_classes + 1, RIDGE), free)
-
-
-def vector_family(n_classes: int) -> Family:
-    """A scale and a bias for each class."""
-    identity = np.concatenate([np.ones(n_classes), np.zeros(n_classes)])
-    return Family("vector", n_classes, identity, np.full(2 * n_classes, RIDGE), np.ones(2 * n_classes, dtype=bool))
-
-
-def matrix_family(n_classes: int, *, regularisation: float) -> Family:
-    """A full matrix whose entries off the diagonal cost `regularisation`/2 times their square, and a bias."""
-    identity = np.concatenate([np.eye(n_classes).ravel(), np.zeros(n_classes)])
-    penalty = np.full(len(identity), RIDGE)
-    penalty[: n_classes**2] += regularisation * (1.0 - np.eye(n_classes)).ravel()
-    return Family("matrix", n_classes, identity, penalty, np.ones(len(identity), dtype=bool))
-
-
 def fit(family: Family, data: Data, *, objective: Objective) -> Optimum:
     """Minimise the weighted mean loss plus the penalty over the free parameters, from the identity."""
     start = family.identity.copy()
     if objective == "brier" or family.free.sum() > _MAX_NEWTON:
         return _lbfgs(family, data, start, objective)
     if len(data.labels) > 4 * _WARM:
-        # A sample brings Newton so near that a step or two over all instances finishes.
-        sample = data.sample(_WARM)
-        start = _newton(family, sample, start, tolerance=1e-6).theta
+        # A sample leads near, single precision nearer; one pass in float64 then finishes and judges.
+        rough = data.rough()
+        start = _newton(family, rough.sample(_WARM), start, tolerance=1e-6).theta
+        start = _newton(family, rough, start, tolerance=1e-6).theta
     found = _newton(family, data, start, tolerance=TOLERANCE)
     if family.shape == "affine" and found.theta[0] < 0:
         # Convex, so the best scale that keeps the direction is the nearest one allowed: 0.
@@ -203,10 +64,14 @@ def _newton(family: Family, data: Data, start: Array, *, tolerance: float) -> Op
     """Newton's method with steps halved until the loss falls enough."""
     free = np.flatnonzero(family.free)
     observed = _observed(family, data)
+    # A constant added to every bias changes nothing; this keeps rounding from walking that way.
+    pin = np.zeros((len(start), len(start)))
+    pin[-family.n_classes :, -family.n_classes :] = 1.0 / family.n_classes**2
+    rounding = 64 * float(np.finfo(data.scores.dtype).eps)
     theta = start
     loss, gradient, hessian = _with_hessian(family, theta, data, observed)
     for iteration in range(_MAX_STEPS):
-        step = -np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
+        step = -np.linalg.solve(hessian[np.ix_(free, free)] + pin[np.ix_(free, free)], gradient[free])
         slope = float(gradient[free] @ step)
         if -slope / 2 <= tolerance:
             # The loss is that near its minimum; the last step, too small to be checked, goes the rest of the way.
@@ -219,7 +84,7 @@ def _newton(family: Family, data: Data, start: Array, *, tolerance: float) -> Op
             tried[free] += size * step
             found = _with_hessian(family, tried, data, observed)
             # The last term is rounding: near the optimum the loss cannot show the progress any more.
-            if found[0] <= loss + 1e-4 * size * slope + 1e-14 * (1.0 + abs(loss)):
+            if found[0] <= loss + 1e-4 * size * slope + rounding * (1.0 + abs(loss)):
                 break
             size /= 2
             if size < 1e-10:
@@ -279,19 +144,23 @@ def _cross_entropy(
     share = 1.0 / len(data.labels) if data.weights is None else 1.0
     distance = theta - family.identity
     loss, gradient = 0.0, np.zeros_like(theta)
+    tame = family.tame(theta, data)
     for piece in data.pieces():
-        q, log_total = _softmax(family.logits(theta, piece))
-        weighted = q if piece.weights is None else q * piece.weights
+        q, log_total = _softmax(family.logits(theta, piece), tame=tame)
         loss += share * float(log_total.sum() if piece.weights is None else piece.weights @ log_total)
-        gradient += share * family.gradient(weighted, piece.scores)
-        if hessian is not None:
-            hessian += share * family.hessian(q, weighted, piece.scores)
+        if hessian is None:
+            gradient += share * family.gradient(q if piece.weights is None else q * piece.weights, piece.scores)
+        else:
+            features, curvature = family.curvature(q, piece.weights, piece.scores)
+            gradient += share * features
+            hessian += share * curvature
     loss += 0.5 * float(family.penalty @ distance**2)
     loss -= float(theta @ observed) + float(observed[-family.n_classes :] @ data.log_priors[:, 0])
     return loss, gradient + family.penalty * distance - observed
 
 
 def _observed(family: Family, data: Data) -> Array:
+    """The features of the labels, Σ_i w_i Jᵀ y_i: what the expected features equal at the optimum."""
     one_hot = np.zeros_like(data.scores)
     one_hot[data.labels, np.arange(len(data.labels))] = 1.0 / len(data.labels) if data.weights is None else data.weights
     return family.gradient(one_hot, data.scores)
@@ -305,7 +174,7 @@ def _brier(family: Family, theta: Array, data: Data) -> tuple[float, Array]:
     for piece in data.pieces():
         weights = np.full(len(piece.labels), 1.0 / n) if piece.weights is None else piece.weights
         columns = np.arange(len(piece.labels))
-        q, _ = _softmax(family.logits(theta, piece))
+        q, _ = _softmax(family.logits(theta, piece), tame=False)
         at_label = q[piece.labels, columns]
         square = np.einsum("kn,kn->n", q, q)
         loss += float(weights @ (square - 2 * at_label + 1.0))
@@ -317,10 +186,11 @@ def _brier(family: Family, theta: Array, data: Data) -> tuple[float, Array]:
     return loss, gradient
 
 
-def _softmax(logits: Array) -> tuple[Array, Array]:
-    """Softmax over the first axis, in place, and ln Σ_k exp of the logits."""
-    top = logits.max(axis=0)
-    logits -= top
+def _softmax(logits: Array, *, tame: bool) -> tuple[Array, Array]:
+    """Softmax over the first axis, in place, and ln Σ_k exp of the logits; `tame` ones need no shift."""
+    top = 0.0 if tame else logits.max(axis=0)
+    if not tame:
+        logits -= top
     np.exp(logits, out=logits)
     total = logits.sum(axis=0)
     logits *= 1.0 / total
