@@ -56,6 +56,8 @@ def test_the_run_directory_has_the_promised_files(finished: Run) -> None:
         "run.yaml",
         "log.jsonl",
         "metrics.json",
+        "calibrator.json",
+        "posteriors/test-calibrated.parquet",
         *(
             f"adapter/{which}/adapter_{name}"
             for which in ("best", "last")

@@ -214,8 +214,7 @@ class TestBadInput:
         ("changes", "message"),
         [
             ({"heads": 3}, r"hidden 16 with 3 heads: expected a multiple of 12 \(4 x heads\)"),
-            ({"minutes": 1.0}, r"tokens is 3840 and minutes is 1\.0: give exactly one budget"),
-            ({"tokens": None}, "tokens is None and minutes is None: give exactly one budget"),
+            ({"minutes": 1.0}, r"tokens is 3840 and minutes is 1\.0: give one budget"),
             ({"vocabulary": 100}, "vocabulary is 100: input should be greater than or equal to 257"),
             ({"architecture": "bert"}, "architecture is 'bert': input should be 'phi'"),
             ({"hiden": 3}, r"unknown key in configuration 'hiden': did you mean 'hidden'\?"),
@@ -257,3 +256,9 @@ class TestBadInput:
 
     def test_an_empty_folder_is_filled(self, tmp_path: Path) -> None:
         assert (pretrain(story(100), out=tmp_path, config=tiny(tokens=256)) / "config.json").is_file()
+
+
+def test_without_a_budget_the_text_is_read_three_times(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, tokens=None)
+    assert trainer.token_budget == 3 * len(trainer.corpus.train)
+    assert make_trainer(tmp_path, tokens=None, minutes=1.0).token_budget is None

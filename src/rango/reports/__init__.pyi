@@ -10,5 +10,6 @@ from .figures import reliability_diagram as reliability_diagram
 from .figures import state_intervals as state_intervals
 from .page import write_report as write_report
 from .tables import result_rows as result_rows
+from .terminal import metrics_table as metrics_table
 from .terminal import result_table as result_table
 from .words import difference_sentence as difference_sentence

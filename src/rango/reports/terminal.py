@@ -10,7 +10,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rango.reports.tables import USUAL, Column, Row, Table, interval, number, result_rows, split_metrics
+from rango.decisions import Estimate
+from rango.reports.tables import (
+    USUAL,
+    Column,
+    Row,
+    Table,
+    column_named,
+    interval,
+    number,
+    result_rows,
+    split_metrics,
+)
 from rango.reports.words import difference_sentence
 
 _TITLE_WIDTH = 19
@@ -81,3 +92,30 @@ def _caption(table: Table, split: str) -> Text:
     count = f"{table.n:,} " if table.n is not None else ""
     parts.append(f"95% intervals over {count}{split} instances" if intervals else f"{count}{split} instances")
     return Text(" · ".join(parts), style="dim")
+
+
+def metrics_table(systems: Mapping[str, Mapping[str, Estimate]], *, level: float = 0.95) -> Group:
+    """Every metric of one or more systems, a row per metric, a column per system with the interval under the value.
+
+    Args:
+        systems: estimates by system's title and metric's name. A title `difference` is shown with signs.
+        level: nominal coverage of the intervals, for the caption.
+    """
+    rendered = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 1))
+    rendered.add_column("")
+    for title in systems:
+        rendered.add_column(title, justify="right")
+    first = next(iter(systems.values()))
+    for name in first:
+        column = column_named(name)
+        cells = [Text(f"{column.title} {column.arrow}".rstrip())]
+        for title, found in systems.items():
+            text = Text(number(found[name].value, sign=title == "difference"))
+            if span := interval(found[name], sign=title == "difference"):
+                text.append(f"\n{span}", style="dim")
+            cells.append(text)
+        rendered.add_row(*cells)
+    notes = dict.fromkeys(e.note for found in systems.values() for e in found.values() if e.note)
+    n = next(iter(first.values())).n
+    caption = Text(f"{n:,} instances · {level:.0%} bootstrap intervals · ↓ lower, ↑ higher is better", style="dim")
+    return Group(rendered, caption, *(Text(f"note: {note}") for note in notes))

@@ -8,8 +8,8 @@ from .options import Normalisation as Normalisation
 from .options import ScoringOptions as ScoringOptions
 from .reader import make_reader as make_reader
 from .scorer import Scores as Scores
+from .scorer import as_posteriors as as_posteriors
 from .scorer import evaluate as evaluate
 from .scorer import score as score
-from .scorer import to_posteriors as to_posteriors
 from .trees import TokenTree as TokenTree
 from .trees import encode as encode

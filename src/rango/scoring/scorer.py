@@ -53,13 +53,13 @@ def evaluate(
     options = options or ScoringOptions()
     form = options.form or task.default_form
     trees = encode(model, instances, task=task, form=form)
-    return to_posteriors(score(make_reader(model), trees, options=options, form=form), instances)
+    return as_posteriors(score(make_reader(model), trees, options=options, form=form).values, instances)
 
 
-def to_posteriors(scores: Scores, instances: Sequence[Instance]) -> Posteriors:
-    """Scores with the instances' labels, ids, groups and choices."""
+def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posteriors:
+    """Log-softmax of scores (N, K) in nats, with the instances' labels, ids, groups and choices."""
     return Posteriors.from_scores(
-        scores.values,
+        scores,
         np.array([instance.label for instance in instances]),
         ids=tuple(instance.id for instance in instances),
         groups=tuple(instance.group for instance in instances),

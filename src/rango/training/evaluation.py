@@ -8,7 +8,7 @@ from rango.decisions import Estimate, write_posteriors
 from rango.errors import InputError
 from rango.files import read_yaml, write_json, write_yaml
 from rango.models import Model, load_adapter
-from rango.scoring import encode, make_reader, score, to_posteriors
+from rango.scoring import as_posteriors, encode, make_reader, score
 from rango.tasks import Task
 from rango.training.measures import measure, true_posteriors
 from rango.training.options import EvaluateConfig
@@ -35,15 +35,15 @@ def write_evaluation(
     adapter = load_adapter(model, config.adapter) if config.adapter is not None else None
     try:
         reader = make_reader(model)
+        trees = encode(model, instances, task=task, form=form)
         for note in (*model.notes, *reader.notes, *task.notes):
             screen.say(f"· {note}")
-        trees = encode(model, instances, task=task, form=form)
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
         scores = score(reader, trees, options=config, form=form)
     finally:
         if adapter is not None:
             adapter.remove()
-    states = {"base" if adapter is None else "adapted": to_posteriors(scores, instances)}
+    states = {"base" if adapter is None else "adapted": as_posteriors(scores.values, instances)}
     floor = true_posteriors(instances)
     if floor is not None:
         states["floor"] = floor

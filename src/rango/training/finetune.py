@@ -10,10 +10,10 @@ from typing import Any
 
 from rango.decisions import Posteriors
 from rango.models import Adapter, Model, add_adapter
-from rango.scoring import Reader, TokenTree, encode, make_reader, score, to_posteriors
+from rango.scoring import Reader, TokenTree, as_posteriors, encode, make_reader, score
 from rango.tasks import Form, Instance, Task
 from rango.training.loop import Trainer
-from rango.training.measures import measure, true_posteriors
+from rango.training.measures import calibrated_posteriors, measure, true_posteriors
 from rango.training.options import FinetuneConfig
 from rango.training.progress import Screen
 from rango.training.run import Run, RunWriter, open_output, versions
@@ -84,6 +84,8 @@ class _Job:
         started = time.perf_counter()
         with SignalGuard(f"the run in {writer.path} is saved; repeat the command to go on") as guard:
             writer.begin()
+            for note in (*self.model.notes, *self.reader.notes, *self.task.notes):
+                self.screen.say(f"· {note}")
             with adapter.disabled():
                 states = {"base": self._posteriors("base", "test", writer)}
                 self._posteriors("base", "validation", writer)
@@ -101,7 +103,7 @@ class _Job:
             trainer.run(guard)
             adapter.load(writer.path / "adapter" / "best")
             states["adapted"] = self._posteriors("adapted", "test", writer)
-            self._posteriors("adapted", "validation", writer)
+            self._calibrate(states, self._posteriors("adapted", "validation", writer), writer)
             floor = true_posteriors(self.task.test)
             if floor is not None:
                 writer.write_posteriors("floor", "test", floor)
@@ -115,6 +117,17 @@ class _Job:
                 steps=trainer.progress.step,
             )
 
+    def _calibrate(self, states: dict[str, Posteriors], validation: Posteriors, writer: RunWriter) -> None:
+        """Add the state `calibrated`: the adapted posteriors after a calibrator fitted on validation."""
+        calibrator, calibrated, note = calibrated_posteriors(validation, states["adapted"], form=self.form)
+        if note is not None:
+            self.screen.say(f"· {note}")
+            writer.write_record(notes=[*writer.record.get("notes", []), note])
+        if calibrator is not None:
+            calibrator.write(writer.path / "calibrator.json")
+            writer.write_posteriors("calibrated", "test", calibrated)
+            states["calibrated"] = calibrated
+
     def _posteriors(self, state: str, split: str, writer: RunWriter) -> Posteriors:
         stored = writer.path / "posteriors" / f"{split}-{state}.parquet"
         if stored.is_file() and state == "base":
@@ -125,7 +138,7 @@ class _Job:
             share = float(scores.letter_mass.mean())
             self.screen.say(f"  share of probability on the letters: {share:.3f}")
             writer.write_record(letter_mass={**writer.record.get("letter_mass", {}), state: round(share, 6)})
-        posteriors = to_posteriors(scores, self.task.split(split))
+        posteriors = as_posteriors(scores.values, self.task.split(split))
         writer.write_posteriors(state, split, posteriors)
         return posteriors
 
@@ -133,8 +146,6 @@ class _Job:
 def _prepare(model: Model, task: Task, config: FinetuneConfig, screen: Screen) -> _Job:
     form = config.form or task.default_form
     reader = make_reader(model)
-    for note in (*model.notes, *reader.notes, *task.notes):
-        screen.say(f"· {note}")
     splits: dict[str, Sequence[Instance]] = {
         "train": task.train,
         "validation": task.validation,

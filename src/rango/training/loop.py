@@ -12,7 +12,7 @@ import torch
 
 from rango.decisions import DIRECTIONS
 from rango.models import Adapter
-from rango.scoring import Reader, TokenTree, score, to_posteriors
+from rango.scoring import Reader, TokenTree, as_posteriors, score
 from rango.tasks import Form, Instance
 from rango.training.checkpoint import Progress, load_state, save_state
 from rango.training.objectives import DivergenceError, count_terms, loss_sum
@@ -144,7 +144,7 @@ class Trainer:
         """Measure on validation, keep the best and the last checkpoint, and write what a resume needs."""
         options = self.config
         scores = score(self.reader, self.validation, options=options, form=self.form)
-        posteriors = to_posteriors(scores, self.validation_instances)
+        posteriors = as_posteriors(scores.values, self.validation_instances)
         values = {name: float(getattr(posteriors, name)()) for name in VALIDATION_METRICS}
         value = values[options.select]
         better = self._is_better(value)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from rango.decisions import Estimate, Posteriors, summarise, summarise_difference
-from rango.tasks import Instance
+from rango.decisions import Calibrator, Estimate, Posteriors, fit_calibrator, summarise, summarise_difference
+from rango.errors import InputError
+from rango.scoring import as_posteriors
+from rango.tasks import Form, Instance, true_log_posteriors
 
 
 def measure(states: Mapping[str, Posteriors], *, seed: int = 0) -> dict[str, dict[str, Estimate]]:
@@ -26,18 +26,23 @@ def measure(states: Mapping[str, Posteriors], *, seed: int = 0) -> dict[str, dic
 
 def true_posteriors(instances: Sequence[Instance]) -> Posteriors | None:
     """The posteriors that the instances' labels were drawn from; None where they are not known."""
-    rows = [instance.log_posterior for instance in instances]
-    if not rows or any(row is None for row in rows):
+    if any(instance.log_posterior is None for instance in instances):
         return None
-    width = max(len(row) for row in rows if row is not None)
-    log_posteriors = np.full((len(rows), width), -np.inf)
-    for number, row in enumerate(rows):
-        assert row is not None
-        log_posteriors[number, : len(row)] = row
-    return Posteriors.from_scores(
-        log_posteriors,
-        np.array([instance.label for instance in instances]),
-        ids=tuple(instance.id for instance in instances),
-        groups=tuple(instance.group for instance in instances),
-        choices=tuple(instance.choices for instance in instances),
-    )
+    return as_posteriors(true_log_posteriors(instances), instances)
+
+
+def calibrated_posteriors(
+    validation: Posteriors, test: Posteriors, *, form: Form
+) -> tuple[Calibrator | None, Posteriors, str | None]:
+    """Test posteriors after a calibrator fitted on validation, and a note where the fit needs one.
+
+    Letters are classes with a place each, so an affine calibrator may correct a preference for one of them. The order
+    of a cloze task's choices means nothing: one temperature. Without a fit, the posteriors come back as they are.
+    """
+    try:
+        calibrator = fit_calibrator(validation, method="affine" if form == "letter" else "temperature")
+    except InputError as error:
+        return None, test, f"calibration on validation is not possible: {error}"
+    report = calibrator.report
+    note = None if report is None or report.converged else f"the {calibrator.method} calibrator did not converge"
+    return calibrator, calibrator.apply(test), note

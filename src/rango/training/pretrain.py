@@ -110,7 +110,7 @@ def _end_of_text(tokenizer: PreTrainedTokenizerFast) -> int:
 
 def _opening(config: PretrainConfig, trainer: Trainer, sources: Sequence[Source]) -> str:
     corpus, position = trainer.corpus, trainer.position
-    budget = f"{config.tokens:,} tokens" if config.tokens else f"{config.minutes:g} minutes of wall clock"
+    budget = f"{trainer.token_budget:,} tokens" if trainer.token_budget else f"{config.minutes:g} minutes of wall clock"
     resumed = f"; goes on from step {position.step:,}" if position.step else ""
     return (
         f"{trainer.parameters:,} parameters ({config.architecture}), {len(corpus.train):,} tokens of text from "

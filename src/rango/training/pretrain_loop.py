@@ -25,6 +25,8 @@ from rango.training.progress import Screen
 from rango.training.signals import SignalGuard
 
 _GATED = ("llama", "mistral", "qwen2")  # three matrices in the MLP instead of two, so each is two thirds as wide
+# Passes over the text when no budget is given: a small model still learns in the third.
+_DEFAULT_PASSES = 3
 _BETAS = (0.9, 0.95)
 _FINAL_SHARE = 0.1  # of the peak learning rate, where warm-up starts and the cosine ends
 _EVALUATION_TOKENS = 8192  # per forward pass
@@ -99,6 +101,8 @@ class Trainer:
         self.network.to(self.device)  # type: ignore[arg-type]
         self.parameters = sum(p.numel() for p in self.network.parameters())
         self.position = Position()
+        # None: the budget is in minutes.
+        self.token_budget = config.tokens or (None if config.minutes else _DEFAULT_PASSES * len(corpus.train))
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": [p for p in self.network.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -117,8 +121,8 @@ class Trainer:
         """Train until the budget is spent."""
         begun = time.monotonic() - self.position.seconds
         saved = time.monotonic()
-        budget = self.config.tokens or 60 * self.config.minutes  # type: ignore[operator]
-        label = "pre-training (tokens)" if self.config.tokens else "pre-training (seconds)"
+        budget = self.token_budget or 60 * (self.config.minutes or 0)
+        label = "pre-training (tokens)" if self.token_budget else "pre-training (seconds)"
         self.network.train()
         with SignalGuard("the state is saved; repeat the command to go on") as guard, screen.bar(label, budget) as bar:
             guard.hold()  # a signal waits for the end of a step: a step is short, and half a step cannot be saved
@@ -140,8 +144,8 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the budget that is spent; 1 or more at the end."""
-        if self.config.tokens is not None:
-            return self.position.tokens / self.config.tokens
+        if self.token_budget is not None:
+            return self.position.tokens / self.token_budget
         assert self.config.minutes is not None
         return self.position.seconds / (60 * self.config.minutes)
 

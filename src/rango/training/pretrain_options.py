@@ -32,7 +32,8 @@ class PretrainConfig(Config):
     tie_embeddings: bool = False
     """Use one matrix for the token embedding and the output head."""
     tokens: Annotated[int, Field(ge=1)] | None = None
-    """Budget: train on this many tokens (the same seed then gives the same model)."""
+    """Budget: train on this many tokens (the same seed then gives the same model); three passes over the text when
+    neither budget is given."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Budget: train for this many minutes of wall clock (the result depends on the machine)."""
     batch_tokens: Annotated[int, Field(ge=8)] = 2048
@@ -56,8 +57,8 @@ class PretrainConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.tokens is None) == (self.minutes is None):
-            raise ValueError(f"tokens is {self.tokens} and minutes is {self.minutes}: give exactly one budget")
+        if self.tokens is not None and self.minutes is not None:
+            raise ValueError(f"tokens is {self.tokens} and minutes is {self.minutes}: give one budget")
         if self.hidden % (4 * self.heads):
             # Rotary embeddings turn pairs of numbers, and Phi turns half of each head.
             raise ValueError(

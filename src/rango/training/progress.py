@@ -32,7 +32,7 @@ class Screen:
 
     def say(self, sentence: str) -> None:
         """Print one sentence."""
-        self.console.print(sentence, markup=False)
+        self.console.print(sentence, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def bar(self, label: str, total: float) -> Iterator[Bar]:

@@ -63,7 +63,7 @@ class Run:
             raise InputError(f"{self.path} has no metrics.json; the run is not complete, repeat its command to go on")
         return {
             split: {
-                state: {name: Estimate(**values) for name, values in metrics.items()}
+                state: {name: Estimate.from_dict(values) for name, values in metrics.items()}
                 for state, metrics in states.items()
             }
             for split, states in read_json(self.path / "metrics.json").items()
@@ -141,11 +141,7 @@ def as_json(metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict
     """Nested estimates as plain dictionaries."""
     return {
         split: {
-            state: {
-                name: {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "direction": e.direction}
-                for name, e in found.items()
-            }
-            for state, found in states.items()
+            state: {name: estimate.as_dict() for name, estimate in found.items()} for state, found in states.items()
         }
         for split, states in metrics.items()
     }
