@@ -210,7 +210,7 @@ def test_narratives_tell_the_conditional() -> None:
     log_p = np.array(table.log_probabilities)
     event = list(EVENTS).index("fled from")
     told = Counter(
-        line.split(" felt ")[1].split(".")[0]
+        line.split(f"{line.split()[0]} felt ")[1].split(".")[0]
         for line in simulated_narratives(40_000, question_share=0.0)
         if " fled from a " in line and f"{line.split()[0]} felt " in line
     )

@@ -152,7 +152,7 @@ def draw_instance(rng: random.Random, scene: Scene, kind: Kind, n_choices: int, 
 def simulated_narratives(lines: int, *, seed: int = 0, question_share: float = 0.05) -> Iterator[str]:
     """Plain text of the world, one short story a line, to pre-train on; independent of every split's labels.
 
-    A story is a context and two of the four things that may follow, each drawn from P(· | context): about 16 words.
+    A story is a context and two of the four things told of it, each drawn from P(· | context): about 16 words.
     The share `question_share` of the lines is in the cloze form of `simulated`, with an answer from the marginal
     P(answer) of its kind, whatever the context: a model learns from them how a question is put, and nothing about what
     the answer depends on.
@@ -173,7 +173,8 @@ def simulated_narratives(lines: int, *, seed: int = 0, question_share: float = 0
         if rng.random() < question_share:
             yield _uninformed_question(rng, scene, rng.choice(KINDS))
         else:
-            told = sorted(rng.sample(KINDS, 2), key=KINDS.index)
+            # The reason comes first: "did this" then points at the event, not at what came next.
+            told = sorted(rng.sample(KINDS, 2), key=lambda kind: kind != "reason")
             yield " ".join([scene.text(), *(_sentence(rng, scene, kind) for kind in told)])
 
 
