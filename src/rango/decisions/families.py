@@ -19,8 +19,10 @@ Shape: TypeAlias = Literal["affine", "vector", "matrix"]
 # Pulls every parameter towards the identity so weakly that no optimum moves by more than about 1e-8, yet one exists
 # where classes without instances or separable data would send a parameter to infinity.
 RIDGE = 1e-9
-_TAME = 300.0
-_COLUMNS = 1 << 15
+# Logits up to this size neither overflow nor vanish under exp, in float32 too.
+_TAME = 80.0
+# Bytes of scores in a piece: with its work arrays it stays in the second-level cache.
+_PIECE = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ class Data:
 
     def pieces(self) -> Iterator[Data]:
         """The data a few columns at a time: the work arrays of a piece stay in cache."""
-        step = max(1, _COLUMNS // len(self.scores))
+        step = max(1, _PIECE // (len(self.scores) * self.scores.itemsize))
         for start in range(0, len(self.labels), step):
             yield self.columns(slice(start, start + step))
 
@@ -125,12 +127,11 @@ class Family:
         features = np.concatenate([[scaled.sum()], weighted.sum(axis=1)])
         # The derivative of q · z by (α, β) is (the mean score under q, q).
         mean = scaled.sum(axis=0) if weights is None else (q * scores).sum(axis=0)
-        slopes = np.concatenate([mean[None], q])
-        hessian = -((slopes if weights is None else slopes * weights) @ slopes.T)
+        hessian = np.empty((self.n_classes + 1, self.n_classes + 1))
+        hessian[0, 0] = -float(mean @ (mean if weights is None else mean * weights))
+        hessian[0, 1:] = hessian[1:, 0] = scaled.sum(axis=1) - weighted @ mean
+        hessian[1:, 1:] = -(weighted @ q.T)
         hessian.flat[:: self.n_classes + 2] += np.concatenate([[np.vdot(scaled, scores)], features[1:]])
-        by_class = scaled.sum(axis=1)
-        hessian[0, 1:] += by_class
-        hessian[1:, 0] += by_class
         return features, hessian
 
     def _vector_hessian(self, q: Array, weighted: Array, scores: Array) -> Array:

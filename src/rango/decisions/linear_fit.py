@@ -38,6 +38,8 @@ class Optimum:
     """Largest absolute entry over the free parameters, where last evaluated."""
     loss: float
     """The weighted mean loss, without the penalty."""
+    hessian: Array | None = None
+    """Where last evaluated."""
 
 
 def fit(family: Family, data: Data, *, objective: Objective) -> Optimum:
@@ -45,43 +47,47 @@ def fit(family: Family, data: Data, *, objective: Objective) -> Optimum:
     start = family.identity.copy()
     if objective == "brier" or family.free.sum() > _MAX_NEWTON:
         return _lbfgs(family, data, start, objective)
+    observed, hessian = _observed(family, data), None
     if len(data.labels) > 4 * _WARM:
         # A sample leads near, single precision nearer; one pass in float64 then finishes and judges.
         rough = data.rough()
-        start = _newton(family, rough.sample(_WARM), start, tolerance=1e-6).theta
-        start = _newton(family, rough, start, tolerance=1e-6).theta
-    found = _newton(family, data, start, tolerance=TOLERANCE)
+        sample = rough.sample(_WARM)
+        start = _newton(family, sample, start, _observed(family, sample), tolerance=1e-6).theta
+        near = _newton(family, rough, start, observed, tolerance=1e-6)
+        start, hessian = near.theta, near.hessian
+    found = _newton(family, data, start, observed, tolerance=TOLERANCE, hessian=hessian)
     if family.shape == "affine" and found.theta[0] < 0:
         # Convex, so the best scale that keeps the direction is the nearest one allowed: 0.
         free = family.free.copy()
         free[0] = False
         start = np.concatenate([[0.0], found.theta[1:] if free.any() else family.identity[1:]])
-        found = _newton(replace(family, free=free), data, start, tolerance=TOLERANCE)
+        found = _newton(replace(family, free=free), data, start, observed, tolerance=TOLERANCE)
     return found
 
 
-def _newton(family: Family, data: Data, start: Array, *, tolerance: float) -> Optimum:
-    """Newton's method with steps halved until the loss falls enough."""
+def _newton(
+    family: Family, data: Data, start: Array, observed: Array, *, tolerance: float, hessian: Array | None = None
+) -> Optimum:
+    """Newton's method with steps halved until the loss falls enough. `hessian`: one from nearby, to begin with."""
     free = np.flatnonzero(family.free)
-    observed = _observed(family, data)
-    # A constant added to every bias changes nothing; this keeps rounding from walking that way.
-    pin = np.zeros((len(start), len(start)))
-    pin[-family.n_classes :, -family.n_classes :] = 1.0 / family.n_classes**2
     rounding = 64 * float(np.finfo(data.scores.dtype).eps)
-    theta = start
-    loss, gradient, hessian = _with_hessian(family, theta, data, observed)
+    theta, nearby = start, hessian is not None
+    if hessian is None:
+        loss, gradient, hessian = _with_hessian(family, theta, data, observed)
+    else:
+        loss, gradient = _cross_entropy(family, theta, data, observed)
     for iteration in range(_MAX_STEPS):
-        step = -np.linalg.solve(hessian[np.ix_(free, free)] + pin[np.ix_(free, free)], gradient[free])
-        slope = float(gradient[free] @ step)
+        step, slope = _step(family, gradient, hessian)
         if -slope / 2 <= tolerance:
             # The loss is that near its minimum; the last step, too small to be checked, goes the rest of the way.
-            theta = theta.copy()
-            theta[free] += step
-            return _optimum(family, theta, loss, gradient[free], iteration + 1, True)
+            return _optimum(family, theta + step, loss, gradient[free], iteration + 1, True, hessian)
+        if nearby:
+            nearby = False
+            loss, gradient, hessian = _with_hessian(family, theta, data, observed)
+            continue
         size = 1.0
         while True:
-            tried = theta.copy()
-            tried[free] += size * step
+            tried = theta + size * step
             found = _with_hessian(family, tried, data, observed)
             # The last term is rounding: near the optimum the loss cannot show the progress any more.
             if found[0] <= loss + 1e-4 * size * slope + rounding * (1.0 + abs(loss)):
@@ -91,6 +97,17 @@ def _newton(family: Family, data: Data, start: Array, *, tolerance: float) -> Op
                 return _optimum(family, theta, loss, gradient[free], iteration, False)
         theta, (loss, gradient, hessian) = tried, found
     return _optimum(family, theta, loss, gradient[free], _MAX_STEPS, False)
+
+
+def _step(family: Family, gradient: Array, hessian: Array) -> tuple[Array, float]:
+    """Newton's step over the free parameters, and the slope of the loss along it."""
+    free = np.flatnonzero(family.free)
+    # A constant added to every bias changes nothing; this keeps rounding from walking that way.
+    pinned = hessian.copy()
+    pinned[-family.n_classes :, -family.n_classes :] += 1.0 / family.n_classes**2
+    step = np.zeros_like(gradient)
+    step[free] = -np.linalg.solve(pinned[np.ix_(free, free)], gradient[free])
+    return step, float(gradient @ step)
 
 
 def _lbfgs(family: Family, data: Data, start: Array, objective: Objective) -> Optimum:
@@ -121,10 +138,16 @@ def _lbfgs(family: Family, data: Data, start: Array, objective: Objective) -> Op
 
 
 def _optimum(
-    family: Family, theta: Array, objective: float, gradient: Array, iterations: int, converged: bool
+    family: Family,
+    theta: Array,
+    objective: float,
+    gradient: Array,
+    iterations: int,
+    converged: bool,
+    hessian: Array | None = None,
 ) -> Optimum:
     penalty = 0.5 * float(family.penalty @ (theta - family.identity) ** 2)
-    return Optimum(theta, converged, iterations, _largest(gradient), objective - penalty)
+    return Optimum(theta, converged, iterations, _largest(gradient), objective - penalty, hessian)
 
 
 def _with_hessian(family: Family, theta: Array, data: Data, observed: Array) -> tuple[float, Array, Array]:
@@ -161,8 +184,9 @@ def _cross_entropy(
 
 def _observed(family: Family, data: Data) -> Array:
     """The features of the labels, Σ_i w_i Jᵀ y_i: what the expected features equal at the optimum."""
-    one_hot = np.zeros_like(data.scores)
-    one_hot[data.labels, np.arange(len(data.labels))] = 1.0 / len(data.labels) if data.weights is None else data.weights
+    share = 1.0 / len(data.labels)
+    one_hot = np.zeros(data.scores.shape)
+    one_hot[data.labels, np.arange(len(data.labels))] = share if data.weights is None else data.weights
     return family.gradient(one_hot, data.scores)
 
 
