@@ -28,6 +28,7 @@ from rango.decisions import (
 )
 from rango.decisions import linear_fit as lf
 from rango.decisions.calibration import _data
+from rango.decisions.families import affine_family, matrix_family, vector_family
 from rango.errors import InputError
 
 LINEAR = ["temperature", "bias", "affine", "vector", "matrix"]
@@ -120,9 +121,9 @@ def test_gradients_and_hessians_are_those_of_differences(shape: str, padded: boo
         scores[::5, 2] = -np.inf
     posteriors = Posteriors.from_scores(scores, rng.integers(0, 2, 40))
     families = {
-        "affine": lf.affine_family(k, scale=True, bias=True),
-        "vector": lf.vector_family(k),
-        "matrix": lf.matrix_family(k, regularisation=0.1),
+        "affine": affine_family(k, scale=True, bias=True),
+        "vector": vector_family(k),
+        "matrix": matrix_family(k, regularisation=0.1),
     }
     family, everyone = families[shape], np.ones(40, dtype=bool)
     for priors in (None, np.array([0.7, 0.3, 0.0])):

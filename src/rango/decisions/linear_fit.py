@@ -185,9 +185,12 @@ def _cross_entropy(
 def _observed(family: Family, data: Data) -> Array:
     """The features of the labels, Σ_i w_i Jᵀ y_i: what the expected features equal at the optimum."""
     share = 1.0 / len(data.labels)
-    one_hot = np.zeros(data.scores.shape)
-    one_hot[data.labels, np.arange(len(data.labels))] = share if data.weights is None else data.weights
-    return family.gradient(one_hot, data.scores)
+    total = np.zeros_like(family.identity)
+    for piece in data.pieces():
+        one_hot = np.zeros(piece.scores.shape)
+        one_hot[piece.labels, np.arange(len(piece.labels))] = share if piece.weights is None else piece.weights
+        total += family.gradient(one_hot, piece.scores)
+    return total
 
 
 def _brier(family: Family, theta: Array, data: Data) -> tuple[float, Array]:
