@@ -191,4 +191,6 @@ def test_the_real_data(shared_data: Path, words: str, share: float) -> None:
     if words == "right":
         # 3,243 of the 9,799 instances kept are ActivityNet's.
         for part in (task.train, task.validation, task.test):
-            assert sum(domain(i) == "activitynet" for i in part) / len(part) == pytest.approx(3243 / 9799, abs=0.02)
+            assert sum(domain(i) == "activitynet" for i in part) / len(part) == pytest.approx(
+                3243 / 9799, abs=63 / len(part)
+            )  # groups are drawn whole, of up to 63

@@ -148,7 +148,9 @@ def _data(posteriors: Posteriors, usable: NDArray[np.bool_], priors: Array | Non
     some = bool(impossible.any())
     if some:
         scores[impossible] = 0.0
-    return families.Data(scores, impossible if some else None, labels, weights, log_priors, float(np.abs(scores).max()))
+    # No logarithm of a posterior is positive.
+    largest = -float(scores.min())
+    return families.Data(scores, impossible if some else None, labels, weights, log_priors, largest)
 
 
 def _note(
