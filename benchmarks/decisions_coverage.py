@@ -2,8 +2,8 @@
 
     python benchmarks/decisions_coverage.py [--repetitions 1000]
 
-Every repetition draws a data set from a distribution whose metric is known from 4 million draws, makes the interval, and
-counts whether it holds that value. The binomial error of a coverage over 1,000 repetitions is 0.7 points.
+Every repetition draws a data set from a distribution whose metric is known from 4 million draws, makes the interval,
+and counts whether it holds that value. The binomial error of a coverage over 1,000 repetitions is 0.7 points.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def draw(n: int, seed: int, *, grouped: bool = False) -> tuple[Posteriors, Poste
     difficulty = np.ones((n, 1))
     groups = None
     if grouped:
-        difficulty = np.repeat(np.exp(1.5 * rng.normal(size=(n // GROUP, 1))), GROUP, axis=0)
+        difficulty = np.repeat(np.exp(0.7 * rng.normal(size=(n // GROUP, 1))), GROUP, axis=0)
         groups = [str(i // GROUP) for i in range(n)]
-    scores = rng.normal(size=(n, K)) + [0.4, 0.0, -0.4]
+    scores = rng.normal(size=(n, K)) + np.array([0.4, 0.0, -0.4])
     labels = (scores + rng.gumbel(size=(n, K))).argmax(axis=1)
     first, second = (1.5 * (scores + noise * difficulty * rng.normal(size=(n, K))) for noise in (0.5, 0.8))
     return Posteriors.from_scores(first, labels, None, groups), Posteriors.from_scores(second, labels, None, groups)
