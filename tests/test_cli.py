@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import yaml
 from rango import __version__
 from rango.cli import main
 from rango.decisions import Posteriors, read_posteriors, write_posteriors
+from rango.errors import RunError
 from rango.training import Run
+from rango.training.loop import Trainer
 
 Checkpoint = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -221,6 +225,41 @@ def test_a_fused_placement_is_refused(checkpoint: Checkpoint, table: Path, tmp_p
     line = fails(capsys, "finetune", checkpoint("gpt2"), table, *sizes(), "--out", tmp_path / "out")
     assert "gpt2 computes q, k, v in one matrix" in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_exits_with_its_number(
+    number: int,
+    code: int,
+    checkpoint: Checkpoint,
+    table: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = Trainer._step
+
+    def interrupted(self: Trainer) -> dict[str, float]:
+        record = step(self)
+        if self.progress.step == 2:
+            os.kill(os.getpid(), number)
+        return record
+
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    command = ["finetune", checkpoint("phi"), table, *sizes(), "--steps", "4", "--out", tmp_path / "run", "--quiet"]
+    assert "repeat the command to go on" in fails(capsys, *command, code=code)
+    assert not Run(tmp_path / "run").complete
+    monkeypatch.setattr(Trainer, "_step", step)
+    assert main([str(argument) for argument in command]) == 0
+    assert Run(tmp_path / "run").complete
+
+
+def test_a_fault_while_running_exits_with_one(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_arguments: object, **_options: object) -> None:
+        raise RunError("the disk is full")
+
+    monkeypatch.setattr("rango.cli.app", faulty)
+    assert "the disk is full" in fails(capsys, "tasks", code=1)
 
 
 def test_an_adapter_of_another_model_is_refused(

@@ -18,12 +18,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from rango.files import write_yaml
 from rango.models import LoRA, load_model
 from rango.reports import write_report
-from rango.tasks import Task, load_task, simulated_narratives
+from rango.tasks import Task, TaskOptions, load_task, simulated_narratives
 from rango.training import FinetuneConfig, PretrainConfig, Run, Screen, finetune, pretrain
 from rango.training.measures import measure
 from rango.training.run import RunWriter
 
-NARRATIVE_LINES = 60_000
+NARRATIVE_LINES = 70_000
+SIZES = {"train": 5000, "validation": 300, "test": 2000}
 BASE = PretrainConfig(
     hidden=96,
     layers=3,
@@ -61,7 +62,7 @@ def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
         Interrupted: a signal came; repeating goes on.
     """
     screen = screen or Screen(quiet=True)
-    task = load_task("simulated", data_seed=seed)
+    task = load_task("simulated", TaskOptions.build({**SIZES, "data_seed": seed}))
     base, twin = (out.parent / f"{out.name}-{suffix}" for suffix in ("base", "control-base"))
     screen.say("1/3  Pre-training a tiny language model on narratives of a simulated world")
     pretrain(
