@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -69,13 +68,11 @@ def fit_calibrator(
         if method in ("temperature", "isotonic", "histogram"):
             raise InputError(f"priors do not apply to {method} calibration; use bias, affine, vector or matrix")
         rules.check_present(np.bincount(posteriors.labels, minlength=posteriors.n_choices), target)
-    before = float(getattr(posteriors, objective)(priors=target))
     if method in ("isotonic", "histogram"):
         fitted = fit_two_classes(posteriors, method=method, bins=bins, spacing=spacing)
-        after = float(getattr(fitted.apply(posteriors), objective)())
-        report = FitReport(len(posteriors), True, 0, 0.0, before, after)
-        return replace(fitted, report=report)
-    return _fit_linear(posteriors, method, objective, target, regularisation, before)
+        before, after = (float(getattr(each, objective)()) for each in (posteriors, fitted.apply(posteriors)))
+        return replace(fitted, report=FitReport(len(posteriors), True, 0, 0.0, before, after))
+    return _fit_linear(posteriors, method, objective, target, regularisation)
 
 
 def _fit_linear(
@@ -84,37 +81,40 @@ def _fit_linear(
     objective: Objective,
     priors: Array | None,
     regularisation: float,
-    before: float,
 ) -> Calibrator:
     logs, k = posteriors.log_posteriors, posteriors.n_choices
     if method == "matrix":
         check_no_zeros(logs)
-    usable = ~np.isneginf(logs[np.arange(len(logs)), posteriors.labels])
+    losses = rules.logarithmic_rule(logs, posteriors.labels)
+    usable = np.isfinite(losses)
     if priors is not None:
         usable &= priors[posteriors.labels] > 0
     if not usable.any():
         raise InputError("every instance has posterior 0 at its label; no calibrator of logarithms can repair that")
-    family_of: dict[str, Callable[[], families.Family]] = {
-        "temperature": lambda: families.affine_family(k, scale=True, bias=False),
-        "bias": lambda: families.affine_family(k, scale=False, bias=True),
-        "affine": lambda: families.affine_family(k, scale=True, bias=True),
-        "vector": lambda: families.vector_family(k),
-        "matrix": lambda: families.matrix_family(k, regularisation=regularisation),
-    }
-    family, data = family_of[method](), _data(posteriors, usable, priors)
+    family, data = _family(method, k, regularisation), _data(posteriors, usable, priors)
     found = fit(family, data, objective=objective)
     fitted = _calibrator(method, found.theta, k, priors)
+    if objective == "brier":
+        losses = rules.brier_rule(logs, posteriors.labels)
     after = found.loss if usable.all() else float(getattr(fitted.apply(posteriors), objective)(priors=priors))
     report = FitReport(
         n=len(data.labels),
         converged=found.converged,
         iterations=found.iterations,
         gradient=found.gradient,
-        loss_before=before,
+        loss_before=rules.weighted_mean(losses, posteriors.labels, n_classes=k, priors=priors),
         loss_after=after,
         note="; ".join(_note(family, data, found, posteriors, usable)) or None,
     )
     return replace(fitted, report=report)
+
+
+def _family(method: Method, k: int, regularisation: float) -> families.Family:
+    if method == "vector":
+        return families.vector_family(k)
+    if method == "matrix":
+        return families.matrix_family(k, regularisation=regularisation)
+    return families.affine_family(k, scale=method != "bias", bias=method != "temperature")
 
 
 def _calibrator(method: Method, theta: Array, k: int, priors: Array | None) -> Calibrator:
