@@ -152,6 +152,23 @@ def test_metrics_calibrate_decide_compare(run: Path, tmp_path: Path, capsys: Cap
     assert json.loads((tmp_path / "c.json").read_text())["sentence"].startswith("On 20 shared instances")
 
 
+def test_small_commands_take_a_file_too(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    file = run / "posteriors" / "test-adapted.parquet"
+    settings = {"file": str(file), "priors": [0.2, 0.3, 0.5], "replicates": 100, "out": str(tmp_path / "yaml.json")}
+    (tmp_path / "metrics.yaml").write_text(yaml.safe_dump(settings))
+    flags = ["--priors", "0.2,0.3,0.5", "--replicates", "100", "--out", str(tmp_path / "flags.json")]
+    assert main(["metrics", "--config", str(tmp_path / "metrics.yaml")]) == 0
+    assert main(["metrics", str(file), *flags]) == 0
+    assert (tmp_path / "yaml.json").read_bytes() == (tmp_path / "flags.json").read_bytes()
+    assert (
+        main(["metrics", str(file), "--config", str(tmp_path / "metrics.yaml"), "--out", str(tmp_path / "o.json")]) == 0
+    )
+    assert (tmp_path / "o.json").is_file()
+    (tmp_path / "metrics.yaml").write_text(yaml.safe_dump({**settings, "prior": "x"}))
+    assert "--prior" in fails(capsys, "metrics", "--config", tmp_path / "metrics.yaml")
+    assert "--config has no file" in fails(capsys, "demo", "--config")
+
+
 def test_compare_refuses_other_instances(run: Path, tmp_path: Path, capsys: Capture) -> None:
     one = Run(run).posteriors("base")
     write_posteriors(tmp_path / "b.parquet", Posteriors(one.log_posteriors, one.labels, ids=("x", *one.ids[1:])))

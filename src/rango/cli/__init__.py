@@ -34,6 +34,17 @@ _COMMANDS = {
     "demo": ("demonstration:demo", "Run the whole job on the simulated task and a tiny model, in minutes."),
 }
 
+# Commands whose `--config` file is turned into flags, and which of its keys are places; the others read it themselves.
+_FROM_FILE = {
+    "metrics": ("file",),
+    "calibrate": (),
+    "decide": ("file",),
+    "compare": ("a", "b"),
+    "tasks": ("task",),
+    "report": ("run",),
+    "demo": (),
+}
+
 for _name, (_place, _help) in _COMMANDS.items():
     app.command(f"rango.cli.{_place}", name=_name, help=_help)
 
@@ -46,7 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after SIGINT or SIGTERM.
     """
     try:
-        app(list(arguments) if arguments is not None else None, result_action="return_value")
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        if "--config" in given:
+            from rango.cli.resolve import with_file
+
+            given = with_file(given, _FROM_FILE)
+        app(given, result_action="return_value")
     except InputError as error:
         return _fail(str(error), 2)
     except CycloptsError as error:

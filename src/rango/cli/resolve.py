@@ -47,3 +47,37 @@ def _with_underscores(values: Mapping[str, Any]) -> dict[str, Any]:
         str(key).replace("-", "_"): _with_underscores(value) if isinstance(value, Mapping) else value
         for key, value in values.items()
     }
+
+
+def with_file(arguments: list[str], positional: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """The arguments of a small command with those of its `--config FILE.yaml` put in; what is given already wins.
+
+    Args:
+        arguments: a command and its arguments.
+        positional: for each such command, the keys of the file that have a place instead of a flag.
+
+    >>> with_file(["demo", "--seed", "1"], {"demo": ()})
+    ['demo', '--seed', '1']
+
+    Raises:
+        InputError: the file cannot be read, or `--config` has no file.
+    """
+    if not arguments or arguments[0] not in positional or "--config" not in arguments:
+        return arguments
+    at = arguments.index("--config")
+    if at + 1 == len(arguments):
+        raise InputError("--config has no file; give the path of a YAML file")
+    command, given = arguments[0], [*arguments[1:at], *arguments[at + 2 :]]
+    values = _with_underscores(read_yaml(Path(arguments[at + 1])))
+    places = [str(values.pop(name)) for name in positional[command] if name in values]
+    flags: list[str] = []
+    for key, value in values.items():
+        flag = f"--{key.replace('_', '-')}"
+        if flag in given or value is None or value is False:
+            continue
+        flags += (
+            [flag] if value is True else [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+        )
+    # Places on the command line stand first and win; those of the file count only when there are none.
+    has_places = bool(given) and not given[0].startswith("-")
+    return [command, *([] if has_places else places), *given, *flags]
