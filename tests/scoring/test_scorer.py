@@ -153,7 +153,17 @@ def test_white_space_traps_are_refused_in_words(checkpoint: Checkpoint) -> None:
     assert "does not keep the end of the prompt" in refused(model, Words("the quick ", "fox", "dog"))
     assert "begin the choice with a space" in refused(model, Words("the quick bro", "wn fox", "w"))
     assert "the letter form needs one token" in refused(model, Words("Answer:", " A", " fox dog"), "letter")
-    assert "choices 0 and 1 are the same tokens (' A')" in refused(model, Words("Answer:", " A", " A"))
+    twins = refused(model, Words("Answer:", " A", " A"), "letter")
+    assert "choices 0 (' A') and 1 (' A') are the same tokens; choices must differ for the tokenizer" in twins
+
+
+def test_an_answer_that_the_data_repeats_is_scored_twice(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("phi"))
+    words: Any = Words("Answer:", " the fox", " a dog", " the fox")
+    trees = encode(model, toy_instances(1), task=words, form="cloze")
+    values = score(make_reader(model), trees, options=ScoringOptions(), form="cloze").values[0]
+    assert values[0] == pytest.approx(values[2], abs=1e-6)
+    assert values[0] != pytest.approx(values[1], abs=1e-3)
 
 
 def test_an_instance_longer_than_the_context_is_refused(checkpoint: Checkpoint) -> None:
