@@ -106,8 +106,8 @@ def _refuse_inseparable(
         # differ but have the same tokens would share it silently.
         if twin != k and (form == "letter" or prompt.branches[twin] != prompt.branches[k]):
             raise InputError(
-                f"instance {instance.id!r}: choices {twin} ({prompt.branches[twin]!r}) and {k} ({prompt.branches[k]!r}) "
-                "are the same tokens; choices must differ for the tokenizer"
+                f"instance {instance.id!r}: choices {twin} ({prompt.branches[twin]!r}) and {k} "
+                f"({prompt.branches[k]!r}) are the same tokens; choices must differ for the tokenizer"
             )
 
 
