@@ -25,6 +25,7 @@ from rango.decisions import (
     Temperature,
     Vector,
     fit_calibrator,
+    logarithmic_rule,
 )
 from rango.decisions import linear_fit as lf
 from rango.decisions.calibration import _data
@@ -127,8 +128,11 @@ def test_gradients_and_hessians_are_those_of_differences(shape: str, padded: boo
     }
     family, everyone = families[shape], np.ones(40, dtype=bool)
     for priors in (None, np.array([0.7, 0.3, 0.0])):
-        data = _data(posteriors, everyone, priors)
-        observed = lf._observed(family, data)
+        losses = logarithmic_rule(posteriors.log_posteriors, posteriors.labels)
+        data = _data(posteriors, everyone, losses, priors)
+        observed = family.observed(data)
+        one_hot = np.eye(k)[:, data.labels] * (1 / 40 if data.weights is None else data.weights)
+        np.testing.assert_allclose(observed, family.gradient(one_hot, data.scores), atol=1e-12)
         theta = family.identity + rng.normal(size=len(family.identity)) * 0.3
         _, gradient, hessian = lf._with_hessian(family, theta, data, observed)
         brier_gradient = lf._brier(family, theta, data)[1]

@@ -91,7 +91,7 @@ def _fit_linear(
         usable &= priors[posteriors.labels] > 0
     if not usable.any():
         raise InputError("every instance has posterior 0 at its label; no calibrator of logarithms can repair that")
-    family, data = _family(method, k, regularisation), _data(posteriors, usable, priors)
+    family, data = _family(method, k, regularisation), _data(posteriors, usable, losses, priors)
     found = fit(family, data, objective=objective)
     fitted = _calibrator(method, found.theta, k, priors)
     if objective == "brier":
@@ -132,10 +132,10 @@ def _calibrator(method: Method, theta: Array, k: int, priors: Array | None) -> C
     return calibrators.Matrix(weights=rows, bias=bias, priors=target)
 
 
-def _data(posteriors: Posteriors, usable: NDArray[np.bool_], priors: Array | None) -> families.Data:
+def _data(posteriors: Posteriors, usable: NDArray[np.bool_], losses: Array, priors: Array | None) -> families.Data:
     logs, labels = posteriors.log_posteriors, posteriors.labels
     if not usable.all():
-        logs, labels = logs[usable], labels[usable]
+        logs, labels, losses = logs[usable], labels[usable], losses[usable]
     scores = np.ascontiguousarray(logs.T)
     impossible = np.isneginf(scores)
     weights = None
@@ -150,7 +150,7 @@ def _data(posteriors: Posteriors, usable: NDArray[np.bool_], priors: Array | Non
         scores[impossible] = 0.0
     # No logarithm of a posterior is positive.
     largest = -float(scores.min())
-    return families.Data(scores, impossible if some else None, labels, weights, log_priors, largest)
+    return families.Data(scores, impossible if some else None, labels, -losses, weights, log_priors, largest)
 
 
 def _note(

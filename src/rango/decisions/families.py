@@ -35,6 +35,8 @@ class Data:
     """(K, N), or None where every choice is possible."""
     labels: Labels
     """(N,), each at a possible choice."""
+    at_label: Array
+    """(N,) the score of the right choice."""
     weights: Array | None
     """(N,), summing to one; None where each is 1/N."""
     log_priors: Array
@@ -68,6 +70,7 @@ class Data:
             scores=self.scores[:, chosen],
             impossible=impossible,
             labels=self.labels[chosen],
+            at_label=self.at_label[chosen],
             weights=None if self.weights is None else self.weights[chosen],
         )
 
@@ -112,6 +115,18 @@ class Family:
             by_weight = np.einsum("kn,kn->k", by_logits, scores)
             by_weight = by_weight.sum(keepdims=True) if self.shape == "affine" else by_weight
         return np.concatenate([by_weight, by_logits.sum(axis=1)])
+
+    def observed(self, data: Data) -> Array:
+        """The features of the labels, Σ_i w_i Jᵀ y_i (p,): what the expected features equal at the optimum."""
+        weights = np.full(len(data.labels), 1.0 / len(data.labels)) if data.weights is None else data.weights
+        by_class = np.bincount(data.labels, weights=weights, minlength=self.n_classes)
+        own = np.bincount(data.labels, weights=weights * data.at_label, minlength=self.n_classes)
+        if self.shape == "affine":
+            own = own.sum(keepdims=True)
+        if self.shape == "matrix":
+            rows = [np.bincount(data.labels, weights=weights * row, minlength=self.n_classes) for row in data.scores]
+            own = np.stack(rows, axis=1).ravel()
+        return np.concatenate([own, by_class])
 
     def curvature(self, q: Array, weights: Array | None, scores: Array) -> tuple[Array, Array]:
         """Expected features Σ_i w_i Jᵀ q (p,) and Hessian Σ_i w_i Jᵀ (diag(q) − q qᵀ) J (p, p), w_i = 1 if None."""

@@ -24,7 +24,7 @@ _LBFGS_TOLERANCE = 1e-5
 _MAX_STEPS = 100
 # A Hessian of more parameters costs more than L-BFGS does.
 _MAX_NEWTON = 600
-_WARM = 8_000
+_WARM = 6_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +47,12 @@ def fit(family: Family, data: Data, *, objective: Objective) -> Optimum:
     start = family.identity.copy()
     if objective == "brier" or family.free.sum() > _MAX_NEWTON:
         return _lbfgs(family, data, start, objective)
-    observed, hessian = _observed(family, data), None
+    observed, hessian = family.observed(data), None
     if len(data.labels) > 4 * _WARM:
         # A sample leads near, single precision nearer; one pass in float64 then finishes and judges.
         rough = data.rough()
         sample = rough.sample(_WARM)
-        start = _newton(family, sample, start, _observed(family, sample), tolerance=1e-6).theta
+        start = _newton(family, sample, start, family.observed(sample), tolerance=1e-6).theta
         near = _newton(family, rough, start, observed, tolerance=1e-6)
         start, hessian = near.theta, near.hessian
     found = _newton(family, data, start, observed, tolerance=TOLERANCE, hessian=hessian)
@@ -114,7 +114,7 @@ def _lbfgs(family: Family, data: Data, start: Array, objective: Objective) -> Op
     from scipy.optimize import minimize
 
     free = np.flatnonzero(family.free)
-    observed = _observed(family, data)
+    observed = family.observed(data)
 
     def value(part: Array) -> tuple[float, Array]:
         theta = start.copy()
@@ -180,17 +180,6 @@ def _cross_entropy(
     loss += 0.5 * float(family.penalty @ distance**2)
     loss -= float(theta @ observed) + float(observed[-family.n_classes :] @ data.log_priors[:, 0])
     return loss, gradient + family.penalty * distance - observed
-
-
-def _observed(family: Family, data: Data) -> Array:
-    """The features of the labels, Σ_i w_i Jᵀ y_i: what the expected features equal at the optimum."""
-    share = 1.0 / len(data.labels)
-    total = np.zeros_like(family.identity)
-    for piece in data.pieces():
-        one_hot = np.zeros(piece.scores.shape)
-        one_hot[piece.labels, np.arange(len(piece.labels))] = share if piece.weights is None else piece.weights
-        total += family.gradient(one_hot, piece.scores)
-    return total
 
 
 def _brier(family: Family, theta: Array, data: Data) -> tuple[float, Array]:
