@@ -174,7 +174,7 @@ class Trainer:
 
     def _words(self, record: dict[str, float]) -> str:
         rate = self.progress.tokens / max(self.progress.seconds, 1e-9)
-        return f"loss {record['train_loss']:.3f} · validation NCE {self._validation_nce:.3f} · {rate:,.0f} tokens/s"
+        return f"loss {record['train_loss']:.3f} · val NCE {self._validation_nce:.3f} · {rate:,.0f} tokens/s"
 
     def _divergence(self, loss: float) -> DivergenceError:
         best = self.progress.best_step

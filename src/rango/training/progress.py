@@ -42,7 +42,7 @@ class Screen:
             return
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10 if self.console.width < 100 else 24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[words]}", style="dim"),
             TimeRemainingColumn(compact=True),
