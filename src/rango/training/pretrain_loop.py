@@ -122,7 +122,7 @@ class Trainer:
         begun = time.monotonic() - self.position.seconds
         saved = time.monotonic()
         budget = self.token_budget or 60 * (self.config.minutes or 0)
-        label = "pre-training (tokens)" if self.token_budget else "pre-training (seconds)"
+        label = "pre-training" if self.token_budget else "pre-training (s)"
         self.network.train()
         with SignalGuard("the state is saved; repeat the command to go on") as guard, screen.bar(label, budget) as bar:
             guard.hold()  # a signal waits for the end of a step: a step is short, and half a step cannot be saved
