@@ -31,8 +31,8 @@ def tasks(
     """
     if task is None:
         for name, loader in sorted(TASKS.items()):
-            print(f"{name:24}{(loader.__doc__ or '').strip().splitlines()[0]}")
-        print(f"{'PATH':24}A table of your own: rows.jsonl, .csv or .parquet beside a task.yaml.")
+            print(f"{name:26}{(loader.__doc__ or '').strip().splitlines()[0]}")
+        print(f"{'PATH':26}A table of your own: rows.jsonl, .csv or .parquet beside a task.yaml.")
         return
     if show < 0:
         raise InputError(f"--show is {show}; expected 0 or more")
