@@ -34,6 +34,7 @@ BASE = PretrainConfig(
     tokens=1_300_000,
     batch_tokens=1024,
     learning_rate=3e-3,
+    dtype="float32",
     device="cpu",
 )
 SETTINGS = {

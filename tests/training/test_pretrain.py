@@ -27,6 +27,7 @@ from rango.training.progress import Screen
 TINY: dict[str, Any] = {
     "hidden": 16, "layers": 1, "heads": 2, "vocabulary": 300, "context": 16,
     "batch_tokens": 128, "learning_rate": 1e-2, "evaluate_every": 10, "tokens": 128 * 30,
+    "dtype": "float32",
 }  # fmt: skip
 
 
@@ -262,3 +263,17 @@ def test_without_a_budget_the_text_is_read_three_times(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, tokens=None)
     assert trainer.token_budget == 3 * len(trainer.corpus.train)
     assert make_trainer(tmp_path, tokens=None, minutes=1.0).token_budget is None
+
+
+def test_products_in_bfloat16_learn_as_float32_does(tmp_path: Path) -> None:
+    sources = read_sources(story())
+    corpus = tokenise(sources, train_tokenizer(sources, 300), context=16)
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        trainer = Trainer(tiny(dtype=dtype), corpus, end_of_text=0, state_file=tmp_path / dtype)
+        assert trainer.dtype is getattr(torch, dtype)
+        trainer.run(Screen(quiet=True))
+        assert {parameter.dtype for parameter in trainer.network.parameters()} == {torch.float32}
+        losses[dtype] = trainer.held_out_loss()
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)

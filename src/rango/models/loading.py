@@ -133,9 +133,16 @@ def choose_dtype(dtype: Dtype, device: torch.device, *, stored: torch.dtype | No
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native and stored in (torch.float16, torch.bfloat16) else torch.float32
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float16
+    half = stored in (torch.float16, torch.bfloat16)
+    return torch.bfloat16 if half and multiplies_bfloat16(device) else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices natively; elsewhere it is emulated and slow."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _refuse_bad_folder(source: str) -> None:

@@ -114,7 +114,8 @@ def _opening(config: PretrainConfig, trainer: Trainer, sources: Sequence[Source]
     resumed = f"; goes on from step {position.step:,}" if position.step else ""
     return (
         f"{trainer.parameters:,} parameters ({config.architecture}), {len(corpus.train):,} tokens of text from "
-        f"{len(sources)} sources, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device}{resumed}"
+        f"{len(sources)} sources, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
+        f"in {str(trainer.dtype).removeprefix('torch.')}{resumed}"
     )
 
 
@@ -126,6 +127,7 @@ def _record(trainer: Trainer, sources: Sequence[Source], identity: str) -> dict[
         "config": trainer.config.model_dump(mode="json"),
         "parameters": trainer.parameters,
         "device": str(trainer.device),
+        "dtype": str(trainer.dtype).removeprefix("torch."),
         "tokens": position.tokens,
         "steps": position.step,
         "seconds": round(position.seconds, 1),

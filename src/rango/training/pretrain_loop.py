@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rango.errors import InputError
 from rango.files import atomic_path
-from rango.models.loading import choose_device
+from rango.models.loading import choose_device, multiplies_bfloat16
 from rango.training.corpus import Corpus, Tokens, consecutive_windows, windows
 from rango.training.pretrain_options import PretrainConfig
 from rango.training.progress import Screen
@@ -100,6 +100,7 @@ class Trainer:
         self.network = build_network(config, end_of_text=end_of_text)
         self.network.to(self.device)  # type: ignore[arg-type]
         self.parameters = sum(p.numel() for p in self.network.parameters())
+        self.dtype = _product_type(config, self.device)
         self.position = Position()
         # None: the budget is in minutes.
         self.token_budget = config.tokens or (None if config.minutes else _DEFAULT_PASSES * len(corpus.train))
@@ -153,7 +154,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate_factor(self.progress, warmup=self.config.warmup)
         batch = self._next_batch()
-        loss = token_losses(self.network, batch)
+        with self._products():
+            loss = token_losses(self.network, batch)
         value = loss.item()
         if not math.isfinite(value):
             raise InputError(
@@ -168,6 +170,10 @@ class Trainer:
         self.position.step += 1
         self.position.tokens += batch[:, 1:].numel()
         return value
+
+    def _products(self) -> torch.autocast:
+        """Within the block matrices are multiplied in the chosen type; sums, softmax and the loss stay in float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     def _next_batch(self) -> torch.Tensor:
         position, config = self.position, self.config
@@ -216,7 +222,8 @@ class Trainer:
         total = 0.0
         for start in range(0, len(self._held_out), rows):
             batch = self._tensor(self._held_out[start : start + rows])
-            total += float(token_losses(self.network, batch, reduction="sum"))
+            with self._products():
+                total += float(token_losses(self.network, batch, reduction="sum"))
         self.network.train()
         return total / self._held_out[:, 1:].size
 
@@ -238,6 +245,12 @@ class Trainer:
             self.optimizer.state[parameter] = {
                 key: tensors[f"optimizer/{key}/{name}"].to(self.device) for key in ("step", "exp_avg", "exp_avg_sq")
             }
+
+
+def _product_type(config: PretrainConfig, device: torch.device) -> torch.dtype:
+    if config.dtype == "auto":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
 
 
 def rate_factor(progress: float, *, warmup: float) -> float:

@@ -50,6 +50,8 @@ class PretrainConfig(Config):
     """Optimizer steps between measurements of the held-out loss."""
     save_minutes: Annotated[float, Field(ge=0)] = 5.0
     """Minutes between saved states, from which a repeated command goes on."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the matrix products; weights and moments are float32. auto: bfloat16 where the machine has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     seed: Annotated[int, Field(ge=0)] = 0
