@@ -134,6 +134,8 @@ def test_special_tokens_come_first(checkpoint: Checkpoint, monkeypatch: pytest.M
 class Words:
     """A task-like object whose prompt is given."""
 
+    shots = ()
+
     def __init__(self, trunk: str, *branches: str) -> None:
         self.words = Prompt(trunk, branches)
 
