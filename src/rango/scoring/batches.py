@@ -39,7 +39,8 @@ class Batch:
     positions: torch.Tensor | None
     """(b, t) position ids; None for ordinary sequences."""
     visible: torch.Tensor | None
-    """(b, 1, t, t) whether the row's token sees the column's; None for ordinary causal attention."""
+    """(b, 1, t, p + t) whether the row's token sees the column's, the first p of which are the prefix that the reader
+    holds; None for ordinary causal attention."""
     rows: torch.Tensor
     columns: torch.Tensor
     at: torch.Tensor
@@ -76,7 +77,7 @@ _Scored = tuple[int, int, int, int]
 """row, column that predicts, target token, owner"""
 
 
-def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int) -> Batch:
+def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int, prefix: int = 0) -> Batch:
     """Build the tensors for one forward pass.
 
     Args:
@@ -84,6 +85,7 @@ def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int)
         read: what is scored, see `Read`.
         as_trees: one row per tree; otherwise one ordinary sequence per choice, for models that cannot read trees.
         pad: the token id to pad with; any will do, padding is never seen.
+        prefix: how many tokens before the trunks the reader holds already; every token sees them.
     """
     width = max(len(tree.branches) for tree in trees)
     rows: list[_Row] = []
@@ -95,7 +97,7 @@ def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int)
             row = _row(tree, group, with_trunk=read == "text")
             scored.extend((len(rows), at, target, number * width + choice) for at, target, choice in row.scored)
             rows.append(row)
-    return _tensors(rows, sorted(scored), shape=(len(trees), width), pad=pad)
+    return _tensors(rows, sorted(scored), shape=(len(trees), width), pad=pad, prefix=prefix)
 
 
 def _row(tree: TokenTree, chosen: Sequence[int], *, with_trunk: bool) -> _Row:
@@ -115,7 +117,9 @@ def _row(tree: TokenTree, chosen: Sequence[int], *, with_trunk: bool) -> _Row:
     return row
 
 
-def _tensors(rows: Sequence[_Row], scored: Sequence[_Scored], *, shape: tuple[int, int], pad: int) -> Batch:
+def _tensors(
+    rows: Sequence[_Row], scored: Sequence[_Scored], *, shape: tuple[int, int], pad: int, prefix: int
+) -> Batch:
     longest = max(len(row.tokens) for row in rows)
     tokens = torch.full((len(rows), longest), pad)
     for number, row in enumerate(rows):
@@ -126,8 +130,8 @@ def _tensors(rows: Sequence[_Row], scored: Sequence[_Scored], *, shape: tuple[in
     each = torch.tensor(list(counts.values()))
     return Batch(
         tokens=tokens,
-        positions=_positions(rows, longest) if branching else None,
-        visible=_visible(rows, longest) if branching else None,
+        positions=_positions(rows, longest) + prefix if branching else None,
+        visible=_visible(rows, longest, prefix) if branching else None,
         rows=places[:, 0].contiguous(),
         columns=places[:, 1].contiguous(),
         at=torch.repeat_interleave(torch.arange(len(places)), each),
@@ -146,7 +150,7 @@ def _positions(rows: Sequence[_Row], longest: int) -> torch.Tensor:
     return positions
 
 
-def _visible(rows: Sequence[_Row], longest: int) -> torch.Tensor:
+def _visible(rows: Sequence[_Row], longest: int, prefix: int) -> torch.Tensor:
     segments = torch.full(
         (len(rows), longest), -1
     )  # padding is a segment of its own: it sees itself, so no row is empty
@@ -155,4 +159,5 @@ def _visible(rows: Sequence[_Row], longest: int) -> torch.Tensor:
     same = segments[:, :, None] == segments[:, None, :]
     trunk = (segments == 0)[:, None, :]
     causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-    return ((same | trunk) & causal)[:, None]
+    among = (same | trunk) & causal
+    return torch.cat([among.new_ones(len(rows), longest, prefix), among], dim=2)[:, None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rango.models import Model, linear_rows
 from rango.models.loading import accepts
-from rango.scoring.batches import Batch
+from rango.scoring.batches import Batch, Read, collate
+from rango.scoring.prefix import Prefix, read_prefix
 from rango.scoring.trees import TokenTree
 
 # Rows of logits computed at once: 256 x a vocabulary of 51,200 in float32 is 50 MB.
@@ -26,11 +28,25 @@ class Reader:
     window: int | None
     """The longest tree that may be read at once, for a model with a sliding window; None for no limit."""
     splits_head: bool
+    reads_prefix: bool = False
+    """Whether a beginning that all trees share may be read once, see `Prefix`."""
     notes: tuple[str, ...] = ()
+    prefix: Prefix | None = None
+    """What was read before every tree."""
 
     def as_tree(self, tree: TokenTree) -> bool:
         """Whether this tree may be read as one row."""
         return self.reads_trees and (self.window is None or tree.path_length <= self.window)
+
+    def collate(self, trees: Sequence[TokenTree], *, read: Read, as_trees: bool) -> Batch:
+        """The tensors of one forward pass of this reader, on its model's device."""
+        prefix = self.prefix.length if self.prefix is not None else 0
+        batch = collate(trees, read=read, as_trees=as_trees, pad=self.pad(), prefix=prefix)
+        return batch.to(self.model.device)
+
+    def after(self, tokens: Sequence[int]) -> Reader:
+        """A reader for the trees that follow these tokens, which are read now, with the adapter as it is now."""
+        return replace(self, prefix=read_prefix(self.model, tokens))
 
     def pad(self) -> int:
         """A token id for padding; never seen, so any valid id will do."""
@@ -92,6 +108,8 @@ class Reader:
         inputs: dict[str, Any] = {"input_ids": batch.tokens}
         if accepts(self.model.network, "use_cache"):
             inputs["use_cache"] = False
+        if self.prefix is not None:
+            inputs |= self.prefix.inputs(self.model)
         if batch.visible is not None:
             dtype = self.model.dtype
             mask = torch.zeros(batch.visible.shape, dtype=dtype, device=batch.visible.device)

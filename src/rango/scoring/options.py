@@ -20,5 +20,10 @@ class ScoringOptions(Config):
     the task's own default when absent."""
     normalise: Normalisation = "none"
     """Divide each choice's score by its number of tokens or of characters."""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """Training instances that stand answered before every question, balanced over the labels (the places of the right
+    answer); they leave the training split."""
+    shots_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the choice of shots."""
     batch_tokens: Annotated[int, Field(ge=1)] = 4096
     """Tokens of one forward pass while scoring, padding included; the result does not depend on it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rango.decisions import Estimate, write_posteriors
@@ -9,7 +10,7 @@ from rango.errors import InputError
 from rango.files import read_yaml, write_json, write_yaml
 from rango.models import Model, load_adapter
 from rango.scoring import as_posteriors, encode, make_reader, score
-from rango.tasks import Task
+from rango.tasks import Instance, Task, few_shot
 from rango.training.measures import measure, true_posteriors
 from rango.training.options import EvaluateConfig
 from rango.training.progress import Screen
@@ -30,7 +31,10 @@ def write_evaluation(
         InputError: bad data or adapter, or `out` holds other files; nothing is written then.
     """
     _refuse_other_files(out, config)
+    fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
+    task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     instances = task.split(config.split)
+    refuse_empty(instances, shots=config.shots)
     form = config.form or task.default_form
     adapter = load_adapter(model, config.adapter) if config.adapter is not None else None
     try:
@@ -53,7 +57,7 @@ def write_evaluation(
     record = {
         "config": config.model_dump(mode="json"),
         "form": form,
-        "fingerprints": {"model": model.fingerprint, "task": task.fingerprint},
+        "fingerprints": fingerprints,
         "versions": versions(),
         "seconds": round(scores.seconds, 2),
         "tokens": scores.tokens,
@@ -63,6 +67,12 @@ def write_evaluation(
     write_yaml(out / RECORD, record)
     write_json(out / "metrics.json", as_json({config.split: metrics}))
     return metrics
+
+
+def refuse_empty(instances: Sequence[Instance], *, shots: int) -> None:
+    """Raise InputError if the shots left nothing of the training split."""
+    if not instances:
+        raise InputError(f"the {shots} shots are the whole training split; ask for fewer, or for more instances")
 
 
 def _refuse_other_files(out: Path, config: EvaluateConfig) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from rango.decisions import Posteriors
 from rango.models import Adapter, Model, add_adapter
 from rango.scoring import Reader, TokenTree, as_posteriors, encode, make_reader, score
-from rango.tasks import Form, Instance, Task
+from rango.tasks import Form, Instance, Task, few_shot
+from rango.training.evaluation import refuse_empty
 from rango.training.loop import Trainer
 from rango.training.measures import calibrated_posteriors, measure, true_posteriors
 from rango.training.options import FinetuneConfig
@@ -145,6 +146,9 @@ class _Job:
 
 def _prepare(model: Model, task: Task, config: FinetuneConfig, screen: Screen) -> _Job:
     form = config.form or task.default_form
+    # In training the shots are ordinary tokens of every trunk: the adapter changes their keys, so none can be kept.
+    task = few_shot(task, shots=config.shots, seed=config.shots_seed)
+    refuse_empty(task.train, shots=config.shots)
     reader = make_reader(model)
     splits: dict[str, Sequence[Instance]] = {
         "train": task.train,

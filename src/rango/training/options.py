@@ -69,6 +69,15 @@ class FinetuneOptions(TrainingOptions, ScoringOptions, TaskOptions, ModelOptions
     lora: LoRA = LoRA()
     """The low-rank update."""
 
+    @model_validator(mode="after")
+    def _shots_are_not_learned(self) -> Self:
+        if self.shots and self.objective == "tokens":
+            raise ValueError(
+                f"objective is tokens and shots is {self.shots}: the words of the shots would be learned again with "
+                "every instance; use answer or choice"
+            )
+        return self
+
 
 class FinetuneConfig(FinetuneOptions):
     """The resolved configuration of a run, as in its run.yaml."""

@@ -16,6 +16,7 @@ from rango import __version__
 from rango.errors import InputError
 from rango.files import fingerprint, read_yaml, write_yaml
 from rango.training.corpus import Source, read_sources, tokenise, train_tokenizer
+from rango.training.networks import architecture_text
 from rango.training.pretrain_loop import Trainer
 from rango.training.pretrain_options import PretrainConfig
 from rango.training.progress import Screen
@@ -52,7 +53,9 @@ def pretrain(
     """
     screen = screen or Screen(quiet=True)
     sources = read_sources(texts)
-    identity = fingerprint(config.model_dump_json(), *(source.fingerprint for source in sources))
+    identity = fingerprint(
+        config.model_dump_json(), architecture_text(config), *(source.fingerprint for source in sources)
+    )
     if _is_complete(out, identity):
         screen.say(f"{out} is complete already, with this configuration and text")
         return out
@@ -113,8 +116,8 @@ def _opening(config: PretrainConfig, trainer: Trainer, sources: Sequence[Source]
     budget = f"{trainer.token_budget:,} tokens" if trainer.token_budget else f"{config.minutes:g} minutes of wall clock"
     resumed = f"; goes on from step {position.step:,}" if position.step else ""
     return (
-        f"{trainer.parameters:,} parameters ({config.architecture}), {len(corpus.train):,} tokens of text from "
-        f"{len(sources)} sources, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
+        f"{trainer.parameters:,} parameters ({trainer.network.config.model_type}), {len(corpus.train):,} tokens of "
+        f"text from {len(sources)} sources, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
         f"in {str(trainer.dtype).removeprefix('torch.')}{resumed}"
     )
 
