@@ -69,7 +69,6 @@ def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posterio
     )
 
 
-@torch.inference_mode()
 def score(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
     """Score every choice of every tree.
 
@@ -80,6 +79,7 @@ def score(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions
     return score_as_it_is(reader, trees, options=options, form=form)
 
 
+@torch.inference_mode()
 def score_as_it_is(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
     """`score` with the dropout of every module on or off as it is found."""
     start = time.perf_counter()
