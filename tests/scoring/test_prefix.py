@@ -17,7 +17,7 @@ from toy import toy_task
 from rango.errors import InputError
 from rango.models import LoRA, Model, add_adapter, load_model
 from rango.scoring import Reader, ScoringOptions, TokenTree, encode, evaluate, make_reader, score
-from rango.scoring.prefix import shared_beginning
+from rango.scoring.prefix import longest_short_rope, shared_beginning
 from rango.tasks import Form, few_shot
 
 Checkpoint = Callable[..., Path]
@@ -100,6 +100,17 @@ def test_a_window_shorter_than_shots_and_instance_reads_them_together(checkpoint
     values, tokens = read_of(reader, trees, "cloze")
     assert tokens > 3 * shared_beginning(trees)  # per choice, the shots each time
     assert values[0, 0] == pytest.approx(full_sequence_score(model, trees[0], 0), abs=3e-5)
+
+
+def test_frequencies_that_change_with_the_length_read_them_together(checkpoint: Checkpoint) -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    for original in (115, 500):
+        model = long_model(checkpoint, "phi3", original_max_position_embeddings=original, rope_parameters=rope)
+        assert longest_short_rope(model) == original
+        trees = encode(model, TASK.test[:3], task=TASK, form="cloze")
+        assert 100 < shared_beginning(trees) < 115 < trees[0].path_length < 500
+        values, _ = read_of(make_reader(model), trees, "cloze")
+        assert values[0, 0] == pytest.approx(full_sequence_score(model, trees[0], 0), abs=3e-5)
 
 
 def test_recurrent_models_read_the_shots_with_every_instance(tmp_path: Path) -> None:

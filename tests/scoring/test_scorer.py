@@ -105,6 +105,16 @@ def test_an_adapted_head_scores_the_same_split_or_whole(checkpoint: Checkpoint) 
         assert spread.max() - spread.min() < 1e-5  # logits and log-probabilities differ by one constant per instance
 
 
+def test_a_fresh_adapter_with_dropout_is_read_as_trees(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("phi"))
+    adapter = add_adapter(model, LoRA(dropout=0.5), seed=0)
+    for layer in adapter.layers.values():
+        torch.nn.init.normal_(layer.lora_B, std=0.3)
+    reader = make_reader(model)
+    assert reader.reads_trees
+    assert reader.splits_head
+
+
 def test_length_normalisation_by_hand(checkpoint: Checkpoint) -> None:
     model = load_model(checkpoint("phi"))
     trees = encode(model, TASK.test[:3], task=TASK, form="cloze")

@@ -3,6 +3,8 @@
 from .batches import Batch as Batch
 from .batches import Read as Read
 from .batches import collate as collate
+from .dropout import mean_posteriors as mean_posteriors
+from .dropout import score_samples as score_samples
 from .forward import Reader as Reader
 from .options import Normalisation as Normalisation
 from .options import ScoringOptions as ScoringOptions

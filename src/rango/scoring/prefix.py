@@ -77,5 +77,18 @@ def shared_beginning(trees: Sequence[TokenTree]) -> int:
     return shared if shared >= _WORTH_IT else 0
 
 
+def longest_short_rope(model: Model) -> int | None:
+    """The length beyond which the rotary frequencies of a model change (longrope), None where they never do.
+
+    Keys that were computed below that length do not fit a text that is longer.
+    """
+    config: Any = model.network.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    length = rope.get("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None))
+    return length if isinstance(length, int) else 0
+
+
 def _name_of_cache(model: Model) -> str:
     return "cache" if accepts(model.network, "cache") else "past_key_values"

@@ -29,6 +29,8 @@ def make_reader(model: Model) -> Reader:
 
     In the same way, whether a model goes on from the keys and values of a prefix is tried: recurrent ones do not.
     """
+    # A fresh adapter's dropout is on, and would make two readings of one text differ.
+    model.network.train(False)
     reader = _without_prefix(model)
     return replace(reader, reads_prefix=_continues(reader))
 

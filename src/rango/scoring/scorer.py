@@ -13,7 +13,7 @@ from rango.decisions import Posteriors
 from rango.models import Model
 from rango.scoring.forward import Reader
 from rango.scoring.options import ScoringOptions
-from rango.scoring.prefix import shared_beginning
+from rango.scoring.prefix import longest_short_rope, shared_beginning
 from rango.scoring.reader import make_reader
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Form, Instance, Task, few_shot
@@ -69,7 +69,6 @@ def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posterio
     )
 
 
-@torch.inference_mode()
 def score(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
     """Score every choice of every tree.
 
@@ -80,6 +79,7 @@ def score(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions
     return score_as_it_is(reader, trees, options=options, form=form)
 
 
+@torch.inference_mode()
 def score_as_it_is(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
     """`score` with the dropout of every module on or off as it is found."""
     start = time.perf_counter()
@@ -106,7 +106,8 @@ def score_as_it_is(reader: Reader, trees: Sequence[TokenTree], *, options: Scori
 
 def _may_share(reader: Reader, trees: Sequence[TokenTree]) -> bool:
     longest = max(tree.path_length for tree in trees)
-    return reader.reads_prefix and (reader.window is None or longest <= reader.window)
+    limits = [limit for limit in (reader.window, longest_short_rope(reader.model)) if limit is not None]
+    return reader.reads_prefix and all(longest <= limit for limit in limits)
 
 
 def batches_by_tokens(reader: Reader, trees: Sequence[TokenTree], *, budget: int) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ from rango.decisions import Estimate, write_posteriors
 from rango.errors import InputError
 from rango.files import read_yaml, write_json, write_yaml
 from rango.models import Model, load_adapter
-from rango.scoring import as_posteriors, encode, make_reader, score
+from rango.scoring import encode, make_reader, mean_posteriors, score, score_samples
 from rango.tasks import Instance, Task, few_shot
 from rango.training.measures import measure, true_posteriors
 from rango.training.options import EvaluateConfig
@@ -43,11 +43,17 @@ def write_evaluation(
         for note in (*model.notes, *reader.notes, *task.notes):
             screen.say(f"· {note}")
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
-        scores = score(reader, trees, options=config, form=form)
+        if adapter is None or config.mc_dropout is None:
+            samples = [score(reader, trees, options=config, form=form)]
+        else:
+            screen.say(f"· {config.mc_dropout} passes with the adapter's dropout of {adapter.lora.dropout:g}")
+            samples = score_samples(
+                reader, trees, adapter=adapter, samples=config.mc_dropout, seed=config.seed, options=config, form=form
+            )
     finally:
         if adapter is not None:
             adapter.remove()
-    states = {"base" if adapter is None else "adapted": as_posteriors(scores.values, instances)}
+    states = {"base" if adapter is None else "adapted": mean_posteriors(samples, instances)}
     floor = true_posteriors(instances)
     if floor is not None:
         states["floor"] = floor
@@ -59,11 +65,12 @@ def write_evaluation(
         "form": form,
         "fingerprints": fingerprints,
         "versions": versions(),
-        "seconds": round(scores.seconds, 2),
-        "tokens": scores.tokens,
+        "seconds": round(sum(scores.seconds for scores in samples), 2),
+        "tokens": sum(scores.tokens for scores in samples),
     }
-    if scores.letter_mass is not None:
-        record["letter_mass"] = round(float(scores.letter_mass.mean()), 6)
+    masses = [float(scores.letter_mass.mean()) for scores in samples if scores.letter_mass is not None]
+    if masses:
+        record["letter_mass"] = round(sum(masses) / len(masses), 6)
     write_yaml(out / RECORD, record)
     write_json(out / "metrics.json", as_json({config.split: metrics}))
     return metrics
