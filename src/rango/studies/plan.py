@@ -26,6 +26,10 @@ from rango.tasks import Task, TaskOptions, load_task
 from rango.training.options import FinetuneConfig, Selection
 
 MODELS = "models"
+_BASE_KEYS = {"model", "task", "seed"}.union(
+    *(kind.model_fields for kind in (TaskOptions, ScoringOptions, ModelOptions))
+)
+"""What decides the posteriors of a model that is not trained."""
 
 
 class Source(Config):
@@ -171,9 +175,7 @@ class Planner:
         elif way == "mc-dropout":
             if not config.lora.dropout:
                 raise InputError(f"{where}: mc-dropout needs lora.dropout above 0; it is {config.lora.dropout}")
-            sources = [
-                Source(job=self._run(config, samples=options.samples), state=f"mc-dropout-{options.samples}")
-            ]
+            sources = [Source(job=self._run(config, samples=options.samples), state=f"mc-dropout-{options.samples}")]
         else:
             sources = [Source(job=self._run(config), state="adapted")]
         calibrator = None
@@ -184,16 +186,21 @@ class Planner:
 
     def _config(self, options: AdaptationOptions, values: Mapping[str, Any], where: str) -> FinetuneConfig:
         """The configuration of a run, checked; what the adaptation does not use is left at its default."""
-        ways = {"adaptation": "full" if options.way == "full" else "lora"}
-        if options.way == "full":
-            values = {key: value for key, value in values.items() if key != "lora"}
-        if options.way == "few-shot":
+        way = options.way
+        if way in ("none", "few-shot"):
+            # A base is not trained: how, must neither matter nor contradict.
+            values = {key: value for key, value in values.items() if key in _BASE_KEYS}
+        if way == "few-shot":
             if not values.get("shots"):
                 raise InputError(f"{where}: few-shot needs shots, the number of training instances in the prompt")
-            ways |= {"shots_seed": values["seed"]}
+            values = {**values, "shots_seed": values["seed"]}
         else:
-            ways |= {"shots": 0}
-        config = FinetuneConfig.build({**values, **ways}, where=where)
+            values = {**values, "shots": 0}
+        if way == "full":
+            values = {key: value for key, value in values.items() if key != "lora"}
+        if "adaptation" in FinetuneConfig.model_fields:
+            values = {**values, "adaptation": "full" if way == "full" else "lora"}
+        config = FinetuneConfig.build(values, where=where)
         self._task(config)
         return config
 
@@ -218,9 +225,7 @@ class Planner:
             parts.append(task.fingerprint_of("train"))
         identity = fingerprint("base", *parts)
         if identity not in self.jobs:
-            kinds = (TaskOptions, ScoringOptions, ModelOptions)
-            kept = {name: getattr(config, name) for kind in kinds for name in kind.model_fields}
-            plain = FinetuneConfig.build({**kept, "model": config.model, "task": config.task})
+            plain = FinetuneConfig.build({name: getattr(config, name) for name in _BASE_KEYS - {"seed"}})
             self.jobs[identity] = Job(id=identity, kind="base", config=plain, group=self._group(plain), base=identity)
         return identity
 

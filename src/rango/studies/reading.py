@@ -73,9 +73,7 @@ def read_cell(store: Store, plan: Plan, cell: Cell) -> Posteriors:
 
 
 def _mean(store: Store, plan: Plan, cell: Cell, split: str) -> Posteriors:
-    return average_posteriors(
-        [store.posteriors(plan.job(source.job), split, source.state) for source in cell.sources]
-    )
+    return average_posteriors([store.posteriors(plan.job(source.job), split, source.state) for source in cell.sources])
 
 
 def _missing(store: Store, plan: Plan, cell: Cell) -> str:

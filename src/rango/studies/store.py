@@ -1,13 +1,13 @@
 """The folder of a study: what is done, what failed, and one index that can always be rebuilt from the runs.
 
-    STUDY/
-      study.yaml  plan.json      what was asked, and what it resolves to
-      models/NAME-ID/            small language models of the study
-      bases/ID/                  posteriors of an unadapted base on validation and test, shared by the runs
-      runs/ID/                   run directories
-      banks/ID.json  .state.*    which runs are trained in one pass, and the state that a resume needs
-      claims/  failures/ID.json  who works on what; what went wrong
-      index.json                 one entry a job, rebuilt from the folders above
+STUDY/
+  study.yaml  plan.json      what was asked, and what it resolves to
+  models/NAME-ID/            small language models of the study
+  bases/ID/                  posteriors of an unadapted base on validation and test, shared by the runs
+  runs/ID/                   run directories
+  banks/ID.json  .state.*    which runs are trained in one pass, and the state that a resume needs
+  claims/  failures/ID.json  who works on what; what went wrong
+  index.json                 one entry a job, rebuilt from the folders above
 """
 
 from __future__ import annotations

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rango.errors import Interrupted
-from rango.models import Model, load_adapter, load_model
+from rango.decisions import Posteriors
+from rango.models import Adapter, Model, load_adapter, load_model
 from rango.models.options import ModelOptions
-from rango.scoring import evaluate, evaluate_samples
+from rango.scoring import encode, evaluate, make_reader, mean_posteriors, score_samples
 from rango.scoring.options import ScoringOptions
 from rango.studies.claims import claim
 from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.store import Store
 from rango.studies.units import Unit, units
-from rango.tasks import Task, TaskOptions, load_task, simulated_narratives
-from rango.training import Screen, finetune, finetune_bank, pretrain
-from rango.training.bank_choice import choose_bank
+from rango.tasks import Split, Task, TaskOptions, load_task, simulated_narratives
+from rango.training import BankJob, Screen, finetune, finetune_bank, pretrain, true_posteriors
 
 POLL_SECONDS = 0.2
 
@@ -142,14 +142,17 @@ class Worker:
             adapter = load_adapter(model, self.store.folder(job))
             try:
                 for split in ("validation", "test"):
-                    found = evaluate_samples(
-                        model,
-                        task.split(split),
-                        task=task,
-                        options=job.config.pick(ScoringOptions),
-                        samples=count,
-                        seed=job.config.seed,
-                    )
+                    found = self._samples(job, task, model, adapter, split=split, count=count)
                     self.store.write_posteriors(job, split, f"mc-dropout-{count}", found)
             finally:
                 adapter.remove()
+
+    def _samples(self, job: Job, task: Task, model: Model, adapter: Adapter, *, split: Split, count: int) -> Posteriors:
+        form = job.config.form or task.default_form
+        instances = task.split(split)
+        trees = encode(model, instances, task=task, form=form)
+        options, seed = job.config.pick(ScoringOptions), job.config.seed
+        passes = score_samples(
+            make_reader(model), trees, adapter=adapter, samples=count, seed=seed, options=options, form=form
+        )
+        return mean_posteriors(passes, instances)

@@ -144,4 +144,3 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=look, daemon=True).start()
-
