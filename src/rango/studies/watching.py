@@ -100,7 +100,7 @@ class Watch:
 
     def table(self) -> Group:
         """How far things are, as a renderable."""
-        counts = {status: 0 for status in ("done", "started", "waiting", "failed")}
+        counts = dict.fromkeys(("done", "started", "waiting", "failed"), 0)
         for status in self._seen.values():
             counts[status] += 1
         total = len(self._seen)

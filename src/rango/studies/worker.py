@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rango.errors import Interrupted
 from rango.decisions import Posteriors
+from rango.errors import Interrupted
 from rango.models import Adapter, Model, load_adapter, load_model
 from rango.models.options import ModelOptions
 from rango.scoring import encode, evaluate, make_reader, mean_posteriors, score_samples
