@@ -4,6 +4,11 @@ from .batches import Batch as Batch
 from .batches import Read as Read
 from .batches import collate as collate
 from .forward import Reader as Reader
+from .generate import Generation as Generation
+from .generate import generate as generate
+from .generate import nucleus as nucleus
+from .options import GenerateConfig as GenerateConfig
+from .options import GenerateOptions as GenerateOptions
 from .options import Normalisation as Normalisation
 from .options import ScoringOptions as ScoringOptions
 from .reader import make_reader as make_reader
