@@ -25,6 +25,7 @@ _COMMANDS = {
     "finetune": ("adaptation:finetune", "Adapt a model to a task with LoRA, and measure base and adapted on test."),
     "evaluate": ("adaptation:evaluate", "Write the posteriors and metrics of a model, with or without an adapter."),
     "pretrain": ("adaptation:pretrain", "Train a small causal language model and its tokenizer from text files."),
+    "generate": ("generating:generate", "Continue a text with a model, token by token."),
     "metrics": ("posteriors:metrics", "Every metric of a posteriors file from anywhere, with intervals."),
     "calibrate": ("posteriors:calibrate", "Fit a calibrator on one posteriors file and apply it to another."),
     "decide": ("posteriors:decide", "The Bayes decision of each instance under given costs."),

@@ -6,6 +6,11 @@ from .batches import collate as collate
 from .dropout import mean_posteriors as mean_posteriors
 from .dropout import score_samples as score_samples
 from .forward import Reader as Reader
+from .generate import Generation as Generation
+from .generate import generate as generate
+from .generate import nucleus as nucleus
+from .options import GenerateConfig as GenerateConfig
+from .options import GenerateOptions as GenerateOptions
 from .options import Normalisation as Normalisation
 from .options import ScoringOptions as ScoringOptions
 from .reader import make_reader as make_reader
