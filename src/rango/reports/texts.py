@@ -1,4 +1,4 @@
-"""Scored texts and spelling for the terminal: improbable places in colour, or in [brackets] where there is no colour."""
+"""Scored texts and spelling for the terminal: improbable places in colour, or in [brackets] without colours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -114,11 +114,15 @@ def print_spelling(
         spans = [(word.start, word.end) for word in check.flagged]
         if name is not None and not spans:
             continue  # of a file only the lines with something to say
-        head = Text(f"{name}  " if name else "", style="dim")
-        console.print(head.append_text(marked(check.text, spans, colour=colour)), soft_wrap=not console.is_terminal)
+        shown = marked(check.text, spans, colour=colour)
+        if name is not None:
+            shown = Text.assemble((f"{name}  ", "dim"), shown)
+        console.print(shown, soft_wrap=not console.is_terminal)
         if spans:
+            right = Text.assemble(("put right: ", "dim"), check.corrected)
             console.print(_offers(check.flagged))
-            console.print(Padding(Text.assemble(("put right: ", "dim"), check.corrected), (0, 0, 1, 2)))
+            console.print(Padding(right, (0, 0, 0, 2), expand=False), soft_wrap=not console.is_terminal)
+            console.print()
     words = sum(len(check.words) for check in checks)
     flagged = sum(len(check.flagged) for check in checks)
     unlisted = list(dict.fromkeys(word.word for check in checks for word in check.unlisted))
@@ -130,17 +134,17 @@ def print_spelling(
         console.print(Text(f"not in the word list, and no listed word within two edits: {shown}", style="dim"))
 
 
-def _offers(words: Sequence[WordCheck]) -> RenderableType:
-    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
+def _offers(words: Sequence[WordCheck]) -> Padding:
+    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for word in words:
         offers = [f"{one.word} {_percent(one.probability)}" for one in word.alternatives[:_OFFERED]]
         why = "improbable here" if word.known else "not in the list"
         table.add_row(Text(word.word, style="bold"), Text(", ".join(offers)), Text(why, style="dim"))
-    return Group(table)
+    return Padding(table, (0, 0, 0, 2))
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.01 else "< 1%"
+    return "< 1%" if share < 0.01 else "> 99%" if share > 0.99 else f"{share:.0%}"
 
 
 def has_colour(console: Console) -> bool:
