@@ -53,3 +53,18 @@ class GenerateConfig(GenerateOptions):
     """Hub id or folder of the model."""
     prompt: str
     """The text to continue; may be empty."""
+
+
+class SpellingOptions(Config):
+    """How misspelt words are found."""
+
+    threshold: float = 0.0
+    """A word is flagged when the log-odds (nats) that another word was meant exceed this: at 0 where it is more
+    probable than not; higher flags less."""
+    error_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Probability that a word is mistyped, before it is seen."""
+    unlisted: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """What the language model's belief in a word as typed is multiplied by where the word list lacks it: models spell
+    out strings that are no words too readily."""
+    candidates: Annotated[int, Field(ge=1)] = 20
+    """Known words near each word that the language model compares."""
