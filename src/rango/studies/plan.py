@@ -21,7 +21,8 @@ from rango.files import fingerprint
 from rango.models.options import ModelOptions
 from rango.scoring.options import ScoringOptions
 from rango.studies.adaptation import AdaptationOptions
-from rango.studies.study import Axes, ModelSpec, Reference, Study, unflatten
+from rango.studies.outcomes import Reference
+from rango.studies.study import Axes, ModelSpec, Study, unflatten
 from rango.tasks import Task, TaskOptions, load_task
 from rango.training.options import FinetuneConfig, Selection
 
@@ -230,7 +231,7 @@ class Planner:
         return identity
 
     def _run(self, config: FinetuneConfig, *, samples: int | None = None) -> str:
-        """The fine-tuning run of a configuration. Its id is a hash of that configuration, whatever the code's version."""
+        """The fine-tuning run of a configuration. Its id is a hash of that configuration, whatever the code."""
         base = self._base(config)
         named = config.model_copy(update={"model": self._identity(config.model)})
         identity = fingerprint("run", named.model_dump_json())

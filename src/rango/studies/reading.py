@@ -10,10 +10,9 @@ from typing import Any
 from rango.decisions import Posteriors, average_posteriors, fit_calibrator
 from rango.errors import InputError
 from rango.files import read_yaml
-from rango.studies.outcomes import Outcome
+from rango.studies.outcomes import Outcome, Reference
 from rango.studies.plan import Cell, Job, Plan, Row
 from rango.studies.store import Store
-from rango.studies.study import Reference
 from rango.training.run import read_log
 
 
@@ -92,7 +91,7 @@ def _missing(store: Store, plan: Plan, cell: Cell) -> str:
 
 
 def _facts(store: Store, jobs: list[Job]) -> Iterator[tuple[str, float]]:
-    """Numbers beside the metrics: means over the runs, and the base's own held-out loss where it was pre-trained here."""
+    """Numbers beside the metrics: means over the runs, and the base's held-out loss where it is known."""
     records = [store.record(job) for job in jobs if job.kind == "run"]
     for key in ("trainable_parameters", "seconds"):
         values = [record[key] for record in records if record.get(key) is not None]

@@ -13,6 +13,7 @@ from rango.config import Config, merge
 from rango.errors import InputError, unknown_name
 from rango.files import fingerprint, read_yaml
 from rango.studies.adaptation import AdaptationOptions
+from rango.studies.outcomes import Reference
 from rango.training.options import FinetuneConfig, Selection
 from rango.training.pretrain_options import PretrainConfig
 
@@ -20,20 +21,6 @@ Axes = Mapping[str, Any]
 """Dotted key -> value: what tells one configuration of a study from another."""
 
 _SIMULATED = "simulated"
-
-
-class Reference(Config):
-    """A figure that a source states, shown beside the study's own."""
-
-    name: str
-    """What was measured, such as `phi-2 adapted`."""
-    metric: str
-    """A metric of metrics.json."""
-    value: float
-    where: Mapping[str, Any] = {}
-    """The axes' values it belongs to, such as `{task: socialiqa}`."""
-    source: str
-    """Who states it, and where."""
 
 
 class ModelSpec(Config):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rango.studies.outcomes import axis_text
 from rango.studies.plan import Job, Plan
 from rango.studies.store import Status, Store
 from rango.training.run import read_log
@@ -24,34 +24,16 @@ def job_names(plan: Plan) -> dict[str, str]:
     """A few words for each job: the axes' values of the first row that reads it, and its seed."""
     names = {job.id: "base model" for job in plan.jobs if job.kind == "base"}
     for row in plan.rows:
-        values = ", ".join(f"{short(key)} {value_words(value)}" for key, value in row.axes.items() if value is not None)
+        values = ", ".join(
+            f"{key.rpartition('.')[2].replace('_', ' ')} {axis_text(value)}"
+            for key, value in row.axes.items()
+            if value is not None
+        )
         for cell in row.cells:
             for source in cell.sources:
                 if source.job not in names:
                     names[source.job] = f"{values or 'run'}, seed {plan.job(source.job).config.seed}"
     return names
-
-
-def short(key: str) -> str:
-    """The last part of a dotted key.
-
-    >>> short("lora.targets")
-    'targets'
-    """
-    return key.rpartition(".")[2].replace("_", " ")
-
-
-def value_words(value: Any) -> str:
-    """A value of an axis in words.
-
-    >>> value_words(["q", "v"]), value_words(0.002), value_words(None)
-    ('q,v', '0.002', '–')
-    """
-    if value is None:
-        return "–"
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass

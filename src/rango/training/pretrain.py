@@ -15,7 +15,9 @@ from transformers.utils import logging as transformers_logging
 from rango import __version__
 from rango.errors import InputError
 from rango.files import fingerprint, read_yaml, write_yaml
-from rango.training.corpus import Source, read_sources, tokenise, train_tokenizer
+from rango.scoring import count_words, write_words
+from rango.scoring.word_list import WORDS_FILE
+from rango.training.corpus import Source, documents, read_sources, tokenise, train_tokenizer
 from rango.training.networks import architecture_text
 from rango.training.pretrain_loop import Trainer
 from rango.training.pretrain_options import PretrainConfig
@@ -36,9 +38,10 @@ def pretrain(
 
     Args:
         texts: text files (.txt, .jsonl with a `text` field, also .gz), or documents as strings.
-        out: the folder to make: config.json, model.safetensors, tokenizer files and `pretrain.yaml`. It appears when
-            all is complete; until then the work stands in a hidden folder beside it, from which the same call goes
-            on after an interruption. A complete folder of the same configuration and text is left as it is.
+        out: the folder to make: config.json, model.safetensors, tokenizer files, `words.txt` (the words of the
+            training text and their counts) and `pretrain.yaml`. It appears when all is complete; until then the work
+            stands in a hidden folder beside it, from which the same call goes on after an interruption. A complete
+            folder of the same configuration and text is left as it is.
         config: size, budget, schedule. With a `tokens` budget and the same seed, machine and number of threads the
             result is the same to the last bit, also across an interruption.
         screen: where progress is shown; silent when absent.
@@ -66,6 +69,7 @@ def pretrain(
         trainer = Trainer(config, corpus, end_of_text=_end_of_text(tokenizer), state_file=work / _STATE)
         screen.say(_opening(config, trainer, sources))
         trainer.run(screen)
+        write_words(work / WORDS_FILE, count_words(documents(corpus.train, tokenizer)))
         _write_folder(work, trainer, tokenizer, _record(trainer, sources, identity))
     except InputError:
         shutil.rmtree(work)
