@@ -3,6 +3,7 @@
 from .batches import Batch as Batch
 from .batches import Read as Read
 from .batches import collate as collate
+from .batches import join as join
 from .forward import Reader as Reader
 from .options import Normalisation as Normalisation
 from .options import ScoringOptions as ScoringOptions
