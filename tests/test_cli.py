@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,11 +257,11 @@ def test_a_signal_saves_and_exits_with_its_number(
 ) -> None:
     step = Trainer._step
 
-    def interrupted(self: Trainer) -> dict[str, float]:
-        record = step(self)
-        if self.progress.step == 2:
+    def interrupted(self: Trainer, active: Any) -> Any:
+        records = step(self, active)
+        if active[0].progress.step == 2:
             os.kill(os.getpid(), number)
-        return record
+        return records
 
     monkeypatch.setattr(Trainer, "_step", interrupted)
     command = ["finetune", checkpoint("phi"), table, *sizes(), "--steps", "4", "--out", tmp_path / "run", "--quiet"]

@@ -92,7 +92,7 @@ def test_an_adapted_head_scores_the_same_split_or_whole(checkpoint: Checkpoint) 
     model = load_model(checkpoint("gemma2"))  # tied head, capped logits
     adapter = add_adapter(model, LoRA(targets=("q", "head")), seed=0)
     for layer in adapter.layers.values():
-        torch.nn.init.normal_(layer.lora_B, std=0.3)
+        torch.nn.init.normal_(layer.weights()[1], std=0.3)
     reader = make_reader(model)
     assert reader.splits_head
     trees = encode(model, TASK.test[:5], task=TASK, form="letter")

@@ -3,6 +3,7 @@
 from .batches import Batch as Batch
 from .batches import Read as Read
 from .batches import collate as collate
+from .batches import join as join
 from .dropout import mean_posteriors as mean_posteriors
 from .dropout import score_samples as score_samples
 from .forward import Reader as Reader

@@ -100,6 +100,69 @@ def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int,
     return _tensors(rows, sorted(scored), shape=(len(trees), width), pad=pad, prefix=prefix)
 
 
+def join(batches: Sequence[Batch], *, pad: int) -> Batch:
+    """The rows of several batches, read in different ways perhaps, as one batch; tree numbers go on counting.
+
+    One batch comes back as it is. The K of the joint batch is the largest.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    longest = max(batch.tokens.shape[1] for batch in batches)
+    branching = any(batch.visible is not None for batch in batches)
+    rows, positions, scored, trees = (
+        _starts(counts) for counts in zip(*(_counts(batch) for batch in batches), strict=True)
+    )
+    width = max(batch.shape[1] for batch in batches)
+    numbered = list(enumerate(batches))
+    return Batch(
+        tokens=torch.cat([_widened(batch.tokens, longest, pad) for batch in batches]),
+        positions=torch.cat([_widened(_all_positions(batch), longest, 0) for batch in batches]) if branching else None,
+        visible=torch.cat([_widened_visible(batch, longest) for batch in batches]) if branching else None,
+        rows=torch.cat([batch.rows + rows[n] for n, batch in numbered]),
+        columns=torch.cat([batch.columns for batch in batches]),
+        at=torch.cat([batch.at + positions[n] for n, batch in numbered]),
+        targets=torch.cat([batch.targets for batch in batches]),
+        owners=torch.cat([_owners(batch, trees[n], width) for n, batch in numbered]),
+        offsets=(0, *(at + scored[n] for n, batch in numbered for at in batch.offsets[1:])),
+        shape=(sum(batch.shape[0] for batch in batches), width),
+        token_count=sum(batch.token_count for batch in batches),
+    )
+
+
+def _counts(batch: Batch) -> tuple[int, int, int, int]:
+    return len(batch.tokens), len(batch.rows), len(batch.targets), batch.shape[0]
+
+
+def _starts(counts: Sequence[int]) -> list[int]:
+    return [0, *accumulate(counts)][:-1]
+
+
+def _owners(batch: Batch, first_tree: int, width: int) -> torch.Tensor:
+    tree, choice = batch.owners // batch.shape[1], batch.owners % batch.shape[1]
+    return (tree + first_tree) * width + choice
+
+
+def _widened(tensor: torch.Tensor, width: int, fill: int) -> torch.Tensor:
+    return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=fill)
+
+
+def _all_positions(batch: Batch) -> torch.Tensor:
+    """Positions of ordinary sequences written out, for a batch where others branch."""
+    if batch.positions is not None:
+        return batch.positions
+    return torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand(batch.tokens.shape)
+
+
+def _widened_visible(batch: Batch, width: int) -> torch.Tensor:
+    count, length = batch.tokens.shape
+    visible = torch.eye(width, dtype=torch.bool, device=batch.tokens.device).repeat(count, 1, 1, 1)
+    if batch.visible is None:
+        visible[..., :length, :length] = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
+    else:
+        visible[..., :length, :length] = batch.visible
+    return visible
+
+
 def _row(tree: TokenTree, chosen: Sequence[int], *, with_trunk: bool) -> _Row:
     trunk = len(tree.trunk)
     row = _Row(list(tree.trunk), list(range(trunk)), [0] * trunk, [])

@@ -53,20 +53,27 @@ class Reader:
         token = self.model.tokenizer.pad_token_id
         return int(token) if isinstance(token, int) and token >= 0 else 0
 
-    def hidden(self, batch: Batch) -> torch.Tensor:
-        """The last layer's states at the positions that predict, (u, H)."""
+    def states(self, batch: Batch) -> torch.Tensor:
+        """The last layer's states at the positions that predict, (u, H).
+
+        Logits there, (u, V), where the head cannot be applied apart: what `log_probabilities` needs is the same to say.
+        """
         network: Any = self.model.network
+        if not self.splits_head:
+            logits: torch.Tensor = network(**self._inputs(batch)).logits[batch.rows, batch.columns]
+            return logits
         output = network.get_decoder()(**self._inputs(batch))
         states: torch.Tensor = output.last_hidden_state
         return states[batch.rows, batch.columns]
 
-    def log_probabilities(self, batch: Batch) -> torch.Tensor:
-        """log P(target) of each scored token over the whole vocabulary, (m,) float32, in nats."""
+    def log_probabilities(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
+        """log P(target) of each scored token over the whole vocabulary, (m,) float32, in nats.
+
+        `states` are those of the batch where they are there already.
+        """
+        states = self.states(batch) if states is None else states
         if not self.splits_head:
-            network: Any = self.model.network
-            logits = network(**self._inputs(batch)).logits[batch.rows, batch.columns]
-            return _pick(logits.float(), batch.at, batch.targets)
-        states = self.hidden(batch)
+            return _pick(states.float(), batch.at, batch.targets)
         parts = []
         for start in range(0, len(states), _HEAD_ROWS):
             stop = min(start + _HEAD_ROWS, len(states))
@@ -79,17 +86,18 @@ class Reader:
                 parts.append(self._head_log_probabilities(*part))
         return torch.cat(parts)
 
-    def choice_logits(self, batch: Batch) -> torch.Tensor:
+    def choice_logits(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of the scored tokens alone, (m,) float32: enough where every branch is one token.
 
         The log-normaliser over the vocabulary is the same for all choices of an instance then, and cancels in the
         posterior. Only the head's rows for the distinct targets are computed.
         """
         if not self.splits_head:
-            return self.log_probabilities(batch)
+            return self.log_probabilities(batch, states)
+        states = self.states(batch) if states is None else states
         distinct, where = torch.unique(batch.targets, return_inverse=True)
         network: Any = self.model.network
-        logits = self._cap(linear_rows(network.get_output_embeddings(), self.hidden(batch), distinct).float())
+        logits = self._cap(linear_rows(network.get_output_embeddings(), states, distinct).float())
         return logits[batch.at, where]
 
     def _head_log_probabilities(self, states: torch.Tensor, at: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
