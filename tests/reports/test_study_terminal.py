@@ -108,7 +108,8 @@ def test_verdicts_in_words() -> None:
     (ladder,) = verdict_sentences(study_table(ladder_study(250), select="error_rate", replicates=50))
     assert ladder == (
         "Best by error rate: lora+calibration, train 5000 (0.284). Not told from it: lora, train 256; "
-        "lora, train 1024; lora, train 5000; lora+calibration, train 1024. Better than the base model: 13 of 20 configurations; "
+        "lora, train 1024; lora, train 5000; lora+calibration, train 1024. "
+        "Better than the base model: 13 of 20 configurations; "
         "not told from the base model: 7 of 20 configurations."
     )
 
