@@ -17,7 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from rango.errors import InputError
 from rango.files import fingerprint
+from rango.models.lstm import register as register_lstm
 from rango.models.options import Dtype
+
+register_lstm()
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,6 +173,15 @@ def _encode(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tok
         ids = [token for encoding in encodings for token in (*encoding.ids, end)]
         parts.append(np.asarray(ids, dtype=np.int32))
     return np.concatenate(parts)
+
+
+def documents(stream: Tokens, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+    """The documents of a stream as text; where a source was cut to hold its end out, a word may be cut too."""
+    bounds = [0, *(np.flatnonzero(stream == tokenizer.eos_token_id) + 1).tolist(), len(stream)]
+    parts = list(pairwise(bounds))
+    for first in range(0, len(parts), _BATCH_OF_DOCUMENTS):
+        some = [stream[start:end].tolist() for start, end in parts[first : first + _BATCH_OF_DOCUMENTS]]
+        yield from tokenizer.backend_tokenizer.decode_batch(some, skip_special_tokens=True)
 
 
 def _bytes_per_token(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int64]:

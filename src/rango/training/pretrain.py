@@ -15,7 +15,10 @@ from transformers.utils import logging as transformers_logging
 from rango import __version__
 from rango.errors import InputError
 from rango.files import fingerprint, read_yaml, write_yaml
-from rango.training.corpus import Source, read_sources, tokenise, train_tokenizer
+from rango.scoring import count_words, write_words
+from rango.scoring.word_list import WORDS_FILE
+from rango.training.corpus import Source, documents, read_sources, tokenise, train_tokenizer
+from rango.training.networks import architecture_text
 from rango.training.pretrain_loop import Trainer
 from rango.training.pretrain_options import PretrainConfig
 from rango.training.progress import Screen
@@ -35,9 +38,10 @@ def pretrain(
 
     Args:
         texts: text files (.txt, .jsonl with a `text` field, also .gz), or documents as strings.
-        out: the folder to make: config.json, model.safetensors, tokenizer files and `pretrain.yaml`. It appears when
-            all is complete; until then the work stands in a hidden folder beside it, from which the same call goes
-            on after an interruption. A complete folder of the same configuration and text is left as it is.
+        out: the folder to make: config.json, model.safetensors, tokenizer files, `words.txt` (the words of the
+            training text and their counts) and `pretrain.yaml`. It appears when all is complete; until then the work
+            stands in a hidden folder beside it, from which the same call goes on after an interruption. A complete
+            folder of the same configuration and text is left as it is.
         config: size, budget, schedule. With a `tokens` budget and the same seed, machine and number of threads the
             result is the same to the last bit, also across an interruption.
         screen: where progress is shown; silent when absent.
@@ -52,7 +56,9 @@ def pretrain(
     """
     screen = screen or Screen(quiet=True)
     sources = read_sources(texts)
-    identity = fingerprint(config.model_dump_json(), *(source.fingerprint for source in sources))
+    identity = fingerprint(
+        config.model_dump_json(), architecture_text(config), *(source.fingerprint for source in sources)
+    )
     if _is_complete(out, identity):
         screen.say(f"{out} is complete already, with this configuration and text")
         return out
@@ -63,6 +69,7 @@ def pretrain(
         trainer = Trainer(config, corpus, end_of_text=_end_of_text(tokenizer), state_file=work / _STATE)
         screen.say(_opening(config, trainer, sources))
         trainer.run(screen)
+        write_words(work / WORDS_FILE, count_words(documents(corpus.train, tokenizer)))
         _write_folder(work, trainer, tokenizer, _record(trainer, sources, identity))
     except InputError:
         shutil.rmtree(work)
@@ -113,8 +120,8 @@ def _opening(config: PretrainConfig, trainer: Trainer, sources: Sequence[Source]
     budget = f"{trainer.token_budget:,} tokens" if trainer.token_budget else f"{config.minutes:g} minutes of wall clock"
     resumed = f"; goes on from step {position.step:,}" if position.step else ""
     return (
-        f"{trainer.parameters:,} parameters ({config.architecture}), {len(corpus.train):,} tokens of text from "
-        f"{len(sources)} sources, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
+        f"{trainer.parameters:,} parameters ({trainer.network.config.model_type}), {len(corpus.train):,} tokens of "
+        f"text from {len(sources)} sources, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
         f"in {str(trainer.dtype).removeprefix('torch.')}{resumed}"
     )
 
