@@ -84,11 +84,10 @@ def test_failures_and_different_numbers_are_told_in_the_row() -> None:
     text = printed(table, 100)
     assert [part.title for part in sections(table)] == ["a", "c", "b"]
     assert "a  50 instances" in text
-    assert "failed: seeds 0, 1: out of memory" in " ".join(text.split())
-    assert "[red]no data[/red]" in text
+    assert "no result: seeds 0, 1: out of memory" in " ".join(text.split())
+    assert "(seed 0: [red]no data[/red])" in " ".join(text.split())
     assert verdict_sentences(table)[-1] == (
-        "2 configurations lack seeds that failed. a, rank 2 (seeds 0, 1: out of memory); "
-        "b, rank 1 (seed 0: [red]no data[/red])."
+        "2 configurations lack seeds. a, rank 2 (seeds 0, 1: out of memory); b, rank 1 (seed 0: [red]no data[/red])."
     )
 
 
@@ -129,7 +128,7 @@ def test_verdicts_of_small_studies() -> None:
         "No other configuration is told from it. lora: not told from the base model."
     )
     empty = verdict_sentences(study_table([Outcome({}, {}, failures={0: "x"})], select="nce"))
-    assert empty == ("1 configuration lacks seeds that failed. the configuration (seed 0: x).",)
+    assert empty == ("1 configuration lacks seeds. the configuration (seed 0: x).",)
 
 
 def test_short_names() -> None:

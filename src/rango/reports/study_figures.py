@@ -107,9 +107,8 @@ def _dot(ax: Axes, line: Line, cell: Measured, y: int) -> None:
     if cell.low is not None and cell.high is not None and math.isfinite(cell.high) and math.isfinite(cell.low):
         ax.plot([cell.low, cell.high], [y, y], color=colour, linewidth=2.0, alpha=0.55, solid_capstyle="round")
     if len(cell.values) > 1:
-        ax.plot(
-            cell.values, [y] * len(cell.values), color=FAINT, marker=".", markersize=5, linestyle="none", zorder=2.5
-        )
+        below = [y - 0.27] * len(cell.values)
+        ax.plot(cell.values, below, color=FAINT, marker=".", markersize=4, linestyle="none")
     full = line.mark in ("best", "tied")
     marker: Any = {"color": colour, "marker": "s" if line.is_base else "o", "markersize": 6.0, "linestyle": "none"}
     # A hollow dot still covers the whisker: it is filled with white, which stands on dark paper too.

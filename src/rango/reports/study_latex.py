@@ -9,6 +9,7 @@ from rango.files import write_text
 from rango.reports.study_sections import (
     Line,
     caption_parts,
+    metric_words,
     sections,
     short_name,
     shown_axes,
@@ -77,7 +78,7 @@ def table_tex(table: StudyTable, *, metrics: int = 3) -> str:
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escaped(part.title)}}}{count}}} \\")
         lines += [_row(_cells(line, columns, names, numbers.get(line.source))) for line in part.lines]
     lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [*caption_parts(table, columns), rf"bold: best by {table.select}; {_TIED}: not told from it"]
+    notes = [*caption_parts(table, columns), rf"bold: best by {metric_words(table.select)}; {_TIED}: not told from it"]
     lines += [f"% {_symbols(note)}" for note in notes]
     lines += [f"% [{number}] {escaped(source)}" for source, number in numbers.items()]
     return "\n".join(lines) + "\n"
@@ -97,7 +98,7 @@ def _cells(line: Line, columns: Sequence[Column], names: int, source: int | None
         labels = ["--" if label == "–" else escaped(label) for label in line.labels] or [escaped(line.title)]
         if not line.cells:
             # The row says why instead of numbers.
-            return [*labels, rf"\multicolumn{{{len(columns)}}}{{l}}{{failed: {escaped(line.failure)}}}"]
+            return [*labels, rf"\multicolumn{{{len(columns)}}}{{l}}{{no result: {escaped(line.failure)}}}"]
     else:
         cite = "" if source is None else f" [{source}]"
         title = rf"\textit{{{escaped(line.title)}{cite}}}"

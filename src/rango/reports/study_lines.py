@@ -143,16 +143,30 @@ def _curve_figure(table: StudyTable, outcomes: Sequence[Outcome], names: Sequenc
     return finish(figure)
 
 
-def study_curves(table: StudyTable, outcomes: Sequence[Outcome]) -> Figure | None:
+def curve_names(table: StudyTable, outcomes: Sequence[Outcome]) -> list[str]:
+    """The curves that the logs have: the validation metric that selects (else NCE), and the train loss."""
+    chosen = table.select if _has(outcomes, table.select) else "nce"
+    return [name for name in (chosen, "train_loss") if _has(outcomes, name)]
+
+
+def study_curves(
+    table: StudyTable, outcomes: Sequence[Outcome], *, names: Sequence[str] | None = None
+) -> Figure | None:
     """Learning curves: a line for each configuration, the mean over its seeds, with the seeds faint behind it.
 
-    Of the validation metric that selects (NCE where the logs lack it) and the train loss. Of more than ten
-    configurations only the best and those not told from it have a colour. None without a single point.
+    Of more than ten configurations only the best and those not told from it have a colour.
+
+    Args:
+        table: from `study_table`.
+        outcomes: the same configurations, or some of them.
+        names: "train_loss" or validation metrics; None for those of `curve_names`.
+
+    Returns:
+        None where the logs have not a single point.
     """
     logged = [outcome for outcome in outcomes if any(outcome.logs.values())]
-    chosen = table.select if _has(logged, table.select) else "nce"
-    names = [name for name in (chosen, "train_loss") if _has(logged, name)]
-    return _curve_figure(table, logged, names) if names else None
+    shown = curve_names(table, logged) if names is None else [name for name in names if _has(logged, name)]
+    return _curve_figure(table, logged, shown) if shown else None
 
 
 def _has(outcomes: Sequence[Outcome], name: str) -> bool:

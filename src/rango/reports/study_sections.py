@@ -96,7 +96,7 @@ def sections(table: StudyTable) -> tuple[Section, ...]:
             lines.append(Line("floor", ("True posterior",), "True posterior", cells))
         lines += _references(table.references, block.task)
         found.append(Section(task if titled else "", block.n if same_n(table) is None else None, tuple(lines)))
-    rest = [row for place, row in enumerate(table.rows) if place not in placed]
+    rest = [row for place, row in enumerate(table.rows) if row.block is None and place not in placed]
     for task in dict.fromkeys(axis_text(row.axes.get(TASK)) for row in rest):
         lines = [_line(row, table) for row in rest if axis_text(row.axes.get(TASK)) == task]
         found.append(Section(task if titled else "", None, tuple(lines)))
