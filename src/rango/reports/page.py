@@ -179,7 +179,7 @@ def duration(seconds: float) -> str:
     """Seconds in words.
 
     >>> duration(8.2), duration(95), duration(3700)
-    ('8.2 s', '1 min 35 s', '1 h 2 min')
+    ('8.2 s', '1 min 35 s', '1 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
