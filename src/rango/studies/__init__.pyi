@@ -3,6 +3,7 @@
 from .measuring import Measured as Measured
 from .outcomes import Outcome as Outcome
 from .outcomes import Reference as Reference
+from .reading import StudyResult as StudyResult
 from .reading import read_outcomes as read_outcomes
 from .table import Block as Block
 from .table import StudyRow as StudyRow

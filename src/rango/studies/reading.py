@@ -1,27 +1,29 @@
-"""A study directory as outcomes, for tables, figures and page: stored posteriors and logs, no model."""
+"""Reads a study folder back: what each configuration and seed gave, from stored posteriors and without any model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from rango.errors import RunError
+from rango.errors import InputError
 from rango.studies.outcomes import Outcome, Reference
 
 
-class OutcomeReader(Protocol):
-    """What `rango report STUDY` needs of the store."""
+@dataclass(frozen=True, eq=False)
+class StudyResult:
+    """A study as its tables and figures see it."""
 
-    def __call__(self, path: Path) -> tuple[Sequence[Outcome], Sequence[Reference], str, str]:
-        """The outcomes in the study's order, the references, the metric that selects, the study's name."""
-        ...
+    name: str
+    about: str
+    select: str
+    outcomes: tuple[Outcome, ...]
+    references: tuple[Reference, ...]
 
 
-def read_outcomes(path: Path) -> tuple[Sequence[Outcome], Sequence[Reference], str, str]:
-    """The outcomes of a study directory.
+def read_outcomes(path: Path) -> StudyResult:
+    """Read a study folder.
 
     Raises:
-        RunError: always, until the store is there.
+        InputError: it is none.
     """
-    raise RunError(f"{path}: a study directory cannot be read yet")
+    raise InputError(f"{path} cannot be read as a study yet; give the folder of a run")
