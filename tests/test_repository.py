@@ -99,5 +99,5 @@ def test_unknown_public_name_is_an_attribute_error() -> None:
 
 def test_files_that_the_page_needs_are_shipped() -> None:
     shipped = {entry.name for entry in resources.files("rango.reports").iterdir()}
-    assert {"page.html", "page.css"} <= shipped
+    assert {"layout.html", "parts.html", "page.html", "study_page.html", "page.css"} <= shipped
     assert (resources.files("rango") / "py.typed").is_file()

@@ -58,7 +58,7 @@ class TestSharing:
 
     def test_combinations_that_mean_the_same_collapse(self) -> None:
         found = plan(vary={"adaptation": ["none", "lora"], "lora.rank": [1, 2, 4]})
-        assert [dict(row.axes) for row in found.rows][0] == {"adaptation": "none", "lora.rank": None}
+        assert dict(found.rows[0].axes) == {"adaptation": "none", "lora.rank": None}
         assert len(found.rows) == 4
 
     def test_letters_are_calibrated_affinely(self) -> None:

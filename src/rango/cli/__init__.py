@@ -34,7 +34,7 @@ _COMMANDS = {
     "score-text": ("language:score_text", "Log-probability and perplexity of each line, its improbable tokens marked."),
     "spell": ("language:spell", "Flag words in improbable places, and offer more probable ones."),
     "tasks": ("describing:tasks", "List the tasks, or show one: its splits and its prompts."),
-    "report": ("describing:report", "Write the HTML page of a run again, from its stored files."),
+    "report": ("describing:report", "Write the page of a run or study again, from its stored files."),
     "demo": ("demonstration:demo", "Run the whole job on the simulated task and a tiny model, in minutes."),
 }
 

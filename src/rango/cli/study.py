@@ -27,7 +27,7 @@ def study(
 ) -> None:
     """Run every configuration of a study file, and show them in one table.
 
-    Repeating the command goes on where it stopped: finished runs are kept, half-finished ones go on, new ones are added.
+    Repeating the command goes on where it stopped: finished runs stay, others go on, new ones are added.
 
     Parameters
     ----------

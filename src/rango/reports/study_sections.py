@@ -10,7 +10,7 @@ from rango.decisions import Direction
 from rango.reports.tables import Column, column_named
 from rango.studies.marking import Mark
 from rango.studies.measuring import Measured
-from rango.studies.outcomes import ADAPTATION, TASK, Reference, axis_text, belongs, is_base, varied_axes
+from rango.studies.outcomes import ADAPTATION, TASK, Outcome, Reference, axis_text, belongs, is_base, varied_axes
 from rango.studies.table import StudyRow, StudyTable
 from rango.studies.table_file import failure_text
 
@@ -34,6 +34,8 @@ class Line:
     kind: Literal["configuration", "floor", "reference"]
     labels: tuple[str, ...]
     """The values of the axes that vary, for a configuration; otherwise one name."""
+    title: str
+    """What it is called in a sentence or beside a figure."""
     cells: Mapping[str, Measured]
     mark: Mark = ""
     seeds: int = 0
@@ -41,6 +43,8 @@ class Line:
     """Why seeds are missing, "" if none is."""
     source: str = ""
     """Of a reference."""
+    is_base: bool = False
+    """Whether it is the model as it came."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,6 @@ def sections(table: StudyTable) -> tuple[Section, ...]:
 
     Within a section: configurations in the study's order, the true posterior, references.
     """
-    axes = shown_axes(table)
     titled = TASK in table.varied
     found = []
     placed: set[int] = set()
@@ -87,21 +90,33 @@ def sections(table: StudyTable) -> tuple[Section, ...]:
         ]
         rows = sorted({*block.rows, *lost})
         placed |= set(rows)
-        lines = [_line(table.rows[place], axes) for place in rows]
+        lines = [_line(table.rows[place], table) for place in rows]
         if block.floor:
-            lines.append(Line("floor", ("True posterior",), {name: _alone(v) for name, v in block.floor.items()}))
+            cells = {name: _alone(value) for name, value in block.floor.items()}
+            lines.append(Line("floor", ("True posterior",), "True posterior", cells))
         lines += _references(table.references, block.task)
         found.append(Section(task if titled else "", block.n if same_n(table) is None else None, tuple(lines)))
-    rest = [row for place, row in enumerate(table.rows) if place not in placed]
+    rest = [row for place, row in enumerate(table.rows) if row.block is None and place not in placed]
     for task in dict.fromkeys(axis_text(row.axes.get(TASK)) for row in rest):
-        lines = [_line(row, axes) for row in rest if axis_text(row.axes.get(TASK)) == task]
+        lines = [_line(row, table) for row in rest if axis_text(row.axes.get(TASK)) == task]
         found.append(Section(task if titled else "", None, tuple(lines)))
     return tuple(found)
 
 
-def _line(row: StudyRow, axes: Sequence[str]) -> Line:
+def _line(row: StudyRow, table: StudyTable) -> Line:
+    axes = shown_axes(table)
     labels = tuple("–" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in axes)
-    return Line("configuration", labels, row.cells, row.mark, len(row.seeds), failure_text(row))
+    return Line(
+        "configuration",
+        labels,
+        label_of(row, table),
+        row.cells,
+        row.mark,
+        len(row.seeds),
+        failure_text(row),
+        "",
+        is_base(row.axes),
+    )
 
 
 def _references(references: Sequence[Reference], task: object) -> Iterator[Line]:
@@ -112,24 +127,24 @@ def _references(references: Sequence[Reference], task: object) -> Iterator[Line]
             cells = found.setdefault((reference.name, reference.source), {})
             cells[reference.metric] = _alone(reference.value)
     for (name, source), cells in found.items():
-        yield Line("reference", (name,), cells, source=source)
+        yield Line("reference", (name,), name, cells, source=source)
 
 
 def _alone(value: float) -> Measured:
     return Measured(value, None, None, None, (value,))
 
 
-def label_of(row: StudyRow, table: StudyTable) -> str:
-    """What a row is called in a sentence: the values of the axes that vary, without the task.
+def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[str] = ()) -> str:
+    """What a row is called in a sentence or legend: the values of the axes that vary, without the task.
 
-    A value that its axis does not explain has the axis's name before it.
+    A value that its axis does not explain has the axis's name before it. `without` names axes to leave out.
     """
     if is_base(row.axes):
-        others = [each for each in table.rows if is_base(each.axes) and each.axes.get(TASK) == row.axes.get(TASK)]
-        axes = tuple(name for name in varied_axes([each.axes for each in others]))
+        others = [each.axes for each in table.rows if is_base(each.axes)]
     else:
         # Where all that is adapted is adapted alike, saying so each time says nothing.
-        axes = varied_axes([each.axes for each in table.rows if not is_base(each.axes)])
+        others = [each.axes for each in table.rows if not is_base(each.axes)]
+    axes = tuple(name for name in varied_axes(others) if name not in without)
     parts = ["base model"] if is_base(row.axes) else []
     for name in axes:
         value = row.axes.get(name)
@@ -159,6 +174,23 @@ def short_name(axis: str, axes: Sequence[str]) -> str:
     last = axis.rpartition(".")[2]
     alike = [name for name in axes if name.rpartition(".")[2] == last]
     return last.replace("_", " ") if len(alike) <= 1 else axis
+
+
+def as_number(value: object) -> float | None:
+    """A value of an axis of numbers, None for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def numeric_axis(table: StudyTable) -> str | None:
+    """The axis to draw lines over: all its values are numbers (or absent), three of them at least; the longest one."""
+    best, most = None, 2
+    for name in shown_axes(table):
+        values = {row.axes.get(name) for row in table.rows if not isinstance(row.axes.get(name), list | dict | set)}
+        present = {value for value in values if value is not None}
+        whole = all(as_number(row.axes.get(name)) is not None or row.axes.get(name) is None for row in table.rows)
+        if whole and len(present) > most:
+            best, most = name, len(present)
+    return best
 
 
 def sources(parts: Sequence[Section]) -> dict[str, int]:

@@ -129,7 +129,7 @@ def _label(line: Line, widths: Sequence[int], label: int, numbers: Mapping[str, 
     if line.kind == "configuration":
         text = Text(_padded(line.labels, widths, label), style="bold" if line.mark == "best" else "")
         if line.failure:
-            text.append(f"\nfailed: {line.failure}", style="not bold red")
+            text.append(f"\nno result: {line.failure}", style="not bold red")
         return text
     return Text(f"{line.labels[0]} [{numbers[line.source]}]" if line.source else line.labels[0], style="dim")
 

@@ -99,5 +99,5 @@ def _failed(table: StudyTable) -> Finding:
         task = f"{axis_text(row.axes.get(TASK))}, " if TASK in table.varied else ""
         parts.append(f"{task}{label_of(row, table)} ({failure_text(row)})")
     count = len(parts)
-    headline = f"{count} configuration{'s' * (count != 1)} lack{'s' * (count == 1)} seeds that failed"
+    headline = f"{count} configuration{'s' * (count != 1)} lack{'s' * (count == 1)} seeds"
     return Finding("failed", "bad", headline, "; ".join(parts) + ".")

@@ -110,13 +110,13 @@ def print_spelling(
 ) -> None:
     """Print each text with its flagged words marked, what may have been meant, and the text put right."""
     colour = has_colour(console)
-    for check, name in zip(checks, names, strict=True):
+    for check, place in zip(checks, names, strict=True):
         spans = [(word.start, word.end) for word in check.flagged]
-        if name is not None and not spans:
+        if place is not None and not spans:
             continue  # of a file only the lines with something to say
         shown = marked(check.text, spans, colour=colour)
-        if name is not None:
-            shown = Text.assemble((f"{name}  ", "dim"), shown)
+        if place is not None:
+            shown = Text.assemble((f"{place}  ", "dim"), shown)
         console.print(shown, soft_wrap=not console.is_terminal)
         if spans:
             right = Text.assemble(("put right: ", "dim"), check.corrected)
@@ -130,8 +130,8 @@ def print_spelling(
         Text(f"{flagged:,} of {words:,} words flagged: log-odds of another word above {threshold:g} nats", style="dim")
     )
     if unlisted:
-        shown = ", ".join(unlisted[:10]) + (f" and {len(unlisted) - 10:,} more" if len(unlisted) > 10 else "")
-        console.print(Text(f"not in the word list, and no listed word within two edits: {shown}", style="dim"))
+        names_shown = ", ".join(unlisted[:10]) + (f" and {len(unlisted) - 10:,} more" if len(unlisted) > 10 else "")
+        console.print(Text(f"not in the word list, and no listed word within two edits: {names_shown}", style="dim"))
 
 
 def _offers(words: Sequence[WordCheck]) -> Padding:
