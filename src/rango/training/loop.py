@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import torch
 
-from rango.scoring import Reader, TokenTree, join
+from rango.scoring import Reader, TokenTree
 from rango.training.checkpoint import load_state, save_state
+from rango.training.gradients import accumulate_gradients
 from rango.training.member import Member
-from rango.training.objectives import DivergenceError, Part, count_terms
+from rango.training.objectives import DivergenceError
 from rango.training.progress import Bar, Screen
 from rango.training.signals import SignalGuard
 
@@ -107,47 +106,7 @@ class Trainer:
         ]
 
     def _gradients(self, active: Sequence[Member], batches: Sequence[Sequence[TokenTree]]) -> list[float]:
-        """Accumulate the gradients of each member's mean loss, micro-batch by micro-batch; returns the losses."""
-        terms = [count_terms(trees, member.config.objective) for member, trees in zip(active, batches, strict=True)]
-        totals = [torch.zeros((), device=self.reader.model.device) for _ in active]
-        self.reader.model.network.train(False)
-        for member in active:
-            member.adapter.enable_dropout()
-        chunks = [_chunks(trees, member.config.micro_batch) for member, trees in zip(active, batches, strict=True)]
-        for round_ in zip_longest(*chunks):
-            present = [number for number, trees in enumerate(round_) if trees is not None]
-            members = [active[number] for number in present]
-            parts = [active[number].part(round_[number]) for number in present]
-            losses = self._backward(members, parts, [terms[number] for number in present])
-            for number, loss in zip(present, losses, strict=True):
-                totals[number] += loss
-        return [float(total) / count for total, count in zip(totals, terms, strict=True)]
-
-    def _backward(self, members: Sequence[Member], parts: Sequence[Part], terms: Sequence[int]) -> list[torch.Tensor]:
-        """One pass over all members' rows; gradients of each member's loss / terms; returns the summed losses.
-
-        The graph is cut at the states that the head reads. Each member's head and loss then go forward and backward on
-        their own: the logits of one are gone before the next ones are made, and an adapted head has one adapter's rows.
-        """
-        with self._sharing(members, parts):
-            states = self.reader.states(join([part.batch for part in parts], pad=self.reader.pad()))
-            leaf = states.detach().requires_grad_(states.requires_grad)
-            losses = []
-            pieces = torch.split(leaf, [len(part.batch.rows) for part in parts])
-            for member, part, piece, count in zip(members, parts, pieces, terms, strict=True):
-                with member.adapter.alone():
-                    loss = part.loss(piece)
-                    (loss / count).backward()  # type: ignore[no-untyped-call]
-                losses.append(loss.detach())
-            if leaf.grad is not None:
-                states.backward(leaf.grad)  # type: ignore[no-untyped-call]
-        return losses
-
-    def _sharing(self, members: Sequence[Member], parts: Sequence[Part]) -> AbstractContextManager[None]:
-        if len(members) == 1:
-            return members[0].adapter.alone()
-        grouping = members[0].adapter.grouping
-        return grouping.split([member.adapter.number for member in members], [len(part.batch.tokens) for part in parts])
+        return accumulate_gradients(self.reader, active, batches)
 
     def _words(self, active: Sequence[Member], records: Sequence[dict[str, float] | None]) -> str:
         """Of the first member that is still well."""
@@ -159,8 +118,3 @@ class Trainer:
                 loss, nce = record["train_loss"], member.validation_nce
                 return f"loss {loss:.3f} · val NCE {nce:.3f} · {rate:,.0f} tokens/s"
         return ""
-
-
-def _chunks(trees: Sequence[TokenTree], size: int | None) -> list[Sequence[TokenTree]]:
-    size = size or len(trees)
-    return [trees[start : start + size] for start in range(0, len(trees), size)]
