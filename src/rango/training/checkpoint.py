@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rango.files import atomic_path
-from rango.models import Adapter
+from rango.models import Adaptation
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Saved(Protocol):
 
     key: str
     """Tells the members of a bank apart, the same whenever the same run is asked for."""
-    adapter: Adapter
+    adapter: Adaptation
     optimizer: torch.optim.Optimizer
     progress: Progress
 

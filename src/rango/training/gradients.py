@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 import torch
 
+from rango.models import Adapter
 from rango.scoring import Reader, TokenTree, join
 from rango.training.member import Member
 from rango.training.objectives import Part, count_terms
@@ -65,8 +66,10 @@ def _backward(
 def _sharing(members: Sequence[Member], parts: Sequence[Part]) -> AbstractContextManager[None]:
     if len(members) == 1:
         return members[0].adapter.alone()
-    grouping = members[0].adapter.grouping
-    return grouping.split([member.adapter.number for member in members], [len(part.batch.tokens) for part in parts])
+    adapters = [member.adapter for member in members if isinstance(member.adapter, Adapter)]
+    return adapters[0].grouping.split(
+        [adapter.number for adapter in adapters], [len(part.batch.tokens) for part in parts]
+    )
 
 
 def _chunks(trees: Sequence[TokenTree], size: int | None) -> list[Sequence[TokenTree]]:

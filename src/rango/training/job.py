@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rango.decisions import Posteriors
-from rango.models import Adapter, Model
+from rango.models import Adaptation, Model
 from rango.scoring import Reader, TokenTree, as_posteriors, score
 from rango.tasks import Form, Split, Task
 from rango.training.bank import BankJob, run_key
@@ -118,7 +118,7 @@ class Job:
         return as_posteriors(scores.values, self.task.split(split))
 
 
-def make_members(job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters: Sequence[Adapter]) -> list[Member]:
+def make_members(job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters: Sequence[Adaptation]) -> list[Member]:
     """The members of a bank: their run directories, begun before or new, and what they all read."""
     data = Data(job.reader, job.form, job.trees["train"], job.trees["validation"], job.task.validation)
     members = []
@@ -129,7 +129,7 @@ def make_members(job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters:
     return members
 
 
-def _record(job: Job, config: FinetuneConfig, adapter: Adapter) -> dict[str, Any]:
+def _record(job: Job, config: FinetuneConfig, adapter: Adaptation) -> dict[str, Any]:
     model = job.model
     return {
         "config": config.model_dump(mode="json"),
@@ -142,7 +142,7 @@ def _record(job: Job, config: FinetuneConfig, adapter: Adapter) -> dict[str, Any
             "device": str(model.device),
         },
         "trainable_parameters": adapter.parameter_count(),
-        "adapted_modules": len(adapter.layers),
+        "adapted_modules": adapter.module_count(),
         "instances": {name: len(trees) for name, trees in job.trees.items()},
         "fingerprints": {"model": model.fingerprint, "task": job.task.fingerprint},
         "versions": versions(),

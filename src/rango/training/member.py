@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rango.decisions import DIRECTIONS
-from rango.models import Adapter
+from rango.models import Adaptation
 from rango.scoring import Reader, TokenTree, as_posteriors, score
 from rango.tasks import Form, Instance
 from rango.training.checkpoint import Progress, State
@@ -41,7 +41,7 @@ class Member:
 
     key: str
     config: FinetuneConfig
-    adapter: Adapter
+    adapter: Adaptation
     writer: RunWriter
     data: Data
     progress: Progress = field(default_factory=Progress)

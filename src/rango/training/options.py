@@ -14,6 +14,7 @@ from rango.tasks import Split, TaskOptions
 
 Objective = Literal["tokens", "answer", "choice"]
 Rule = Literal["logarithmic", "brier"]
+Adapting = Literal["lora", "full"]
 Decay = Literal["cosine", "constant"]
 Selection = Literal["nce", "cross_entropy", "error_rate", "accuracy", "brier"]
 
@@ -21,6 +22,9 @@ Selection = Literal["nce", "cross_entropy", "error_rate", "accuracy", "brier"]
 class TrainingOptions(Config):
     """How the adapter is trained."""
 
+    adaptation: Adapting = "lora"
+    """What is trained: lora (a low-rank update of some matrices), or full (every parameter, in float32; the options of
+    lora mean nothing then)."""
     objective: Objective = "choice"
     """What is minimised: tokens (every token of prompt and right answer), answer (the right answer's tokens), choice
     (a proper scoring rule of the posterior over the choices)."""
