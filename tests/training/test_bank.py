@@ -107,7 +107,7 @@ def test_runs_of_a_bank_may_end_at_different_steps(three: list[Run], checkpoint:
     assert not any(isinstance(module, LoRALinear) for module in model.network.modules())
 
 
-KILLS = [(Trainer, "_step", 1), (Trainer, "_step", 4), (Trainer, "_validate", 2), (Trainer, "_validate", 6)]
+KILLS = [(Trainer, "_step", 1), (Trainer, "_step", 4), (Trainer, "_checkpoint", 2), (Trainer, "_checkpoint", 6)]
 KILLS += [(Trainer, "_step", 9), (RunWriter, "write_metrics", 2), (RunWriter, "finish", 3), (RunWriter, "begin", 2)]
 
 

@@ -14,6 +14,7 @@ from rango.training.options import FinetuneConfig
 FREE = frozenset(
     {
         "lora",
+        "regime",
         "objective",
         "rule",
         "learning_rate",

@@ -28,7 +28,9 @@ class Progress:
     waited: int = 0
     """Validations since the best one."""
     validated_step: int | None = None
-    """The last step whose validation is in the log."""
+    """The last step whose validation or checkpoint is in the log."""
+    retrained_from: int | None = None
+    """The step after which the run began anew on train and validation; None before."""
     failed: str | None = None
     """Why the run cannot go on."""
     seconds: float = 0.0

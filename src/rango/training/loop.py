@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,11 +36,11 @@ class Trainer:
         """
         self._resume()
         guard.hold()
-        total = max(member.total for member in self.members)
+        total = max(member.most_steps for member in self.members)
         with self.screen.bar("training", total) as bar:
             bar.advance(max(member.progress.step for member in self.members))
             self._start(bar)
-            while active := [member for member in self.members if member.trains]:
+            while active := [member for member in self.members if member.goes_on()]:
                 records = self._step(active)
                 self._record(active, records)
                 bar.advance(1, self._words(active, records))
@@ -54,34 +55,34 @@ class Trainer:
             member.resume(state)
         if state is not None:
             steps = max(member.progress.step for member in self.members)
-            self.screen.say(f"Going on after step {steps} of {max(member.total for member in self.members)}.")
+            self.screen.say(f"Going on after step {steps} of {max(member.most_steps for member in self.members)}.")
 
     def _start(self, bar: Bar) -> None:
         """The validation before the first step."""
-        fresh = [member for member in self.members if member.progress.validated_step is None and member.trains]
+        fresh = [member for member in self.members if member.progress.validated_step is None]
         for member in fresh:
-            self._validate(member, None)
+            self._checkpoint(member, None)
         bar.advance(0)
         if fresh:
             save_state(self.state_file, self.members)
 
     def _record(self, active: Sequence[Member], records: Sequence[dict[str, float] | None]) -> None:
         """Log a step, validate where it is time, and save what a resume needs after that."""
-        validated = False
+        saved = False
         for member, record in zip(active, records, strict=True):
             if record is None:
                 continue
-            if member.at_validation:
-                self._validate(member, record)
-                validated = True
+            if member.at_checkpoint:
+                self._checkpoint(member, record)
+                saved = True
             else:
                 member.writer.append_log(record)
-        if validated:
+        if saved:
             save_state(self.state_file, self.members)
 
-    def _validate(self, member: Member, record: dict[str, float] | None) -> None:
+    def _checkpoint(self, member: Member, record: dict[str, float] | None) -> None:
         try:
-            member.validate(record)
+            member.checkpoint(record)
         except DivergenceError as error:
             member.fail(error)
 
@@ -116,5 +117,6 @@ class Trainer:
         for member, record in zip(active, records, strict=True):
             if record is not None:
                 loss, nce = record["train_loss"], member.validation_nce
-                return f"loss {loss:.3f} · val NCE {nce:.3f} · {rate:,.0f} tokens/s"
+                validation = f" · val NCE {nce:.3f}" if math.isfinite(nce) else ""
+                return f"loss {loss:.3f}{validation} · {rate:,.0f} tokens/s"
         return ""
