@@ -100,7 +100,7 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
     source = str(name)
     _refuse_bad_folder(source)
     chosen_device = choose_device(device)
-    with _quiet_transformers():
+    with quiet_transformers():
         config = _attempt(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
         chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
         tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
@@ -189,7 +189,7 @@ def _attempt(source: str, load: Any) -> Any:
         ) from None
 
 
-class _quiet_transformers:  # noqa: N801 - used as a function
+class quiet_transformers:  # noqa: N801 - used as a function
     """Keep transformers' own progress bars and advice off the terminal while loading; errors still raise."""
 
     def __enter__(self) -> None:
