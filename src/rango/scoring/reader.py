@@ -8,8 +8,10 @@ import torch
 
 from rango.models import Model
 from rango.models.loading import accepts
+from rango.models.ngram import NGRAM
 from rango.scoring.batches import collate
 from rango.scoring.forward import Reader
+from rango.scoring.ngram_reader import NGramReader
 from rango.scoring.trees import TokenTree
 
 # Largest difference in nats between a tree's score and the full sequence's that rounding explains.
@@ -23,6 +25,8 @@ def make_reader(model: Model) -> Reader:
     or the positions that they are given (ALiBi, recurrent and hybrid layers), and those with a sliding window shorter
     than the instance. The first are read one choice at a time; for the second only longer instances are.
     """
+    if model.network.config.model_type == NGRAM:
+        return NGramReader(model)
     window = _window(model)
     whole = Reader(model=model, reads_trees=False, window=window, splits_head=False)
     truth = _probe_scores(whole)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rango.config import Config
 from rango.training.corpus import SMALLEST_VOCABULARY
+from rango.training.ngram_options import NGramOptions
 
 Architecture = Literal["phi", "llama", "gpt2", "mistral", "qwen2"]
 
@@ -15,8 +17,10 @@ Architecture = Literal["phi", "llama", "gpt2", "mistral", "qwen2"]
 class PretrainConfig(Config):
     """The size of a language model, how long it is trained and how."""
 
-    model: Literal["transformer"] = "transformer"
+    model: Literal["transformer", "ngram"] = "transformer"
     """The kind of language model."""
+    ngram: NGramOptions = NGramOptions()
+    """Only with model ngram, which has no other options than these, vocabulary and tokenizer."""
     architecture: Architecture = "phi"
     """The transformers architecture (its `model_type`)."""
     hidden: Annotated[int, Field(ge=8)] = 256
@@ -27,6 +31,8 @@ class PretrainConfig(Config):
     """Attention heads of each layer."""
     vocabulary: Annotated[int, Field(ge=SMALLEST_VOCABULARY)] = 8000
     """Tokens of the byte-level BPE tokenizer that is trained on the text: 256 bytes, end of text, and merges."""
+    tokenizer: Path | None = None
+    """Folder of an existing model whose tokenizer is used; none is trained then, and vocabulary does not count."""
     context: Annotated[int, Field(ge=8)] = 256
     """Tokens of a training window; the model takes no longer input."""
     tie_embeddings: bool = False
@@ -61,9 +67,21 @@ class PretrainConfig(Config):
     def _consistent(self) -> Self:
         if self.tokens is not None and self.minutes is not None:
             raise ValueError(f"tokens is {self.tokens} and minutes is {self.minutes}: give one budget")
+        if self.model == "ngram":
+            self._check_ngram()
+            return self
+        if self.ngram != NGramOptions():
+            raise ValueError(f"ngram options with model {self.model}: give --model ngram or leave them out")
         if self.hidden % (4 * self.heads):
             # Rotary embeddings turn pairs of numbers, and Phi turns half of each head.
             raise ValueError(
                 f"hidden {self.hidden} with {self.heads} heads: expected a multiple of {4 * self.heads} (4 x heads)"
             )
         return self
+
+    def _check_ngram(self) -> None:
+        for name in ("tokens", "minutes"):
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name} is {value}: an n-gram counts the whole text once, leave the budget out")
+        if self.tokenizer is not None and self.ngram.unit == "words":
+            raise ValueError("tokenizer and ngram.unit words: the given tokenizer decides, leave ngram.unit out")
