@@ -88,18 +88,19 @@ def _lines(network: NGramForCausalLM, words: list[str], order: int, start: int) 
     weights = _log10(network.back_off[order - 1][start:stop]) if order < network.order else None
     for place, tokens in enumerate(zip(*reversed(columns), strict=True)):
         spelt = [words[token] for token in tokens]
-        weight = "" if weights is None else f"\t{weights[place]:.7f}"
+        weight = "" if weights is None else f"\t{weights[place]:.9f}"
         if order == 1 and tokens[0] == end:
             yield f"{_ZERO:.0f}\t{START}{weight}\n"
-            yield f"{logs[place]:.7f}\t{END}\n"
+            yield f"{logs[place]:.9f}\t{END}\n"
             continue
         if tokens[-1] == end:
             spelt[-1], weight = END, ""  # nothing follows the end of a document
         if tokens[0] == end:
             spelt[0] = START
-        yield f"{logs[place]:.7f}\t{' '.join(spelt)}{weight}\n"
+        yield f"{logs[place]:.9f}\t{' '.join(spelt)}{weight}\n"
 
 
+# Nine decimals give float32 back to the last bit, but for numbers so near zero that it does not matter.
 def _log10(values: torch.Tensor) -> list[float]:
     logs: list[float] = (values.detach().cpu().double() / math.log(10)).clamp(min=_ZERO).tolist()
     return logs
