@@ -3,10 +3,10 @@
     python benchmarks/ngram.py [--tokens 10000000] [--order 5] [--data ../shared/data] [--work runs/bench-ngram]
 
 Synthetic: tokens drawn from a Zipf distribution over 50,000 types, each with one of 20 followers half of the time, in
-documents of about 100. Memory is the peak of a process that does nothing else. Real text, where the data folder is there:
-WikiText-2's validation part to learn from and its test part to score, and the Gutenberg stories with every twentieth
-paragraph held out; `lmplz` (KenLM's estimator) is compared where it is on the path, reading with `kenlm` where that is
-installed, nltk on a small part. The ceiling: one sort per order. Ends with one line of JSON.
+documents of about 100. Memory is the peak of a process that does nothing else. Real text, where the data folder is
+there: WikiText-2's validation part to learn from and its test part to score, and the Gutenberg stories with every
+twentieth paragraph held out; `lmplz` (KenLM's estimator) is compared where it is on the path, reading with
+`kenlm` where that is installed, nltk on a small part. The ceiling: one sort per order. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def nltk_seconds(stream: NDArray[Any], order: int) -> dict[str, float]:
     model = KneserNeyInterpolated(order)
     _, theirs = timed(lambda: model.fit(grams, map(str, range(TYPES))))
     _, ours = timed(lambda: train(stream, order, TYPES))
-    score, pairs = model.score, [(str(a), (str(b),)) for b, a in zip(stream[:20], stream[1:21], strict=True)]
+    score, pairs = model.score, [(str(a), (str(b),)) for b, a in pairwise(stream[:21])]
     _, scored = timed(lambda: [score(token, history) for token, history in pairs])
     return {
         "tokens": len(stream),

@@ -31,7 +31,7 @@ class NGramCounts:
     """The end-of-text token, which also stands for the start of a document as the first token of a history."""
     keys: tuple[NDArray[np.int64], ...]
     """For orders 2 .. N, `prefix index * V + last token` of each n-gram, increasing."""
-    counts: tuple[NDArray[np.int64], ...]
+    counts: tuple[NDArray[np.int32], ...]
     """For orders 1 .. N, occurrences of each n-gram; the start of a document is no occurrence of `end` alone."""
     suffixes: tuple[NDArray[np.int32], ...]
     """For orders 2 .. N, the index in the order below of each n-gram without its first token."""
@@ -84,7 +84,7 @@ def count_ngrams(streams: Sequence[Integers], *, order: int, vocabulary: int, en
             "use the tokenizer that belongs to the vocabulary"
         )
     keys, suffixes = [], []
-    counts = [np.bincount(stream[lengths > 1], minlength=vocabulary)]
+    counts = [np.bincount(stream[lengths > 1], minlength=vocabulary).astype(np.int32)]
     states = stream.astype(np.int32)  # index of the (n-1)-gram that ends at each place
     for n in range(2, order + 1):
         ends = np.flatnonzero(lengths >= n)
@@ -104,7 +104,7 @@ def count_ngrams(streams: Sequence[Integers], *, order: int, vocabulary: int, en
     return NGramCounts(vocabulary, end, tuple(keys), tuple(counts), tuple(suffixes))
 
 
-def _join(streams: Sequence[Integers], *, end: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _join(streams: Sequence[Integers], *, end: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """All streams in one, each after a start symbol; and the tokens of the longest n-gram that ends at each place.
 
     That length is 1 at a start symbol, which nothing predicts, and at least 2 everywhere else.
@@ -115,15 +115,15 @@ def _join(streams: Sequence[Integers], *, end: int) -> tuple[NDArray[np.int32], 
     start = np.array([end], dtype=np.int32)
     stream = np.concatenate([part for tokens in filled for part in (start, tokens.astype(np.int32))])
     begins = np.cumsum([0, *(len(tokens) + 1 for tokens in filled[:-1])])
-    places = np.arange(len(stream))
-    latest = np.where(stream == end, places, 0)
-    # The start of the history of place t is the last end before t.
-    lengths = places - np.maximum.accumulate(np.concatenate([[0], latest[:-1]])) + 1
+    places = np.arange(len(stream), dtype=np.int32)
+    latest = np.zeros_like(places)  # the start of the history of place t: the last end before t
+    latest[1:] = np.maximum.accumulate(np.where(stream == end, places, 0)[:-1])
+    lengths = places - latest + 1
     lengths[begins] = 1
     return stream, lengths
 
 
-def _number(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+def _number(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
     """The distinct keys, increasing; for each key its place among them; how often each occurs."""
     order = np.argsort(keys)
     ranked = keys[order]
@@ -131,4 +131,4 @@ def _number(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int3
     index = np.empty(len(keys), dtype=np.int32)
     index[order] = np.cumsum(first, dtype=np.int32) - 1
     begins = np.flatnonzero(first)
-    return ranked[begins], index, np.diff(begins, append=len(ranked))
+    return ranked[begins], index, np.diff(begins, append=len(ranked)).astype(np.int32)

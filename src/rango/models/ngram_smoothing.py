@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rango.models.ngram_counts import NGramCounts
+from rango.models.ngram_counts import Integers, NGramCounts
 
 Smoothing = Literal["kneser-ney", "stupid-backoff", "add-k", "maximum-likelihood"]
 Discounts = tuple[float, float, float]
@@ -80,7 +80,10 @@ def kneser_ney(counts: NGramCounts, *, discount: float | None = None) -> NGramTa
         gamma = np.ones(histories)
         np.divide(np.bincount(prefixes, removed, minlength=histories), total, out=gamma, where=total > 0)
         below = lower if order == 1 else lower[counts.suffixes[order - 2]]
-        lower = (seen - removed) / total[prefixes] + gamma[prefixes] * below
+        values = seen - removed  # then in place: at ten million n-grams each array is 80 MB
+        values /= total[prefixes]
+        values += gamma[prefixes] * below
+        lower = values
         log_probabilities.append(_log(lower))
         if order > 1:
             weights.append(_log(gamma))
@@ -95,16 +98,19 @@ def kneser_ney(counts: NGramCounts, *, discount: float | None = None) -> NGramTa
     )
 
 
-def _adjusted(counts: NGramCounts, order: int) -> NDArray[np.int64]:
+def _adjusted(counts: NGramCounts, order: int) -> Integers:
     """c of Kneser-Ney for each n-gram of an order."""
     occurrences = counts.counts[order - 1]
     if order == counts.order:
         return occurrences
     before = np.bincount(counts.suffixes[order - 1], minlength=len(occurrences))
-    return before if order == 1 else np.where(counts.at_the_start(order), occurrences, before)
+    if order > 1:
+        start = counts.at_the_start(order)
+        before[start] = occurrences[start]
+    return before
 
 
-def estimate_discounts(seen: NDArray[np.int64]) -> Discounts:
+def estimate_discounts(seen: Integers) -> Discounts:
     """The discounts of modified Kneser-Ney from the counts of one order.
 
         Y = n1 / (n1 + 2 n2),   D_j = j - (j + 1) Y n_(j+1) / n_j   for j = 1, 2, 3
