@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+import rango.models.loading  # noqa: F401 - makes the LSTM known to transformers
+
 TEXT = [
     "Tracy had tea with Ann. Question: How would Tracy feel? Answer: happy and calm",
     "A. one B. two C. three D. four Answer: A B C D",
@@ -42,6 +44,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "word_embed_proj_dim": 32,
     },
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "rango_lstm": {"hidden_size": 32, "num_hidden_layers": 2},
 }
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,11 +257,11 @@ def test_a_signal_saves_and_exits_with_its_number(
 ) -> None:
     step = Trainer._step
 
-    def interrupted(self: Trainer) -> dict[str, float]:
-        record = step(self)
-        if self.progress.step == 2:
+    def interrupted(self: Trainer, active: Any) -> Any:
+        records = step(self, active)
+        if active[0].progress.step == 2:
             os.kill(os.getpid(), number)
-        return record
+        return records
 
     monkeypatch.setattr(Trainer, "_step", interrupted)
     command = ["finetune", checkpoint("phi"), table, *sizes(), "--steps", "4", "--out", tmp_path / "run", "--quiet"]
@@ -286,3 +287,14 @@ def test_an_adapter_of_another_model_is_refused(
     line = fails(capsys, "evaluate", other, table, *sizes(), "--adapter", run, "--out", tmp_path / "out")
     assert "adapts another base model" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_shots_and_mc_dropout_are_flags(checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture) -> None:
+    model = checkpoint("phi", max_position_embeddings=512)
+    command = ["evaluate", model, table, *sizes(), "--quiet"]
+    assert main([str(part) for part in [*command, "--shots", "3", "--shots-seed", "1", "--out", tmp_path / "out"]]) == 0
+    assert yaml.safe_load((tmp_path / "out" / "evaluation.yaml").read_text())["config"]["shots"] == 3
+    line = fails(capsys, *command, "--mc-dropout", "4", "--out", tmp_path / "other")
+    assert "mc_dropout is 4 but there is no adapter" in line
+    line = fails(capsys, *command, "--shots", "31", "--out", tmp_path / "other")
+    assert "shots is 31 but the training split has 30 instances" in line

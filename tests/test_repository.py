@@ -80,7 +80,7 @@ def test_public_name_exists(name: str) -> None:
     assert getattr(rango, name) is not None
 
 
-@pytest.mark.parametrize("package", ["", "models", "scoring", "training", "reports"])
+@pytest.mark.parametrize("package", ["", "models", "scoring", "training", "studies", "reports"])
 def test_lazy_names_are_where_the_stub_says(package: str) -> None:
     stub = ROOT / "src" / "rango" / package / "__init__.pyi"
     imports = [node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)]
@@ -99,5 +99,5 @@ def test_unknown_public_name_is_an_attribute_error() -> None:
 
 def test_files_that_the_page_needs_are_shipped() -> None:
     shipped = {entry.name for entry in resources.files("rango.reports").iterdir()}
-    assert {"page.html", "page.css"} <= shipped
+    assert {"layout.html", "parts.html", "page.html", "study_page.html", "page.css"} <= shipped
     assert (resources.files("rango") / "py.typed").is_file()

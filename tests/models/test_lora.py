@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rango.errors import InputError
-from rango.models import LoRA, LoRALinear, Model, add_adapter, linear_rows, load_adapter, load_model, place
+from rango.models import (
+    Grouping,
+    LoRA,
+    LoRALinear,
+    Model,
+    add_adapter,
+    add_bank,
+    linear_rows,
+    load_adapter,
+    load_model,
+    place,
+)
 from rango.models.placement import parse_layers
 
 Checkpoint = Callable[..., Path]
@@ -36,7 +47,7 @@ def shaken(model: Model, lora: LoRA, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     with torch.no_grad():
         for layer in adapter.layers.values():
-            layer.lora_B.normal_(std=0.3)
+            layer.weights(adapter.number)[1].normal_(std=0.3)
     return adapter
 
 
@@ -50,29 +61,88 @@ def test_a_fresh_adapter_leaves_every_logit_bit_identical(checkpoint: Checkpoint
 
 def test_hand_computed_update() -> None:
     base = nn.Linear(2, 2, bias=False)
-    layer = LoRALinear(base, rank=1, scaling=[3.0])
+    layer = LoRALinear(base)
+    layer.add(rank=1, scaling=3.0)
+    A, B = layer.weights()
     with torch.no_grad():
         base.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-        layer.lora_A[0].copy_(torch.tensor([[1.0, 2.0]]))
-        layer.lora_B[0].copy_(torch.tensor([[1.0], [-1.0]]))
+        A.copy_(torch.tensor([[1.0, 2.0]]))
+        B.copy_(torch.tensor([[1.0], [-1.0]]))
     # A x = 1*1 + 2*10 = 21; 3 B A x = (63, -63); W0 x = (1, 10)
     assert layer(torch.tensor([[1.0, 10.0]])).tolist() == [[64.0, -53.0]]
 
 
-def test_a_bank_equals_its_adapters_one_by_one() -> None:
+def made_bank(ranks: dict[int, int], *, of: int) -> LoRALinear:
+    """A layer of a bank of `of` that adapts the members in `ranks`, nothing zero."""
+    bank = LoRALinear(nn.Linear(6, 5), Grouping(range(of)))
+    for member, rank in ranks.items():
+        bank.add(rank=rank, scaling=0.5 + member, adapter=member)
+        for weight in bank.weights(member):
+            nn.init.normal_(weight)
+    return bank
+
+
+@given(
+    present=st.dictionaries(st.integers(0, 3), st.integers(1, 4), max_size=4),
+    counts=st.one_of(st.none(), st.lists(st.integers(0, 3), min_size=4, max_size=4)),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_bank_equals_its_adapters_one_by_one(present: dict[int, int], counts: list[int] | None) -> None:
     torch.manual_seed(0)
-    base = nn.Linear(6, 5)
-    bank = LoRALinear(base, rank=3, scaling=[1.0, 0.5, 4.0])
-    nn.init.normal_(bank.lora_A)
-    nn.init.normal_(bank.lora_B)
-    x = torch.randn(6, 7, 6)
-    for number in range(3):
-        single = LoRALinear(base, rank=3, scaling=[float(bank.scaling[number])])
-        with torch.no_grad():
-            single.lora_A[0].copy_(bank.lora_A[number])
-            single.lora_B[0].copy_(bank.lora_B[number])
-        rows = slice(2 * number, 2 * number + 2)
-        torch.testing.assert_close(bank(x)[rows], single(x[rows]), rtol=1e-6, atol=1e-6)
+    bank = made_bank(present, of=4)
+    rows = counts or [2] * 4
+    x = torch.randn(sum(rows), 7, 6, requires_grad=True)
+    with bank.grouping.split(range(4), rows):
+        together = bank(x)
+    parts = []
+    for member, part in enumerate(x.split(rows)):
+        with bank.grouping.only(member):
+            parts.append(bank(part))
+    torch.testing.assert_close(together, torch.cat(parts), rtol=1e-5, atol=1e-5)
+    wanted = [x, *(weight for member in present for weight in bank.weights(member))]
+    mine = torch.autograd.grad(together.square().sum(), wanted, allow_unused=True, materialize_grads=True)
+    theirs = torch.autograd.grad(torch.cat(parts).square().sum(), wanted, allow_unused=True, materialize_grads=True)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+
+
+def test_a_bank_knows_its_rows_or_says_so() -> None:
+    bank = made_bank({0: 2, 1: 3, 2: 1}, of=3)
+    x = torch.randn(6, 6)
+    with bank.grouping.split(range(3), [2, 2, 2]):
+        assert torch.equal(bank(x), expected := bank(x))
+    assert torch.equal(bank(x), expected), "without being told, a bank has equal shares"
+    with bank.grouping.off():
+        assert torch.equal(bank(x), bank.base(x))
+    with bank.grouping.split(range(3), [1, 2, 2]), pytest.raises(ValueError, match="6 rows for a bank of 3 with"):
+        bank(x)
+    with pytest.raises(ValueError, match="one adapter at a time"):
+        bank.rows(x, torch.tensor([0]))
+    with pytest.raises(ValueError, match="only a single adapter"):
+        bank.merge()
+
+
+def test_adapters_of_a_bank_start_and_act_as_they_would_alone(checkpoint: Checkpoint) -> None:
+    asked = [(LoRA(rank=2, targets=("q",)), 1), (LoRA(rank=4, alpha=5, targets=ALL), 0), (LoRA(layers="1"), 2)]
+    model = load_model(checkpoint("phi"))
+    plain = logits(model)
+    bank = add_bank(model, asked)
+    with torch.no_grad():
+        for adapter in bank:
+            for name, layer in adapter.layers.items():
+                torch.manual_seed(adapter.number + len(name))
+                layer.weights(adapter.number)[1].normal_(std=0.3)
+    for adapter, (lora, seed) in zip(bank, asked, strict=True):
+        other = load_model(checkpoint("phi"))
+        single = add_adapter(other, lora, seed=seed)
+        assert single.parameter_count() == adapter.parameter_count()
+        single.load_state({k: v if "lora_B" in k else single.state()[k] for k, v in adapter.state().items()})
+        with adapter.alone():
+            assert torch.equal(logits(model), logits(other))
+    for adapter in bank:
+        adapter.remove()
+    assert torch.equal(logits(model), plain)
+    assert not any(isinstance(module, LoRALinear) for module in model.network.modules())
 
 
 @given(rows=st.lists(st.integers(0, 9), min_size=1, max_size=6), adapted=st.booleans())
@@ -81,9 +151,10 @@ def test_chosen_rows_equal_the_whole_product(rows: list[int], adapted: bool) -> 
     torch.manual_seed(1)
     linear: nn.Module = nn.Linear(4, 10)
     if adapted:
-        linear = LoRALinear(linear, rank=2, scaling=[1.5])
-        nn.init.normal_(linear.lora_A)
-        nn.init.normal_(linear.lora_B)
+        linear = LoRALinear(linear)
+        linear.add(rank=2, scaling=1.5)
+        for weight in linear.weights():
+            nn.init.normal_(weight)
     x = torch.randn(3, 4)
     torch.testing.assert_close(linear_rows(linear, x, torch.tensor(rows)), linear(x)[:, rows])
 
@@ -117,12 +188,11 @@ def test_outputs_gradients_and_ten_steps_equal_peft(checkpoint: Checkpoint, tmp_
             optimizer.zero_grad()
             logits(network).log_softmax(-1)[:, :-1].gather(2, IDS[:, 1:, None]).mean().neg().backward()
         for name, layer in adapter.layers.items():
-            for letter in ("A", "B"):
-                found = getattr(layer, f"lora_{letter}")
+            for letter, found in zip("AB", layer.weights(), strict=True):
                 expected = named[f"{name}.lora_{letter}.weight"]
                 assert found.grad is not None
                 assert expected.grad is not None
-                torch.testing.assert_close(found.grad[0], expected.grad, rtol=1e-3, atol=1e-5, msg=f"{name} {step}")
+                torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-5, msg=f"{name} {step}")
         mine.step()
         theirs.step()
     for name, tensor in adapter.state().items():
@@ -177,9 +247,10 @@ def test_disabled_and_removed_adapters_leave_the_base(checkpoint: Checkpoint) ->
 
 def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
-    layer = LoRALinear(nn.Linear(16, 4), rank=2, scaling=[1.0], dropout=0.5)
-    nn.init.normal_(layer.lora_A)
-    nn.init.normal_(layer.lora_B)
+    layer = LoRALinear(nn.Linear(16, 4))
+    layer.add(rank=2, scaling=1.0, dropout=0.5)
+    for weight in layer.weights():
+        nn.init.normal_(weight)
     x = torch.randn(8, 16)
     layer.eval()
     assert torch.equal(layer(x), layer(x))

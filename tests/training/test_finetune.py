@@ -151,11 +151,11 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
 ) -> None:
     step = Trainer._step
 
-    def interrupted(self: Trainer) -> Any:
-        record = step(self)
-        if self.progress.step == stop_after:
+    def interrupted(self: Trainer, active: Any) -> Any:
+        records = step(self, active)
+        if active[0].progress.step == stop_after:
             os.kill(os.getpid(), signal.SIGTERM)
-        return record
+        return records
 
     model = load_model(checkpoint("phi"))
     monkeypatch.setattr(Trainer, "_step", interrupted)
@@ -174,10 +174,10 @@ def test_a_killed_run_goes_on_from_its_last_validation(
 ) -> None:
     step = Trainer._step
 
-    def killed(self: Trainer) -> Any:
-        if self.progress.step == 6:
+    def killed(self: Trainer, active: Any) -> Any:
+        if active[0].progress.step == 6:
             raise MemoryError
-        return step(self)
+        return step(self, active)
 
     monkeypatch.setattr(Trainer, "_step", killed)
     with pytest.raises(MemoryError):
@@ -220,9 +220,9 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_best(
 ) -> None:
     gradients = Trainer._gradients
 
-    def broken(self: Trainer, trees: Any) -> Any:
-        loss, tokens = gradients(self, trees)
-        return (math.nan if self.progress.step == 6 else loss), tokens
+    def broken(self: Trainer, active: Any, batches: Any) -> Any:
+        losses = gradients(self, active, batches)
+        return [math.nan] if active[0].progress.step == 6 else losses
 
     monkeypatch.setattr(Trainer, "_gradients", broken)
     with pytest.raises(

@@ -65,7 +65,7 @@ def test_a_batch_and_its_micro_batches_have_one_gradient(
     model = load_model(checkpoint("phi"))
     adapter = add_adapter(model, LoRA(targets=("q", "mlp", "head")), seed=0)
     for layer in adapter.layers.values():
-        torch.nn.init.normal_(layer.lora_B, std=0.1)
+        torch.nn.init.normal_(layer.weights()[1], std=0.1)
     reader = make_reader(model)
     trees = encode(model, TASK.train[:7], task=TASK, form="cloze")
 

@@ -20,8 +20,9 @@ from rango.errors import InputError, Interrupted
 from rango.files import read_yaml
 from rango.training import pretrain_loop
 from rango.training.corpus import consecutive_windows, read_sources, tokenise, train_tokenizer
+from rango.training.networks import build_network
 from rango.training.pretrain import PretrainConfig, pretrain
-from rango.training.pretrain_loop import Trainer, build_network, token_losses
+from rango.training.pretrain_loop import Trainer, token_losses
 from rango.training.progress import Screen
 
 TINY: dict[str, Any] = {
@@ -217,7 +218,10 @@ class TestBadInput:
             ({"heads": 3}, r"hidden 16 with 3 heads: expected a multiple of 12 \(4 x heads\)"),
             ({"minutes": 1.0}, r"tokens is 3840 and minutes is 1\.0: give one budget"),
             ({"vocabulary": 100}, "vocabulary is 100: input should be greater than or equal to 257"),
-            ({"architecture": "bert"}, "architecture is 'bert': input should be 'phi'"),
+            (
+                {"architecture": "bert"},
+                "architecture is 'bert': expected phi, llama, gpt2, mistral, qwen2 or the path of a config.json",
+            ),
             ({"hiden": 3}, r"unknown key in configuration 'hiden': did you mean 'hidden'\?"),
         ],
     )

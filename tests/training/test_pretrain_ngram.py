@@ -131,15 +131,21 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"tokens": 100}, "tokens is 100: an n-gram counts the whole text once, leave the budget out"),
-            ({"minutes": 1.5}, "minutes is 1.5: an n-gram counts"),
+            (
+                {"tokens": 100},
+                r"tokens \(100\) does not apply to model ngram, which has the ngram options, vocabulary and",
+            ),
+            ({"minutes": 1.5}, r"minutes \(1.5\) does not apply to model ngram"),
+            ({"lstm": {"dropout": 0.1}}, r"lstm \(dropout 0.1\) does not apply to model ngram"),
+            ({"context": 64}, r"context \(64\) does not apply to model ngram"),
             ({"order": 6}, "ngram.order is 6: input should be less than or equal to 5"),
             ({"k": 1.0}, "k is 1 but smoothing is kneser-ney: k is of add-k, leave it out"),
             ({"discount": 0.5, "smoothing": "add-k"}, "discount is 0.5 but smoothing is add-k: it is of kneser-ney"),
             ({"arpa": True, "smoothing": "add-k"}, "arpa with smoothing add-k: an ARPA file cannot say"),
             ({"smoothing": "katz"}, "ngram.smoothing is 'katz': input should be 'kneser-ney'"),
             ({"unit": "words", "tokenizer": "x"}, "the given tokenizer decides, leave ngram.unit out"),
-            ({"model": "transformer", "order": 2}, "ngram options with model transformer: give --model ngram"),
+            ({"model": "lstm", "order": 2}, r"ngram \(order 2, .*\) does not apply to model lstm"),
+            ({"model": "transformer", "order": 2}, r"ngram \(order 2, .*\) does not apply to model transformer"),
         ],
     )
     def test_configuration(self, changes: dict[str, Any], message: str) -> None:

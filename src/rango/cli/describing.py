@@ -41,13 +41,22 @@ def tasks(
 
 
 def report(run: Path, /) -> None:
-    """Write the HTML page of a run again, from its stored files.
+    """Write the page of a run again, or tables, figures and page of a study, from stored files and without a model.
 
     Parameters
     ----------
     run
-        A run directory.
+        A run directory, or a study's.
     """
-    from rango.reports import write_report
+    if not (run / "study.yaml").exists():
+        from rango.reports import write_report
 
-    print(write_report(run))
+        print(write_report(run))
+        return
+    from rich.console import Console
+
+    from rango.reports import write_study_report
+
+    shown = write_study_report(run)
+    Console(highlight=False).print(shown.table)
+    print(f"\n{shown.page}")

@@ -35,7 +35,7 @@ def resolve(kind: type[C], file: Path | None, flags: BaseModel | None, **named: 
     values = merge(_with_underscores(read_yaml(file)) if file is not None else {}, overrides)
     for name in named:
         if values.get(name) is None:
-            kind_of = "" if name in ("model", "task", "texts") else "--"
+            kind_of = "" if name in ("model", "task", "texts", "prompt") else "--"
             shown = name.upper() if not kind_of else name
             raise InputError(f"{kind_of}{shown} is missing; give it on the command line or as `{name}:` in --config")
     apart = {name: values.pop(name) for name in named if name not in kind.model_fields}

@@ -17,6 +17,7 @@ from rango.decisions.calibrators import (
 from rango.decisions.costs import Costs, bayes_decisions, expected_costs, naive_cost
 from rango.decisions.deciding import Decisions, decide
 from rango.decisions.decomposition import CalibrationLoss, calibration_loss
+from rango.decisions.ensembles import average_posteriors
 from rango.decisions.estimates import DIRECTIONS, METRICS, Direction, Estimate
 from rango.decisions.metrics import (
     accuracy,
@@ -54,6 +55,7 @@ from rango.decisions.scoring_rules import (
     score_of_priors,
 )
 from rango.decisions.selective import RiskCoverage, risk_coverage
+from rango.decisions.significance import PairedDifference, holm, paired_bootstrap
 from rango.decisions.summary import summarise, summarise_difference
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "Matrix",
     "McNemar",
     "OverSeeds",
+    "PairedDifference",
     "Posteriors",
     "PriorAdaptation",
     "ReliabilityBins",
@@ -88,6 +91,7 @@ __all__ = [
     "accuracy",
     "adapt_priors",
     "adapt_priors_recalibrated",
+    "average_posteriors",
     "bayes_decisions",
     "bayes_threshold",
     "brier",
@@ -105,6 +109,7 @@ __all__ = [
     "expected_cost",
     "expected_costs",
     "fit_calibrator",
+    "holm",
     "logarithmic_rule",
     "mcnemar",
     "naive_cost",
@@ -113,6 +118,7 @@ __all__ = [
     "normalised_epsr",
     "normalised_expected_cost",
     "over_seeds",
+    "paired_bootstrap",
     "paired_error_deviation",
     "read_posteriors",
     "reliability_bins",

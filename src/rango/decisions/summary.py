@@ -101,12 +101,12 @@ def summarise_difference(
     return _estimates(values, intervals, notes, len(a))
 
 
-def check_paired(a: Posteriors, b: Posteriors) -> None:
+def check_paired(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> None:
     """Raise InputError unless both hold the same instances in the same order with the same labels; names the first."""
     if len(a) != len(b):
-        raise InputError(f"{len(a)} instances beside {len(b)}; a paired comparison needs the same instances")
+        raise InputError(f"{len(a)} instances beside {len(b)}; {purpose} needs the same instances")
     if a.n_choices != b.n_choices:
-        raise InputError(f"{a.n_choices} choices beside {b.n_choices}; a paired comparison needs the same choices")
+        raise InputError(f"{a.n_choices} choices beside {b.n_choices}; {purpose} needs the same choices")
     for row, (one, other) in enumerate(zip(a.ids, b.ids, strict=True)):
         if one != other:
             raise InputError(f"row {row} is id {one!r} beside id {other!r}; give both files the same ids in one order")
@@ -114,8 +114,7 @@ def check_paired(a: Posteriors, b: Posteriors) -> None:
     if differ.any():
         row = int(differ.argmax())
         raise InputError(
-            f"id {a.ids[row]!r} has label {a.labels[row]} beside {b.labels[row]}; "
-            "a paired comparison needs the same labels"
+            f"id {a.ids[row]!r} has label {a.labels[row]} beside {b.labels[row]}; {purpose} needs the same labels"
         )
 
 

@@ -2,9 +2,11 @@
 
 from .adapter import Adapter as Adapter
 from .adapter import add_adapter as add_adapter
-from .adapter import load_adapter as load_adapter
+from .adapter import add_bank as add_bank
+from .adapter_files import load_adapter as load_adapter
 from .arpa import read_arpa as read_arpa
 from .arpa import write_arpa as write_arpa
+from .grouping import Grouping as Grouping
 from .loading import Model as Model
 from .loading import choose_device as choose_device
 from .loading import load_model as load_model

@@ -17,8 +17,13 @@ from transformers.utils import logging as transformers_logging
 
 from rango.errors import InputError
 from rango.files import fingerprint
-from rango.models.ngram import NGRAM  # and with it, the architecture becomes known to transformers
+from rango.models.lstm import register as register_lstm
+from rango.models.ngram import NGRAM
+from rango.models.ngram import register as register_ngram
 from rango.models.options import Dtype
+
+register_lstm()
+register_ngram()
 
 
 @dataclass(frozen=True, eq=False)

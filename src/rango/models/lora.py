@@ -4,77 +4,133 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers.pytorch_utils import Conv1D
+
+from rango.models.grouping import Grouping
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear map W₀ with a low-rank update: y = W₀ x + s B A x, s = alpha / r (arXiv:2106.09685, eq. 3).
+    """A frozen linear map W₀ with low-rank updates: y = W₀ x + s B A x, s = alpha / r (arXiv:2106.09685, eq. 3).
 
-    The layer holds a bank of n adapters; an ordinary run is a bank of one. The rows of a batch are grouped by adapter:
-    rows 0 .. b/n - 1 belong to the first, and so on.
+    The layer holds one update for each adapter of a bank that adapts it; an ordinary run is a bank of one. Which rows
+    of a batch belong to which adapter is in `grouping`, shared by all layers of the network.
 
     Shapes:
-        x: (b, ..., in) with b divisible by n; y: (b, ..., out)
-        lora_A: (n, r, in); lora_B: (n, out, r); scaling: (n,)
+        x: (b, ..., in); y: (b, ..., out)
+        lora_A[i]: (r_i, in); lora_B[i]: (out, r_i) of adapter i, parameters of their own: ranks, learning rates and
+        gradient norms differ by adapter
 
     B starts at zero, so a fresh adapter adds exactly 0 and changes no output.
     """
 
-    lora_A: nn.Parameter  # noqa: N815 - the paper's A and B, PEFT's names
-    lora_B: nn.Parameter  # noqa: N815
-    scaling: torch.Tensor
-
-    def __init__(self, base: nn.Module, *, rank: int, scaling: list[float], dropout: float = 0.0) -> None:
+    def __init__(self, base: nn.Module, grouping: Grouping | None = None) -> None:
         super().__init__()
-        outputs, inputs = weight_shape(base)
-        device = next(base.parameters()).device
         self.base = base
-        self.dropout = nn.Dropout(dropout) if dropout else None
-        # fp32 whatever the base's type: Adam's small steps vanish in half precision.
-        self.lora_A = nn.Parameter(torch.zeros(len(scaling), rank, inputs, device=device, dtype=torch.float32))
-        self.lora_B = nn.Parameter(torch.zeros(len(scaling), outputs, rank, device=device, dtype=torch.float32))
-        self.register_buffer("scaling", torch.tensor(scaling, dtype=torch.float32, device=device), persistent=False)
-        self.enabled = True
+        self.grouping = grouping or Grouping()
+        self.lora_A = nn.ParameterDict()  # the paper's A and B, PEFT's names
+        self.lora_B = nn.ParameterDict()
+        self.scaling: dict[int, float] = {}
+        self.dropout: dict[int, float] = {}
         self.merged: torch.Tensor | None = None
+        self._factors: tuple[object, torch.Tensor] | None = None
 
-    def initialise(self, adapter: int, generator: torch.Generator) -> None:
+    def add(self, *, rank: int, scaling: float, dropout: float = 0.0, adapter: int = 0) -> None:
+        """Make room for the update of one adapter, all zeros."""
+        outputs, inputs = weight_shape(self.base)
+        device = next(self.base.parameters()).device
+        # fp32 whatever the base's type: Adam's small steps vanish in half precision.
+        self.lora_A[str(adapter)] = nn.Parameter(torch.zeros(rank, inputs, device=device, dtype=torch.float32))
+        self.lora_B[str(adapter)] = nn.Parameter(torch.zeros(outputs, rank, device=device, dtype=torch.float32))
+        self.scaling[adapter] = scaling
+        self.dropout[adapter] = dropout
+
+    def drop(self, adapter: int) -> None:
+        """Forget the update of one adapter."""
+        del self.lora_A[str(adapter)], self.lora_B[str(adapter)], self.scaling[adapter], self.dropout[adapter]
+
+    def weights(self, adapter: int = 0) -> tuple[nn.Parameter, nn.Parameter]:
+        """A (r, in) and B (out, r) of one adapter."""
+        return self.lora_A[str(adapter)], self.lora_B[str(adapter)]
+
+    def initialise(self, generator: torch.Generator, adapter: int = 0) -> None:
         """Draw A from N(0, 1/(3 in)) and set B to zero.
 
         The variance is that of the reference implementation's uniform draw, so learning rates carry over.
         """
-        inputs = self.lora_A.shape[2]
-        noise = torch.randn(self.lora_A.shape[1:], generator=generator) / (3 * inputs) ** 0.5
+        A, B = self.weights(adapter)
+        noise = torch.randn(A.shape, generator=generator) / (3 * A.shape[1]) ** 0.5
         with torch.no_grad():
-            self.lora_A[adapter].copy_(noise)
-            self.lora_B[adapter].zero_()
+            A.copy_(noise)
+            B.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """W₀ x + s B A x; W₀ x alone when the update is merged into W₀ or switched off."""
+        """W₀ x + s B A x; W₀ x alone when the update is merged into W₀ or no adapter of this layer is at work."""
         y: torch.Tensor = self.base(x)
-        if not self.enabled or self.merged is not None:
+        members = self.grouping.members
+        if self.merged is not None or not any(member in self.scaling for member in members):
             return y
-        return y + self.update(x).to(y.dtype)
+        if len(members) == 1:
+            return y + self.update(x, members[0]).to(y.dtype)
+        return self._add_bank(x, y)
 
-    def update(self, x: torch.Tensor) -> torch.Tensor:
-        """The update s B A x alone, (b, ..., out)."""
-        if self.dropout is not None:
-            x = self.dropout(x)
-        A, B = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
-        if A.shape[0] == 1:
-            # s multiplies the r numbers of A x, not the `out` numbers of B A x: less work, same product.
-            return (x @ A[0].T * self.scaling[0].to(x.dtype)) @ B[0].T
-        n = A.shape[0]
-        grouped = x.reshape(n, -1, x.shape[-1])
-        low = torch.bmm(grouped, A.transpose(1, 2)) * self.scaling.to(x.dtype)[:, None, None]
-        return torch.bmm(low, B.transpose(1, 2)).reshape(*x.shape[:-1], B.shape[1])
+    def update(self, x: torch.Tensor, adapter: int = 0) -> torch.Tensor:
+        """The update s B A x of one adapter alone, (b, ..., out)."""
+        if self.dropout[adapter]:
+            x = nn.functional.dropout(x, self.dropout[adapter], self.training)
+        A, B = (weight.to(x.dtype) for weight in self.weights(adapter))
+        # s multiplies the r numbers of A x, not the `out` numbers of B A x: less work, same product.
+        return (x @ A.T * self.scaling[adapter]) @ B.T
+
+    def _add_bank(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """y plus each adapter's update on its own rows."""
+        spans = self.grouping.spans(len(x))
+        mine = [span for span in spans if span[0] in self.scaling]
+        members = [member for member, _, _ in mine]
+        if len({stop - start for _, start, stop in mine}) > 1 or any(self.dropout[member] for member in members):
+            updates = [self.update(x[start:stop], member) for member, start, stop in mine]
+        elif len(mine) == len(spans):
+            return y + self._together(x, members).reshape(y.shape).to(y.dtype)
+        else:
+            updates = list(self._together(torch.cat([x[start:stop] for _, start, stop in mine]), members))
+        found = dict(zip(members, updates, strict=True))
+        parts = [
+            y[start:stop] + found[member].reshape(y[start:stop].shape).to(y.dtype) if member in found else y[start:stop]
+            for member, start, stop in spans
+        ]
+        return torch.cat(parts)
+
+    def _together(self, x: torch.Tensor, members: list[int]) -> torch.Tensor:
+        """Updates of n adapters with equal rows in two batched products, (n, positions, out).
+
+        Ranks are padded with zeros to the largest, which adds exact zeros to the sums.
+        """
+        pairs = [self.weights(member) for member in members]
+        A = pad_sequence([a for a, _ in pairs], batch_first=True).to(x.dtype)
+        B = pad_sequence([b.T for _, b in pairs], batch_first=True).to(x.dtype)
+        low = torch.bmm(x.reshape(len(members), -1, x.shape[-1]), A.transpose(1, 2))
+        return torch.bmm(low * self._scalings(members, x), B)
+
+    def _scalings(self, members: list[int], x: torch.Tensor) -> torch.Tensor:
+        key = (tuple(members), x.dtype, x.device)
+        if self._factors is None or self._factors[0] != key:  # kept, as copying it to a GPU would wait for the GPU
+            self._factors = key, x.new_tensor([self.scaling[member] for member in members])[:, None, None]
+        return self._factors[1]
 
     def rows(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Outputs `rows` alone, without computing the others: (m, in) and (K,) row numbers give (m, K)."""
+        """Outputs `rows` alone, without computing the others: (m, in) and (K,) row numbers give (m, K).
+
+        Raises:
+            ValueError: several adapters are at work; each reads its own hidden states.
+        """
         y = linear_rows(self.base, hidden, rows)
-        if not self.enabled or self.merged is not None:
+        members = self.grouping.members
+        if len(members) > 1:
+            raise ValueError("chosen rows are computed for one adapter at a time")
+        if self.merged is not None or not members or members[0] not in self.scaling:
             return y
-        A, B = self.lora_A[0].to(hidden.dtype), self.lora_B[0, rows].to(hidden.dtype)
-        return y + (hidden @ A.T * self.scaling[0].to(hidden.dtype)) @ B.T
+        A, B = self.weights(members[0])
+        return y + (hidden @ A.to(hidden.dtype).T * self.scaling[members[0]]) @ B[rows].to(hidden.dtype).T
 
     def merge(self) -> None:
         """Add s B A to W₀, in fp32, keeping a copy of W₀ so that `unmerge` gives it back to the bit.
@@ -82,11 +138,13 @@ class LoRALinear(nn.Module):
         Raises:
             ValueError: merged already, or a bank of more than one.
         """
-        if self.merged is not None or self.lora_A.shape[0] != 1:
+        if self.merged is not None or len(self.scaling) != 1:
             raise ValueError("only a single adapter that is not merged yet can be merged")
         weight = self.base.weight
         assert isinstance(weight, torch.Tensor)
-        update = self.scaling[0] * (self.lora_B[0] @ self.lora_A[0])
+        [(adapter, scaling)] = self.scaling.items()
+        A, B = self.weights(adapter)
+        update = scaling * (B @ A)
         if isinstance(self.base, Conv1D):
             update = update.T
         self.merged = weight.detach().clone()

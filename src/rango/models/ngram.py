@@ -228,5 +228,7 @@ def _take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return torch.where(index >= 0, values[index.clamp(min=0)], 0.0)
 
 
-AutoConfig.register(NGRAM, NGramConfig, exist_ok=True)
-AutoModelForCausalLM.register(NGramConfig, NGramForCausalLM, exist_ok=True)
+def register() -> None:
+    """Let `AutoConfig` and `AutoModelForCausalLM` know the model, so that its folder loads as any other does."""
+    AutoConfig.register(NGRAM, NGramConfig, exist_ok=True)
+    AutoModelForCausalLM.register(NGramConfig, NGramForCausalLM, exist_ok=True)

@@ -68,6 +68,7 @@ ARCHITECTURES: Mapping[str, _Ends] = {
         "o": ("attn.attention.out_proj",),
         "mlp": ("mlp.c_fc", "mlp.c_proj"),
     },
+    "rango_lstm": {},  # its layers are one fused recurrent module; the head is found by itself
     "gptj": {
         "q": ("attn.q_proj",),
         "k": ("attn.k_proj",),
@@ -146,6 +147,10 @@ def place(network: nn.Module, targets: Iterable[str], layers: str | None) -> lis
 def _wanted_ends(ends: _Ends, asked: list[str], model_type: str) -> dict[str, str]:
     wanted: dict[str, str] = {}
     for target in asked:
+        if target not in ends and target != "head":
+            raise InputError(
+                f"placement {target!r}: {model_type} has no such projection; it has {', '.join([*ends, 'head'])}"
+            )
         for end in ends.get(target, ()):
             sharing = [other for other in ends if end in ends[other]]
             lacking = [other for other in sharing if other not in asked]

@@ -17,6 +17,7 @@ from rango.files import atomic_path
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; each state also has a marker of its own.
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"
+VERMILION = "#d55e00"
 # Greys of middle lightness on a transparent ground: legible on white paper and on a dark page.
 INK, FAINT = "#6b7280", "#9ca3af"
 

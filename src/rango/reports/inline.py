@@ -21,6 +21,7 @@ _VARIABLES = {
     canvas.GREEN: "--green",
     canvas.PINK: "--pink",
     canvas.SKY: "--sky",
+    canvas.VERMILION: "--bad",
 }
 
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from rango import __version__
 from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import write_text
@@ -29,10 +24,10 @@ from rango.reports.tables import (
     column_named,
     estimate,
     estimate_notes,
-    interval,
     number,
     result_rows,
 )
+from rango.reports.templates import render
 from rango.reports.words import Finding, adaptation_finding, floor_finding, mcnemar_sentence, priors_finding
 
 
@@ -54,12 +49,7 @@ def write_report(run_dir: Path) -> Path:
 
 def render_page(run: RunFiles) -> str:
     """The page of a run as HTML; every text from the run is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, interval=interval)
-    files = resources.files("rango.reports")
-    template = environment.from_string((files / "page.html").read_text(encoding="utf-8"))
-    style = Markup((files / "page.css").read_text(encoding="utf-8"))
-    return template.render(style=style, version=__version__, **_content(run)) + "\n"
+    return render("page.html", _content(run))
 
 
 def _content(run: RunFiles) -> dict[str, Any]:
@@ -189,7 +179,7 @@ def duration(seconds: float) -> str:
     """Seconds in words.
 
     >>> duration(8.2), duration(95), duration(3700)
-    ('8.2 s', '1 min 35 s', '1 h 2 min')
+    ('8.2 s', '1 min 35 s', '1 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -39,7 +39,8 @@ class Batch:
     positions: torch.Tensor | None
     """(b, t) position ids; None for ordinary sequences."""
     visible: torch.Tensor | None
-    """(b, 1, t, t) whether the row's token sees the column's; None for ordinary causal attention."""
+    """(b, 1, t, p + t) whether the row's token sees the column's, the first p of which are the prefix that the reader
+    holds; None for ordinary causal attention."""
     rows: torch.Tensor
     columns: torch.Tensor
     at: torch.Tensor
@@ -76,7 +77,7 @@ _Scored = tuple[int, int, int, int]
 """row, column that predicts, target token, owner"""
 
 
-def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int) -> Batch:
+def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int, prefix: int = 0) -> Batch:
     """Build the tensors for one forward pass.
 
     Args:
@@ -84,6 +85,7 @@ def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int)
         read: what is scored, see `Read`.
         as_trees: one row per tree; otherwise one ordinary sequence per choice, for models that cannot read trees.
         pad: the token id to pad with; any will do, padding is never seen.
+        prefix: how many tokens before the trunks the reader holds already; every token sees them.
     """
     width = max(len(tree.branches) for tree in trees)
     rows: list[_Row] = []
@@ -95,7 +97,70 @@ def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int)
             row = _row(tree, group, with_trunk=read == "text")
             scored.extend((len(rows), at, target, number * width + choice) for at, target, choice in row.scored)
             rows.append(row)
-    return _tensors(rows, sorted(scored), shape=(len(trees), width), pad=pad)
+    return _tensors(rows, sorted(scored), shape=(len(trees), width), pad=pad, prefix=prefix)
+
+
+def join(batches: Sequence[Batch], *, pad: int) -> Batch:
+    """The rows of several batches, read in different ways perhaps, as one batch; tree numbers go on counting.
+
+    One batch comes back as it is. The K of the joint batch is the largest.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    longest = max(batch.tokens.shape[1] for batch in batches)
+    branching = any(batch.visible is not None for batch in batches)
+    rows, positions, scored, trees = (
+        _starts(counts) for counts in zip(*(_counts(batch) for batch in batches), strict=True)
+    )
+    width = max(batch.shape[1] for batch in batches)
+    numbered = list(enumerate(batches))
+    return Batch(
+        tokens=torch.cat([_widened(batch.tokens, longest, pad) for batch in batches]),
+        positions=torch.cat([_widened(_all_positions(batch), longest, 0) for batch in batches]) if branching else None,
+        visible=torch.cat([_widened_visible(batch, longest) for batch in batches]) if branching else None,
+        rows=torch.cat([batch.rows + rows[n] for n, batch in numbered]),
+        columns=torch.cat([batch.columns for batch in batches]),
+        at=torch.cat([batch.at + positions[n] for n, batch in numbered]),
+        targets=torch.cat([batch.targets for batch in batches]),
+        owners=torch.cat([_owners(batch, trees[n], width) for n, batch in numbered]),
+        offsets=(0, *(at + scored[n] for n, batch in numbered for at in batch.offsets[1:])),
+        shape=(sum(batch.shape[0] for batch in batches), width),
+        token_count=sum(batch.token_count for batch in batches),
+    )
+
+
+def _counts(batch: Batch) -> tuple[int, int, int, int]:
+    return len(batch.tokens), len(batch.rows), len(batch.targets), batch.shape[0]
+
+
+def _starts(counts: Sequence[int]) -> list[int]:
+    return [0, *accumulate(counts)][:-1]
+
+
+def _owners(batch: Batch, first_tree: int, width: int) -> torch.Tensor:
+    tree, choice = batch.owners // batch.shape[1], batch.owners % batch.shape[1]
+    return (tree + first_tree) * width + choice
+
+
+def _widened(tensor: torch.Tensor, width: int, fill: int) -> torch.Tensor:
+    return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=fill)
+
+
+def _all_positions(batch: Batch) -> torch.Tensor:
+    """Positions of ordinary sequences written out, for a batch where others branch."""
+    if batch.positions is not None:
+        return batch.positions
+    return torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand(batch.tokens.shape)
+
+
+def _widened_visible(batch: Batch, width: int) -> torch.Tensor:
+    count, length = batch.tokens.shape
+    visible = torch.eye(width, dtype=torch.bool, device=batch.tokens.device).repeat(count, 1, 1, 1)
+    if batch.visible is None:
+        visible[..., :length, :length] = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
+    else:
+        visible[..., :length, :length] = batch.visible
+    return visible
 
 
 def _row(tree: TokenTree, chosen: Sequence[int], *, with_trunk: bool) -> _Row:
@@ -115,7 +180,9 @@ def _row(tree: TokenTree, chosen: Sequence[int], *, with_trunk: bool) -> _Row:
     return row
 
 
-def _tensors(rows: Sequence[_Row], scored: Sequence[_Scored], *, shape: tuple[int, int], pad: int) -> Batch:
+def _tensors(
+    rows: Sequence[_Row], scored: Sequence[_Scored], *, shape: tuple[int, int], pad: int, prefix: int
+) -> Batch:
     longest = max(len(row.tokens) for row in rows)
     tokens = torch.full((len(rows), longest), pad)
     for number, row in enumerate(rows):
@@ -126,8 +193,8 @@ def _tensors(rows: Sequence[_Row], scored: Sequence[_Scored], *, shape: tuple[in
     each = torch.tensor(list(counts.values()))
     return Batch(
         tokens=tokens,
-        positions=_positions(rows, longest) if branching else None,
-        visible=_visible(rows, longest) if branching else None,
+        positions=_positions(rows, longest) + prefix if branching else None,
+        visible=_visible(rows, longest, prefix) if branching else None,
         rows=places[:, 0].contiguous(),
         columns=places[:, 1].contiguous(),
         at=torch.repeat_interleave(torch.arange(len(places)), each),
@@ -146,7 +213,7 @@ def _positions(rows: Sequence[_Row], longest: int) -> torch.Tensor:
     return positions
 
 
-def _visible(rows: Sequence[_Row], longest: int) -> torch.Tensor:
+def _visible(rows: Sequence[_Row], longest: int, prefix: int) -> torch.Tensor:
     segments = torch.full(
         (len(rows), longest), -1
     )  # padding is a segment of its own: it sees itself, so no row is empty
@@ -155,4 +222,5 @@ def _visible(rows: Sequence[_Row], longest: int) -> torch.Tensor:
     same = segments[:, :, None] == segments[:, None, :]
     trunk = (segments == 0)[:, None, :]
     causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-    return ((same | trunk) & causal)[:, None]
+    among = (same | trunk) & causal
+    return torch.cat([among.new_ones(len(rows), longest, prefix), among], dim=2)[:, None]

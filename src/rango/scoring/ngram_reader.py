@@ -23,8 +23,9 @@ class NGramReader(Reader):
         note = f"{network.order}-gram ({network.config.smoothing}): a token is scored from the {reach} before it"
         super().__init__(model=model, reads_trees=False, window=None, splits_head=False, notes=(note,))
 
-    def log_probabilities(self, batch: Batch) -> torch.Tensor:
-        """log P(target) of each scored token over the whole vocabulary, (m,) float32, in nats."""
+    def log_probabilities(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
+        """log P(target) of each scored token over the whole vocabulary, (m,) float32, in nats; there are no states."""
+        assert states is None
         network = _network(self.model)
         reach = max(1, network.order - 1)
         padded = nn.functional.pad(batch.tokens, (reach - 1, 0), value=-1)
@@ -34,9 +35,9 @@ class NGramReader(Reader):
         last = torch.arange(1, len(batch.rows) + 1, device=batch.rows.device) * reach - 1
         return network.log_probabilities_of(histories[last[batch.at]], batch.targets)
 
-    def choice_logits(self, batch: Batch) -> torch.Tensor:
+    def choice_logits(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
         """The log-probabilities themselves, (m,) float32: there is no cheaper score."""
-        return self.log_probabilities(batch)
+        return self.log_probabilities(batch, states)
 
 
 def _network(model: Model) -> NGramForCausalLM:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,13 +11,15 @@ import torch
 from rango.models import Model
 from rango.models.loading import accepts
 from rango.models.ngram import NGRAM
-from rango.scoring.batches import collate
 from rango.scoring.forward import Reader
 from rango.scoring.ngram_reader import NGramReader
 from rango.scoring.trees import TokenTree
 
 # Largest difference in nats between a tree's score and the full sequence's that rounding explains.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+# What a network raises when it cannot take an input.
+_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError)
 
 
 def make_reader(model: Model) -> Reader:
@@ -24,9 +28,18 @@ def make_reader(model: Model) -> Reader:
     Two kinds of model give wrong scores silently when a tree is read as one row: those whose attention ignores the mask
     or the positions that they are given (ALiBi, recurrent and hybrid layers), and those with a sliding window shorter
     than the instance. The first are read one choice at a time; for the second only longer instances are.
+
+    In the same way, whether a model goes on from the keys and values of a prefix is tried: recurrent ones do not.
     """
     if model.network.config.model_type == NGRAM:
         return NGramReader(model)
+    # A fresh adapter's dropout is on, and would make two readings of one text differ.
+    model.network.train(False)
+    reader = _without_prefix(model)
+    return replace(reader, reads_prefix=_continues(reader))
+
+
+def _without_prefix(model: Model) -> Reader:
     window = _window(model)
     whole = Reader(model=model, reads_trees=False, window=window, splits_head=False)
     truth = _probe_scores(whole)
@@ -53,17 +66,48 @@ def _window(model: Model) -> int | None:
 def _agrees(reader: Reader, truth: torch.Tensor, tolerance: float) -> bool:
     try:
         scores = _probe_scores(reader)
-    except (TypeError, ValueError, RuntimeError, AttributeError):
+    except _REFUSALS:
         return False  # an architecture that takes no such input is one that cannot be read this way
     return bool((scores - truth).abs().max() <= tolerance)
 
 
-@torch.no_grad()
-def _probe_scores(reader: Reader) -> torch.Tensor:
-    """Scores of a fixed tree whose branches share no token, (3,)."""
+def _probe(reader: Reader) -> TokenTree:
+    """A fixed tree whose branches share no token."""
     size = int(reader.model.network.config.get_text_config().vocab_size)
     ids = [(7 * n + 3) % size for n in range(13)]
-    tree = TokenTree("probe", tuple(ids[:5]), (tuple(ids[5:8]), tuple(ids[8:12]), tuple(ids[12:])), (1, 1, 1), 0)
-    batch = collate([tree], read="choices", as_trees=reader.reads_trees, pad=0).to(reader.model.device)
-    scores = torch.zeros(3, device=reader.model.device)
+    return TokenTree("probe", tuple(ids[:5]), (tuple(ids[5:8]), tuple(ids[8:12]), tuple(ids[12:])), (1, 1, 1), 0)
+
+
+def _probe_scores(reader: Reader) -> torch.Tensor:
+    """Scores of the probe, (3,)."""
+    return _scores(reader, [_probe(reader)], as_trees=reader.reads_trees)
+
+
+def _continues(reader: Reader) -> bool:
+    """Whether trees score the same after a prefix that was read once as after one that is read with each of them.
+
+    Tried on two kinds of batches, both padded: branching ones, which come with mask and positions, and ordinary
+    sequences, which come with neither.
+    """
+    probe = _probe(reader)
+    letters = replace(probe, trunk=probe.trunk[1:], branches=tuple(branch[:1] for branch in probe.branches))
+    shorter = replace(probe, trunk=probe.trunk[2:])
+    prefix, tolerance = probe.trunk[::-1], _TOLERANCE[reader.model.dtype]
+    for trees in ([probe, shorter], [replace(letters, trunk=probe.trunk), letters]):
+        prepended = [replace(tree, trunk=prefix + tree.trunk) for tree in trees]
+        truth = _scores(reader, prepended, as_trees=False)
+        try:
+            found = _scores(reader.after(prefix), trees, as_trees=reader.reads_trees)
+        except _REFUSALS:
+            return False
+        if not bool((found - truth).abs().max() <= tolerance):
+            return False
+    return True
+
+
+@torch.no_grad()
+def _scores(reader: Reader, trees: Sequence[TokenTree], *, as_trees: bool) -> torch.Tensor:
+    """Scores of every choice, (trees * 3,)."""
+    batch = reader.collate(trees, read="choices", as_trees=as_trees)
+    scores = torch.zeros(3 * len(trees), device=reader.model.device)
     return scores.index_add(0, batch.owners, reader.log_probabilities(batch)).cpu()

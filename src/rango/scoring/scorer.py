@@ -11,12 +11,12 @@ import torch
 
 from rango.decisions import Posteriors
 from rango.models import Model
-from rango.scoring.batches import collate
 from rango.scoring.forward import Reader
 from rango.scoring.options import ScoringOptions
+from rango.scoring.prefix import longest_short_rope, shared_beginning
 from rango.scoring.reader import make_reader
 from rango.scoring.trees import TokenTree, encode
-from rango.tasks import Form, Instance, Task
+from rango.tasks import Form, Instance, Task, few_shot
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +45,14 @@ def evaluate(
         model: with or without an adapter.
         instances: usually one split of `task`.
         task: puts the instances into words.
-        options: prompt form and length normalisation.
+        options: prompt form, length normalisation, shots.
 
     Raises:
-        InputError: instances that cannot be encoded, see `encode`.
+        InputError: instances that cannot be encoded, see `encode`; more shots than training instances, or a shot among
+            the instances.
     """
     options = options or ScoringOptions()
+    task = few_shot(task, shots=options.shots, seed=options.shots_seed)
     form = options.form or task.default_form
     trees = encode(model, instances, task=task, form=form)
     return as_posteriors(score(make_reader(model), trees, options=options, form=form).values, instances)
@@ -67,21 +69,28 @@ def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posterio
     )
 
 
-@torch.inference_mode()
 def score(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
     """Score every choice of every tree.
 
     Trees are sorted by length so that little is padded, and cut into batches by tokens; the order is given back.
+    A beginning that all trunks share, such as shots, is computed once where the model allows it.
     """
-    start = time.perf_counter()
     reader.model.network.train(False)
+    return score_as_it_is(reader, trees, options=options, form=form)
+
+
+@torch.inference_mode()
+def score_as_it_is(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
+    """`score` with the dropout of every module on or off as it is found."""
+    start = time.perf_counter()
     width = max(len(tree.branches) for tree in trees)
     values = np.full((len(trees), width), -np.inf)
-    tokens = 0
+    tokens = shared_beginning(trees) if _may_share(reader, trees) else 0
+    if tokens:
+        reader, trees = reader.after(trees[0].trunk[:tokens]), [tree.after(tokens) for tree in trees]
     for numbers in batches_by_tokens(reader, trees, budget=options.batch_tokens):
         chosen = [trees[number] for number in numbers]
-        batch = collate(chosen, read="choices", as_trees=reader.as_tree(chosen[0]), pad=reader.pad())
-        batch = batch.to(reader.model.device)
+        batch = reader.collate(chosen, read="choices", as_trees=reader.as_tree(chosen[0]))
         sums = torch.zeros(batch.shape[0] * batch.shape[1], dtype=torch.float64, device=batch.tokens.device)
         sums.index_add_(0, batch.owners, reader.log_probabilities(batch).double())
         found = sums.reshape(batch.shape).cpu().numpy()
@@ -93,6 +102,12 @@ def score(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions
     for number, tree in enumerate(trees):
         values[number, : len(tree.branches)] /= tree.lengths(options.normalise)
     return Scores(values=values, letter_mass=mass, tokens=tokens, seconds=time.perf_counter() - start)
+
+
+def _may_share(reader: Reader, trees: Sequence[TokenTree]) -> bool:
+    longest = max(tree.path_length for tree in trees)
+    limits = [limit for limit in (reader.window, longest_short_rope(reader.model)) if limit is not None]
+    return reader.reads_prefix and all(longest <= limit for limit in limits)
 
 
 def batches_by_tokens(reader: Reader, trees: Sequence[TokenTree], *, budget: int) -> Iterator[list[int]]:

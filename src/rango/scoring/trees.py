@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rango.errors import InputError
 from rango.models import Model
@@ -45,6 +45,10 @@ class TokenTree:
         """Tokens that a forward pass over the whole tree reads; a branch's last token is only predicted, never read."""
         return len(self.trunk) + sum(len(branch) - 1 for branch in self.branches)
 
+    def after(self, prefix: int) -> TokenTree:
+        """The tree without the first `prefix` tokens of its trunk."""
+        return replace(self, trunk=self.trunk[prefix:])
+
 
 def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: Form) -> list[TokenTree]:
     """Put instances into words and then into tokens.
@@ -76,7 +80,7 @@ def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: For
             characters=tuple(len(branch.strip()) for branch in prompt.branches),
             label=instance.label,
         )
-        _refuse_long(model, tree)
+        _refuse_long(model, tree, shots=len(task.shots))
         trees.append(tree)
     return trees
 
@@ -111,10 +115,11 @@ def _refuse_inseparable(
             )
 
 
-def _refuse_long(model: Model, tree: TokenTree) -> None:
+def _refuse_long(model: Model, tree: TokenTree, *, shots: int) -> None:
     limit = model.context_length
     if limit is not None and tree.path_length > limit:
+        before, fewer = (f" with {shots} shots before it", "take fewer shots, ") if shots else ("", "")
         raise InputError(
-            f"instance {tree.id!r} is {tree.path_length} tokens long, {model.name} reads at most {limit}; "
-            "shorten the instance or choose a model with a longer context"
+            f"instance {tree.id!r} is {tree.path_length} tokens long{before}, {model.name} reads at most {limit}; "
+            f"{fewer}shorten the instance or choose a model with a longer context"
         )

@@ -3,6 +3,7 @@
 from rango.tasks.floor import expected_scores, true_log_posteriors
 from rango.tasks.instance import Form, Instance, Prompt, Templates
 from rango.tasks.loading import TASKS, load_task
+from rango.tasks.shots import few_shot
 from rango.tasks.simulated import simulated_narratives
 from rango.tasks.task import Split, Task, TaskOptions, show, task_text
 
@@ -16,6 +17,7 @@ __all__ = [
     "TaskOptions",
     "Templates",
     "expected_scores",
+    "few_shot",
     "load_task",
     "show",
     "simulated_narratives",

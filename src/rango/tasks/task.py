@@ -11,12 +11,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rango.config import Config
-from rango.errors import unknown_name
+from rango.errors import InputError, unknown_name
 from rango.files import fingerprint
 from rango.tasks.instance import Form, Instance, Prompt
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+SEPARATOR = "\n\n"
+"""After each shot: a blank line, which ends one text before the next, and which tokenizers do not join to a word."""
 
 Words = Literal["right", "all"]
 """What HellaSwag's limit of 100 words counts: context and right ending, or context and all four endings."""
@@ -60,6 +63,8 @@ class Task:
     options: TaskOptions = field(default_factory=TaskOptions)
     rest: tuple[Instance, ...] = ()
     """Train-side instances in none of the splits, no context of which occurs in any split: text to pre-train on."""
+    shots: tuple[Instance, ...] = ()
+    """Instances that stand answered before every prompt, see `few_shot`; in none of the splits."""
 
     def split(self, name: str) -> tuple[Instance, ...]:
         """The instances of a split.
@@ -72,8 +77,21 @@ class Task:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def prompt(self, instance: Instance, form: Form) -> Prompt:
-        """The instance in words."""
-        return self.write_prompt(instance, form)
+        """The instance in words, after the shots, if any.
+
+        Raises:
+            InputError: the instance is a shot itself: its answer would stand in its own prompt.
+        """
+        prompt = self.write_prompt(instance, form)
+        if not self.shots:
+            return prompt
+        if any(instance.id == shot.id for shot in self.shots):
+            raise InputError(
+                f"instance {instance.id!r} stands answered in the prompt as a shot; leave it out or draw other shots"
+            )
+        answered = [(self.write_prompt(shot, form), shot.label) for shot in self.shots]
+        before = "".join(words.trunk + words.branches[label] + SEPARATOR for words, label in answered)
+        return Prompt(before + prompt.trunk, prompt.branches)
 
     @cached_property
     def n_choices(self) -> int:

@@ -1,7 +1,10 @@
 """How it learns: objectives, the loop, checkpoints, the run directory, pre-training."""
 
+from .bank import BankJob as BankJob
+from .bank import bankable as bankable
 from .evaluation import write_evaluation as write_evaluation
 from .finetune import finetune as finetune
+from .finetune import finetune_bank as finetune_bank
 from .measures import measure as measure
 from .measures import true_posteriors as true_posteriors
 from .objectives import DivergenceError as DivergenceError

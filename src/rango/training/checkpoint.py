@@ -1,10 +1,12 @@
-"""The state that an exact resume needs, in one file, so that it is whole or absent."""
+"""The state that an exact resume needs, of a whole bank in one file, so that it is whole or absent."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -27,33 +29,64 @@ class Progress:
     """Validations since the best one."""
     validated_step: int | None = None
     """The last step whose validation is in the log."""
+    failed: str | None = None
+    """Why the run cannot go on."""
     seconds: float = 0.0
+    """Time of the steps; in a bank the run's share of it."""
     tokens: int = 0
     """Tokens read while training."""
 
 
-def save_state(path: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write adapter, optimizer moments and counters atomically to `path`."""
-    tensors = {f"adapter/{name}": tensor.contiguous() for name, tensor in adapter.state().items()}
-    for number, parameter in enumerate(adapter.parameters()):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{number}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+class Saved(Protocol):
+    """What of a member of a bank is saved."""
+
+    key: str
+    """Tells the members of a bank apart, the same whenever the same run is asked for."""
+    adapter: Adapter
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class State:
+    """A state file's content."""
+
+    progress: Mapping[str, Mapping[str, Any]]
+    tensors: Mapping[str, torch.Tensor]
+
+    def progress_of(self, key: str) -> Progress:
+        """The counters of one member."""
+        return Progress(**self.progress[key])
+
+    def restore(self, member: Saved) -> None:
+        """Put a member's adapter and optimizer back as `save_state` found them."""
+        member.adapter.load_state(self._below(f"{member.key}/adapter/"))
+        for number, parameter in enumerate(member.adapter.parameters()):
+            for name, tensor in self._below(f"{member.key}/optimizer/{number}/").items():
+                # Adam's step counter stays on the CPU, its moments live with the parameter.
+                member.optimizer.state[parameter][name] = tensor if name == "step" else tensor.to(parameter.device)
+
+    def _below(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+
+def save_state(path: Path, members: Sequence[Saved]) -> None:
+    """Write adapters, optimizer moments and counters of all members atomically to `path`."""
+    tensors = {}
+    for member in members:
+        for name, tensor in member.adapter.state().items():
+            tensors[f"{member.key}/adapter/{name}"] = tensor.contiguous()
+        for number, parameter in enumerate(member.adapter.parameters()):
+            for name, value in member.optimizer.state.get(parameter, {}).items():
+                copy = torch.as_tensor(value).detach().cpu().contiguous()
+                tensors[f"{member.key}/optimizer/{number}/{name}"] = copy
+    progress = {member.key: asdict(member.progress) for member in members}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress))})
+        save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
 
 
-def load_state(path: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put adapter and optimizer back as `save_state` found them."""
+def load_state(path: Path) -> State:
+    """Read what `save_state` wrote."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        progress = Progress(**json.loads(file.metadata()["progress"]))
-    adapter.load_state(
-        {name.removeprefix("adapter/"): tensor for name, tensor in tensors.items() if name.startswith("adapter/")}
-    )
-    for number, parameter in enumerate(adapter.parameters()):
-        prefix = f"optimizer/{number}/"
-        found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        for name, tensor in found.items():
-            # Adam's step counter stays on the CPU, its moments live with the parameter.
-            optimizer.state[parameter][name] = tensor if name == "step" else tensor.to(parameter.device)
-    return progress
+        return State(json.loads(file.metadata()["progress"]), tensors)

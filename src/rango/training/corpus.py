@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,6 +214,15 @@ def _last_token_bytes(documents: Sequence[str], tokenizer: PreTrainedTokenizerFa
         parts.append(np.append(np.diff(ends[starts]), 1))
         missing -= len(parts[-1])
     return np.concatenate(parts[::-1])[-count:]
+
+
+def documents(stream: Tokens, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+    """The documents of a stream as text; where a source was cut to hold its end out, a word may be cut too."""
+    bounds = [0, *(np.flatnonzero(stream == tokenizer.eos_token_id) + 1).tolist(), len(stream)]
+    parts = list(pairwise(bounds))
+    for first in range(0, len(parts), _BATCH_OF_DOCUMENTS):
+        some = [stream[start:end].tolist() for start, end in parts[first : first + _BATCH_OF_DOCUMENTS]]
+        yield from tokenizer.backend_tokenizer.decode_batch(some, skip_special_tokens=True)
 
 
 def windows(stream: Tokens, *, context: int, seed: int, epoch: int) -> NDArray[np.int32]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rango.decisions import Estimate, write_posteriors
 from rango.errors import InputError
 from rango.files import read_yaml, write_json, write_yaml
 from rango.models import Model, load_adapter
-from rango.scoring import as_posteriors, encode, make_reader, score
-from rango.tasks import Task
+from rango.scoring import encode, make_reader, mean_posteriors, score, score_samples
+from rango.tasks import Instance, Task, few_shot
 from rango.training.measures import measure, true_posteriors
 from rango.training.options import EvaluateConfig
 from rango.training.progress import Screen
@@ -30,7 +31,10 @@ def write_evaluation(
         InputError: bad data or adapter, or `out` holds other files; nothing is written then.
     """
     _refuse_other_files(out, config)
+    fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
+    task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     instances = task.split(config.split)
+    refuse_empty(instances, shots=config.shots)
     form = config.form or task.default_form
     adapter = load_adapter(model, config.adapter) if config.adapter is not None else None
     try:
@@ -39,11 +43,17 @@ def write_evaluation(
         for note in (*model.notes, *reader.notes, *task.notes):
             screen.say(f"· {note}")
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
-        scores = score(reader, trees, options=config, form=form)
+        if adapter is None or config.mc_dropout is None:
+            samples = [score(reader, trees, options=config, form=form)]
+        else:
+            screen.say(f"· {config.mc_dropout} passes with the adapter's dropout of {adapter.lora.dropout:g}")
+            samples = score_samples(
+                reader, trees, adapter=adapter, samples=config.mc_dropout, seed=config.seed, options=config, form=form
+            )
     finally:
         if adapter is not None:
             adapter.remove()
-    states = {"base" if adapter is None else "adapted": as_posteriors(scores.values, instances)}
+    states = {"base" if adapter is None else "adapted": mean_posteriors(samples, instances)}
     floor = true_posteriors(instances)
     if floor is not None:
         states["floor"] = floor
@@ -53,16 +63,23 @@ def write_evaluation(
     record = {
         "config": config.model_dump(mode="json"),
         "form": form,
-        "fingerprints": {"model": model.fingerprint, "task": task.fingerprint},
+        "fingerprints": fingerprints,
         "versions": versions(),
-        "seconds": round(scores.seconds, 2),
-        "tokens": scores.tokens,
+        "seconds": round(sum(scores.seconds for scores in samples), 2),
+        "tokens": sum(scores.tokens for scores in samples),
     }
-    if scores.letter_mass is not None:
-        record["letter_mass"] = round(float(scores.letter_mass.mean()), 6)
+    masses = [float(scores.letter_mass.mean()) for scores in samples if scores.letter_mass is not None]
+    if masses:
+        record["letter_mass"] = round(sum(masses) / len(masses), 6)
     write_yaml(out / RECORD, record)
     write_json(out / "metrics.json", as_json({config.split: metrics}))
     return metrics
+
+
+def refuse_empty(instances: Sequence[Instance], *, shots: int) -> None:
+    """Raise InputError if the shots left nothing of the training split."""
+    if not instances:
+        raise InputError(f"the {shots} shots are the whole training split; ask for fewer, or for more instances")
 
 
 def _refuse_other_files(out: Path, config: EvaluateConfig) -> None:

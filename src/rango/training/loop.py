@@ -1,185 +1,166 @@
-"""The training loop: steps, validations, the best and the last checkpoint, early stopping, exact resume."""
+"""The training loop: the runs of a bank step together over one frozen base; an ordinary run is a bank of one."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
 
-from rango.decisions import DIRECTIONS
-from rango.models import Adapter
-from rango.scoring import Reader, TokenTree, as_posteriors, score
-from rango.tasks import Form, Instance
-from rango.training.checkpoint import Progress, load_state, save_state
-from rango.training.objectives import DivergenceError, count_terms, loss_sum
-from rango.training.options import FinetuneConfig
+from rango.scoring import Reader, TokenTree, join
+from rango.training.checkpoint import load_state, save_state
+from rango.training.member import Member
+from rango.training.objectives import DivergenceError, Part, count_terms
 from rango.training.progress import Bar, Screen
-from rango.training.run import RunWriter
-from rango.training.schedule import BatchPlan, learning_rate_factor
 from rango.training.signals import SignalGuard
-
-VALIDATION_METRICS = ("nce", "cross_entropy", "error_rate", "accuracy", "brier")
-
-_START = {"step": 0, "seconds": 0.0, "tokens": 0}
 
 
 @dataclass
 class Trainer:
-    """Trains one adapter. `run` may be called on a fresh or on a half-finished run directory."""
+    """Trains the members of a bank. `run` may be called on fresh or on half-finished run directories."""
 
     reader: Reader
-    adapter: Adapter
-    config: FinetuneConfig
-    form: Form
-    train: Sequence[TokenTree]
-    validation: Sequence[TokenTree]
-    validation_instances: Sequence[Instance]
-    writer: RunWriter
+    members: Sequence[Member]
+    state_file: Path
+    """Where the state for a resume is, of all members."""
     screen: Screen
-    progress: Progress = field(default_factory=Progress)
-
-    def __post_init__(self) -> None:
-        """Set up the optimizer and the plan of batches."""
-        config = self.config
-        self.optimizer = torch.optim.AdamW(
-            self.adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self.plan = BatchPlan(
-            [tree.input_length for tree in self.train],
-            batch=config.batch,
-            batch_tokens=config.train_tokens,
-            seed=config.seed,
-        )
-        self.total = config.steps or (config.epochs or 3) * self.plan.steps_per_epoch
-        self._validation_nce = math.nan
-        self.every = config.validate_every or max(1, math.ceil(self.total / 20))
-
-    @property
-    def state_file(self) -> Path:
-        """Where the state for a resume is."""
-        return self.writer.path / "state" / "state.safetensors"
 
     def run(self, guard: SignalGuard) -> None:
-        """Train to the end, or to the end of patience, from where the run directory stands."""
-        if self.state_file.is_file():
-            self.progress = load_state(self.state_file, self.adapter, self.optimizer)
-            self.writer.rewind_log(self.progress.step)
-            self.screen.say(f"Going on after step {self.progress.step} of {self.total}.")
-        else:
-            self.writer.rewind_log(-1)
+        """Train every member to its end, from where the state file stands.
+
+        A member whose loss diverges is marked as failed; the others go on.
+        """
+        self._resume()
         guard.hold()
-        with self.screen.bar("training", self.total) as bar:
-            bar.advance(self.progress.step)
-            if self.progress.validated_step is None:
-                self._validate(None, bar)
-            while self.progress.step < self.total and not self._out_of_patience():
-                record = self._step()
-                last = self.progress.step == self.total
-                if last or self.progress.step % self.every == 0:
-                    self._validate(record, bar)
-                else:
-                    self.writer.append_log(record)
-                bar.advance(1, self._words(record))
+        total = max(member.total for member in self.members)
+        with self.screen.bar("training", total) as bar:
+            bar.advance(max(member.progress.step for member in self.members))
+            self._start(bar)
+            while active := [member for member in self.members if member.trains]:
+                records = self._step(active)
+                self._record(active, records)
+                bar.advance(1, self._words(active, records))
                 if guard.received:
-                    save_state(self.state_file, self.adapter, self.optimizer, self.progress)
+                    save_state(self.state_file, self.members)
                     guard.check()
         guard.release()
 
-    def _step(self) -> dict[str, float]:
-        """One optimizer step; returns its log record.
+    def _resume(self) -> None:
+        state = load_state(self.state_file) if self.state_file.is_file() else None
+        for member in self.members:
+            member.resume(state)
+        if state is not None:
+            steps = max(member.progress.step for member in self.members)
+            self.screen.say(f"Going on after step {steps} of {max(member.total for member in self.members)}.")
 
-        Raises:
-            DivergenceError: the loss is not finite. The checkpoints stay as they were.
-        """
-        started = time.perf_counter()
-        config, step = self.config, self.progress.step
-        trees = [self.train[number] for number in self.plan.step(step)]
-        factor = learning_rate_factor(step, self.total, warmup=config.warmup, decay=config.decay)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
-        torch.manual_seed((config.seed << 32) + step)
-        loss, tokens = self._gradients(trees)
-        if not math.isfinite(loss):
-            raise self._divergence(loss)
-        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), config.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.progress.step += 1
-        self.progress.tokens += tokens
-        self.progress.seconds += time.perf_counter() - started
-        return {
-            "step": self.progress.step,
-            "train_loss": loss,
-            "learning_rate": config.learning_rate * factor,
-            "seconds": round(self.progress.seconds, 3),
-            "tokens": self.progress.tokens,
-        }
-
-    def _gradients(self, trees: Sequence[TokenTree]) -> tuple[float, int]:
-        """Accumulate the gradients of the batch's mean loss, micro-batch by micro-batch."""
-        config = self.config
-        terms = count_terms(trees, config.objective)
-        size = config.micro_batch or len(trees)
-        self._switch_dropout_on()
-        total = torch.zeros((), device=self.reader.model.device)
-        for start in range(0, len(trees), size):
-            part = trees[start : start + size]
-            loss = loss_sum(self.reader, part, objective=config.objective, rule=config.rule, normalise=config.normalise)
-            (loss / terms).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        return float(total) / terms, sum(tree.input_length for tree in trees)
-
-    def _switch_dropout_on(self) -> None:
-        """Of the adapter alone: the frozen network stays as it is when it is evaluated."""
-        self.reader.model.network.train(False)
-        for layer in self.adapter.layers.values():
-            layer.train()
-
-    def _validate(self, record: dict[str, float] | None, bar: Bar) -> None:
-        """Measure on validation, keep the best and the last checkpoint, and write what a resume needs."""
-        options = self.config
-        scores = score(self.reader, self.validation, options=options, form=self.form)
-        posteriors = as_posteriors(scores.values, self.validation_instances)
-        values = {name: float(getattr(posteriors, name)()) for name in VALIDATION_METRICS}
-        value = values[options.select]
-        better = self._is_better(value)
-        if better:
-            self.progress.best_step, self.progress.best_value = self.progress.step, value
-            self.progress.waited = 0
-            self.adapter.save(self.writer.path / "adapter" / "best")
-        else:
-            self.progress.waited += 1
-        self.progress.validated_step = self.progress.step
-        self._validation_nce = values["nce"]
+    def _start(self, bar: Bar) -> None:
+        """The validation before the first step."""
+        fresh = [member for member in self.members if member.progress.validated_step is None and member.trains]
+        for member in fresh:
+            self._validate(member, None)
         bar.advance(0)
-        self.writer.append_log({**(record or _START), "validation": values, "best": better})
-        self.adapter.save(self.writer.path / "adapter" / "last")
-        save_state(self.state_file, self.adapter, self.optimizer, self.progress)
+        if fresh:
+            save_state(self.state_file, self.members)
 
-    def _is_better(self, value: float) -> bool:
-        best = self.progress.best_value
-        if math.isnan(value):
-            return False
-        if best is None:
-            return True
-        return value < best if DIRECTIONS[self.config.select] == "lower" else value > best
+    def _record(self, active: Sequence[Member], records: Sequence[dict[str, float] | None]) -> None:
+        """Log a step, validate where it is time, and save what a resume needs after that."""
+        validated = False
+        for member, record in zip(active, records, strict=True):
+            if record is None:
+                continue
+            if member.at_validation:
+                self._validate(member, record)
+                validated = True
+            else:
+                member.writer.append_log(record)
+        if validated:
+            save_state(self.state_file, self.members)
 
-    def _out_of_patience(self) -> bool:
-        return self.config.patience is not None and self.progress.waited >= self.config.patience
+    def _validate(self, member: Member, record: dict[str, float] | None) -> None:
+        try:
+            member.validate(record)
+        except DivergenceError as error:
+            member.fail(error)
 
-    def _words(self, record: dict[str, float]) -> str:
-        rate = self.progress.tokens / max(self.progress.seconds, 1e-9)
-        return f"loss {record['train_loss']:.3f} · val NCE {self._validation_nce:.3f} · {rate:,.0f} tokens/s"
+    def _step(self, active: Sequence[Member]) -> list[dict[str, float] | None]:
+        """One optimizer step of every active member; returns their log records, None for one that diverged."""
+        started = time.perf_counter()
+        batches = [member.batch() for member in active]
+        # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
+        torch.manual_seed((active[0].config.seed << 32) + active[0].progress.step)
+        losses = self._gradients(active, batches)
+        records: list[dict[str, float] | None] = []
+        for member, loss, trees in zip(active, losses, batches, strict=True):
+            try:
+                records.append(member.update(loss, trees))
+            except DivergenceError as error:
+                member.fail(error)
+                records.append(None)
+        share = (time.perf_counter() - started) / len(active)
+        return [
+            None if record is None else member.timed(record, share)
+            for member, record in zip(active, records, strict=True)
+        ]
 
-    def _divergence(self, loss: float) -> DivergenceError:
-        best = self.progress.best_step
-        kept = f"the best checkpoint (step {best}) is kept in {self.writer.path / 'adapter' / 'best'}"
-        return DivergenceError(
-            f"the loss became {loss} at step {self.progress.step + 1} with learning rate "
-            f"{self.config.learning_rate:g}; {kept}; lower --learning-rate"
+    def _gradients(self, active: Sequence[Member], batches: Sequence[Sequence[TokenTree]]) -> list[float]:
+        """Accumulate the gradients of each member's mean loss, micro-batch by micro-batch; returns the losses."""
+        terms = [count_terms(trees, member.config.objective) for member, trees in zip(active, batches, strict=True)]
+        totals = [torch.zeros((), device=self.reader.model.device) for _ in active]
+        self.reader.model.network.train(False)
+        for member in active:
+            member.adapter.enable_dropout()
+        chunks = [_chunks(trees, member.config.micro_batch) for member, trees in zip(active, batches, strict=True)]
+        for round_ in zip_longest(*chunks):
+            present = [number for number, trees in enumerate(round_) if trees is not None]
+            members = [active[number] for number in present]
+            parts = [active[number].part(round_[number]) for number in present]
+            losses = self._backward(members, parts, [terms[number] for number in present])
+            for number, loss in zip(present, losses, strict=True):
+                totals[number] += loss
+        return [float(total) / count for total, count in zip(totals, terms, strict=True)]
+
+    def _backward(self, members: Sequence[Member], parts: Sequence[Part], terms: Sequence[int]) -> list[torch.Tensor]:
+        """One pass over all members' rows; gradients of each member's loss / terms; returns the summed losses.
+
+        The graph is cut at the states that the head reads. Each member's head and loss then go forward and backward on
+        their own: the logits of one are gone before the next ones are made, and an adapted head has one adapter's rows.
+        """
+        with self._sharing(members, parts):
+            states = self.reader.states(join([part.batch for part in parts], pad=self.reader.pad()))
+            leaf = states.detach().requires_grad_(states.requires_grad)
+            losses = []
+            pieces = torch.split(leaf, [len(part.batch.rows) for part in parts])
+            for member, part, piece, count in zip(members, parts, pieces, terms, strict=True):
+                with member.adapter.alone():
+                    loss = part.loss(piece)
+                    (loss / count).backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+            if leaf.grad is not None:
+                states.backward(leaf.grad)  # type: ignore[no-untyped-call]
+        return losses
+
+    def _sharing(self, members: Sequence[Member], parts: Sequence[Part]) -> AbstractContextManager[None]:
+        if len(members) == 1:
+            return members[0].adapter.alone()
+        grouping = members[0].adapter.grouping
+        return grouping.split([member.adapter.number for member in members], [len(part.batch.tokens) for part in parts])
+
+    def _words(self, active: Sequence[Member], records: Sequence[dict[str, float] | None]) -> str:
+        """Of the first member that is still well."""
+        rate = sum(member.progress.tokens for member in self.members) / max(
+            sum(member.progress.seconds for member in self.members), 1e-9
         )
+        for member, record in zip(active, records, strict=True):
+            if record is not None:
+                loss, nce = record["train_loss"], member.validation_nce
+                return f"loss {loss:.3f} · val NCE {nce:.3f} · {rate:,.0f} tokens/s"
+        return ""
+
+
+def _chunks(trees: Sequence[TokenTree], size: int | None) -> list[Sequence[TokenTree]]:
+    size = size or len(trees)
+    return [trees[start : start + size] for start in range(0, len(trees), size)]

@@ -41,22 +41,49 @@ def loss_sum(
 
     Divide by `count_terms` of the whole batch for the mean.
     """
-    # The trees of one batch are read in one way; a batch with one that cannot be read as a tree is read per choice.
-    as_trees = all(reader.as_tree(tree) for tree in trees)
-    batch = collate(trees, read=READS[objective], as_trees=as_trees, pad=reader.pad()).to(reader.model.device)
-    if objective != "choice":
-        return -reader.log_probabilities(batch).sum()
-    lengths = torch.tensor(
-        [_padded(tree.lengths(normalise), batch.shape[1]) for tree in trees], device=reader.model.device
-    )
-    one_token = all(len(branch) == 1 for tree in trees for branch in tree.branches)
-    # Logits will do only where nothing but the common log-normaliser is missing.
-    terms = reader.choice_logits(batch) if one_token and bool((lengths <= 1).all()) else reader.log_probabilities(batch)
-    scores = torch.zeros(batch.shape[0] * batch.shape[1], device=terms.device).index_add(0, batch.owners, terms)
-    scores = scores.reshape(batch.shape) / lengths.clamp(min=1)
-    log_posteriors = scores.masked_fill(lengths == 0, -torch.inf).log_softmax(dim=1)
-    labels = torch.tensor([tree.label for tree in trees], device=scores.device)
-    return _proper_score(log_posteriors, labels, rule)
+    part = Part(reader, trees, objective=objective, rule=rule, normalise=normalise)
+    return part.loss(reader.states(part.batch))
+
+
+class Part:
+    """Some trees, collated for one objective: what the forward pass reads, and the loss of the states it gives."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        trees: Sequence[TokenTree],
+        *,
+        objective: Objective,
+        rule: Rule = "logarithmic",
+        normalise: Normalisation = "none",
+    ) -> None:
+        self._reader = reader
+        self._trees = trees
+        self._objective = objective
+        self._rule: Rule = rule
+        self._normalise: Normalisation = normalise
+        # The trees of one part are read in one way; if one cannot be read as a tree, all are read per choice.
+        as_trees = all(reader.as_tree(tree) for tree in trees)
+        batch = collate(trees, read=READS[objective], as_trees=as_trees, pad=reader.pad())
+        self.batch = batch.to(reader.model.device)
+
+    def loss(self, states: torch.Tensor) -> torch.Tensor:
+        """The summed loss, see `loss_sum`, from `Reader.states` of this part's positions."""
+        reader, batch, trees = self._reader, self.batch, self._trees
+        if self._objective != "choice":
+            return -reader.log_probabilities(batch, states).sum()
+        lengths = torch.tensor(
+            [_padded(tree.lengths(self._normalise), batch.shape[1]) for tree in trees], device=states.device
+        )
+        one_token = all(len(branch) == 1 for tree in trees for branch in tree.branches)
+        # Logits will do only where nothing but the common log-normaliser is missing.
+        enough = one_token and bool((lengths <= 1).all())
+        terms = reader.choice_logits(batch, states) if enough else reader.log_probabilities(batch, states)
+        scores = torch.zeros(batch.shape[0] * batch.shape[1], device=terms.device).index_add(0, batch.owners, terms)
+        scores = scores.reshape(batch.shape) / lengths.clamp(min=1)
+        log_posteriors = scores.masked_fill(lengths == 0, -torch.inf).log_softmax(dim=1)
+        labels = torch.tensor([tree.label for tree in trees], device=scores.device)
+        return _proper_score(log_posteriors, labels, self._rule)
 
 
 def _proper_score(log_posteriors: torch.Tensor, labels: torch.Tensor, rule: Rule) -> torch.Tensor:

@@ -69,6 +69,15 @@ class FinetuneOptions(TrainingOptions, ScoringOptions, TaskOptions, ModelOptions
     lora: LoRA = LoRA()
     """The low-rank update."""
 
+    @model_validator(mode="after")
+    def _shots_are_not_learned(self) -> Self:
+        if self.shots and self.objective == "tokens":
+            raise ValueError(
+                f"objective is tokens and shots is {self.shots}: the words of the shots would be learned again with "
+                "every instance; use answer or choice"
+            )
+        return self
+
 
 class FinetuneConfig(FinetuneOptions):
     """The resolved configuration of a run, as in its run.yaml."""
@@ -86,8 +95,19 @@ class EvaluateOptions(ScoringOptions, TaskOptions, ModelOptions):
     """A run directory (its best checkpoint is taken) or an adapter folder in PEFT's format."""
     split: Split = "test"
     """The split to evaluate on."""
+    mc_dropout: Annotated[int, Field(ge=1)] | None = None
+    """Average the posteriors of this many passes with the adapter's dropout on (MC dropout); one pass without dropout
+    when absent."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the bootstrap."""
+    """Seed of the bootstrap and of MC dropout's masks."""
+
+    @model_validator(mode="after")
+    def _dropout_of_an_adapter(self) -> Self:
+        if self.mc_dropout is not None and self.adapter is None:
+            raise ValueError(
+                f"mc_dropout is {self.mc_dropout} but there is no adapter whose dropout could be on: give adapter"
+            )
+        return self
 
 
 class EvaluateConfig(EvaluateOptions):

@@ -11,8 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 from rango.errors import InputError
 from rango.files import fingerprint
-from rango.training.corpus import Source, read_sources, tokenise
+from rango.scoring import WordList, count_words, write_words
+from rango.scoring.word_list import WORDS_FILE
+from rango.training.corpus import Corpus, Source, documents, read_sources, tokenise
 from rango.training.model_folder import STATE, Pretrained, is_complete, put_in_place, work_folder, write_folder
+from rango.training.networks import architecture_text
 from rango.training.pretrain_loop import Trainer
 from rango.training.pretrain_ngram import pretrain_ngram
 from rango.training.pretrain_options import PretrainConfig
@@ -32,9 +35,10 @@ def pretrain(
 
     Args:
         texts: text files (.txt, .jsonl with a `text` field, also .gz), or documents as strings.
-        out: the folder to make: config.json, model.safetensors, tokenizer files and `pretrain.yaml`. It appears when
-            all is complete; until then the work stands in a hidden folder beside it, from which the same call goes
-            on after an interruption. A complete folder of the same configuration and text is left as it is.
+        out: the folder to make: config.json, model.safetensors, tokenizer files, `words.txt` (the words of the
+            training text and their counts) and `pretrain.yaml`. It appears when all is complete; until then the work
+            stands in a hidden folder beside it, from which the same call goes on after an interruption. A complete
+            folder of the same configuration and text is left as it is.
         config: size, budget, schedule. With a `tokens` budget and the same seed, machine and number of threads the
             result is the same to the last bit, also across an interruption.
         screen: where progress is shown; silent when absent.
@@ -58,6 +62,7 @@ def pretrain(
     try:
         tokenizer = make_tokenizer(config, sources)
         made = learn(config, sources, tokenizer, work=work, screen=screen)
+        write_words(work / WORDS_FILE, _words(sources, made.corpus, tokenizer))
         write_folder(work, made, tokenizer, config=config, sources=sources, identity=identity)
     except InputError:
         shutil.rmtree(work)
@@ -69,7 +74,17 @@ def pretrain(
 def _identity(config: PretrainConfig, sources: Sequence[Source]) -> str:
     """A hash of all that decides the result."""
     given = () if config.tokenizer is None else (read_tokenizer(config.tokenizer).backend_tokenizer.to_str(),)
-    return fingerprint(config.model_dump_json(), *(source.fingerprint for source in sources), *given)
+    texts = (source.fingerprint for source in sources)
+    return fingerprint(config.model_dump_json(), architecture_text(config), *texts, *given)
+
+
+def _words(sources: Sequence[Source], corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> WordList:
+    """The words of the training text."""
+    if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
+        return count_words(documents(corpus.train, tokenizer))
+    # Tokens that may be unknown words do not give the text back: read it at its source, up to the cut document.
+    ends = [int((part == tokenizer.eos_token_id).sum()) for part in corpus.train_parts]
+    return count_words(text for source, end in zip(sources, ends, strict=True) for text in source.documents[: end + 1])
 
 
 def _pretrain_network(
@@ -95,8 +110,8 @@ def _opening(config: PretrainConfig, trainer: Trainer, sources: Sequence[Source]
     budget = f"{trainer.token_budget:,} tokens" if trainer.token_budget else f"{config.minutes:g} minutes of wall clock"
     resumed = f"; goes on from step {position.step:,}" if position.step else ""
     return (
-        f"{trainer.parameters:,} parameters ({config.architecture}), {len(corpus.train):,} tokens of text from "
-        f"{len(sources)} sources, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
+        f"{trainer.parameters:,} parameters ({trainer.network.config.model_type}), {len(corpus.train):,} tokens of "
+        f"text from {len(sources)} sources, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
         f"in {str(trainer.dtype).removeprefix('torch.')}{resumed}"
     )
 

@@ -14,18 +14,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rango.errors import InputError
 from rango.files import atomic_path
 from rango.models.loading import choose_device, multiplies_bfloat16
 from rango.training.corpus import Corpus, Tokens, consecutive_windows, windows
 from rango.training.model_folder import held_out_measures
+from rango.training.networks import build_network
 from rango.training.pretrain_options import PretrainConfig
 from rango.training.progress import Screen
 from rango.training.signals import SignalGuard
 
-_GATED = ("llama", "mistral", "qwen2")  # three matrices in the MLP instead of two, so each is two thirds as wide
 # Passes over the text when no budget is given: a small model still learns in the third.
 _DEFAULT_PASSES = 3
 _BETAS = (0.9, 0.95)
@@ -33,47 +33,20 @@ _FINAL_SHARE = 0.1  # of the peak learning rate, where warm-up starts and the co
 _EVALUATION_TOKENS = 8192  # per forward pass
 
 
-def build_network(config: PretrainConfig, *, end_of_text: int) -> PreTrainedModel:
-    """A network with random weights drawn from the seed, with the architecture's own initialisation."""
-    inner = 4 * config.hidden if config.architecture not in _GATED else -(-8 * config.hidden // 3 // 8) * 8
-    sizes: dict[str, Any] = {
-        "vocab_size": config.vocabulary,
-        "hidden_size": config.hidden,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "max_position_embeddings": config.context,
-        "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-    }
-    if config.architecture == "gpt2":
-        # Dropout is for many passes over little text; here it would cost speed.
-        sizes |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        sizes |= {"activation_function": "gelu_pytorch_tanh"}
-    else:
-        sizes |= {"num_key_value_heads": config.heads, "intermediate_size": inner, "pad_token_id": None}
-    if config.architecture == "mistral":
-        sizes |= {"sliding_window": None}
-    if config.architecture == "phi":
-        # The same function as Phi's `gelu_new` in one kernel instead of eight: a fifth of a small model's time.
-        sizes |= {"hidden_act": "gelu_pytorch_tanh"}
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        network = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            AutoConfig.for_model(config.architecture, **sizes), dtype=torch.float32
-        )
-    assert isinstance(network, PreTrainedModel)
-    return network
-
-
-def token_losses(network: PreTrainedModel, batch: torch.Tensor, *, reduction: str = "mean") -> torch.Tensor:
+def token_losses(
+    network: PreTrainedModel, batch: torch.Tensor, *, reduction: str = "mean", apart: bool = True
+) -> torch.Tensor:
     """-log P(token | tokens before it), in nats, of windows (n, context + 1): the first column is only read.
 
     The head is applied to the flattened hidden states: the model's own loss would shift, pad and copy the logits.
+    Some architectures scale or cap what the head gives: with `apart` false the network's own logits are taken.
     """
-    hidden = network.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
-    head: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
-    logits = head(hidden.flatten(0, 1))
+    if apart:
+        hidden = network.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
+        head: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+        logits = head(hidden.flatten(0, 1))
+    else:
+        logits = network(input_ids=batch[:, :-1], use_cache=False).logits.flatten(0, 1)
     return nn.functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction=reduction)
 
 
@@ -100,6 +73,7 @@ class Trainer:
         self.device = choose_device(config.device)
         self.network = build_network(config, end_of_text=end_of_text)
         self.network.to(self.device)  # type: ignore[arg-type]
+        self._apart = not config.architecture_file
         self.parameters = sum(p.numel() for p in self.network.parameters())
         self.dtype = _product_type(config, self.device)
         self.position = Position()
@@ -155,8 +129,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate_factor(self.progress, warmup=self.config.warmup)
         batch = self._next_batch()
-        with self._products():
-            loss = token_losses(self.network, batch)
+        with torch.random.fork_rng(), self._products():
+            # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
+            torch.manual_seed((self.config.seed << 32) + self.position.step)
+            loss = token_losses(self.network, batch, apart=self._apart)
         value = loss.item()
         if not math.isfinite(value):
             raise InputError(
@@ -224,7 +200,7 @@ class Trainer:
         for start in range(0, len(self._held_out), rows):
             batch = self._tensor(self._held_out[start : start + rows])
             with self._products():
-                total += float(token_losses(self.network, batch, reduction="sum"))
+                total += float(token_losses(self.network, batch, reduction="sum", apart=self._apart))
         self.network.train()
         return total / self._held_out[:, 1:].size
 

@@ -11,32 +11,51 @@ from rango.config import Config
 from rango.training.corpus import SMALLEST_VOCABULARY
 from rango.training.ngram_options import NGramOptions
 
-Architecture = Literal["phi", "llama", "gpt2", "mistral", "qwen2"]
+ARCHITECTURES = ("phi", "llama", "gpt2", "mistral", "qwen2")
+_OF_TRANSFORMERS = ("architecture", "heads", "tie_embeddings")
+_OF_FILES = ("hidden", "layers", "heads", "tie_embeddings")
+# An n-gram counts the whole text once: it has no layers, no windows, no budget and nothing random.
+_OF_NETWORKS = (
+    *_OF_TRANSFORMERS,
+    *("hidden", "layers", "lstm", "context", "tokens", "minutes", "batch_tokens", "learning_rate"),
+    *("warmup", "weight_decay", "clip", "evaluate_every", "save_minutes"),
+)
+_MOST_LSTM_LAYERS = 3
+
+
+class LSTMOptions(Config):
+    """What only an LSTM has."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which a number is dropped while training, after the embedding and after each layer."""
 
 
 class PretrainConfig(Config):
     """The size of a language model, how long it is trained and how."""
 
-    model: Literal["transformer", "ngram"] = "transformer"
+    model: Literal["transformer", "lstm", "ngram"] = "transformer"
     """The kind of language model."""
-    ngram: NGramOptions = NGramOptions()
-    """Only with model ngram, which has no other options than these, vocabulary and tokenizer."""
-    architecture: Architecture = "phi"
-    """The transformers architecture (its `model_type`)."""
+    architecture: str = "phi"
+    """Of a transformer: phi, llama, gpt2, mistral, qwen2, or the path of any causal model's config.json, whose sizes
+    then stand for hidden, layers, heads and tie-embeddings."""
     hidden: Annotated[int, Field(ge=8)] = 256
-    """Hidden size; a multiple of four times the heads."""
-    layers: Annotated[int, Field(ge=1)] = 4
-    """Number of layers."""
+    """Hidden size; in a transformer a multiple of four times the heads."""
+    layers: Annotated[int, Field(ge=1)] | None = None
+    """Number of layers: 4 in a transformer and 2 in an LSTM (which has 1 to 3) when absent."""
     heads: Annotated[int, Field(ge=1)] = 4
     """Attention heads of each layer."""
+    lstm: LSTMOptions = LSTMOptions()
+    """Only with model lstm."""
+    ngram: NGramOptions = NGramOptions()
+    """Only with model ngram, which has no other options than these, vocabulary and tokenizer."""
     vocabulary: Annotated[int, Field(ge=SMALLEST_VOCABULARY)] = 8000
     """Tokens of the byte-level BPE tokenizer that is trained on the text: 256 bytes, end of text, and merges."""
     tokenizer: Path | None = None
     """Folder of an existing model whose tokenizer is used; none is trained then, and vocabulary does not count."""
     context: Annotated[int, Field(ge=8)] = 256
-    """Tokens of a training window; the model takes no longer input."""
+    """Tokens of a training window; a transformer takes no longer input."""
     tie_embeddings: bool = False
-    """Use one matrix for the token embedding and the output head."""
+    """Use one matrix for the token embedding and the output head; an LSTM always does."""
     tokens: Annotated[int, Field(ge=1)] | None = None
     """Budget: train on this many tokens (the same seed then gives the same model); three passes over the text when
     neither budget is given."""
@@ -63,25 +82,50 @@ class PretrainConfig(Config):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights and of the order of the windows."""
 
+    @property
+    def depth(self) -> int:
+        """The number of layers, also when `layers` is absent."""
+        return self.layers or {"transformer": 4, "lstm": 2}[self.model]
+
+    @property
+    def architecture_file(self) -> bool:
+        """Whether `architecture` is the path of a config.json."""
+        return self.architecture not in ARCHITECTURES
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.tokens is not None and self.minutes is not None:
             raise ValueError(f"tokens is {self.tokens} and minutes is {self.minutes}: give one budget")
-        if self.model == "ngram":
-            self._check_ngram()
-            return self
-        if self.ngram != NGramOptions():
-            raise ValueError(f"ngram options with model {self.model}: give --model ngram or leave them out")
-        if self.hidden % (4 * self.heads):
+        if self.architecture_file and not self.architecture.endswith(".json"):
+            known = ", ".join(ARCHITECTURES)
+            raise ValueError(f"architecture is {self.architecture!r}: expected {known} or the path of a config.json")
+        {"transformer": self._check_transformer, "lstm": self._check_lstm, "ngram": self._check_ngram}[self.model]()
+        return self
+
+    def _check_transformer(self) -> None:
+        self._refuse("model transformer", ("lstm", "ngram"), has="architecture, hidden, layers and heads")
+        if self.architecture_file:
+            self._refuse(f"architecture {self.architecture}", _OF_FILES, has="these sizes in the file")
+        elif self.hidden % (4 * self.heads):
             # Rotary embeddings turn pairs of numbers, and Phi turns half of each head.
             raise ValueError(
                 f"hidden {self.hidden} with {self.heads} heads: expected a multiple of {4 * self.heads} (4 x heads)"
             )
-        return self
+
+    def _check_lstm(self) -> None:
+        self._refuse("model lstm", ("ngram", *_OF_TRANSFORMERS), has="hidden, layers and lstm.dropout")
+        if self.depth > _MOST_LSTM_LAYERS:
+            raise ValueError(f"layers is {self.layers}: expected 1 to {_MOST_LSTM_LAYERS} with model lstm")
 
     def _check_ngram(self) -> None:
-        for name in ("tokens", "minutes"):
-            if (value := getattr(self, name)) is not None:
-                raise ValueError(f"{name} is {value}: an n-gram counts the whole text once, leave the budget out")
+        self._refuse("model ngram", _OF_NETWORKS, has="the ngram options, vocabulary and tokenizer")
         if self.tokenizer is not None and self.ngram.unit == "words":
             raise ValueError("tokenizer and ngram.unit words: the given tokenizer decides, leave ngram.unit out")
+
+    def _refuse(self, what: str, names: tuple[str, ...], *, has: str) -> None:
+        """Refuse options that do not apply and are not at their default."""
+        for name in names:
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                shown = ", ".join(f"{key} {v}" for key, v in value) if isinstance(value, Config) else value
+                raise ValueError(f"{name} ({shown}) does not apply to {what}, which has {has}; leave it out")

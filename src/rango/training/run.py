@@ -47,6 +47,11 @@ class Run:
         """Whether the run came to its end."""
         return self.record.get("status") == "complete"
 
+    @property
+    def failure(self) -> str | None:
+        """Why the run ended without a result; None unless its status is `failed`."""
+        return str(self.record.get("reason")) if self.record.get("status") == "failed" else None
+
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """log.jsonl: one record per step; empty before the first."""
@@ -106,6 +111,7 @@ class RunWriter:
     def begin(self) -> None:
         """Write run.yaml with status `running`; on a resumed run, keep the times that are there."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self.record.pop("reason", None)
         self.write_record(status="running")
 
     def write_record(self, **changes: Any) -> None:
@@ -116,6 +122,14 @@ class RunWriter:
     def write_posteriors(self, state: str, split: str, posteriors: Posteriors) -> None:
         """Store posteriors/SPLIT-STATE.parquet."""
         write_posteriors(self.path / "posteriors" / f"{split}-{state}.parquet", posteriors)
+
+    def has_posteriors(self, state: str, split: str) -> bool:
+        """Whether posteriors/SPLIT-STATE.parquet is there."""
+        return (self.path / "posteriors" / f"{split}-{state}.parquet").is_file()
+
+    def write_letter_mass(self, state: str, share: float) -> None:
+        """Note the mean share of probability that a state puts on the letters."""
+        self.write_record(letter_mass={**self.record.get("letter_mass", {}), state: share})
 
     def write_metrics(self, metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> None:
         """Store metrics.json."""
@@ -134,6 +148,11 @@ class RunWriter:
     def finish(self, **changes: Any) -> None:
         """Write run.yaml with status `complete` and remove what only a resume needed."""
         self.write_record(status="complete", **changes)
+        shutil.rmtree(self.path / "state", ignore_errors=True)
+
+    def fail(self, reason: str) -> None:
+        """Write run.yaml with status `failed` and the reason; asked for again, the run begins anew."""
+        self.write_record(status="failed", reason=reason)
         shutil.rmtree(self.path / "state", ignore_errors=True)
 
 

@@ -1,0 +1,204 @@
+"""`rango score-text` and `rango spell`: what a language model makes of a text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from rango.errors import InputError
+from rango.files import read_text, write_text
+from rango.models.options import Dtype
+from rango.scoring.options import SpellingOptions
+
+if TYPE_CHECKING:
+    from rango.models import Model
+    from rango.scoring import SpellingCheck, TextScore
+
+Device = Annotated[str, Parameter(help="Where to compute: auto, cpu, cuda or cuda:N.")]
+Type = Annotated[Dtype, Parameter(help="Type of the weights.")]
+
+
+def score_text(
+    model: str,
+    file: Path,
+    /,
+    *,
+    threshold: str = "5%",
+    out: Path | None = None,
+    dtype: Type = "auto",
+    device: Device = "auto",
+) -> None:
+    """Print log-probability and perplexity of every line of a text file, with its improbable tokens marked.
+
+    Each line is a document of its own; blank ones are passed over. A line longer than the model's context is scored in
+    windows that overlap by half.
+
+    Parameters
+    ----------
+    model
+        Hub id, or folder of a language model.
+    file
+        UTF-8 text, a document a line.
+    threshold
+        Which tokens are marked: a share of all, such as 5%, or those with -log P above so many nats, such as 8.
+    out
+        JSONL file to write, a line per text: tokens, their characters and log-probabilities.
+    """
+    nats, share = _threshold(threshold)
+    lines = [(number, line.strip()) for number, line in enumerate(_lines(file), start=1) if line.strip()]
+    from rango.models import load_model
+    from rango.reports.texts import improbable_below, print_scores
+    from rango.scoring import score_texts
+
+    answering = load_model(model, dtype=dtype, device=device)
+    scores = score_texts(answering, [line for _, line in lines])
+    numbers = [number for number, _ in lines]
+    if out is not None:
+        _write_lines(out, [_score_row(number, score) for number, score in zip(numbers, scores, strict=True)])
+    below = improbable_below(scores, nats=nats, share=share)
+    print_scores(_console(), scores, lines=numbers, below=below, notes=_notes(answering, numbers, scores))
+
+
+def spell(
+    model: str,
+    text: str | None = None,
+    /,
+    *,
+    file: Path | None = None,
+    words: Path | None = None,
+    options: Annotated[SpellingOptions | None, Parameter(name="*")] = None,
+    out: Path | None = None,
+    dtype: Type = "auto",
+    device: Device = "auto",
+) -> None:
+    """Flag words in improbable places of a text, and offer more probable ones within two edits.
+
+    Parameters
+    ----------
+    model
+        Hub id, or folder of a language model.
+    text
+        The text to check.
+    file
+        UTF-8 text to check instead, line by line.
+    words
+        Known words, one a line with its count (word, tab, count); the model's own words.txt if absent.
+    out
+        JSONL file to write, a line per text: every word with its log-odds and alternatives.
+    """
+    if (text is None) == (file is None):
+        raise InputError("give the text to check, or --file FILE" + (", not both" if text is not None else ""))
+    lines = [(1, text)] if text is not None else []
+    if file is not None:
+        lines = [(number, line.strip()) for number, line in enumerate(_lines(file), start=1) if line.strip()]
+    from rango.models import load_model
+    from rango.reports.texts import print_spelling
+    from rango.scoring import SpellChecker, read_words
+    from rango.scoring.sequences import refuse_unreadable
+
+    for number, line in lines:
+        refuse_unreadable(line, f"line {number}" if file is not None else "the text")
+    known = read_words(words) if words is not None else None
+    settings = options or SpellingOptions()
+    checker = SpellChecker(load_model(model, dtype=dtype, device=device), words=known, options=settings)
+    checks = checker.check([line for _, line in lines])
+    if out is not None:
+        _write_lines(out, [_check_row(number, check) for (number, _), check in zip(lines, checks, strict=True)])
+    names = [f"line {number}" if file is not None else None for number, _ in lines]
+    print_spelling(_console(), checks, names=names, threshold=settings.threshold)
+
+
+def _lines(file: Path) -> list[str]:
+    # Not splitlines(): a form feed or a Unicode line separator inside a line would shift the numbers an editor shows.
+    return read_text(file).replace("\r\n", "\n").split("\n")
+
+
+def _threshold(given: str) -> tuple[float | None, float | None]:
+    """(nats, share): one of them."""
+    percent = given.endswith("%")
+    try:
+        value = float(given.removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not (0 <= value <= 100 if percent else 0 <= value < float("inf")):
+        raise InputError(f"--threshold is {given!r}; expected nats such as 8, or a share of the tokens such as 5%")
+    return (None, value / 100) if percent else (value, None)
+
+
+def _notes(model: Model, numbers: Sequence[int], scores: Sequence[TextScore]) -> list[str]:
+    """What a reader must know to compare these numbers with others."""
+    from rango.scoring.sequences import beginning
+
+    before = beginning(model)
+    name = model.tokenizer.decode(list(before)) if before else ""
+    notes = [
+        f"The first token of a line is predicted from {name}."
+        if before
+        else "The model has no token that begins a text: the first token of a line is not scored."
+    ]
+    long = [str(number) for number, score in zip(numbers, scores, strict=True) if score.windows > 1]
+    if long:
+        some = ", ".join(long[:5]) + (f" and {len(long) - 5:,} more" if len(long) > 5 else "")
+        notes.append(
+            f"Longer than the context of {model.context_length:,} tokens, scored in overlapping windows: line {some}."
+        )
+    if unknown := sum(len(score.unknown) for score in scores):
+        notes.append(
+            f"{unknown:,} tokens are unknown to the tokenizer ({model.tokenizer.unk_token}); the probability of each "
+            "is that of any unknown one."
+        )
+    return notes
+
+
+def _score_row(line: int, score: TextScore) -> dict[str, Any]:
+    return {
+        "line": line,
+        "text": score.text,
+        "log_probability": score.log_probability,
+        "perplexity": _defined(score.perplexity),
+        "bits_per_byte": _defined(score.bits_per_byte),
+        "tokens": [
+            {"text": token, "start": start, "end": end, "log_probability": _defined(float(value))}
+            for token, (start, end), value in zip(score.tokens, score.spans, score.log_probabilities, strict=True)
+        ],
+    }
+
+
+def _check_row(line: int, check: SpellingCheck) -> dict[str, Any]:
+    return {
+        "line": line,
+        "text": check.text,
+        "corrected": check.corrected,
+        "words": [
+            {
+                "word": word.word,
+                "start": word.start,
+                "end": word.end,
+                "known": word.known,
+                "flagged": word.flagged,
+                "log_odds": word.log_odds,
+                "alternatives": [
+                    {"word": one.word, "probability": one.probability, "distance": one.distance}
+                    for one in word.alternatives
+                ],
+            }
+            for word in check.words
+        ],
+    }
+
+
+def _defined(value: float) -> float | None:
+    return None if value != value else value
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, emoji=False)

@@ -1,0 +1,210 @@
+"""Lines of a study: metrics against an axis of numbers, and learning curves over steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from rango.reports.canvas import BLUE, FAINT, GREEN, INK, ORANGE, PANEL, PINK, SKY, VERMILION, styled
+from rango.reports.figures import curve_points
+from rango.reports.study_panels import finish, panel_grid
+from rango.reports.study_sections import as_number, label_of, short_name
+from rango.reports.tables import column_named
+from rango.studies.outcomes import TASK, Outcome, axis_text, is_base
+from rango.studies.table import Block, StudyRow, StudyTable
+
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
+_MARKERS = "osD^vP"
+_COLOURED = 10
+"""More lines than this cannot be told apart by colour and dashes."""
+
+
+# Orange is the base model's and green the true posterior's.
+_COLOURS = (BLUE, VERMILION, SKY, PINK)
+
+
+@dataclass(frozen=True)
+class _Look:
+    colour: str
+    dashes: Any
+    marker: str
+
+    @classmethod
+    def number(cls, place: int) -> _Look:
+        return cls(_COLOURS[place % len(_COLOURS)], _DASHES[place // len(_COLOURS) % 3], _MARKERS[place % 6])
+
+
+@styled
+def line_figure(table: StudyTable, *, axis: str, metrics: Sequence[str]) -> Figure:
+    """Metrics against an axis of numbers: a line for each value of the other axes, its 95 % interval as a band.
+
+    A configuration without a value on the axis (the base model) is a line across. For NCE the priors are the line at 1;
+    where the true posterior is known, the floor is a line too. The axis is logarithmic where its values span a factor
+    of 8 or more.
+
+    Args:
+        table: from `study_table`, with at least one block.
+        axis: the one of numbers.
+        metrics: one row of panels each.
+    """
+    figure, grid = panel_grid([PANEL[1]] * len(metrics), len(table.blocks), width=PANEL[0])
+    base = {_series(row, table, axis): _Look(ORANGE, "-", "s") for row in table.rows if is_base(row.axes)}
+    series = dict.fromkeys(_series(row, table, axis) for row in table.rows if not is_base(row.axes))
+    looks = {**base, **{name: _Look.number(place) for place, name in enumerate(series)}}
+    for row, metric in enumerate(metrics):
+        for column, block in enumerate(table.blocks):
+            ax = grid[row][column]
+            _lines(ax, table, block, axis, metric, looks)
+            _levels(ax, block, metric)
+            _number_axis(ax, table, axis)
+            ax.set_ylabel(f"{column_named(metric).title} ({column_named(metric).direction} is better)")
+            if row == 0 and TASK in table.varied:
+                ax.set_title(axis_text(block.task))
+    return finish(figure)
+
+
+def _series(row: StudyRow, table: StudyTable, axis: str) -> str:
+    return label_of(row, table, without=(axis,))
+
+
+def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, looks: dict[str, _Look]) -> None:
+    rows = [table.rows[place] for place in block.rows]
+    for name, look in looks.items():
+        points = []
+        for row in rows:
+            cell = row.cells.get(metric)
+            if cell is None or not math.isfinite(cell.mean) or _series(row, table, axis) != name:
+                continue
+            x = as_number(row.axes.get(axis))
+            if x is None:
+                ax.axhline(cell.mean, color=look.colour, linewidth=1.4, linestyle=look.dashes, label=_own(name, looks))
+                continue
+            low, high = (cell.mean if end is None else end for end in (cell.low, cell.high))
+            points.append((x, cell.mean, low, high))
+        if points:
+            x_, mean, low_, high_ = np.array(sorted(points)).T
+            ax.fill_between(x_, low_, high_, color=look.colour, alpha=0.1, linewidth=0)
+            ax.plot(x_, mean, color=look.colour, linestyle=look.dashes, marker=look.marker, label=_own(name, looks))
+
+
+def _own(name: str, looks: dict[str, _Look]) -> str | None:
+    # A single line needs no name: the axes say what it is.
+    return name if len(looks) > 1 else None
+
+
+def _levels(ax: Axes, block: Block, metric: str) -> None:
+    """The priors and the floor, where they are near enough to be seen with the rest."""
+    if metric == "nce":
+        low, high = ax.get_ylim()
+        if high > 0.85 or low > 1:
+            ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=(0, (1, 1.5)), label="priors")
+    if metric in block.floor:
+        ax.axhline(block.floor[metric], color=GREEN, linewidth=1.2, linestyle=(0, (4, 3)), label="true posterior")
+
+
+def _number_axis(ax: Axes, table: StudyTable, axis: str) -> None:
+    values = sorted({x for row in table.rows if (x := as_number(row.axes.get(axis))) is not None})
+    if values[0] > 0 and values[-1] / values[0] >= 8:
+        ax.set_xscale("log")
+        ax.xaxis.set_minor_locator(NullLocator())
+    if len(values) <= 8:
+        ax.xaxis.set_major_locator(FixedLocator(values))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1000 else f"{x:g}"))
+    ax.set_xlabel({"train": "training instances"}.get(axis, short_name(axis, table.axes)))
+
+
+@styled
+def _curve_figure(table: StudyTable, outcomes: Sequence[Outcome], names: Sequence[str]) -> Figure:
+    tasks = list(dict.fromkeys(axis_text(outcome.axes.get(TASK)) for outcome in outcomes))
+    figure, grid = panel_grid([PANEL[1]] * len(names), len(tasks), width=PANEL[0])
+    titles = [label_of(outcome, table) for outcome in outcomes]
+    looks = _chosen(table, list(dict.fromkeys(titles)))
+    for row, name in enumerate(names):
+        for column, task in enumerate(tasks):
+            ax = grid[row][column]
+            # Grey lines first, so that those with a colour lie on top.
+            for title, outcome in sorted(zip(titles, outcomes, strict=True), key=lambda pair: pair[0] in looks):
+                if axis_text(outcome.axes.get(TASK)) == task:
+                    _curve(ax, outcome, name, looks.get(title), title if title in looks else "others")
+            if row == 0 and TASK in table.varied:
+                ax.set_title(task)
+            words = column_named(name)
+            ax.set_ylabel("train loss (running mean)" if name == "train_loss" else f"validation {words.title}")
+            ax.set_xlabel("optimizer steps")
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            ax.set_xlim(0, None)
+    return finish(figure)
+
+
+def curve_names(table: StudyTable, outcomes: Sequence[Outcome]) -> list[str]:
+    """The curves that the logs have: the validation metric that selects (else NCE), and the train loss."""
+    chosen = table.select if _has(outcomes, table.select) else "nce"
+    return [name for name in (chosen, "train_loss") if _has(outcomes, name)]
+
+
+def study_curves(
+    table: StudyTable, outcomes: Sequence[Outcome], *, names: Sequence[str] | None = None
+) -> Figure | None:
+    """Learning curves: a line for each configuration, the mean over its seeds, with the seeds faint behind it.
+
+    Of more than ten configurations only the best and those not told from it have a colour.
+
+    Args:
+        table: from `study_table`.
+        outcomes: the same configurations, or some of them.
+        names: "train_loss" or validation metrics; None for those of `curve_names`.
+
+    Returns:
+        None where the logs have not a single point.
+    """
+    logged = [outcome for outcome in outcomes if any(outcome.logs.values())]
+    shown = curve_names(table, logged) if names is None else [name for name in names if _has(logged, name)]
+    return _curve_figure(table, logged, shown) if shown else None
+
+
+def _has(outcomes: Sequence[Outcome], name: str) -> bool:
+    return any(len(curve_points(records, name)[0]) for each in outcomes for records in each.logs.values())
+
+
+def _chosen(table: StudyTable, titles: Sequence[str]) -> dict[str, _Look]:
+    """The look of each configuration that gets a colour: all, or of too many the best and those not told from it."""
+    chosen = list(titles)
+    if len(titles) > _COLOURED:
+        first = {label_of(row, table) for row in table.rows if row.mark in ("best", "tied")}
+        chosen = [title for title in titles if title in first][:_COLOURED]
+    return {title: _Look.number(place) for place, title in enumerate(chosen)}
+
+
+def _curve(ax: Axes, outcome: Outcome, name: str, look: _Look | None, label: str) -> None:
+    curves = [curve_points(records, name) for records in outcome.logs.values()]
+    curves = [_smooth(*curve) if name == "train_loss" else curve for curve in curves if len(curve[0])]
+    if not curves:
+        return
+    colour = FAINT if look is None else look.colour
+    if len(curves) > 1 and name != "train_loss" and look is not None:
+        for steps, values in curves:
+            ax.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
+    shared = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in curves)))
+    mean = np.mean([values[np.isin(steps, shared)] for steps, values in curves], axis=0)
+    ax.plot(
+        shared,
+        mean,
+        color=colour,
+        linewidth=1.0 if look is None else 1.8,
+        alpha=0.6 if look is None else 1.0,
+        linestyle="-" if look is None else look.dashes,
+        label=label,
+    )
+
+
+def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A running mean over a twelfth of the curve, where it is complete: single batches are noisy."""
+    window = max(1, len(values) // 12)
+    return steps[window - 1 :], np.convolve(values, np.ones(window) / window, mode="valid")

@@ -1,0 +1,240 @@
+"""A study's table as sections of lines, ready for any renderer: terminal, LaTeX, page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rango.decisions import Direction
+from rango.reports.tables import Column, column_named
+from rango.studies.marking import Mark
+from rango.studies.measuring import Measured
+from rango.studies.outcomes import ADAPTATION, TASK, Outcome, Reference, axis_text, belongs, is_base, varied_axes
+from rango.studies.table import StudyRow, StudyTable
+from rango.studies.table_file import failure_text
+
+_IMPORTANT = (
+    "error_rate",
+    "nce",
+    "cross_entropy",
+    "normalised_expected_cost",
+    "brier",
+    "ece",
+    "accuracy",
+)
+# Each says what the other says.
+_TWINS = {"error_rate": "accuracy", "accuracy": "error_rate"}
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A configuration, the true posterior, or a figure that a source states."""
+
+    kind: Literal["configuration", "floor", "reference"]
+    labels: tuple[str, ...]
+    """The values of the axes that vary, for a configuration; otherwise one name."""
+    title: str
+    """What it is called in a sentence or beside a figure."""
+    cells: Mapping[str, Measured]
+    mark: Mark = ""
+    seeds: int = 0
+    failure: str = ""
+    """Why seeds are missing, "" if none is."""
+    source: str = ""
+    """Of a reference."""
+    is_base: bool = False
+    """Whether it is the model as it came."""
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """The lines of one block: what can be compared."""
+
+    title: str
+    """The task, "" where the study has one only."""
+    n: int | None
+    """Test instances, None where they are those of every section or not known."""
+    lines: tuple[Line, ...]
+
+
+def shown_axes(table: StudyTable) -> tuple[str, ...]:
+    """The axes that tell the rows of a section apart; the task is the section's title."""
+    return tuple(name for name in table.varied if name != TASK)
+
+
+def shown_columns(table: StudyTable) -> tuple[Column, ...]:
+    """The metrics in order of importance: what selects, what the references speak of, then the usual ones."""
+    wanted = dict.fromkeys((table.select, *(reference.metric for reference in table.references), *_IMPORTANT))
+    kept: list[str] = []
+    for name in wanted:
+        if name in table.metrics and _TWINS.get(name) not in kept:
+            kept.append(name)
+    return tuple(column_named(name) for name in kept)
+
+
+def sections(table: StudyTable) -> tuple[Section, ...]:
+    """The table in sections: a block each, then what gave nothing and belongs to no block.
+
+    Within a section: configurations in the study's order, the true posterior, references.
+    """
+    titled = TASK in table.varied
+    found = []
+    placed: set[int] = set()
+    for block in table.blocks:
+        task = axis_text(block.task)
+        lost = [
+            place
+            for place, row in enumerate(table.rows)
+            if row.block is None and place not in placed and axis_text(row.axes.get(TASK)) == task
+        ]
+        rows = sorted({*block.rows, *lost})
+        placed |= set(rows)
+        lines = [_line(table.rows[place], table) for place in rows]
+        if block.floor:
+            cells = {name: _alone(value) for name, value in block.floor.items()}
+            lines.append(Line("floor", ("True posterior",), "True posterior", cells))
+        lines += _references(table.references, block.task)
+        found.append(Section(task if titled else "", block.n if same_n(table) is None else None, tuple(lines)))
+    rest = [row for place, row in enumerate(table.rows) if row.block is None and place not in placed]
+    for task in dict.fromkeys(axis_text(row.axes.get(TASK)) for row in rest):
+        lines = [_line(row, table) for row in rest if axis_text(row.axes.get(TASK)) == task]
+        found.append(Section(task if titled else "", None, tuple(lines)))
+    return tuple(found)
+
+
+def _line(row: StudyRow, table: StudyTable) -> Line:
+    axes = shown_axes(table)
+    labels = tuple("–" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in axes)
+    return Line(
+        "configuration",
+        labels,
+        label_of(row, table),
+        row.cells,
+        row.mark,
+        len(row.seeds),
+        failure_text(row),
+        "",
+        is_base(row.axes),
+    )
+
+
+def _references(references: Sequence[Reference], task: object) -> Iterator[Line]:
+    """One line for each system of a source, with all the metrics it states."""
+    found: dict[tuple[str, str], dict[str, Measured]] = {}
+    for reference in references:
+        if belongs(reference, task):
+            cells = found.setdefault((reference.name, reference.source), {})
+            cells[reference.metric] = _alone(reference.value)
+    for (name, source), cells in found.items():
+        yield Line("reference", (name,), name, cells, source=source)
+
+
+def _alone(value: float) -> Measured:
+    return Measured(value, None, None, None, (value,))
+
+
+def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[str] = ()) -> str:
+    """What a row is called in a sentence or legend: the values of the axes that vary, without the task.
+
+    A value that its axis does not explain has the axis's name before it. `without` names axes to leave out.
+    """
+    if is_base(row.axes):
+        others = [each.axes for each in table.rows if is_base(each.axes)]
+    else:
+        # Where all that is adapted is adapted alike, saying so each time says nothing.
+        others = [each.axes for each in table.rows if not is_base(each.axes)]
+    axes = tuple(name for name in varied_axes(others) if name not in without)
+    parts = ["base model"] if is_base(row.axes) else []
+    for name in axes:
+        value = row.axes.get(name)
+        if name != TASK:
+            explained = isinstance(value, str | list | tuple)
+            parts.append(axis_text(value) if explained else f"{short_name(name, axes)} {axis_text(value)}")
+    return ", ".join(parts) if parts else axis_text(row.axes.get(ADAPTATION, "the configuration"))
+
+
+def metric_words(metric: str) -> str:
+    """A metric inside a sentence.
+
+    >>> metric_words("nce"), metric_words("error_rate"), metric_words("brier")
+    ('NCE', 'error rate', 'Brier score')
+    """
+    words = {"brier": "Brier score", "normalised_brier": "normalised Brier score"}
+    title = column_named(metric).title
+    return words.get(metric, title if title.isupper() else metric.replace("_", " "))
+
+
+def short_name(axis: str, axes: Sequence[str]) -> str:
+    """An axis as a heading: the last part of its dotted key, unless another axis ends alike.
+
+    >>> short_name("lora.rank", ["lora.rank", "seed"]), short_name("a.rank", ["a.rank", "b.rank"])
+    ('rank', 'a.rank')
+    """
+    last = axis.rpartition(".")[2]
+    alike = [name for name in axes if name.rpartition(".")[2] == last]
+    return last.replace("_", " ") if len(alike) <= 1 else axis
+
+
+def as_number(value: object) -> float | None:
+    """A value of an axis of numbers, None for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def numeric_axis(table: StudyTable) -> str | None:
+    """The axis to draw lines over: all its values are numbers (or absent), three of them at least; the longest one."""
+    best, most = None, 2
+    for name in shown_axes(table):
+        values = {row.axes.get(name) for row in table.rows if not isinstance(row.axes.get(name), list | dict | set)}
+        present = {value for value in values if value is not None}
+        whole = all(as_number(row.axes.get(name)) is not None or row.axes.get(name) is None for row in table.rows)
+        if whole and len(present) > most:
+            best, most = name, len(present)
+    return best
+
+
+def sources(parts: Sequence[Section]) -> dict[str, int]:
+    """Each source of the references, with its number from 1 in the order of the lines."""
+    found = dict.fromkeys(line.source for part in parts for line in part.lines if line.source)
+    return {source: number for number, source in enumerate(found, start=1)}
+
+
+def same_seeds(table: StudyTable) -> int | None:
+    """How many seeds every configuration has, or None where they differ."""
+    counts = {len(row.seeds) for row in table.rows if row.cells}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def same_n(table: StudyTable) -> int | None:
+    """How many test instances every block has, or None where they differ."""
+    counts = {block.n for block in table.blocks}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def caption_parts(table: StudyTable, columns: Sequence[Column]) -> list[str]:
+    """What the numbers are, in a few words each."""
+    arrows: dict[Direction, str] = {column.direction: column.arrow for column in columns if column.arrow}
+    parts = [f"{arrow} {direction} is better" for direction, arrow in arrows.items()]
+    seeds, n = same_seeds(table), same_n(table)
+    count = "the seeds" if seeds is None else f"{seeds} seed{'s' * (seeds != 1)}"
+    if any(cell.spread is not None for row in table.rows for cell in row.cells.values()):
+        parts.append(f"mean of {count} ± standard deviation over them")
+    elif seeds == 1:
+        parts.append("one seed, so no spread over seeds")
+    instances = "test instances" if n is None else f"{n:,} test instances"
+    if table.replicates:
+        parts.append(f"95% intervals of the mean over {instances}")
+    else:
+        parts.append(instances)
+    return parts
+
+
+def mark_words(table: StudyTable) -> str:
+    """What the marks mean, "" where nothing is marked."""
+    marks = {row.mark for row in table.rows}
+    if "best" not in marks:
+        return ""
+    title = metric_words(table.select)
+    each = " of each task" if len(table.blocks) > 1 else ""
+    tied = ", ≈ not told from it (paired bootstrap, Holm-corrected, 5%)" if "tied" in marks else ""
+    return f"★ best{each} by {title}{tied}"

@@ -1,0 +1,268 @@
+"""Misspelt words as improbable places of a text: which words may have been meant, ranked by the whole sequence.
+
+For a typed word t in a text, and each known word w within two edits of it, Bayes' rule gives
+
+    log P(w meant | text) = log P(text with w for t) + log P(t | w) + constant
+
+The first is the language model's, over the sentence with all before it; the second is the channel's (`channel.py`).
+The log-odds that t is mistyped set all w against t itself, and t is flagged where they exceed the threshold: a word
+that the list lacks as well as a word that is only improbable here. Each is judged with the rest of the text as typed.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from rango.errors import InputError
+from rango.models import Model
+from rango.scoring.candidates import Candidate, Candidates
+from rango.scoring.channel import Channel
+from rango.scoring.options import ScoringOptions, SpellingOptions
+from rango.scoring.reader import make_reader
+from rango.scoring.scorer import score
+from rango.scoring.sequences import beginning, ending, refuse_unreadable
+from rango.scoring.trees import TokenTree
+from rango.scoring.word_list import WordList, sentence_end, words_of, words_of_model
+
+# Tokens of one tree, or twice its trunk if that is more; further branches go into another tree with the same trunk.
+# The cost of a tree's mask grows with its square, that of the trunk with the number of trees.
+_TREE_TOKENS = 256
+_TEXTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A word that may have been meant."""
+
+    word: str
+    probability: float
+    """Posterior probability that this word was meant, given the text as typed."""
+    distance: int
+    """Edits from what was typed."""
+
+
+@dataclass(frozen=True)
+class WordCheck:
+    """One word of a text, judged."""
+
+    start: int
+    end: int
+    word: str
+    known: bool
+    """Whether it is in the word list."""
+    log_odds: float | None
+    """Log-odds (nats) that another word was meant; None where no known word is near, or nothing predicts the word."""
+    alternatives: tuple[Alternative, ...]
+    """Other words, the most probable first."""
+    flagged: bool
+
+
+@dataclass(frozen=True)
+class SpellingCheck:
+    """One text, judged word by word."""
+
+    text: str
+    """The text in composed Unicode (NFC), to which all positions refer."""
+    words: tuple[WordCheck, ...]
+
+    @property
+    def flagged(self) -> tuple[WordCheck, ...]:
+        """The words in improbable places."""
+        return tuple(word for word in self.words if word.flagged)
+
+    @property
+    def unlisted(self) -> tuple[WordCheck, ...]:
+        """Words that the list lacks and that have no listed word near: names, or beyond repair."""
+        return tuple(word for word in self.words if not word.known and word.log_odds is None)
+
+    @property
+    def corrected(self) -> str:
+        """The text with each flagged word replaced by its first alternative."""
+        parts, done = [], 0
+        for word in self.flagged:
+            parts += [self.text[done : word.start], word.alternatives[0].word]
+            done = word.end
+        return "".join([*parts, self.text[done:]])
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A word of a text with what may have been meant, and the score of each: index 0 is the word as typed."""
+
+    text: int
+    start: int
+    end: int
+    candidates: tuple[Candidate, ...]
+
+
+class SpellChecker:
+    """Finds misspelt words with a language model and a word list.
+
+    Args:
+        model: any kind that `load_model` reads.
+        words: the known words; the model's own when absent.
+        options: threshold, error rate, candidates.
+        scoring: `batch_tokens`; the result does not depend on it.
+
+    Raises:
+        InputError: no word list, or an empty one.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        words: WordList | None = None,
+        options: SpellingOptions | None = None,
+        scoring: ScoringOptions | None = None,
+    ) -> None:
+        self.model = model
+        self.words = words if words is not None else words_of_model(model)
+        if not len(self.words):
+            raise InputError("the word list is empty; give at least one word")
+        self.options = options or SpellingOptions()
+        self.channel = Channel(self.options.error_rate, self.words.alphabet_size)
+        self._scoring = scoring or ScoringOptions()
+        self._candidates = Candidates(self.words, self.channel)
+        self._reader = make_reader(model)
+        self._before, self._after = beginning(model), ending(model)
+
+    def check(self, texts: Sequence[str]) -> list[SpellingCheck]:
+        """Judge every word of every text.
+
+        Raises:
+            InputError: a blank text, half a surrogate pair, a word with more tokens than the model's context.
+        """
+        for number, text in enumerate(texts, start=1):
+            refuse_unreadable(text, f"text {number}" if len(texts) > 1 else "the text")
+        composed = [unicodedata.normalize("NFC", text) for text in texts]
+        found: list[SpellingCheck] = []
+        for start in range(0, len(composed), _TEXTS_AT_ONCE):
+            found += self._check(composed[start : start + _TEXTS_AT_ONCE])
+        return found
+
+    def _check(self, texts: Sequence[str]) -> list[SpellingCheck]:
+        places = [place for number, text in enumerate(texts) for place in self._places(number, text)]
+        scores = self._scores(texts, places)
+        judged: list[list[WordCheck]] = [[] for _ in texts]
+        for place, values in zip(places, scores, strict=True):
+            judged[place.text].append(self._judge(texts[place.text], place, values))
+        return [SpellingCheck(text, tuple(words)) for text, words in zip(texts, judged, strict=True)]
+
+    def _places(self, number: int, text: str) -> Iterator[_Place]:
+        for start, end in words_of(text):
+            near = self._candidates.near(text[start:end], most=self.options.candidates)
+            yield _Place(number, start, end, tuple(near))
+
+    def _scores(self, texts: Sequence[str], places: Sequence[_Place]) -> list[NDArray[np.float64] | None]:
+        """Per place (1 + candidates,) log P(sentence and all before it), up to a constant; None where nothing is said.
+
+        The tokens that all alternatives begin with are the trunk of a tree, the rest of each is a branch.
+        """
+        trees: list[TokenTree] = []
+        owners: list[int] = []
+        for number, paths in self._paths(texts, places):
+            for tree in self._trees(texts[places[number].text], places[number], paths):
+                trees.append(tree)
+                owners.append(number)
+        if not trees:
+            return [None] * len(places)
+        values = score(self._reader, trees, options=self._scoring, form="cloze").values
+        parts: dict[int, list[NDArray[np.float64]]] = {}
+        for owner, tree, row in zip(owners, trees, values, strict=True):
+            parts.setdefault(owner, []).append(row[: len(tree.branches)])
+        return [np.concatenate(parts[number]) if number in parts else None for number in range(len(places))]
+
+    def _paths(self, texts: Sequence[str], places: Sequence[_Place]) -> Iterator[tuple[int, list[tuple[int, ...]]]]:
+        """The tokens of each alternative of each place that has any, in one call of the tokenizer."""
+        asked = [number for number, place in enumerate(places) if place.candidates]
+        written: list[str] = []
+        for number in asked:
+            place, text = places[number], texts[places[number].text]
+            stop = sentence_end(text, place.end)
+            options = (text[place.start : place.end], *(candidate.word for candidate in place.candidates))
+            written += [text[: place.start] + option + text[place.end : stop] for option in options]
+        if not written:
+            return
+        tokens = iter(self.model.tokenizer(written, add_special_tokens=False)["input_ids"])
+        for number in asked:
+            place = places[number]
+            whole = sentence_end(texts[place.text], place.end) == len(texts[place.text])
+            after = self._after if whole else ()
+            yield number, [(*self._before, *next(tokens), *after) for _ in range(1 + len(place.candidates))]
+
+    def _trees(self, text: str, place: _Place, paths: Sequence[tuple[int, ...]]) -> Iterator[TokenTree]:
+        shared = min(_shared(paths), min(map(len, paths)) - 1)  # a branch has at least one token
+        if shared < 1:
+            return  # the first word, and nothing before it that could predict it
+        trunk, branches = paths[0][:shared], [path[shared:] for path in paths]
+        limit = self.model.context_length
+        if limit is not None:
+            trunk, branches = _fit(trunk, branches, limit, text[place.start : place.end])
+        longest = max(map(len, branches))
+        at_once = max(1, max(_TREE_TOKENS - len(trunk), len(trunk)) // longest)
+        for start in range(0, len(branches), at_once):
+            some = tuple(branches[start : start + at_once])
+            yield TokenTree(f"{text[place.start : place.end]!r}", trunk, some, (1,) * len(some), 0)
+
+    def _judge(self, text: str, place: _Place, language: NDArray[np.float64] | None) -> WordCheck:
+        typed = text[place.start : place.end]
+        known = typed in self.words
+        if language is None:
+            # Nothing near, or nothing that could predict the word: there is no other word to be more probable.
+            return WordCheck(place.start, place.end, typed, known, None, (), False)
+        channel = [self.channel.log_probability(typed, 0), *(one.log_channel for one in place.candidates)]
+        joint = language + np.array(channel)
+        if not known:
+            joint[0] += math.log(self.options.unlisted)
+        if self._is_unknown(typed):
+            joint[0] += self.channel.log_spelling(typed)
+        log_odds = float(logsumexp(joint[1:]) - joint[0])
+        posterior = np.exp(joint - logsumexp(joint))
+        order = np.argsort(-joint[1:], kind="stable")
+        alternatives = tuple(
+            Alternative(place.candidates[k].word, float(posterior[k + 1]), place.candidates[k].distance) for k in order
+        )
+        flagged = log_odds > self.options.threshold
+        return WordCheck(place.start, place.end, typed, known, log_odds, alternatives, flagged)
+
+    def _is_unknown(self, typed: str) -> bool:
+        """Whether the tokenizer reads the word as any unknown word: the model then pays nothing for its letters."""
+        unknown = self.model.tokenizer.unk_token_id
+        if unknown is None or unknown in (*self._before, *self._after):
+            return False
+        return unknown in self.model.tokenizer(typed, add_special_tokens=False)["input_ids"]
+
+
+def _shared(paths: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all paths begin with."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*paths, strict=False)))
+
+
+def _fit(
+    trunk: tuple[int, ...], branches: list[tuple[int, ...]], limit: int, word: str
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Drop tokens far from the word until trunk and branches fit into the context: first of the end that all branches
+    share, down to half a context, then of the beginning. All alternatives lose the same tokens and stay comparable.
+    """
+    longest = max(map(len, branches))
+    if len(trunk) + longest <= limit:
+        return trunk, branches
+    end = min(_shared([branch[::-1] for branch in branches]), min(map(len, branches)) - 1)
+    dropped = max(0, min(longest - limit // 2, end))
+    branches = [branch[: len(branch) - dropped] for branch in branches]
+    longest -= dropped
+    if longest >= limit:
+        raise InputError(
+            f"{word[:40]!r} and what differs after it take {longest} tokens, the model reads at most {limit}; "
+            "shorten the text or choose a model with a longer context"
+        )
+    return trunk[-(limit - longest) :], branches

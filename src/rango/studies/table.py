@@ -1,0 +1,236 @@
+"""The table of a study: a row per configuration, the best of each task marked with those not told from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rango.decisions import DIRECTIONS, Costs, Posteriors
+from rango.errors import InputError
+from rango.studies.marking import Mark, Marks, Side, check_selection, losses, mark, unranked
+from rango.studies.measuring import Measured, Units, measure, metric_of
+from rango.studies.outcomes import ADAPTATION, TASK, Outcome, Reference, axis_names, axis_text, is_base, varied_axes
+
+METRICS = ("nce", "cross_entropy", "error_rate", "accuracy", "brier", "ece")
+"""The metrics of every table; `normalised_expected_cost` joins them when there are costs."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRow:
+    """One configuration."""
+
+    axes: Mapping[str, object]
+    """Axis → value."""
+    seeds: tuple[int, ...]
+    """The seeds that gave posteriors."""
+    n: int | None
+    """Test instances; None where no seed gave posteriors."""
+    cells: Mapping[str, Measured]
+    """Metric → what was measured; empty where no seed gave posteriors."""
+    block: int | None
+    """Which block it belongs to; None where no seed gave posteriors."""
+    failures: Mapping[int, str]
+    """Seed → why it gave nothing."""
+    facts: Mapping[str, float]
+    """Numbers beside the metrics."""
+    mark: Mark = ""
+    p: float | None = None
+    """Of no difference from the best of the block, Holm-corrected; None for the best itself."""
+    against_base: Side | None = None
+    """How it stands to the base model (`adaptation: none`) of its block; None for that, or where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The configurations that can be compared: the same task and the same test instances."""
+
+    task: object
+    """Value of the axis `task`; None where the study has no such axis."""
+    n: int
+    rows: tuple[int, ...]
+    """Rows of the table, in order."""
+    best: int | None
+    """The row of the best; None where none has a finite value."""
+    base: int | None
+    """The row of the base model; None where there is none."""
+    floor: Mapping[str, float]
+    """Metric → its value for the true posterior; empty where that is not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudyTable:
+    """Rows, blocks and references without any rendering."""
+
+    axes: tuple[str, ...]
+    """Every axis, in the study's order."""
+    metrics: tuple[str, ...]
+    select: str
+    """The metric by which the best was chosen."""
+    rows: tuple[StudyRow, ...]
+    blocks: tuple[Block, ...]
+    references: tuple[Reference, ...]
+    replicates: int
+    """Bootstrap replicates behind the intervals; 0 where there are none."""
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The axes with more than one value: what a row must be told apart by."""
+        return varied_axes([row.axes for row in self.rows])
+
+    @property
+    def fixed(self) -> dict[str, object]:
+        """The axes with one value, and it."""
+        varied = self.varied
+        return {name: self.rows[0].axes.get(name) for name in self.axes if name not in varied}
+
+    @property
+    def failed(self) -> tuple[StudyRow, ...]:
+        """The rows of which at least one seed gave nothing."""
+        return tuple(row for row in self.rows if row.failures)
+
+
+def study_table(
+    outcomes: Sequence[Outcome],
+    *,
+    select: str,
+    references: Sequence[Reference] = (),
+    replicates: int = 1000,
+    seed: int = 0,
+    costs: Costs | None = None,
+) -> StudyTable:
+    """Measure every configuration, and mark the best of each block with all that cannot be told from it.
+
+    For each metric: the mean over seeds, the standard deviation over seeds, and a 95 % bootstrap interval of the mean
+    over test instances (whole groups where there are any). Within a block the configuration with the best mean of
+    `select` is held against each other one by a paired bootstrap of the loss behind it, averaged over seeds; the
+    p-values are corrected by Holm's rule over the block, and those of 0.05 or more are not told from the best.
+
+    Args:
+        outcomes: the configurations, each with the posteriors of its seeds.
+        select: the metric that chooses; one that is a mean over instances, so not "ece".
+        references: what sources state, kept beside.
+        replicates: bootstrap replicates; 0 for no intervals. The comparisons draw more where there are many.
+        seed: of the bootstrap.
+        costs: (K, D) for `normalised_expected_cost`, measured where there are K choices.
+
+    Raises:
+        InputError: no outcomes, negative replicates, a metric that cannot select, costs that fit no configuration.
+    """
+    if not outcomes:
+        raise InputError("the study has no configurations; expected at least one outcome")
+    if replicates < 0:
+        raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
+    check_selection(select, costs=costs)
+    _check_costs(outcomes, costs)
+    metrics = tuple(dict.fromkeys((*METRICS, *(("normalised_expected_cost",) if costs else ()), select)))
+    plan = _Plan(metrics, select, replicates, seed, costs)
+    rows: dict[int, StudyRow] = {}
+    blocks: list[Block] = []
+    for places in _blocks(outcomes):
+        members = [outcomes[place] for place in places]
+        block, filled = plan.block(members, places, number=len(blocks))
+        blocks.append(block)
+        rows |= zip(places, filled, strict=True)
+    for place, outcome in enumerate(outcomes):
+        rows.setdefault(place, StudyRow(outcome.axes, (), None, {}, None, outcome.failures, outcome.facts))
+    axes = axis_names([outcome.axes for outcome in outcomes])
+    in_order = tuple(rows[place] for place in range(len(outcomes)))
+    return StudyTable(axes, metrics, select, in_order, tuple(blocks), tuple(references), replicates)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is measured and how, the same in every block."""
+
+    metrics: tuple[str, ...]
+    select: str
+    replicates: int
+    seed: int
+    costs: Costs | None
+
+    def block(self, outcomes: Sequence[Outcome], places: Sequence[int], *, number: int) -> tuple[Block, list[StudyRow]]:
+        """Measure and compare the configurations of one block."""
+        systems = [outcome.posteriors for outcome in outcomes]
+        units = Units.of([system for seeds in systems for system in seeds.values()])
+        cells = measure(
+            systems,
+            units=units,
+            metrics=self.metrics,
+            costs=self.costs,
+            replicates=self.replicates,
+            seed=self.seed,
+        )
+        axes = [outcome.axes for outcome in outcomes]
+        marks = self._marks(systems, cells, _bases(axes), units)
+        floor = next((outcome.floor for outcome in outcomes if outcome.floor is not None), None)
+        block = Block(
+            task=axes[0].get(TASK),
+            n=len(units.ids),
+            rows=tuple(places),
+            best=None if marks.best is None else places[marks.best],
+            base=next((place for place, each in zip(places, axes, strict=True) if is_base(each)), None),
+            floor={} if floor is None else {name: metric_of(floor, name, self.costs) for name in cells[0]},
+        )
+        rows = [
+            StudyRow(
+                outcome.axes,
+                tuple(outcome.posteriors),
+                len(units.ids),
+                cells[i],
+                number,
+                outcome.failures,
+                outcome.facts,
+                marks.marks[i],
+                marks.p[i],
+                marks.against_base[i],
+            )
+            for i, outcome in enumerate(outcomes)
+        ]
+        return block, rows
+
+    def _marks(
+        self,
+        systems: Sequence[Mapping[int, Posteriors]],
+        cells: Sequence[Mapping[str, Measured]],
+        bases: Sequence[int | None],
+        units: Units,
+    ) -> Marks:
+        if any(self.select not in found for found in cells):
+            # The costs are of another task of the study: here nothing can be selected by them.
+            return unranked(len(cells))
+        sign = -1.0 if DIRECTIONS[self.select] == "higher" else 1.0
+        loss = [losses(seeds, select=self.select, units=units, costs=self.costs) for seeds in systems]
+        means = [sign * found[self.select].mean for found in cells]
+        return mark(loss, means, base=bases, units=units, replicates=self.replicates, seed=self.seed)
+
+
+def _check_costs(outcomes: Sequence[Outcome], costs: Costs | None) -> None:
+    choices = sorted({system.n_choices for outcome in outcomes for system in outcome.posteriors.values()})
+    if costs is not None and choices and len(costs.matrix) not in choices:
+        raise InputError(
+            f"costs have {len(costs.matrix)} classes but the tasks have {', '.join(map(str, choices))} choices; "
+            "give one row for each choice"
+        )
+
+
+def _blocks(outcomes: Sequence[Outcome]) -> list[tuple[int, ...]]:
+    """Places of the outcomes that share task and test instances, blocks and members in order."""
+    found: dict[tuple[str, frozenset[str]], list[int]] = {}
+    for place, outcome in enumerate(outcomes):
+        if outcome.posteriors:
+            ids = frozenset(name for system in outcome.posteriors.values() for name in system.ids)
+            found.setdefault((axis_text(outcome.axes.get(TASK)), ids), []).append(place)
+    return [tuple(places) for places in found.values()]
+
+
+def _bases(axes: Sequence[Mapping[str, object]]) -> list[int | None]:
+    """For each configuration the one without adaptation that shares most of its other values; None for that itself."""
+    bases = [row for row, each in enumerate(axes) if is_base(each)]
+
+    def shared(one: Mapping[str, object], other: Mapping[str, object]) -> int:
+        return sum(axis_text(one[name]) == axis_text(other.get(name)) for name in one if name != ADAPTATION)
+
+    return [
+        None if row in bases or not bases else max(bases, key=lambda base: shared(each, axes[base]))
+        for row, each in enumerate(axes)
+    ]

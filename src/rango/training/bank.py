@@ -1,0 +1,80 @@
+"""Which runs may be trained together in one pass, and the data that each of them is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rango.errors import InputError
+from rango.files import fingerprint
+from rango.training.options import FinetuneConfig
+
+FREE = frozenset(
+    {
+        "lora",
+        "objective",
+        "rule",
+        "learning_rate",
+        "weight_decay",
+        "warmup",
+        "decay",
+        "clip",
+        "epochs",
+        "steps",
+        "validate_every",
+        "patience",
+        "select",
+        "seed",
+    }
+)
+"""The keys in which runs of one bank may differ. The others decide what is read, so they must agree."""
+
+
+@dataclass(frozen=True)
+class BankJob:
+    """A run of a bank: where it goes and what it is."""
+
+    out: Path
+    config: FinetuneConfig
+
+
+def bankable(configs: Sequence[FinetuneConfig]) -> str | None:
+    """Why these runs cannot be trained in one pass over one base; None when they can.
+
+    One run always can. Members may differ in the keys of `FREE`; dropout draws its masks from one stream whose numbers
+    depend on everything drawn before, so a run with dropout would not be what it is alone.
+    """
+    if len(configs) < 2:
+        return None
+    first = configs[0]
+    for config in configs[1:]:
+        for name in type(first).model_fields:
+            if name not in FREE and getattr(first, name) != getattr(config, name):
+                return f"{name} differs ({getattr(first, name)!r} and {getattr(config, name)!r})"
+    if any(config.lora.dropout for config in configs):
+        return "lora.dropout is not 0: the masks of a run would not be those it draws alone"
+    if len({run_key(config) for config in configs}) < len(configs):
+        return "two of the runs have the same configuration"
+    return None
+
+
+def refuse_unbankable(jobs: Sequence[BankJob]) -> None:
+    """Refuse jobs that cannot be one bank.
+
+    Raises:
+        InputError: the reason of `bankable`, or no job, or two in one folder.
+    """
+    if not jobs:
+        raise InputError("a bank has no jobs; give at least one")
+    if len({job.out.resolve() for job in jobs}) < len(jobs):
+        raise InputError("two jobs of a bank have the same output folder; give each its own")
+    reason = bankable([job.config for job in jobs])
+    if reason is not None:
+        raise InputError(f"these {len(jobs)} runs cannot be one bank: {reason}; train them apart")
+
+
+def run_key(config: FinetuneConfig) -> str:
+    """A hash of the whole configuration: tells the members of a bank apart in their state file."""
+    return fingerprint(json.dumps(config.model_dump(mode="json"), sort_keys=True))

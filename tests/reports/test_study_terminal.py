@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from studies_made import THESIS, ladder_study, make_outcome, make_truth, placement_study
+
+from rango.decisions import Posteriors
+from rango.reports.study_sections import sections, short_name, shown_columns
+from rango.reports.study_terminal import study_result_table
+from rango.reports.study_words import verdict_sentences
+from rango.reports.tables import number
+from rango.studies import Outcome, StudyTable, study_table
+
+
+def printed(table: StudyTable, width: int) -> str:
+    file = io.StringIO()
+    Console(width=width, file=file, force_terminal=False).print(study_result_table(table, width=width))
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def placement() -> StudyTable:
+    return study_table(placement_study(150), select="nce", references=THESIS, replicates=100)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_it_fits_and_shows_what_matters(placement: StudyTable, width: int) -> None:
+    text = printed(placement, width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    for row in placement.rows:
+        cell = row.cells["nce"]
+        assert f"{number(cell.low)} to {number(cell.high)}" in text
+        if cell.spread is not None:
+            assert f"{number(cell.mean)} ±{number(cell.spread)}" in text
+    words = " ".join(text.split())
+    for part in ("NCE ↓", "Accuracy ↑", "↓ lower is better", "95% intervals of the mean over 150 test instances"):
+        assert part in words
+    assert "mean of the seeds ± standard deviation over them" in words
+    assert "★ best of each task by NCE" in words
+    assert "phi-2 base [1]" in text
+    assert "[2] as the reference thesis quotes it" in words
+
+
+def test_wider_terminals_show_more(placement: StudyTable) -> None:
+    assert "Cross-entropy" not in printed(placement, 60)
+    assert "Brier" in printed(placement, 200)
+
+
+def test_marks_stand_before_their_rows(placement: StudyTable) -> None:
+    lines = printed(placement, 140).splitlines()
+    for row in placement.rows:
+        cell = row.cells["nce"]
+        line = next(line for line in lines if f"{number(cell.low)} to {number(cell.high)}" in line)
+        assert line[0] == {"best": "★", "tied": "≈", "told": " "}[row.mark]
+
+
+def test_what_selects_comes_first_and_twins_are_not_both_shown() -> None:
+    table = study_table([Outcome({}, {0: make_truth(9)})], select="brier", replicates=0)
+    assert [column.key for column in shown_columns(table)] == ["brier", "error_rate", "nce", "cross_entropy", "ece"]
+
+
+def test_one_seed_no_interval_and_the_floor() -> None:
+    truth = make_truth(50)
+    outcomes = [make_outcome({"rank": rank}, truth, scale=0.5, noise=0.2, seeds=(1,), floor=True) for rank in (1, 2)]
+    text = printed(study_table(outcomes, select="nce", replicates=0), 80)
+    assert "one seed, so no spread over seeds · 50 test instances" in text
+    assert "±" not in text
+    assert "True posterior" in text
+    assert "seeds  " not in text
+
+
+def test_failures_and_different_numbers_are_told_in_the_row() -> None:
+    truth = make_truth(50)
+    outcomes = [
+        make_outcome({"task": "a", "rank": 1}, truth, scale=0.5, noise=0.2),
+        Outcome({"task": "a", "rank": 2}, {}, failures={0: "out of memory", 1: "out of memory"}),
+        Outcome({"task": "b", "rank": 1}, {}, failures={0: "[red]no data[/red]"}),
+        Outcome({"task": "c", "rank": 1}, {0: make_truth(40, name="c")}),
+    ]
+    table = study_table(outcomes, select="nce", replicates=10)
+    text = printed(table, 100)
+    assert [part.title for part in sections(table)] == ["a", "c", "b"]
+    assert "a  50 instances" in text
+    assert "no result: seeds 0, 1: out of memory" in " ".join(text.split())
+    assert "(seed 0: [red]no data[/red])" in " ".join(text.split())
+    assert verdict_sentences(table)[-1] == (
+        "2 configurations lack seeds. a, rank 2 (seeds 0, 1: out of memory); b, rank 1 (seed 0: [red]no data[/red])."
+    )
+
+
+def test_infinite_values_have_their_sign() -> None:
+    sure = Posteriors.from_probabilities([[0.0, 1.0], [0.9, 0.1], [0.2, 0.8]], [0, 0, 1])
+    text = printed(study_table([Outcome({"a": 1}, {0: sure})], select="nce", replicates=0), 80)
+    assert "∞" in text
+    assert "Best by NCE: not known. No configuration has a finite value." in text
+
+
+def test_verdicts_in_words() -> None:
+    first, _ = verdict_sentences(study_table(placement_study(250), select="nce", replicates=50))
+    assert first == (
+        "socialiqa: best by NCE: q,v (0.657). Not told from it: v; q,k,v,o; mlp. "
+        "Everything is better than the base model."
+    )
+    (ladder,) = verdict_sentences(study_table(ladder_study(250), select="error_rate", replicates=50))
+    assert ladder == (
+        "Best by error rate: lora+calibration, train 5000 (0.284). Not told from it: lora, train 256; "
+        "lora, train 1024; lora, train 5000; lora+calibration, train 1024. "
+        "Better than the base model: 13 of 20 configurations; "
+        "not told from the base model: 7 of 20 configurations."
+    )
+
+
+def test_verdicts_of_small_studies() -> None:
+    truth = make_truth(300)
+    one = make_outcome({"adaptation": "lora"}, truth, scale=0.9, noise=0.1, seeds=(0,))
+    base = make_outcome({"adaptation": "none"}, truth, scale=0.1, noise=0.1, seeds=(0,))
+    assert verdict_sentences(study_table([one], select="nce", replicates=9))[0].endswith(
+        " of lora. Nothing to hold it against."
+    )
+    both = verdict_sentences(study_table([base, one], select="nce", replicates=99))[0]
+    assert both.startswith("Best by NCE: lora (0.")
+    assert both.endswith("Every other configuration is told from it. lora: better than the base model.")
+    same = Outcome({"adaptation": "lora"}, base.posteriors)
+    assert verdict_sentences(study_table([base, same], select="nce", replicates=9))[0].endswith(
+        "No other configuration is told from it. lora: not told from the base model."
+    )
+    empty = verdict_sentences(study_table([Outcome({}, {}, failures={0: "x"})], select="nce"))
+    assert empty == ("1 configuration lacks seeds. the configuration (seed 0: x).",)
+
+
+def test_short_names() -> None:
+    assert short_name("learning_rate", ["learning_rate"]) == "learning rate"
