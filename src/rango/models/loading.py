@@ -18,9 +18,12 @@ from transformers.utils import logging as transformers_logging
 from rango.errors import InputError
 from rango.files import fingerprint
 from rango.models.lstm import register as register_lstm
+from rango.models.ngram import NGRAM
+from rango.models.ngram import register as register_ngram
 from rango.models.options import Dtype
 
 register_lstm()
+register_ngram()
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +108,22 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
         chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
         tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
         network = _attempt(source, lambda: _load_network(source, chosen_dtype, chosen_device))
+    if config.model_type == NGRAM:
+        _refuse_other_vocabulary(source, config.vocab_size, len(tokenizer))
+        chosen_dtype = network.dtype  # its tables stay float32
     notes = (
         f"device {chosen_device} ({'asked for' if device != 'auto' else 'chosen'}), "
         f"dtype {str(chosen_dtype).removeprefix('torch.')} ({'asked for' if dtype != 'auto' else 'chosen'})",
     )
     return Model(name=source, network=network, tokenizer=tokenizer, notes=notes)
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from the Hub or a folder; errors as in `load_model`."""
+    with _quiet_transformers():
+        tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
 
 
 def choose_device(device: str) -> torch.device:
@@ -154,6 +168,15 @@ def _refuse_bad_folder(source: str) -> None:
     if looks_local and not (path / "config.json").is_file():
         what = "has no config.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
         raise InputError(f"model folder {source} {what}; expected a Hub id or a folder with a transformers checkpoint")
+
+
+def _refuse_other_vocabulary(source: str, counted: int, tokens: int) -> None:
+    """An n-gram's probabilities are over exactly the tokenizer's vocabulary; a network's head may be padded."""
+    if counted != tokens:
+        raise InputError(
+            f"model {source}: the n-grams are over a vocabulary of {counted} tokens, the tokenizer has {tokens}; "
+            "put the tokenizer that the n-grams were counted with into the folder"
+        )
 
 
 def _load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

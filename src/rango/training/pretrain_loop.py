@@ -20,6 +20,7 @@ from rango.errors import InputError
 from rango.files import atomic_path
 from rango.models.loading import choose_device, multiplies_bfloat16
 from rango.training.corpus import Corpus, Tokens, consecutive_windows, windows
+from rango.training.model_folder import held_out_measures
 from rango.training.networks import build_network
 from rango.training.pretrain_options import PretrainConfig
 from rango.training.progress import Screen
@@ -172,7 +173,7 @@ class Trainer:
         position = self.position
         nats = self.held_out_loss()
         tokens = self._held_out[:, 1:].size
-        bits = nats * tokens / self.corpus.held_out_bytes / math.log(2)
+        measures = held_out_measures(nats, tokens, self.corpus)
         train = sum(position.losses) / len(position.losses)
         position.losses.clear()
         position.history.append(
@@ -181,13 +182,13 @@ class Trainer:
                 "tokens": position.tokens,
                 "seconds": round(position.seconds, 1),
                 "train_loss": round(train, 6),
-                "held_out_nats_per_token": round(nats, 6),
-                "held_out_bits_per_byte": round(bits, 6),
+                **measures,
             }
         )
         return (
             f"step {position.step:,}: {position.tokens:,} tokens (epoch {position.epoch + 1}), train {train:.3f}, "
-            f"held out {nats:.3f} nats/token, {bits:.3f} bits/byte, {position.tokens / position.seconds:,.0f} tokens/s"
+            f"held out {nats:.3f} nats/token, {measures['held_out_bits_per_byte']:.3f} bits/byte, "
+            f"{position.tokens / position.seconds:,.0f} tokens/s"
         )
 
     @torch.no_grad()
