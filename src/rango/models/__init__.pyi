@@ -15,8 +15,8 @@ from .loading import choose_device as choose_device
 from .loading import load_model as load_model
 from .lora import LoRALinear as LoRALinear
 from .lora import linear_rows as linear_rows
+from .options import PLACEMENTS as PLACEMENTS
 from .options import LoRA as LoRA
 from .options import ModelOptions as ModelOptions
-from .options import PLACEMENTS as PLACEMENTS
 from .options import Placement as Placement
 from .placement import place as place

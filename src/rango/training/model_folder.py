@@ -34,9 +34,13 @@ class Pretrained:
 
 
 def held_out_measures(nats_per_token: float, tokens: int, corpus: Corpus) -> dict[str, float]:
-    """The held-out loss in nats per token and, comparable between tokenizers, in bits per byte."""
+    """The held-out loss in nats per token, its exponential, and, comparable between tokenizers, in bits per byte."""
     bits = nats_per_token * tokens / corpus.held_out_bytes / math.log(2)
-    return {"held_out_nats_per_token": round(nats_per_token, 6), "held_out_bits_per_byte": round(bits, 6)}
+    return {
+        "held_out_nats_per_token": round(nats_per_token, 6),
+        "held_out_perplexity": round(math.exp(nats_per_token), 4),
+        "held_out_bits_per_byte": round(bits, 6),
+    }
 
 
 def is_complete(out: Path, identity: str) -> bool:
