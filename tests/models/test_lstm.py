@@ -153,7 +153,7 @@ class TestAdapter:
         adapter = add_adapter(model, LoRA(targets=("head",)), seed=0)
         assert list(adapter.layers) == ["lm_head"]
         np.testing.assert_array_equal(score(make_reader(model), trees, options=options, form="cloze").values, base)
-        torch.nn.init.normal_(adapter.layers["lm_head"].lora_B, std=0.3)
+        torch.nn.init.normal_(adapter.layers["lm_head"].weights()[1], std=0.3)
         adapted = score(make_reader(model), trees, options=options, form="cloze").values
         assert not np.allclose(adapted, base, atol=0.01)
         adapter.save(tmp_path)

@@ -172,7 +172,7 @@ class TestEnd:
         adapter = add_adapter(model, LoRA(targets=("q", "v", "head")), seed=0)
         assert written(model, seed=1).tokens == before
         for layer in adapter.layers.values():
-            torch.nn.init.normal_(layer.lora_B, std=0.5)
+            torch.nn.init.normal_(layer.weights()[1], std=0.5)
         assert written(model, seed=1).tokens != before
 
 

@@ -109,7 +109,7 @@ def test_a_fresh_adapter_with_dropout_is_read_as_trees(checkpoint: Checkpoint) -
     model = load_model(checkpoint("phi"))
     adapter = add_adapter(model, LoRA(dropout=0.5), seed=0)
     for layer in adapter.layers.values():
-        torch.nn.init.normal_(layer.lora_B, std=0.3)
+        torch.nn.init.normal_(layer.weights()[1], std=0.3)
     reader = make_reader(model)
     assert reader.reads_trees
     assert reader.splits_head

@@ -57,6 +57,8 @@ class TestFolder:
         assert record["tokens"] == 128 * 30
         assert [entry["step"] for entry in record["history"]] == [10, 20, 30]
         assert record["held_out"]["held_out_nats_per_token"] < 0.7 * math.log(300)
+        perplexity = math.exp(record["held_out"]["held_out_nats_per_token"])
+        assert record["held_out"]["held_out_perplexity"] == pytest.approx(perplexity, rel=1e-4)
         assert PretrainConfig.build(record["config"]) == tiny()
         assert record["texts"][0]["documents"] == len(texts)
         assert not list(out.parent.glob(".*"))
@@ -109,11 +111,14 @@ class TestFolder:
         assert len(record["history"]) >= 1
 
     def test_what_is_said(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-        pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=512), screen=Screen())
+        pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=512, evaluate_every=2), screen=Screen())
         said = " ".join(capfd.readouterr().err.split())
         assert "budget 512 tokens" in said
         assert "nats/token" in said
+        assert "(perplexity " in said
         assert "bits/byte" in said
+        assert " s left" in said
+        assert "tokens/s, done" in said
         pretrain(story(100), out=tmp_path / "quiet", config=tiny(tokens=512))
         assert capfd.readouterr() == ("", "")
 

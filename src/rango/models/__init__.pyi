@@ -1,9 +1,14 @@
 """Who answers: loading from the Hub or a folder, LoRA and its placements."""
 
+from .adaptation import Adaptation as Adaptation
 from .adapter import Adapter as Adapter
 from .adapter import add_adapter as add_adapter
 from .adapter import add_bank as add_bank
 from .adapter_files import load_adapter as load_adapter
+from .arpa import read_arpa as read_arpa
+from .arpa import write_arpa as write_arpa
+from .full import FullTuning as FullTuning
+from .full import add_full as add_full
 from .grouping import Grouping as Grouping
 from .loading import Model as Model
 from .loading import choose_device as choose_device

@@ -50,6 +50,10 @@ class Adapter:
         """How many numbers are trained."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def module_count(self) -> int:
+        """How many linear maps are adapted."""
+        return len(self.layers)
+
     def state(self) -> dict[str, torch.Tensor]:
         """Copies of A and B by module name, `NAME.lora_A.weight` (r, in) and `NAME.lora_B.weight` (out, r), on CPU."""
         state = {}

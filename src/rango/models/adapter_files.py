@@ -12,31 +12,32 @@ from safetensors import SafetensorError, safe_open
 
 from rango.errors import InputError
 from rango.files import read_json
-from rango.models.adapter import CONFIG, PREFIX, WEIGHTS, Adapter, refuse_second, wrap
+from rango.models.adaptation import Adaptation
+from rango.models.adapter import CONFIG, PREFIX, WEIGHTS, refuse_second, wrap
+from rango.models.full import RECORD, FullTuning, add_full
 from rango.models.loading import Model
 from rango.models.lora import weight_shape
 from rango.models.options import LoRA
 
 
-def load_adapter(model: Model, folder: Path) -> Adapter:
+def load_adapter(model: Model, folder: Path) -> Adaptation:
     """Put a saved adapter into the model: a run directory (its best checkpoint) or a folder in PEFT's format.
+
+    A run of full fine-tuning has a whole model there, whose weights replace the base's.
 
     Raises:
         InputError: no adapter there, a kind of adapter that Rango does not have, or one of another base model.
     """
     place_of = folder / "adapter" / "best" if (folder / "adapter" / "best").is_dir() else folder
+    if (place_of / RECORD).is_file():
+        return _load_full(model, place_of)
     if not (place_of / CONFIG).is_file():
         raise InputError(f"{folder} holds no {CONFIG}; give a run directory or an adapter folder in PEFT's format")
     config = read_json(place_of / CONFIG)
     _refuse_other_kinds(config, place_of)
     refuse_second(model)
     state, metadata = _read_weights(place_of / WEIGHTS)
-    made_for = metadata.get("base_fingerprint")
-    if made_for is not None and made_for != model.fingerprint:
-        raise InputError(
-            f"{place_of} adapts another base model: it was made for {config.get('base_model_name_or_path')} "
-            f"(fingerprint {made_for}), {model.name} has {model.fingerprint}; give the model it was trained on"
-        )
+    _refuse_other_base(model, place_of, config.get("base_model_name_or_path"), metadata.get("base_fingerprint"))
     ranks = {
         key.removesuffix(".lora_A.weight"): tensor.shape[0]
         for key, tensor in state.items()
@@ -54,6 +55,22 @@ def load_adapter(model: Model, folder: Path) -> Adapter:
     (adapter,) = wrap(model, [(lora, ranks)])
     adapter.load_state(state)
     return adapter
+
+
+def _load_full(model: Model, folder: Path) -> FullTuning:
+    record = read_json(folder / RECORD)
+    _refuse_other_base(model, folder, record.get("base_model_name_or_path"), record.get("base_fingerprint"))
+    full = add_full(model)
+    full.load(folder)
+    return full
+
+
+def _refuse_other_base(model: Model, folder: Path, name: str | None, made_for: str | None) -> None:
+    if made_for is not None and made_for != model.fingerprint:
+        raise InputError(
+            f"{folder} adapts another base model: it was made for {name} "
+            f"(fingerprint {made_for}), {model.name} has {model.fingerprint}; give the model it was trained on"
+        )
 
 
 def _refuse_other_kinds(config: Mapping[str, Any], folder: Path) -> None:

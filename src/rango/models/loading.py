@@ -18,9 +18,12 @@ from transformers.utils import logging as transformers_logging
 from rango.errors import InputError
 from rango.files import fingerprint
 from rango.models.lstm import register as register_lstm
+from rango.models.ngram import NGRAM
+from rango.models.ngram import register as register_ngram
 from rango.models.options import Dtype
 
 register_lstm()
+register_ngram()
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,16 +103,27 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
     source = str(name)
     _refuse_bad_folder(source)
     chosen_device = choose_device(device)
-    with _quiet_transformers():
+    with quiet_transformers():
         config = _attempt(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
         chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
         tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
         network = _attempt(source, lambda: _load_network(source, chosen_dtype, chosen_device))
+    if config.model_type == NGRAM:
+        _refuse_other_vocabulary(source, config.vocab_size, len(tokenizer))
+        chosen_dtype = network.dtype  # its tables stay float32
     notes = (
         f"device {chosen_device} ({'asked for' if device != 'auto' else 'chosen'}), "
         f"dtype {str(chosen_dtype).removeprefix('torch.')} ({'asked for' if dtype != 'auto' else 'chosen'})",
     )
     return Model(name=source, network=network, tokenizer=tokenizer, notes=notes)
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from the Hub or a folder; errors as in `load_model`."""
+    with _quiet_transformers():
+        tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
 
 
 def choose_device(device: str) -> torch.device:
@@ -156,6 +170,15 @@ def _refuse_bad_folder(source: str) -> None:
         raise InputError(f"model folder {source} {what}; expected a Hub id or a folder with a transformers checkpoint")
 
 
+def _refuse_other_vocabulary(source: str, counted: int, tokens: int) -> None:
+    """An n-gram's probabilities are over exactly the tokenizer's vocabulary; a network's head may be padded."""
+    if counted != tokens:
+        raise InputError(
+            f"model {source}: the n-grams are over a vocabulary of {counted} tokens, the tokenizer has {tokens}; "
+            "put the tokenizer that the n-grams were counted with into the folder"
+        )
+
+
 def _load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     # Plain matrix products beat the fused kernel's backward pass on a CPU for the short sequences of choice tasks.
     attention = "eager" if device.type == "cpu" else "sdpa"
@@ -189,7 +212,7 @@ def _attempt(source: str, load: Any) -> Any:
         ) from None
 
 
-class _quiet_transformers:  # noqa: N801 - used as a function
+class quiet_transformers:  # noqa: N801 - used as a function
     """Keep transformers' own progress bars and advice off the terminal while loading; errors still raise."""
 
     def __enter__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -33,7 +35,7 @@ class LoRALinear(nn.Module):
         self.scaling: dict[int, float] = {}
         self.dropout: dict[int, float] = {}
         self.merged: torch.Tensor | None = None
-        self._factors: tuple[object, torch.Tensor] | None = None
+        self._small: dict[str, tuple[object, torch.Tensor]] = {}
 
     def add(self, *, rank: int, scaling: float, dropout: float = 0.0, adapter: int = 0) -> None:
         """Make room for the update of one adapter, all zeros."""
@@ -85,20 +87,21 @@ class LoRALinear(nn.Module):
     def _add_bank(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y plus each adapter's update on its own rows."""
         spans = self.grouping.spans(len(x))
-        mine = [span for span in spans if span[0] in self.scaling]
-        members = [member for member, _, _ in mine]
-        if len({stop - start for _, start, stop in mine}) > 1 or any(self.dropout[member] for member in members):
-            updates = [self.update(x[start:stop], member) for member, start, stop in mine]
-        elif len(mine) == len(spans):
+        counts = [stop - start for _, start, stop in spans]
+        mine = [number for number, (member, _, _) in enumerate(spans) if member in self.scaling]
+        members = [spans[number][0] for number in mine]
+        if len(set(counts)) > 1 or any(self.dropout[member] for member in members):
+            parts, rows = list(torch.split(y, counts)), torch.split(x, counts)
+            for number, member in zip(mine, members, strict=True):
+                parts[number] = parts[number] + self.update(rows[number], member).to(y.dtype)
+            return torch.cat(parts)
+        if len(mine) == len(spans):
             return y + self._together(x, members).reshape(y.shape).to(y.dtype)
-        else:
-            updates = list(self._together(torch.cat([x[start:stop] for _, start, stop in mine]), members))
-        found = dict(zip(members, updates, strict=True))
-        parts = [
-            y[start:stop] + found[member].reshape(y[start:stop].shape).to(y.dtype) if member in found else y[start:stop]
-            for member, start, stop in spans
-        ]
-        return torch.cat(parts)
+        # Whole groups are picked and added to in place: slices would cost a tensor of zeros each in the backward pass.
+        index = self._kept("index", mine, torch.long, x.device)
+        picked = x.reshape(len(spans), -1, x.shape[-1]).index_select(0, index)
+        update = self._together(picked, members).to(y.dtype)
+        return y.reshape(len(spans), -1, y.shape[-1]).index_add_(0, index, update).reshape(y.shape)
 
     def _together(self, x: torch.Tensor, members: list[int]) -> torch.Tensor:
         """Updates of n adapters with equal rows in two batched products, (n, positions, out).
@@ -109,13 +112,15 @@ class LoRALinear(nn.Module):
         A = pad_sequence([a for a, _ in pairs], batch_first=True).to(x.dtype)
         B = pad_sequence([b.T for _, b in pairs], batch_first=True).to(x.dtype)
         low = torch.bmm(x.reshape(len(members), -1, x.shape[-1]), A.transpose(1, 2))
-        return torch.bmm(low * self._scalings(members, x), B)
+        scaling = self._kept("scaling", [self.scaling[member] for member in members], x.dtype, x.device)
+        return torch.bmm(low * scaling[:, None, None], B)
 
-    def _scalings(self, members: list[int], x: torch.Tensor) -> torch.Tensor:
-        key = (tuple(members), x.dtype, x.device)
-        if self._factors is None or self._factors[0] != key:  # kept, as copying it to a GPU would wait for the GPU
-            self._factors = key, x.new_tensor([self.scaling[member] for member in members])[:, None, None]
-        return self._factors[1]
+    def _kept(self, name: str, values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """A small tensor, made once: copying it to a GPU at each step would wait for the GPU."""
+        key = (tuple(values), dtype, device)
+        if name not in self._small or self._small[name][0] != key:
+            self._small[name] = key, torch.tensor(values, dtype=dtype, device=device)
+        return self._small[name][1]
 
     def rows(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Outputs `rows` alone, without computing the others: (m, in) and (K,) row numbers give (m, K).

@@ -14,6 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError, unknown_name
+from rango.models.ngram import NGRAM
 from rango.models.options import PLACEMENTS
 
 _Ends = Mapping[str, tuple[str, ...]]
@@ -120,6 +121,11 @@ def place(network: nn.Module, targets: Iterable[str], layers: str | None) -> lis
         if target not in PLACEMENTS:
             raise unknown_name("placement", target, PLACEMENTS)
     model_type = str(network.config.model_type)  # type: ignore[union-attr]
+    if model_type == NGRAM:
+        raise InputError(
+            "the model is an n-gram: a table of counted probabilities has no linear layers for LoRA to adapt; "
+            "choose a transformer, or score the n-gram as it is with rango evaluate"
+        )
     ends = ARCHITECTURES.get(model_type)
     if ends is None:
         raise InputError(

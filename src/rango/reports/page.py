@@ -155,7 +155,9 @@ def _summary(record: Mapping[str, Any]) -> Iterator[str]:
     """The run in a few words: what was adapted, how, on what, how long it took."""
     config, model = _mapping(record, "config"), _mapping(record, "model")
     lora = _mapping(config, "lora")
-    if lora:
+    if config.get("adaptation") == "full":
+        yield "full fine-tuning"
+    elif lora:
         targets = lora.get("targets") or ()
         named = targets if isinstance(targets, str) else ", ".join(map(str, targets))
         yield f"LoRA of rank {lora.get('rank')} on {named}"

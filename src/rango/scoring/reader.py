@@ -10,7 +10,9 @@ import torch
 
 from rango.models import Model
 from rango.models.loading import accepts
+from rango.models.ngram import NGRAM
 from rango.scoring.forward import Reader
+from rango.scoring.ngram_reader import NGramReader
 from rango.scoring.trees import TokenTree
 
 # Largest difference in nats between a tree's score and the full sequence's that rounding explains.
@@ -29,6 +31,8 @@ def make_reader(model: Model) -> Reader:
 
     In the same way, whether a model goes on from the keys and values of a prefix is tried: recurrent ones do not.
     """
+    if model.network.config.model_type == NGRAM:
+        return NGramReader(model)
     # A fresh adapter's dropout is on, and would make two readings of one text differ.
     model.network.train(False)
     reader = _without_prefix(model)

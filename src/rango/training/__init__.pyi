@@ -2,6 +2,8 @@
 
 from .bank import BankJob as BankJob
 from .bank import bankable as bankable
+from .bank_choice import BankChoice as BankChoice
+from .bank_choice import choose_bank as choose_bank
 from .evaluation import write_evaluation as write_evaluation
 from .finetune import finetune as finetune
 from .finetune import finetune_bank as finetune_bank

@@ -14,6 +14,7 @@ from rango.training.options import FinetuneConfig
 FREE = frozenset(
     {
         "lora",
+        "regime",
         "objective",
         "rule",
         "learning_rate",
@@ -53,6 +54,8 @@ def bankable(configs: Sequence[FinetuneConfig]) -> str | None:
         for name in type(first).model_fields:
             if name not in FREE and getattr(first, name) != getattr(config, name):
                 return f"{name} differs ({getattr(first, name)!r} and {getattr(config, name)!r})"
+    if first.adaptation == "full":
+        return "full fine-tuning changes the base that the others would share"
     if any(config.lora.dropout for config in configs):
         return "lora.dropout is not 0: the masks of a run would not be those it draws alone"
     if len({run_key(config) for config in configs}) < len(configs):

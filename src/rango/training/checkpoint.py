@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rango.files import atomic_path
-from rango.models import Adapter
+from rango.models import Adaptation
 
 
 @dataclass
@@ -28,7 +28,9 @@ class Progress:
     waited: int = 0
     """Validations since the best one."""
     validated_step: int | None = None
-    """The last step whose validation is in the log."""
+    """The last step whose validation or checkpoint is in the log."""
+    retrained_from: int | None = None
+    """The step after which the run began anew on train and validation; None before."""
     failed: str | None = None
     """Why the run cannot go on."""
     seconds: float = 0.0
@@ -42,7 +44,7 @@ class Saved(Protocol):
 
     key: str
     """Tells the members of a bank apart, the same whenever the same run is asked for."""
-    adapter: Adapter
+    adapter: Adaptation
     optimizer: torch.optim.Optimizer
     progress: Progress
 

@@ -51,6 +51,13 @@ class Corpus:
     """(H,) token ids: the last part of each source."""
     held_out_bytes: int
     """UTF-8 bytes of the held-out text, one for each end of text."""
+    starts: tuple[int, ...]
+    """Where each source begins in `train`; before it stands the cut end of another."""
+
+    @property
+    def train_parts(self) -> list[Tokens]:
+        """`train`, source by source."""
+        return np.split(self.train, self.starts[1:])
 
 
 def read_sources(texts: Sequence[Path] | Iterable[str]) -> list[Source]:
@@ -139,11 +146,19 @@ def train_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTok
     )
 
 
-def tokenise(sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, *, context: int) -> Corpus:
+def tokenise(
+    sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, *, context: int, option: str = "context"
+) -> Corpus:
     """Encode all documents and hold out the last 1 % of each source (at most 50,000 tokens in all).
 
     A part of every source, so that the held-out loss speaks for the whole text; the end of it, so that neighbouring
     sentences do not stand on both sides. At least one window of `context` tokens is held out, however short the text.
+
+    Args:
+        sources: the documents.
+        tokenizer: with an end-of-text token.
+        context: tokens of a window.
+        option: what the user calls the size of a window, for the error.
 
     Raises:
         InputError: the text is shorter than ten windows.
@@ -152,16 +167,22 @@ def tokenise(sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, *, c
     total = sum(len(stream) for stream in streams)
     if total < _FEWEST_WINDOWS * (context + 1):
         raise InputError(
-            f"the text has {total} tokens; context {context} needs at least {_FEWEST_WINDOWS * (context + 1)}: "
-            "add text or lower context"
+            f"the text has {total} tokens; {option} {context} needs at least {_FEWEST_WINDOWS * (context + 1)}: "
+            f"add text or lower {option}"
         )
     share = max(min(_HELD_OUT_SHARE, _HELD_OUT_TOKENS / total), (context + 1) / total)
     cuts = [len(stream) - math.ceil(share * len(stream)) for stream in streams]
     held_out = np.concatenate([stream[cut:] for stream, cut in zip(streams, cuts, strict=True)])
     train = np.concatenate([stream[:cut] for stream, cut in zip(streams, cuts, strict=True)])
-    sizes = _bytes_per_token(tokenizer)
-    used = held_out[1 : 1 + (len(held_out) - 1) // context * context]
-    return Corpus(train, held_out, int(sizes[used].sum()))
+    sizes = np.concatenate(
+        [
+            _last_token_bytes(source.documents, tokenizer, len(stream) - cut)
+            for source, stream, cut in zip(sources, streams, cuts, strict=True)
+        ]
+    )
+    used = slice(1, 1 + (len(held_out) - 1) // context * context)
+    starts = tuple(int(start) for start in np.cumsum([0, *cuts[:-1]]))
+    return Corpus(train, held_out, int(sizes[used].sum()), starts)
 
 
 def _encode(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tokens:
@@ -169,10 +190,30 @@ def _encode(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tok
     parts: list[Tokens] = []
     # Batches bound the memory that Python lists of ids take on the way to an array.
     for start in range(0, len(documents), _BATCH_OF_DOCUMENTS):
-        encodings = backend.encode_batch(list(documents[start : start + _BATCH_OF_DOCUMENTS]))
+        some = list(documents[start : start + _BATCH_OF_DOCUMENTS])
+        encodings = backend.encode_batch(some, add_special_tokens=False)
         ids = [token for encoding in encodings for token in (*encoding.ids, end)]
         parts.append(np.asarray(ids, dtype=np.int32))
     return np.concatenate(parts)
+
+
+def _last_token_bytes(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, count: int) -> NDArray[np.int64]:
+    """(count,) UTF-8 bytes of each of the last tokens of the documents.
+
+    A token has the bytes from its first character to that of the next token, so that a document's tokens share all its
+    bytes, the spaces that a tokenizer drops too; the end of text has one.
+    """
+    parts: list[NDArray[np.int64]] = []
+    missing = count
+    for document in reversed(documents):
+        if missing <= 0:
+            break
+        offsets = tokenizer.backend_tokenizer.encode(document, add_special_tokens=False).offsets
+        ends = np.cumsum([0, *(len(character.encode()) for character in document)])
+        starts = [0, *(start for start, _ in offsets[1:]), len(document)] if offsets else [0]
+        parts.append(np.append(np.diff(ends[starts]), 1))
+        missing -= len(parts[-1])
+    return np.concatenate(parts[::-1])[-count:]
 
 
 def documents(stream: Tokens, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
@@ -182,15 +223,6 @@ def documents(stream: Tokens, tokenizer: PreTrainedTokenizerFast) -> Iterator[st
     for first in range(0, len(parts), _BATCH_OF_DOCUMENTS):
         some = [stream[start:end].tolist() for start, end in parts[first : first + _BATCH_OF_DOCUMENTS]]
         yield from tokenizer.backend_tokenizer.decode_batch(some, skip_special_tokens=True)
-
-
-def _bytes_per_token(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int64]:
-    """(V,) UTF-8 bytes of each token. In byte-level BPE a character of a token stands for a byte."""
-    sizes = np.ones(len(tokenizer), dtype=np.int64)
-    for token, index in tokenizer.get_vocab().items():
-        if token != END_OF_TEXT:
-            sizes[index] = len(token)
-    return sizes
 
 
 def windows(stream: Tokens, *, context: int, seed: int, epoch: int) -> NDArray[np.int32]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rango.decisions import Posteriors
 from rango.errors import InputError
-from rango.models import Model, add_bank
+from rango.models import Adaptation, Model, add_bank, add_full
 from rango.scoring import encode, make_reader
 from rango.tasks import Task, few_shot
 from rango.tasks.task import SPLITS
@@ -34,7 +34,9 @@ def finetune(
     screen: Screen | None = None,
     **overrides: Any,
 ) -> Run:
-    """Adapt `model` to `task` with LoRA and write a run directory. The model's network is given back as it was.
+    """Adapt `model` to `task`, by LoRA or by full fine-tuning, and write a run directory.
+
+    The model's network is given back as it was.
 
     Repeating an unfinished run goes on from its last saved state, with the same result as if it had never stopped;
     a finished one is returned as it is.
@@ -125,7 +127,11 @@ def _train(
     reader = make_reader(model)
     trees = {name: encode(model, task.split(name), task=task, form=form) for name in SPLITS}
     job = Job(model, task, fingerprint, form, reader, trees, screen)
-    adapters = add_bank(model, [(bank_job.config.lora, bank_job.config.seed) for bank_job, _ in left])
+    adapters: Sequence[Adaptation]
+    if config.adaptation == "full":
+        adapters = [add_full(model)]
+    else:
+        adapters = add_bank(model, [(bank_job.config.lora, bank_job.config.seed) for bank_job, _ in left])
     try:
         members = make_members(job, left, adapters)
         _refuse_other_bank(state, members)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rango.decisions import Posteriors
-from rango.models import Adapter, Model
+from rango.models import Adaptation, Model
 from rango.scoring import Reader, TokenTree, as_posteriors, score
 from rango.tasks import Form, Split, Task
 from rango.training.bank import BankJob, run_key
@@ -58,7 +58,7 @@ class Job:
             member.writer.finish(
                 seconds=round(seconds, 1),
                 training={"seconds": round(member.progress.seconds, 1), "tokens": member.progress.tokens},
-                best_step=member.progress.best_step,
+                best_step=member.progress.step if member.config.regime == "all" else member.progress.best_step,
                 steps=member.progress.step,
             )
         state.unlink(missing_ok=True)
@@ -84,15 +84,18 @@ class Job:
     def _measure(self, member: Member) -> None:
         """The best checkpoint's posteriors, calibrated ones, and the metrics of all states."""
         writer = member.writer
-        member.adapter.load(writer.path / "adapter" / "best")
+        member.conclude()
         states = {"base": Run(writer.path).posteriors("base")}
         with member.adapter.alone():
-            for split in ("test", "validation"):
-                adapted = self._score("adapted", split, member)
-                writer.write_posteriors("adapted", split, adapted)
-                if split == "test":
-                    states["adapted"] = adapted
-        self._calibrate(states, adapted, writer)
+            states["adapted"] = self._score("adapted", "test", member)
+            writer.write_posteriors("adapted", "test", states["adapted"])
+            if member.validates:
+                validation = self._score("adapted", "validation", member)
+                writer.write_posteriors("adapted", "validation", validation)
+        if member.validates:
+            self._calibrate(states, validation, writer)
+        else:
+            self._note(f"not calibrated: regime {member.config.regime!r} trained on the validation instances", writer)
         floor = true_posteriors(self.task.test)
         if floor is not None:
             writer.write_posteriors("floor", "test", floor)
@@ -103,12 +106,16 @@ class Job:
         """Add the state `calibrated`: the adapted posteriors after a calibrator fitted on validation."""
         calibrator, calibrated, note = calibrated_posteriors(validation, states["adapted"], form=self.form)
         if note is not None:
-            self.screen.say(f"· {note}")
-            writer.write_record(notes=[*writer.record.get("notes", []), note])
+            self._note(note, writer)
         if calibrator is not None:
             calibrator.write(writer.path / "calibrator.json")
             writer.write_posteriors("calibrated", "test", calibrated)
             states["calibrated"] = calibrated
+
+    def _note(self, note: str, writer: RunWriter) -> None:
+        self.screen.say(f"· {note}")
+        notes = writer.record.get("notes", [])
+        writer.write_record(notes=notes if note in notes else [*notes, note])
 
     def _score(self, state: str, split: Split, member: Member) -> Posteriors:
         """Posteriors of the network as it is now; the share of probability on the letters goes to the run's record."""
@@ -121,7 +128,7 @@ class Job:
         return as_posteriors(scores.values, self.task.split(split))
 
 
-def make_members(job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters: Sequence[Adapter]) -> list[Member]:
+def make_members(job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters: Sequence[Adaptation]) -> list[Member]:
     """The members of a bank: their run directories, begun before or new, and what they all read."""
     data = Data(job.reader, job.form, job.trees["train"], job.trees["validation"], job.task.validation)
     members = []
@@ -132,7 +139,7 @@ def make_members(job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters:
     return members
 
 
-def _record(job: Job, config: FinetuneConfig, adapter: Adapter) -> dict[str, Any]:
+def _record(job: Job, config: FinetuneConfig, adapter: Adaptation) -> dict[str, Any]:
     model = job.model
     return {
         "config": config.model_dump(mode="json"),
@@ -145,7 +152,7 @@ def _record(job: Job, config: FinetuneConfig, adapter: Adapter) -> dict[str, Any
             "device": str(model.device),
         },
         "trainable_parameters": adapter.parameter_count(),
-        "adapted_modules": len(adapter.layers),
+        "adapted_modules": adapter.module_count(),
         "instances": {name: len(trees) for name, trees in job.trees.items()},
         "fingerprints": {"model": model.fingerprint, "task": job.task_fingerprint},
         "versions": versions(),

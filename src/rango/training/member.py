@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from rango.decisions import DIRECTIONS
-from rango.models import Adapter
+from rango.models import Adaptation
 from rango.scoring import Reader, TokenTree, as_posteriors, score
 from rango.tasks import Form, Instance
 from rango.training.checkpoint import Progress, State
@@ -41,49 +42,80 @@ class Member:
 
     key: str
     config: FinetuneConfig
-    adapter: Adapter
+    adapter: Adaptation
     writer: RunWriter
     data: Data
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        """Set up the optimizer and the plan of batches."""
+        """Set up the first phase."""
+        self._begin()
         config = self.config
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            self.adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self.plan = BatchPlan(
-            [tree.input_length for tree in self.data.train],
-            batch=config.batch,
-            batch_tokens=config.train_tokens,
-            seed=config.seed,
-        )
         self.total = config.steps or (config.epochs or 3) * self.plan.steps_per_epoch
         self.every = config.validate_every or max(1, math.ceil(self.total / 20))
         self.validation_nce = math.nan
 
-    @property
-    def trains(self) -> bool:
-        """Whether there is a step left to do: not at the end, not out of patience, not failed."""
-        patience = self.config.patience
-        waiting = patience is None or self.progress.waited < patience
-        return self.progress.failed is None and self.progress.step < self.total and waiting
+    def _begin(self) -> None:
+        """Instances, plan of batches and optimizer of the phase that `progress` is in."""
+        config, data = self.config, self.data
+        self.trees = data.train if self.validates else (*data.train, *data.validation)
+        self.plan = BatchPlan(
+            [tree.input_length for tree in self.trees],
+            batch=config.batch,
+            batch_tokens=config.train_tokens,
+            seed=config.seed,
+        )
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            self.adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
 
     @property
-    def at_validation(self) -> bool:
-        """Whether the step just done is followed by a validation."""
-        return self.progress.step == self.total or self.progress.step % self.every == 0
+    def validates(self) -> bool:
+        """Whether validation instances are measured on in this phase; in the other phases they are trained on."""
+        return self.config.regime != "all" and self.progress.retrained_from is None
+
+    @property
+    def most_steps(self) -> int:
+        """Steps that the run takes at most, over its phases."""
+        return self.total * (2 if self.config.regime == "retrain" else 1)
+
+    def goes_on(self) -> bool:
+        """Whether there is a step left to do; at the end of a search for the number of steps, retraining begins."""
+        if self.config.regime == "retrain" and self.validates and self._is_over() and self.progress.failed is None:
+            self.progress.retrained_from = self.progress.step
+            self.adapter.reset(self.config.seed)
+            self._begin()
+        return not self._is_over()
+
+    def _is_over(self) -> bool:
+        patience = self.config.patience if self.validates else None
+        waited = patience is not None and self.progress.waited >= patience
+        return self.progress.failed is not None or self._step_of_phase >= self._length_of_phase or waited
+
+    @property
+    def _step_of_phase(self) -> int:
+        return self.progress.step - (self.progress.retrained_from or 0)
+
+    @property
+    def _length_of_phase(self) -> int:
+        return self.total if self.progress.retrained_from is None else self.progress.best_step or 0
+
+    @property
+    def at_checkpoint(self) -> bool:
+        """Whether the step just done is followed by a validation or, where nothing is validated, by a checkpoint."""
+        return self._step_of_phase == self._length_of_phase or self._step_of_phase % self.every == 0
 
     def resume(self, state: State | None) -> None:
         """Go on from a state, or from the beginning."""
         if state is not None:
             self.progress = state.progress_of(self.key)
+            self._begin()
             state.restore(self)
         self.writer.rewind_log(self.progress.step if state is not None else -1)
 
     def batch(self) -> list[TokenTree]:
         """The instances of the next step."""
-        return [self.data.train[number] for number in self.plan.step(self.progress.step)]
+        return [self.trees[number] for number in self.plan.step(self._step_of_phase)]
 
     def part(self, trees: Sequence[TokenTree]) -> Part:
         """Some trees, collated for this run's objective."""
@@ -99,7 +131,7 @@ class Member:
         config = self.config
         if not math.isfinite(loss):
             raise self.divergence(f"the loss became {loss} at step {self.progress.step + 1}")
-        factor = learning_rate_factor(self.progress.step, self.total, warmup=config.warmup, decay=config.decay)
+        factor = learning_rate_factor(self._step_of_phase, self.total, warmup=config.warmup, decay=config.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), config.clip)
@@ -107,19 +139,34 @@ class Member:
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.tokens += sum(tree.input_length for tree in trees)
-        return {"step": self.progress.step, "train_loss": loss, "learning_rate": config.learning_rate * factor}
+        record = {"step": self.progress.step, "train_loss": loss, "learning_rate": config.learning_rate * factor}
+        return record if self.progress.retrained_from is None else {**record, "retrain": self._step_of_phase}
 
     def timed(self, record: dict[str, float], seconds: float) -> dict[str, float]:
         """The record of a step that took `seconds`, complete."""
         self.progress.seconds += seconds
         return {**record, "seconds": round(self.progress.seconds, 3), "tokens": self.progress.tokens}
 
-    def validate(self, record: dict[str, float] | None) -> None:
-        """Measure on validation, and keep the best and the last checkpoint.
+    def checkpoint(self, record: dict[str, float] | None) -> None:
+        """Log a step, measure on validation where that is honest, and keep the best and the last checkpoint.
 
         Raises:
             DivergenceError: a score is not a number.
         """
+        found = self._validate() if self.validates else {}
+        self.progress.validated_step = self.progress.step
+        self.writer.append_log({**(record or _START), **found})
+        self.adapter.save(self.writer.path / "adapter" / "last")
+
+    def conclude(self) -> None:
+        """Put the result into the network: the best checkpoint, or the last step where nothing was selected."""
+        if self.validates:
+            self.adapter.load(self.writer.path / "adapter" / "best")
+            return
+        for which in ("best", "last"):
+            self.adapter.save(self.writer.path / "adapter" / which)
+
+    def _validate(self) -> dict[str, Any]:
         data, options = self.data, self.config
         with self.adapter.alone():
             scores = score(data.reader, data.validation, options=options, form=data.form)
@@ -134,10 +181,8 @@ class Member:
             self.adapter.save(self.writer.path / "adapter" / "best")
         else:
             self.progress.waited += 1
-        self.progress.validated_step = self.progress.step
         self.validation_nce = values["nce"]
-        self.writer.append_log({**(record or _START), "validation": values, "best": better})
-        self.adapter.save(self.writer.path / "adapter" / "last")
+        return {"validation": values, "best": better}
 
     def fail(self, error: DivergenceError) -> None:
         """Record why this run ends here. Its checkpoints stay as they were."""

@@ -14,6 +14,8 @@ from rango.tasks import Split, TaskOptions
 
 Objective = Literal["tokens", "answer", "choice"]
 Rule = Literal["logarithmic", "brier"]
+Adapting = Literal["lora", "full"]
+Regime = Literal["validation", "retrain", "all"]
 Decay = Literal["cosine", "constant"]
 Selection = Literal["nce", "cross_entropy", "error_rate", "accuracy", "brier"]
 
@@ -21,6 +23,13 @@ Selection = Literal["nce", "cross_entropy", "error_rate", "accuracy", "brier"]
 class TrainingOptions(Config):
     """How the adapter is trained."""
 
+    adaptation: Adapting = "lora"
+    """What is trained: lora (a low-rank update of some matrices), or full (every parameter, in float32; the options of
+    lora mean nothing then)."""
+    regime: Regime = "validation"
+    """What validation instances are for: validation (they choose the checkpoint), retrain (they choose the number of
+    steps, and are then trained on for that many, with the rest and from the start), all (they are trained on at once,
+    for all the steps; nothing is chosen)."""
     objective: Objective = "choice"
     """What is minimised: tokens (every token of prompt and right answer), answer (the right answer's tokens), choice
     (a proper scoring rule of the posterior over the choices)."""

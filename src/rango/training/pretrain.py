@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
-from rango import __version__
 from rango.errors import InputError
-from rango.files import fingerprint, read_yaml, write_yaml
-from rango.scoring import count_words, write_words
+from rango.files import fingerprint
+from rango.scoring import WordList, count_words, write_words
 from rango.scoring.word_list import WORDS_FILE
-from rango.training.corpus import Source, documents, read_sources, tokenise, train_tokenizer
+from rango.training.corpus import Corpus, Source, documents, read_sources, tokenise
+from rango.training.model_folder import STATE, Pretrained, is_complete, put_in_place, work_folder, write_folder
 from rango.training.networks import architecture_text
 from rango.training.pretrain_loop import Trainer
+from rango.training.pretrain_ngram import pretrain_ngram
 from rango.training.pretrain_options import PretrainConfig
 from rango.training.progress import Screen
+from rango.training.vocabularies import make_tokenizer, read_tokenizer
 
 __all__ = ["PretrainConfig", "pretrain"]
-
-_STATE = "state.safetensors"
-_RECORD = "pretrain.yaml"
 
 
 def pretrain(
     texts: Sequence[Path] | Iterable[str], *, out: Path, config: PretrainConfig, screen: Screen | None = None
 ) -> Path:
-    """Train a small causal language model and its tokenizer; `AutoModelForCausalLM` and `AutoTokenizer` load `out`.
+    """Train a small causal language model and its tokenizer; `rango.load_model` loads `out`.
 
-    Minimises the mean of -log P(token | tokens before it in its window), in nats, with AdamW.
+    A network minimises the mean of -log P(token | tokens before it in its window), in nats, with AdamW; transformers'
+    `AutoModelForCausalLM` loads it. An n-gram is counted.
 
     Args:
         texts: text files (.txt, .jsonl with a `text` field, also .gz), or documents as strings.
@@ -56,57 +53,50 @@ def pretrain(
     """
     screen = screen or Screen(quiet=True)
     sources = read_sources(texts)
-    identity = fingerprint(
-        config.model_dump_json(), architecture_text(config), *(source.fingerprint for source in sources)
-    )
-    if _is_complete(out, identity):
+    identity = _identity(config, sources)
+    if is_complete(out, identity):
         screen.say(f"{out} is complete already, with this configuration and text")
         return out
-    work = _work_folder(out, identity)
+    work = work_folder(out, identity)
+    learn = pretrain_ngram if config.model == "ngram" else _pretrain_network
     try:
-        tokenizer = train_tokenizer(sources, config.vocabulary)
-        corpus = tokenise(sources, tokenizer, context=config.context)
-        trainer = Trainer(config, corpus, end_of_text=_end_of_text(tokenizer), state_file=work / _STATE)
-        screen.say(_opening(config, trainer, sources))
-        trainer.run(screen)
-        write_words(work / WORDS_FILE, count_words(documents(corpus.train, tokenizer)))
-        _write_folder(work, trainer, tokenizer, _record(trainer, sources, identity))
+        tokenizer = make_tokenizer(config, sources)
+        made = learn(config, sources, tokenizer, work=work, screen=screen)
+        write_words(work / WORDS_FILE, _words(sources, made.corpus, tokenizer))
+        write_folder(work, made, tokenizer, config=config, sources=sources, identity=identity)
     except InputError:
         shutil.rmtree(work)
         raise
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir():  # empty, as checked; a rename needs it gone on some systems
-        out.rmdir()
-    work.rename(out)
+    put_in_place(work, out)
     return out
 
 
-def _is_complete(out: Path, identity: str) -> bool:
-    """Whether `out` holds this very pre-training, complete."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder that does not exist yet")
-    if not out.exists() or not any(out.iterdir()):
-        return False
-    if (out / _RECORD).is_file() and read_yaml(out / _RECORD).get("identity") == identity:
-        return True
-    raise InputError(f"{out} already holds something else; give another folder, or delete this one")
+def _identity(config: PretrainConfig, sources: Sequence[Source]) -> str:
+    """A hash of all that decides the result."""
+    given = () if config.tokenizer is None else (read_tokenizer(config.tokenizer).backend_tokenizer.to_str(),)
+    texts = (source.fingerprint for source in sources)
+    return fingerprint(config.model_dump_json(), architecture_text(config), *texts, *given)
 
 
-def _work_folder(out: Path, identity: str) -> Path:
-    """The hidden folder beside `out` in which an unfinished pre-training stands."""
-    work = out.parent / f".{out.name}.unfinished"
-    record = work / _RECORD
-    if record.exists() and read_yaml(record).get("identity") != identity:
-        raise InputError(
-            f"{work} holds an unfinished pre-training with another configuration or text; "
-            "give another folder, or delete this one"
-        )
-    if not record.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        # A state without its record is of unknown origin: never go on from it.
-        (work / _STATE).unlink(missing_ok=True)
-        write_yaml(record, {"status": "running", "identity": identity})
-    return work
+def _words(sources: Sequence[Source], corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> WordList:
+    """The words of the training text."""
+    if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
+        return count_words(documents(corpus.train, tokenizer))
+    # Tokens that may be unknown words do not give the text back: read it at its source, up to the cut document.
+    ends = [int((part == tokenizer.eos_token_id).sum()) for part in corpus.train_parts]
+    return count_words(text for source, end in zip(sources, ends, strict=True) for text in source.documents[: end + 1])
+
+
+def _pretrain_network(
+    config: PretrainConfig, sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, *, work: Path, screen: Screen
+) -> Pretrained:
+    """Train a network by gradients."""
+    corpus = tokenise(sources, tokenizer, context=config.context)
+    sized = config.model_copy(update={"vocabulary": len(tokenizer)})
+    trainer = Trainer(sized, corpus, end_of_text=_end_of_text(tokenizer), state_file=work / STATE)
+    screen.say(_opening(config, trainer, sources))
+    trainer.run(screen)
+    return Pretrained(trainer.network, corpus, _facts(trainer))
 
 
 def _end_of_text(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -126,12 +116,9 @@ def _opening(config: PretrainConfig, trainer: Trainer, sources: Sequence[Source]
     )
 
 
-def _record(trainer: Trainer, sources: Sequence[Source], identity: str) -> dict[str, Any]:
+def _facts(trainer: Trainer) -> dict[str, Any]:
     position, last = trainer.position, trainer.position.history[-1]
     return {
-        "status": "complete",
-        "identity": identity,
-        "config": trainer.config.model_dump(mode="json"),
         "parameters": trainer.parameters,
         "device": str(trainer.device),
         "dtype": str(trainer.dtype).removeprefix("torch."),
@@ -139,25 +126,5 @@ def _record(trainer: Trainer, sources: Sequence[Source], identity: str) -> dict[
         "steps": position.step,
         "seconds": round(position.seconds, 1),
         "held_out": {key: value for key, value in last.items() if key.startswith("held_out")},
-        "texts": [
-            {"name": source.name, "documents": len(source.documents), "fingerprint": source.fingerprint}
-            for source in sources
-        ],
-        "text_tokens": {"train": len(trainer.corpus.train), "held_out": len(trainer.corpus.held_out)},
-        "versions": {"rango": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         "history": position.history,
     }
-
-
-def _write_folder(work: Path, trainer: Trainer, tokenizer: PreTrainedTokenizerFast, record: Mapping[str, Any]) -> None:
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        trainer.network.save_pretrained(work)
-        tokenizer.save_pretrained(work)
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    write_yaml(work / _RECORD, record)
-    (work / _STATE).unlink(missing_ok=True)

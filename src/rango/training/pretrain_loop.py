@@ -20,6 +20,7 @@ from rango.errors import InputError
 from rango.files import atomic_path
 from rango.models.loading import choose_device, multiplies_bfloat16
 from rango.training.corpus import Corpus, Tokens, consecutive_windows, windows
+from rango.training.model_folder import held_out_measures
 from rango.training.networks import build_network
 from rango.training.pretrain_options import PretrainConfig
 from rango.training.progress import Screen
@@ -30,6 +31,10 @@ _DEFAULT_PASSES = 3
 _BETAS = (0.9, 0.95)
 _FINAL_SHARE = 0.1  # of the peak learning rate, where warm-up starts and the cosine ends
 _EVALUATION_TOKENS = 8192  # per forward pass
+# On a CPU the logits of so many positions at once stay near the processor between head and softmax.
+_HEAD_ROWS = 256
+# Up to this length plain matrix products are faster on a CPU than the fused attention's backward pass.
+_SHORT_CONTEXT = 512
 
 
 def token_losses(
@@ -40,13 +45,20 @@ def token_losses(
     The head is applied to the flattened hidden states: the model's own loss would shift, pad and copy the logits.
     Some architectures scale or cap what the head gives: with `apart` false the network's own logits are taken.
     """
-    if apart:
-        hidden = network.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
-        head: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
-        logits = head(hidden.flatten(0, 1))
-    else:
+    targets = batch[:, 1:].flatten()
+    if not apart:
         logits = network(input_ids=batch[:, :-1], use_cache=False).logits.flatten(0, 1)
-    return nn.functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction=reduction)
+        return nn.functional.cross_entropy(logits, targets, reduction=reduction)
+    hidden = network.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)
+    head: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    rows = _HEAD_ROWS if batch.device.type == "cpu" else len(hidden)
+    losses = torch.cat(
+        [
+            nn.functional.cross_entropy(head(states), part, reduction="none")
+            for states, part in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+        ]
+    )
+    return losses if reduction == "none" else losses.sum() / (len(losses) if reduction == "mean" else 1)
 
 
 @dataclass
@@ -73,6 +85,8 @@ class Trainer:
         self.network = build_network(config, end_of_text=end_of_text)
         self.network.to(self.device)  # type: ignore[arg-type]
         self._apart = not config.architecture_file
+        if self.device.type == "cpu" and config.model == "transformer" and config.context <= _SHORT_CONTEXT:
+            self.network.set_attn_implementation("eager")
         self.parameters = sum(p.numel() for p in self.network.parameters())
         self.dtype = _product_type(config, self.device)
         self.position = Position()
@@ -172,7 +186,7 @@ class Trainer:
         position = self.position
         nats = self.held_out_loss()
         tokens = self._held_out[:, 1:].size
-        bits = nats * tokens / self.corpus.held_out_bytes / math.log(2)
+        measures = held_out_measures(nats, tokens, self.corpus)
         train = sum(position.losses) / len(position.losses)
         position.losses.clear()
         position.history.append(
@@ -181,13 +195,13 @@ class Trainer:
                 "tokens": position.tokens,
                 "seconds": round(position.seconds, 1),
                 "train_loss": round(train, 6),
-                "held_out_nats_per_token": round(nats, 6),
-                "held_out_bits_per_byte": round(bits, 6),
+                **measures,
             }
         )
         return (
             f"step {position.step:,}: {position.tokens:,} tokens (epoch {position.epoch + 1}), train {train:.3f}, "
-            f"held out {nats:.3f} nats/token, {bits:.3f} bits/byte, {position.tokens / position.seconds:,.0f} tokens/s"
+            f"held out {nats:.3f} nats/token (perplexity {math.exp(nats):,.1f}), {measures['held_out_bits_per_byte']:.3f} bits/byte, "
+            f"{position.tokens / position.seconds:,.0f} tokens/s, {_time_left(position.seconds, self.progress)}"
         )
 
     @torch.no_grad()
@@ -221,6 +235,18 @@ class Trainer:
             self.optimizer.state[parameter] = {
                 key: tensors[f"optimizer/{key}/{name}"].to(self.device) for key in ("step", "exp_avg", "exp_avg_sq")
             }
+
+
+def _time_left(seconds: float, progress: float) -> str:
+    """What remains when `seconds` brought the run to `progress`, in words.
+
+    >>> _time_left(90.0, 0.25), _time_left(30.0, 0.5), _time_left(30.0, 1.0)
+    ('5 min left', '30 s left', 'done')
+    """
+    if progress >= 1:
+        return "done"
+    left = seconds * (1 - progress) / progress
+    return f"{left / 60:.0f} min left" if left > 100 else f"{left:.0f} s left"
 
 
 def _product_type(config: PretrainConfig, device: torch.device) -> torch.dtype:

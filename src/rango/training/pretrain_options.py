@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rango.config import Config
 from rango.training.corpus import SMALLEST_VOCABULARY
+from rango.training.ngram_options import NGramOptions
 
 ARCHITECTURES = ("phi", "llama", "gpt2", "mistral", "qwen2")
 _OF_TRANSFORMERS = ("architecture", "heads", "tie_embeddings")
 _OF_FILES = ("hidden", "layers", "heads", "tie_embeddings")
+# An n-gram counts the whole text once: it has no layers, no windows, no budget and nothing random.
+_OF_NETWORKS = (
+    *_OF_TRANSFORMERS,
+    *("hidden", "layers", "lstm", "context", "tokens", "minutes", "batch_tokens", "learning_rate"),
+    *("warmup", "weight_decay", "clip", "evaluate_every", "save_minutes"),
+)
 _MOST_LSTM_LAYERS = 3
 
 
@@ -25,7 +33,7 @@ class LSTMOptions(Config):
 class PretrainConfig(Config):
     """The size of a language model, how long it is trained and how."""
 
-    model: Literal["transformer", "lstm"] = "transformer"
+    model: Literal["transformer", "lstm", "ngram"] = "transformer"
     """The kind of language model."""
     architecture: str = "phi"
     """Of a transformer: phi, llama, gpt2, mistral, qwen2, or the path of any causal model's config.json, whose sizes
@@ -38,8 +46,12 @@ class PretrainConfig(Config):
     """Attention heads of each layer."""
     lstm: LSTMOptions = LSTMOptions()
     """Only with model lstm."""
+    ngram: NGramOptions = NGramOptions()
+    """Only with model ngram, which has no other options than these, vocabulary and tokenizer."""
     vocabulary: Annotated[int, Field(ge=SMALLEST_VOCABULARY)] = 8000
     """Tokens of the byte-level BPE tokenizer that is trained on the text: 256 bytes, end of text, and merges."""
+    tokenizer: Path | None = None
+    """Folder of an existing model whose tokenizer is used; none is trained then, and vocabulary does not count."""
     context: Annotated[int, Field(ge=8)] = 256
     """Tokens of a training window; a transformer takes no longer input."""
     tie_embeddings: bool = False
@@ -87,12 +99,11 @@ class PretrainConfig(Config):
         if self.architecture_file and not self.architecture.endswith(".json"):
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"architecture is {self.architecture!r}: expected {known} or the path of a config.json")
-        if self.model == "lstm":
-            self._refuse("model lstm", _OF_TRANSFORMERS, has="hidden, layers and lstm.dropout")
-            if self.depth > _MOST_LSTM_LAYERS:
-                raise ValueError(f"layers is {self.layers}: expected 1 to {_MOST_LSTM_LAYERS} with model lstm")
-            return self
-        self._refuse("model transformer", ("lstm",), has="architecture, hidden, layers and heads")
+        {"transformer": self._check_transformer, "lstm": self._check_lstm, "ngram": self._check_ngram}[self.model]()
+        return self
+
+    def _check_transformer(self) -> None:
+        self._refuse("model transformer", ("lstm", "ngram"), has="architecture, hidden, layers and heads")
         if self.architecture_file:
             self._refuse(f"architecture {self.architecture}", _OF_FILES, has="these sizes in the file")
         elif self.hidden % (4 * self.heads):
@@ -100,7 +111,16 @@ class PretrainConfig(Config):
             raise ValueError(
                 f"hidden {self.hidden} with {self.heads} heads: expected a multiple of {4 * self.heads} (4 x heads)"
             )
-        return self
+
+    def _check_lstm(self) -> None:
+        self._refuse("model lstm", ("ngram", *_OF_TRANSFORMERS), has="hidden, layers and lstm.dropout")
+        if self.depth > _MOST_LSTM_LAYERS:
+            raise ValueError(f"layers is {self.layers}: expected 1 to {_MOST_LSTM_LAYERS} with model lstm")
+
+    def _check_ngram(self) -> None:
+        self._refuse("model ngram", _OF_NETWORKS, has="the ngram options, vocabulary and tokenizer")
+        if self.tokenizer is not None and self.ngram.unit == "words":
+            raise ValueError("tokenizer and ngram.unit words: the given tokenizer decides, leave ngram.unit out")
 
     def _refuse(self, what: str, names: tuple[str, ...], *, has: str) -> None:
         """Refuse options that do not apply and are not at their default."""

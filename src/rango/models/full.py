@@ -1,0 +1,125 @@
+"""Full fine-tuning: every parameter of the network is trained. The far end of the ladder of adaptations."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rango.files import atomic_path, write_json
+from rango.models.adapter import refuse_second
+from rango.models.loading import Model, quiet_transformers
+
+RECORD = "full_finetuning.json"
+
+
+@dataclass(frozen=True, eq=False)
+class FullTuning:
+    """A network whose parameters are all trained, in float32. It is changed in place; `remove` gives it back.
+
+    The base weights are kept on the CPU in their own type. The network's own dropout stays off, as with LoRA.
+    """
+
+    model: Model
+    base: Mapping[str, torch.Tensor]
+    """The weights before, by parameter name; tied ones once."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters in the network's order, tied ones once."""
+        return list(self.model.network.parameters())
+
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def module_count(self) -> int:
+        """How many modules have parameters of their own."""
+        return sum(any(True for _ in module.parameters(recurse=False)) for module in self.model.network.modules())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Copies of all weights by name, on CPU."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self._named()}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Copy the weights from what `state` gave."""
+        with torch.no_grad():
+            for name, parameter in self._named():
+                parameter.copy_(state[name])
+
+    def reset(self, seed: int) -> None:  # noqa: ARG002 - nothing is drawn
+        """Start afresh: the base weights."""
+        self.load_state(self.base)
+
+    def save(self, folder: Path) -> None:
+        """Write a transformers checkpoint with its tokenizer, each file whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as written:
+            with quiet_transformers():
+                # One file of weights: several would not be replaced as one.
+                self.model.network.save_pretrained(written, max_shard_size="1000GB")
+                self.model.tokenizer.save_pretrained(written)
+            for file in sorted(Path(written).iterdir()):
+                with atomic_path(folder / file.name) as temporary:
+                    file.replace(temporary)
+        record = {"base_model_name_or_path": self.model.name, "base_fingerprint": self.model.fingerprint}
+        write_json(folder / RECORD, record)
+
+    def load(self, folder: Path) -> None:
+        """Copy the weights from a checkpoint of this same network."""
+        with quiet_transformers():
+            network: Any = type(self.model.network).from_pretrained(folder, dtype=torch.float32)
+        self.load_state({name: parameter.detach() for name, parameter in network.named_parameters()})
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """The network as it is: nothing shares it."""
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within the block the network is the base model, in its own type."""
+        tuned = {name: parameter.data for name, parameter in self._named()}
+        self._put_base()
+        try:
+            yield
+        finally:
+            for name, parameter in self._named():
+                parameter.data = tuned[name]
+
+    def enable_dropout(self) -> None:
+        """There is none of its own."""
+
+    def remove(self) -> None:
+        """Give the network its weights back, in their own type, frozen."""
+        self._put_base()
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.model.network.named_parameters())
+
+    def _put_base(self) -> None:
+        for name, parameter in self._named():
+            parameter.data = self.base[name].to(parameter.device)
+
+
+def add_full(model: Model) -> FullTuning:
+    """Make every parameter of the model's network trainable, in float32: Adam's small steps vanish in half precision.
+
+    Raises:
+        InputError: an adapter is there already.
+    """
+    refuse_second(model)
+    fingerprint = model.fingerprint  # of the base: it is kept from now on
+    assert fingerprint
+    full = FullTuning(model, {name: p.detach().cpu().clone() for name, p in model.network.named_parameters()})
+    for parameter in full.parameters():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return full

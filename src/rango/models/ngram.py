@@ -1,0 +1,234 @@
+"""An n-gram language model as a transformers network, so that it loads, scores and generates as the others do.
+
+Its parameters are the log-probabilities and back-off weights of `NGramTables`, its buffers the sorted keys; nothing in
+it is trained by gradients. It has no context limit: it looks at the last N - 1 tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+
+from rango.models.ngram_smoothing import STUPID_WEIGHT, NGramTables
+
+NGRAM = "rango_ngram"
+
+
+class NGramConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
+    """Sizes of the tables and how they are looked up."""
+
+    model_type = NGRAM
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 1,
+        entries: Sequence[int] = (1,),
+        smoothing: str = "kneser-ney",
+        eos_token_id: int = 0,
+        **others: Any,
+    ) -> None:
+        """Describe a model.
+
+        Args:
+            vocab_size: V.
+            entries: n-grams of each order from 1 to N; the first is V.
+            smoothing: as in `NGramTables`.
+            eos_token_id: the end-of-text token, which also stands for the start of a document.
+            **others: of transformers.
+        """
+        self.vocab_size = vocab_size
+        self.entries = list(entries)
+        self.smoothing = smoothing
+        others |= {"bos_token_id": eos_token_id, "eos_token_id": eos_token_id, "tie_word_embeddings": False}
+        super().__init__(**others)
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """What stands before u places: the longest history of each, and all its ends."""
+
+    states: tuple[torch.Tensor, ...]
+    """For m = 1 .. N - 1, (u,) the index of the m-token history in the table of order m; -1 where it was never seen or
+    does not exist."""
+    lengths: torch.Tensor
+    """(u,) how many tokens of history there are, as far back as the start of the document or of the input."""
+
+    def __getitem__(self, places: torch.Tensor) -> Histories:
+        """Those of some places, in the order asked."""
+        return Histories(tuple(state[places] for state in self.states), self.lengths[places])
+
+
+class NGramForCausalLM(PreTrainedModel, GenerationMixin):
+    """log P(token | last N - 1 tokens), looked up in sorted tables. The logits are log-probabilities, in nats."""
+
+    config_class = NGramConfig
+    config: NGramConfig
+    _keep_in_fp32_modules_strict = {"log_probabilities", "back_off"}  # noqa: RUF012 - half has three digits
+    _supports_sdpa = True  # there is no attention for either choice to change
+
+    def __init__(self, config: NGramConfig) -> None:
+        super().__init__(config)
+        entries = config.entries
+        self.log_probabilities = nn.ParameterList(_frozen(size) for size in entries)
+        self.back_off = nn.ParameterList(_frozen(size) for size in entries[:-1])
+        for order, size in enumerate(entries[1:], start=2):
+            self.register_buffer(f"keys_{order}", torch.zeros(size, dtype=torch.int64))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_tables(cls, tables: NGramTables) -> NGramForCausalLM:
+        """The network of a smoothed model; the arrays are shared, not copied."""
+        config = NGramConfig(
+            vocab_size=tables.vocabulary,
+            entries=[len(values) for values in tables.log_probabilities],
+            smoothing=tables.smoothing,
+            eos_token_id=tables.end,
+        )
+        with torch.device("meta"):
+            network = cls(config)
+        for parameters, arrays in (
+            (network.log_probabilities, tables.log_probabilities),
+            (network.back_off, tables.back_off),
+        ):
+            for number, array in enumerate(arrays):
+                parameters[number] = nn.Parameter(torch.from_numpy(array), requires_grad=False)
+        for order, keys in enumerate(tables.keys, start=2):
+            setattr(network, f"keys_{order}", torch.from_numpy(keys))
+        network.train(False)
+        return network
+
+    @property
+    def order(self) -> int:
+        """N, the tokens of the longest n-grams."""
+        return len(self.config.entries)
+
+    def keys(self, order: int) -> torch.Tensor:
+        """The sorted keys of the n-grams of an order from 2 to N."""
+        keys: torch.Tensor = getattr(self, f"keys_{order}")
+        return keys
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        logits_to_keep: int = 0,
+        **_: Any,
+    ) -> CausalLMOutput:
+        """The distribution after each token.
+
+        Args:
+            input_ids: (b, t) token ids. What stands before the first is unknown, not the start of a document.
+            attention_mask: (b, t), 0 for padding on the left.
+            logits_to_keep: how many of the last places are wanted; 0 for all.
+
+        Returns:
+            `logits` (b, t, V), log-probabilities in nats; -inf for what cannot follow.
+        """
+        tokens = input_ids if attention_mask is None else input_ids.masked_fill(attention_mask == 0, -1)
+        kept = tokens.shape[1] if not logits_to_keep else min(logits_to_keep, tokens.shape[1])
+        places = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)[:, -kept:].flatten()
+        values = self.distributions(self.histories(tokens)[places])
+        return CausalLMOutput(logits=values.view(len(tokens), kept, -1))
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # the last tokens are all the state there is
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """The last N - 1 tokens are all that the next one depends on."""
+        last = max(1, self.order - 1)
+        mask = None if attention_mask is None else attention_mask[:, -last:]
+        return {"input_ids": input_ids[:, -last:], "attention_mask": mask, "logits_to_keep": 1}
+
+    def histories(self, tokens: torch.Tensor) -> Histories:
+        """The histories that end at each place of (b, t) tokens, -1 for none: u = b t places, row by row."""
+        places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        starts = torch.where(tokens == self.config.eos_token_id, places, 0)
+        starts = torch.where(tokens < 0, places + 1, starts).cummax(dim=1).values
+        lengths = places - starts + 1
+        states = [tokens]
+        for order in range(2, self.order):
+            before = nn.functional.pad(states[-1][:, :-1], (1, 0), value=-1)
+            states.append(self._find(order, before, tokens))
+        kept = [torch.where(lengths >= m, state, -1).flatten() for m, state in enumerate(states[: self.order - 1], 1)]
+        return Histories(tuple(kept), lengths.flatten())
+
+    def log_probabilities_of(self, histories: Histories, targets: torch.Tensor) -> torch.Tensor:
+        """log P(target | history) of u places and (u,) tokens, in nats."""
+        values: torch.Tensor = self.log_probabilities[0][targets]
+        for m, state in enumerate(histories.states, start=1):
+            values = self._back_off(values, m, state, histories.lengths)
+            found = self._find(m + 1, state, targets)
+            values = torch.where(found >= 0, _take(self.log_probabilities[m], found), values)
+        return values
+
+    def distributions(self, histories: Histories) -> torch.Tensor:
+        """log P(. | history) of u places, (u, V) in nats."""
+        count = len(histories.lengths)
+        values: torch.Tensor = self.log_probabilities[0].expand(count, -1).clone()
+        size = self.config.vocab_size
+        for m, state in enumerate(histories.states, start=1):
+            values = self._back_off(values, m, state[:, None], histories.lengths[:, None])
+            keys = self.keys(m + 1)
+            begins, ends = (torch.searchsorted(keys, (state + more) * size) for more in (0, 1))
+            each = torch.where(state >= 0, ends - begins, 0)
+            rows = torch.repeat_interleave(torch.arange(count, device=state.device), each)
+            offsets = torch.arange(len(rows), device=state.device) - (each.cumsum(0) - each)[rows]
+            entries = begins[rows] + offsets
+            values[rows, keys[entries] % size] = self.log_probabilities[m][entries]
+        return values
+
+    def sequence_log_probabilities(self, tokens: torch.Tensor) -> torch.Tensor:
+        """log P(token | tokens before it) of (b, t) tokens, without the first: (b, t - 1), in nats."""
+        last = tokens.shape[1] - 1
+        histories = self.histories(tokens[:, :last])
+        return self.log_probabilities_of(histories, tokens[:, 1:].flatten()).view(-1, last)
+
+    def _back_off(self, lower: torch.Tensor, m: int, state: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """What a token that never followed the m-token history gets, from what the shorter history gives it."""
+        weight = _take(self.back_off[m - 1], state)
+        if self.config.smoothing == "add-k":
+            return torch.where(lengths >= m, weight - math.log(self.config.vocab_size), lower)
+        if self.config.smoothing == "stupid-backoff":
+            # Its recursion takes the weight for every history that the document has, seen or not.
+            weight = torch.where((state < 0) & (lengths >= m), math.log(STUPID_WEIGHT), weight)
+        return lower + weight
+
+    def _find(self, order: int, prefixes: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The index of each n-gram (prefix, token) in the table of its order, -1 where it is not there."""
+        keys = self.keys(order)
+        if not len(keys):
+            return torch.full_like(prefixes, -1)
+        wanted = prefixes * self.config.vocab_size + tokens
+        at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+        return torch.where((keys[at] == wanted) & (prefixes >= 0) & (tokens >= 0), at, -1)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing is drawn: a table is read or counted."""
+
+
+def _frozen(size: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(size), requires_grad=False)
+
+
+def _take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`values[index]`, and 0 where the index is -1."""
+    if not len(values):
+        return torch.zeros_like(index, dtype=values.dtype)
+    return torch.where(index >= 0, values[index.clamp(min=0)], 0.0)
+
+
+def register() -> None:
+    """Let `AutoConfig` and `AutoModelForCausalLM` know the model, so that its folder loads as any other does."""
+    AutoConfig.register(NGRAM, NGramConfig, exist_ok=True)
+    AutoModelForCausalLM.register(NGramConfig, NGramForCausalLM, exist_ok=True)

@@ -1,0 +1,181 @@
+"""`rango pretrain --model ngram`: the folder, the words, a tokenizer from elsewhere, what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from rango.cli import main
+from rango.errors import InputError
+from rango.files import read_yaml
+from rango.models import load_model, read_arpa
+from rango.tasks import simulated_narratives
+from rango.training import PretrainConfig, Screen, pretrain
+from rango.training.corpus import read_sources, tokenise, train_tokenizer
+from rango.training.vocabularies import UNKNOWN, train_word_tokenizer
+
+TEXT = list(simulated_narratives(400, seed=0))
+
+
+def ngram(**changes: Any) -> PretrainConfig:
+    options = {name: changes.pop(name) for name in list(changes) if name not in PretrainConfig.model_fields}
+    return PretrainConfig.build({"model": "ngram", "vocabulary": 400, "ngram": options} | changes)
+
+
+class TestFolder:
+    def test_record_and_held_out_loss(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        out = pretrain(TEXT, out=tmp_path / "lm", config=ngram(order=3, arpa=True), screen=Screen())
+        assert "nats/token" in capfd.readouterr().err
+        model = load_model(out)
+        record = read_yaml(out / "pretrain.yaml")
+        assert PretrainConfig.build(record["config"]) == ngram(order=3, arpa=True)
+        assert record["parameters"] == model.parameter_count
+        assert record["vocabulary"] == record["entries"][0] == 400
+        assert len(record["discounts"]) == 3
+        sources = read_sources(TEXT)
+        corpus = tokenise(sources, train_tokenizer(sources, 400), context=3)
+        count = (len(corpus.held_out) - 1) // 3 * 3
+        tokens = torch.from_numpy(corpus.held_out[: count + 1].astype(np.int64))[None]
+        logits = model.network(tokens[:, :-1]).logits
+        loss = -logits.gather(-1, tokens[:, 1:, None]).double().mean().item()
+        assert record["held_out"]["held_out_nats_per_token"] == pytest.approx(loss, abs=2e-6)
+        bits = loss * count / corpus.held_out_bytes / math.log(2)
+        assert record["held_out"]["held_out_bits_per_byte"] == pytest.approx(bits, abs=2e-6)
+        back = read_arpa(out / "model.arpa", model.tokenizer)
+        torch.testing.assert_close(back.network(tokens).logits, model.network(tokens).logits, atol=1e-6, rtol=0)
+        assert not list(tmp_path.glob(".*"))
+
+    def test_longer_histories_help_and_impossible_is_infinite(self, tmp_path: Path) -> None:
+        losses = {}
+        for order in (1, 2, 3):
+            out = pretrain(TEXT, out=tmp_path / str(order), config=ngram(order=order))
+            losses[order] = read_yaml(out / "pretrain.yaml")["held_out"]["held_out_nats_per_token"]
+        assert losses[1] > losses[2] > losses[3] > 0
+        out = pretrain(TEXT, out=tmp_path / "ml", config=ngram(order=5, smoothing="maximum-likelihood"))
+        assert read_yaml(out / "pretrain.yaml")["held_out"]["held_out_nats_per_token"] == math.inf
+
+    def test_repeating_leaves_it_and_another_configuration_is_refused(self, tmp_path: Path) -> None:
+        out = pretrain(TEXT, out=tmp_path / "lm", config=ngram(order=2))
+        before = (out / "model.safetensors").stat().st_mtime_ns
+        assert pretrain(TEXT, out=out, config=ngram(order=2)) == out
+        assert (out / "model.safetensors").stat().st_mtime_ns == before
+        with pytest.raises(InputError, match="already holds something else"):
+            pretrain(TEXT, out=out, config=ngram(order=3))
+
+    def test_the_command_line(self, tmp_path: Path) -> None:
+        (tmp_path / "text.txt").write_text("\n".join(TEXT), encoding="utf-8")
+        options = ["--ngram.order", "2", "--ngram.smoothing", "add-k", "--ngram.k", "0.5", "--ngram.unit", "words"]
+        command = ["pretrain", str(tmp_path / "text.txt"), "--model", "ngram", *options, "--quiet"]
+        assert main([*command, "--out", str(tmp_path / "lm")]) == 0
+        config = load_model(tmp_path / "lm").network.config
+        assert (config.model_type, config.smoothing, len(config.entries)) == ("rango_ngram", "add-k", 2)
+
+
+class TestTokenizers:
+    def test_words(self) -> None:
+        tokenizer = train_word_tokenizer(read_sources(["Ann doesn't sing, Bo sings.", "Ann sings (once)."]), 300)
+        known = ["Ann", "sings", "."]
+        assert sorted(tokenizer.get_vocab()) == sorted(["<|endoftext|>", UNKNOWN, *known])
+        words = tokenizer.convert_ids_to_tokens(tokenizer("Ann doesn't  sings...")["input_ids"])
+        assert words == ["Ann", UNKNOWN, "sings", ".", ".", "."]
+        assert tokenizer(f"{UNKNOWN} Ann")["input_ids"][0] == tokenizer.unk_token_id
+
+    def test_the_most_frequent_words_are_kept(self) -> None:
+        tokenizer = train_word_tokenizer(read_sources(["a a a b b b b c c"]), 4)
+        assert set(tokenizer.get_vocab()) == {"<|endoftext|>", UNKNOWN, "a", "b"}
+
+    def test_no_word_twice(self) -> None:
+        with pytest.raises(InputError, match="no word stands twice in the text, so all would be <unk>"):
+            train_word_tokenizer(read_sources(["one two three"]), 300)
+
+    @pytest.mark.parametrize("unit", ["words", "tokens"])
+    @given(text=st.lists(st.text("aé ☃😀.x", min_size=1), min_size=12, max_size=20))
+    @settings(max_examples=25, deadline=None)
+    def test_held_out_bytes_are_those_of_the_text(self, unit: str, text: list[str]) -> None:
+        sources = read_sources([f"x {line} x x" for line in text])
+        tokenizer = train_word_tokenizer(sources, 300) if unit == "words" else train_tokenizer(sources, 257)
+        corpus = tokenise(sources, tokenizer, context=1)
+        total = sum(len(document.encode()) + 1 for document in sources[0].documents)
+        assert 0 < corpus.held_out_bytes < total
+
+    def test_that_of_an_existing_model(self, tmp_path: Path) -> None:
+        first = pretrain(TEXT, out=tmp_path / "one", config=ngram(order=2))
+        second = pretrain(TEXT[:200], out=tmp_path / "two", config=ngram(order=3, tokenizer=first))
+        tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (first, second)]
+        assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
+        small = {"hidden": 16, "layers": 1, "heads": 2, "context": 16, "tokens": 256, "tokenizer": first}
+        third = pretrain(TEXT, out=tmp_path / "three", config=PretrainConfig.build(small))
+        assert load_model(third).network.config.vocab_size == 400
+        record = read_yaml(third / "pretrain.yaml")
+        assert record["vocabulary"] == 400
+        assert PretrainConfig.build(record["config"]) == PretrainConfig.build(small)
+
+    def test_the_bytes_of_one_text_do_not_depend_on_the_tokenizer(self, tmp_path: Path) -> None:
+        bits = {}
+        for unit in ("words", "tokens"):
+            out = pretrain([*TEXT, *TEXT], out=tmp_path / unit, config=ngram(order=1, unit=unit))
+            held_out = read_yaml(out / "pretrain.yaml")
+            bits[unit] = held_out["held_out"]["held_out_bits_per_byte"]
+        assert 0.5 < bits["words"] < bits["tokens"] < 4
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                {"tokens": 100},
+                r"tokens \(100\) does not apply to model ngram, which has the ngram options, vocabulary and",
+            ),
+            ({"minutes": 1.5}, r"minutes \(1.5\) does not apply to model ngram"),
+            ({"lstm": {"dropout": 0.1}}, r"lstm \(dropout 0.1\) does not apply to model ngram"),
+            ({"context": 64}, r"context \(64\) does not apply to model ngram"),
+            ({"order": 6}, "ngram.order is 6: input should be less than or equal to 5"),
+            ({"k": 1.0}, "k is 1 but smoothing is kneser-ney: k is of add-k, leave it out"),
+            ({"discount": 0.5, "smoothing": "add-k"}, "discount is 0.5 but smoothing is add-k: it is of kneser-ney"),
+            ({"arpa": True, "smoothing": "add-k"}, "arpa with smoothing add-k: an ARPA file cannot say"),
+            ({"smoothing": "katz"}, "ngram.smoothing is 'katz': input should be 'kneser-ney'"),
+            ({"unit": "words", "tokenizer": "x"}, "the given tokenizer decides, leave ngram.unit out"),
+            ({"model": "lstm", "order": 2}, r"ngram \(order 2, .*\) does not apply to model lstm"),
+            ({"model": "transformer", "order": 2}, r"ngram \(order 2, .*\) does not apply to model transformer"),
+        ],
+    )
+    def test_configuration(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            ngram(**changes)
+
+    @pytest.mark.parametrize(
+        ("texts", "changes", "message"),
+        [
+            ([], {}, "no text given"),
+            (["  "], {}, "has no text; expected at least one line"),
+            (["a b a b"], {"unit": "words"}, r"the text has 5 tokens; ngram.order 3 needs at least 40: add text"),
+            (["a b"] * 40, {"unit": "words", "order": 3}, "ngram.order is 3 but the longest document has 2 tokens"),
+            (TEXT, {"tokenizer": "missing"}, "tokenizer missing is not a folder; give the folder of an existing model"),
+        ],
+    )
+    def test_nothing_is_left_behind(
+        self, tmp_path: Path, texts: list[str], changes: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            pretrain(texts, out=tmp_path / "lm", config=ngram(**changes))
+        assert not list(tmp_path.iterdir())
+
+    def test_a_folder_without_tokenizer(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="cannot be loaded"):
+            pretrain(TEXT, out=tmp_path / "lm", config=ngram(tokenizer=tmp_path))
+
+    def test_unknown_characters_are_the_unknown_word(self, tmp_path: Path) -> None:
+        out = pretrain(TEXT, out=tmp_path / "lm", config=ngram(order=2, unit="words"))
+        model = load_model(out)
+        ids = model.tokenizer("漢字 ☃")["input_ids"]
+        assert set(ids) == {model.tokenizer.unk_token_id}
+        assert torch.isfinite(model.network(torch.tensor([ids])).logits[0, 0, ids[1]])
