@@ -33,7 +33,7 @@ class AdaptationOptions(Config):
     adaptation: Adaptation = "lora"
     """none (the base, zero-shot), few-shot (`shots` training instances in the prompt), lora, ensemble (mean posterior
     of `members` adapters that differ by their seed), mc-dropout (mean posterior of `samples` passes with dropout on),
-    full (every weight trained); `calibration` alone or behind a plus: the same with a calibrator fitted on validation."""
+    full (every weight trained); `calibration` alone or behind a plus: with a calibrator fitted on validation."""
     members: Annotated[int, Field(ge=2)] = 3
     """Adapters of an ensemble."""
     samples: Annotated[int, Field(ge=2)] = 10

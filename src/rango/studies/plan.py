@@ -199,8 +199,7 @@ class Planner:
             values = {**values, "shots": 0}
         if way == "full":
             values = {key: value for key, value in values.items() if key != "lora"}
-        if "adaptation" in FinetuneConfig.model_fields:
-            values = {**values, "adaptation": "full" if way == "full" else "lora"}
+        values = {**values, "adaptation": "full" if way == "full" else "lora"}
         config = FinetuneConfig.build(values, where=where)
         self._task(config)
         return config

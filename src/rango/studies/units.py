@@ -25,7 +25,7 @@ class Unit:
     """One claim's worth of work."""
 
     id: str
-    kind: Literal["model", "base", "run", "bank"]
+    kind: Literal["model", "base", "measure", "run", "bank"]
     jobs: tuple[Job, ...]
 
     @property
@@ -83,30 +83,37 @@ def units(plan: Plan, store: Store) -> Iterator[Unit]:
     banked = set()
     for file, bank in read_banks(store):
         members = [plan.job(name) for name in bank["runs"] if plan.has_job(name)]
-        if bank["pays"] is not False and len(members) > 1:
+        if bank["size"] is None:
             banked |= {job.id for job in members}
-            yield Unit(file.stem, "bank", tuple(members))
+            yield Unit(file.stem, "measure", tuple(members))
+        elif bank["size"] > 1:
+            for start in range(0, len(bank["runs"]), bank["size"]):
+                part = bank["runs"][start : start + bank["size"]]
+                jobs = tuple(job for job in members if job.id in part)
+                banked |= {job.id for job in jobs}
+                if jobs:
+                    yield Unit(f"{file.stem}-{start}", "bank", jobs)
     for job in plan.jobs:
         if job.kind == "run" and job.id not in banked:
             yield Unit(job.id, "run", (job,))
 
 
 def read_banks(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The banks that are written down: `runs`, `pays` (None until it is measured), `why`."""
+    """The banks that are written down: `runs`, `size` (how many in one pass; None until it is measured), `why`."""
     for file in sorted((store.path / BANKS).glob("*.json")):
         yield file, read_json(file)
 
 
-def write_bank(file: Path, runs: Sequence[str], *, pays: bool | None, why: str) -> None:
+def write_bank(file: Path, runs: Sequence[str], *, size: int | None, why: str) -> None:
     """Write a bank down."""
-    write_json(file, {"runs": list(runs), "pays": pays, "why": why})
+    write_json(file, {"runs": list(runs), "size": size, "why": why})
 
 
 def form_banks(plan: Plan, store: Store, *, workers: int, measure: bool) -> None:
     """Put runs that nobody has begun into banks: same group, alike enough to be trained in one pass.
 
     With several workers a group is cut so that each has a bank. With `measure`, the worker that comes to a bank decides
-    whether it pays; until then `pays` is None.
+    how many are trained in one pass; until then `size` is None.
     """
     known = {name for _, bank in read_banks(store) for name in bank["runs"]}
     fresh = [job for job in plan.jobs if job.kind == "run" and job.id not in known and store.status(job) == "waiting"]
@@ -124,4 +131,4 @@ def form_banks(plan: Plan, store: Store, *, workers: int, measure: bool) -> None
             if len(bank) > 1:
                 names = [job.id for job in bank]
                 file = store.path / BANKS / f"{fingerprint('bank', *names)}.json"
-                write_bank(file, names, pays=None if measure else True, why="" if measure else "asked for")
+                write_bank(file, names, size=None if measure else len(names), why="" if measure else "asked for")

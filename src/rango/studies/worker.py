@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from rango.scoring.options import ScoringOptions
 from rango.studies.claims import claim
 from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.store import Store
-from rango.studies.units import Unit, units
+from rango.studies.units import BANKS, Unit, units, write_bank
 from rango.tasks import Split, Task, TaskOptions, load_task, simulated_narratives
-from rango.training import BankJob, Screen, finetune, finetune_bank, pretrain, true_posteriors
+from rango.training import BankJob, Screen, choose_bank, finetune, finetune_bank, pretrain, true_posteriors
 
 POLL_SECONDS = 0.2
 
@@ -86,6 +86,8 @@ class Worker:
                 self._pretrain(unit.id)
             elif unit.kind == "base":
                 self._score_base(unit.jobs[0])
+            elif unit.kind == "measure":
+                self._measure(unit)
             else:
                 self._train(unit)
         except Interrupted:
@@ -122,19 +124,34 @@ class Worker:
                 self.store.write_posteriors(job, split, "floor", floor)
             self.store.write_posteriors(job, split, "base", posteriors)
 
+    def _measure(self, unit: Unit) -> None:
+        """Find out how many of a bank's runs are best trained in one pass, and write it down."""
+        model, task = self._load(unit.jobs[0])
+        choice = choose_bank(model, task, self._bank_jobs(unit.jobs))
+        names = [job.id for job in unit.jobs]
+        write_bank(self.store.path / BANKS / f"{unit.id}.json", names, size=choice.size, why=choice.reason)
+
+    def _bank_jobs(self, jobs: Sequence[Job]) -> list[BankJob]:
+        return [BankJob(out=self.store.folder(job), config=job.config) for job in jobs]
+
     def _train(self, unit: Unit) -> None:
         jobs = [job for job in unit.jobs if self.store.status(job) != "failed"]
         model, task = self._load(jobs[0])
         base = self.plan.job(jobs[0].base)
         splits = {split: self.store.posteriors(base, split, "base") for split in ("validation", "test")}
         if unit.kind == "bank":
-            bank = [BankJob(out=self.store.folder(job), config=job.config) for job in jobs]
-            finetune_bank(model, task, bank, state=unit.state(self.store), base=splits, screen=self.screen)
+            finetune_bank(
+                model, task, self._bank_jobs(jobs), state=unit.state(self.store), base=splits, screen=self.screen
+            )
         elif not self.store.is_trained(jobs[0]):
             folder = self.store.folder(jobs[0])
             finetune(model, task, out=folder, config=jobs[0].config, base=splits, screen=self.screen)
         for job in jobs:
-            self._sample(job, model, task)
+            failed = self.store.record(job).get("status") == "failed"
+            if failed:
+                self.store.write_failure(job.id, str(self.store.record(job).get("reason")))
+            else:
+                self._sample(job, model, task)
 
     def _sample(self, job: Job, model: Model, task: Task) -> None:
         """Posteriors with dropout on, for the cells that read them."""
