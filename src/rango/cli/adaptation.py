@@ -29,6 +29,7 @@ def finetune(
     """Adapt a model to a task with LoRA, and measure base and adapted model on the test split.
 
     The best checkpoint on validation is kept, with the last one. Repeating the command goes on with an unfinished run.
+    On several GPUs: `torchrun --nproc-per-node 2 -m rango finetune …`.
 
     Parameters
     ----------
@@ -48,14 +49,16 @@ def finetune(
     from rango.models import load_model
     from rango.reports import write_report
     from rango.tasks import load_task
-    from rango.training import Screen
+    from rango.training import Screen, launched
     from rango.training import finetune as train
 
-    screen = Screen(quiet=quiet)
-    asked = load_task(settings.task, settings.pick(TaskOptions))
-    base = load_model(settings.model, **dict(settings.pick(ModelOptions)))
-    run = train(base, asked, out=Path(apart["out"]), config=settings, screen=screen)
-    print_result(run.path, split="test", shown=write_report(run.path))
+    with launched(settings.device) as (ranks, device):
+        screen = Screen(quiet=quiet or not ranks.first)
+        asked = load_task(settings.task, settings.pick(TaskOptions))
+        base = load_model(settings.model, dtype=settings.dtype, device=device)
+        run = train(base, asked, out=Path(apart["out"]), config=settings, screen=screen)
+        if ranks.first:
+            print_result(run.path, split="test", shown=write_report(run.path))
 
 
 def evaluate(

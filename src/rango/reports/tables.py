@@ -69,11 +69,7 @@ STATES = (
         "Control",
         "the same adaptation of a model with random weights: what it teaches by itself, without pre-training",
     ),
-    State(
-        "adapted",
-        "Adapted model",
-        "after adaptation, at the best checkpoint on validation (or the last, where nothing was chosen)",
-    ),
+    State("adapted", "Adapted model", "after adaptation, at the checkpoint that validation chose, or the last"),
     State("calibrated", "Adapted, calibrated", "the adapted posteriors, calibrated on validation instances"),
     State(
         "floor",

@@ -20,4 +20,6 @@ from .options import Rule as Rule
 from .pretrain import pretrain as pretrain
 from .pretrain_options import PretrainConfig as PretrainConfig
 from .progress import Screen as Screen
+from .ranks import Ranks as Ranks
+from .ranks import launched as launched
 from .run import Run as Run

@@ -20,6 +20,7 @@ from rango.training.member import Member
 from rango.training.objectives import DivergenceError
 from rango.training.options import FinetuneConfig
 from rango.training.progress import Screen
+from rango.training.ranks import Ranks
 from rango.training.run import Run, open_output
 from rango.training.signals import SignalGuard
 
@@ -126,7 +127,8 @@ def _train(
     refuse_empty(task.train, shots=config.shots)
     reader = make_reader(model)
     trees = {name: encode(model, task.split(name), task=task, form=form) for name in SPLITS}
-    job = Job(model, task, fingerprint, form, reader, trees, screen)
+    ranks = Ranks.current()
+    job = Job(model, task, fingerprint, form, reader, trees, screen, ranks)
     adapters: Sequence[Adaptation]
     if config.adaptation == "full":
         adapters = [add_full(model)]
@@ -135,6 +137,7 @@ def _train(
     try:
         members = make_members(job, left, adapters)
         _refuse_other_bank(state, members)
+        ranks.wait()  # all have looked at what is there before the first writes
         advice = f"the run in {left[0][0].out} is saved; repeat the command to go on"
         with SignalGuard(advice) as guard:
             job.run(members, state, base, guard)

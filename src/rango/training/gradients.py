@@ -12,21 +12,25 @@ from rango.models import Adapter
 from rango.scoring import Reader, TokenTree, join
 from rango.training.member import Member
 from rango.training.objectives import Part, count_terms
+from rango.training.ranks import ALONE, Ranks
 
 
 def accumulate_gradients(
-    reader: Reader, members: Sequence[Member], batches: Sequence[Sequence[TokenTree]]
+    reader: Reader, members: Sequence[Member], batches: Sequence[Sequence[TokenTree]], ranks: Ranks = ALONE
 ) -> list[float]:
     """Add the gradients of each member's mean loss on its batch to its parameters; returns the losses.
 
-    Micro-batch by micro-batch, as each member's configuration says; the result does not depend on their size.
+    Micro-batch by micro-batch, as each member's configuration says; the result does not depend on their size. Of
+    several processes each reads its part of every batch; the sums are those of the whole batch in all of them.
     """
     terms = [count_terms(trees, member.config.objective) for member, trees in zip(members, batches, strict=True)]
     totals = [torch.zeros((), device=reader.model.device) for _ in members]
     reader.model.network.train(False)
     for member in members:
         member.adapter.enable_dropout()
-    chunks = [_chunks(trees, member.config.micro_batch) for member, trees in zip(members, batches, strict=True)]
+    chunks = [
+        _chunks(ranks.share(trees), member.config.micro_batch) for member, trees in zip(members, batches, strict=True)
+    ]
     for together in zip_longest(*chunks):
         present = [number for number, trees in enumerate(together) if trees is not None]
         losses = _backward(
@@ -37,7 +41,9 @@ def accumulate_gradients(
         )
         for number, loss in zip(present, losses, strict=True):
             totals[number] += loss
-    return [float(total) / count for total, count in zip(totals, terms, strict=True)]
+    for member in members:
+        ranks.sum_gradients(member.adapter.parameters())
+    return [total / count for total, count in zip(ranks.sum(torch.stack(totals)).tolist(), terms, strict=True)]
 
 
 def _backward(
@@ -73,5 +79,5 @@ def _sharing(members: Sequence[Member], parts: Sequence[Part]) -> AbstractContex
 
 
 def _chunks(trees: Sequence[TokenTree], size: int | None) -> list[Sequence[TokenTree]]:
-    size = size or len(trees)
+    size = size or max(1, len(trees))
     return [trees[start : start + size] for start in range(0, len(trees), size)]

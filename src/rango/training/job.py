@@ -10,7 +10,7 @@ from typing import Any
 
 from rango.decisions import Posteriors
 from rango.models import Adaptation, Model
-from rango.scoring import Reader, TokenTree, as_posteriors, score
+from rango.scoring import Reader, TokenTree, as_posteriors
 from rango.tasks import Form, Split, Task
 from rango.training.bank import BankJob, run_key
 from rango.training.loop import Trainer
@@ -18,6 +18,7 @@ from rango.training.measures import calibrated_posteriors, measure, true_posteri
 from rango.training.member import Data, Member
 from rango.training.options import FinetuneConfig
 from rango.training.progress import Screen
+from rango.training.ranks import ALONE, Ranks
 from rango.training.run import Run, RunWriter, versions
 from rango.training.signals import SignalGuard
 
@@ -35,6 +36,7 @@ class Job:
     reader: Reader
     trees: Mapping[Split, Sequence[TokenTree]]
     screen: Screen
+    ranks: Ranks = ALONE
 
     def run(self, members: Sequence[Member], state: Path, base: Mapping[str, Posteriors], guard: SignalGuard) -> None:
         """Base posteriors, training, adapted posteriors, metrics; each part is skipped if it is there already."""
@@ -46,7 +48,8 @@ class Job:
             self.screen.say(f"· {note}")
         for split in ("test", "validation"):
             self._write_base(members, split, base.get(split))
-        Trainer(self.reader, members, state, self.screen).run(guard)
+        Trainer(self.reader, members, state, self.screen, self.ranks).run(guard)
+        self.ranks.wait()
         share = (time.perf_counter() - started) / len(members)
         for member in members:
             started = time.perf_counter()
@@ -61,14 +64,17 @@ class Job:
                 best_step=member.progress.step if member.config.regime == "all" else member.progress.best_step,
                 steps=member.progress.step,
             )
-        state.unlink(missing_ok=True)
+        if self.ranks.first:
+            state.unlink(missing_ok=True)
+        self.ranks.wait()
 
     def _write_base(self, members: Sequence[Member], split: Split, known: Posteriors | None) -> None:
         """Store the base model's posteriors in every run: those given, those that one has, or newly computed ones."""
-        lacking = [member for member in members if not member.writer.has_posteriors("base", split)]
-        if not lacking:
+        there = self.ranks.agree([member.writer.has_posteriors("base", split) for member in members])
+        if all(there):
             return
-        having = [member for member in members if member not in lacking]
+        lacking = [member for member, has in zip(members, there, strict=True) if not has]
+        having = [member for member, has in zip(members, there, strict=True) if has]
         first = lacking[0]
         if known is None and having:
             known = Run(having[0].writer.path).posteriors("base", split)
@@ -85,14 +91,15 @@ class Job:
         """The best checkpoint's posteriors, calibrated ones, and the metrics of all states."""
         writer = member.writer
         member.conclude()
-        states = {"base": Run(writer.path).posteriors("base")}
         with member.adapter.alone():
-            states["adapted"] = self._score("adapted", "test", member)
-            writer.write_posteriors("adapted", "test", states["adapted"])
-            if member.validates:
-                validation = self._score("adapted", "validation", member)
-                writer.write_posteriors("adapted", "validation", validation)
-        if member.validates:
+            adapted = self._score("adapted", "test", member)
+            validation = self._score("adapted", "validation", member) if member.validates else None
+        if not self.ranks.first:
+            return
+        states = {"base": Run(writer.path).posteriors("base"), "adapted": adapted}
+        writer.write_posteriors("adapted", "test", adapted)
+        if validation is not None:
+            writer.write_posteriors("adapted", "validation", validation)
             self._calibrate(states, validation, writer)
         else:
             self._note(f"not calibrated: regime {member.config.regime!r} trained on the validation instances", writer)
@@ -108,7 +115,7 @@ class Job:
         if note is not None:
             self._note(note, writer)
         if calibrator is not None:
-            calibrator.write(writer.path / "calibrator.json")
+            writer.write_calibrator(calibrator)
             writer.write_posteriors("calibrated", "test", calibrated)
             states["calibrated"] = calibrated
 
@@ -120,7 +127,7 @@ class Job:
     def _score(self, state: str, split: Split, member: Member) -> Posteriors:
         """Posteriors of the network as it is now; the share of probability on the letters goes to the run's record."""
         self.screen.say(f"Scoring {split} ({len(self.trees[split]):,} instances), {state} model ...")
-        scores = score(self.reader, self.trees[split], options=member.config, form=self.form)
+        scores = self.ranks.score(self.reader, self.trees[split], options=member.config, form=self.form)
         if scores.letter_mass is not None and split == "test":
             share = float(scores.letter_mass.mean())
             self.screen.say(f"  share of probability on the letters: {share:.3f}")
@@ -130,11 +137,11 @@ class Job:
 
 def make_members(job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters: Sequence[Adaptation]) -> list[Member]:
     """The members of a bank: their run directories, begun before or new, and what they all read."""
-    data = Data(job.reader, job.form, job.trees["train"], job.trees["validation"], job.task.validation)
+    data = Data(job.reader, job.form, job.trees["train"], job.trees["validation"], job.task.validation, job.ranks)
     members = []
     for (bank_job, run), adapter in zip(left, adapters, strict=True):
         record = run.record if run is not None else _record(job, bank_job.config, adapter)
-        writer = RunWriter(bank_job.out, record)
+        writer = RunWriter(bank_job.out, record, writes=job.ranks.first)
         members.append(Member(run_key(bank_job.config), bank_job.config, adapter, writer, data))
     return members
 

@@ -16,6 +16,7 @@ from rango.training.gradients import accumulate_gradients
 from rango.training.member import Member
 from rango.training.objectives import DivergenceError
 from rango.training.progress import Bar, Screen
+from rango.training.ranks import ALONE, Ranks
 from rango.training.signals import SignalGuard
 
 
@@ -28,6 +29,7 @@ class Trainer:
     state_file: Path
     """Where the state for a resume is, of all members."""
     screen: Screen
+    ranks: Ranks = ALONE
 
     def run(self, guard: SignalGuard) -> None:
         """Train every member to its end, from where the state file stands.
@@ -35,6 +37,7 @@ class Trainer:
         A member whose loss diverges is marked as failed; the others go on.
         """
         self._resume()
+        self.ranks.wait()  # before the first overwrites the state that the others read
         guard.hold()
         total = max(member.most_steps for member in self.members)
         with self.screen.bar("training", total) as bar:
@@ -44,9 +47,9 @@ class Trainer:
                 records = self._step(active)
                 self._record(active, records)
                 bar.advance(1, self._words(active, records))
-                if guard.received:
-                    save_state(self.state_file, self.members)
-                    guard.check()
+                if self.ranks.any(guard.received):
+                    self._save()
+                    guard.stop()
         guard.release()
 
     def _resume(self) -> None:
@@ -57,6 +60,10 @@ class Trainer:
             steps = max(member.progress.step for member in self.members)
             self.screen.say(f"Going on after step {steps} of {max(member.most_steps for member in self.members)}.")
 
+    def _save(self) -> None:
+        if self.ranks.first:
+            save_state(self.state_file, self.members)
+
     def _start(self, bar: Bar) -> None:
         """The validation before the first step."""
         fresh = [member for member in self.members if member.progress.validated_step is None]
@@ -64,7 +71,7 @@ class Trainer:
             self._checkpoint(member, None)
         bar.advance(0)
         if fresh:
-            save_state(self.state_file, self.members)
+            self._save()
 
     def _record(self, active: Sequence[Member], records: Sequence[dict[str, float] | None]) -> None:
         """Log a step, validate where it is time, and save what a resume needs after that."""
@@ -78,7 +85,7 @@ class Trainer:
             else:
                 member.writer.append_log(record)
         if saved:
-            save_state(self.state_file, self.members)
+            self._save()
 
     def _checkpoint(self, member: Member, record: dict[str, float] | None) -> None:
         try:
@@ -91,7 +98,7 @@ class Trainer:
         started = time.perf_counter()
         batches = [member.batch() for member in active]
         # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
-        torch.manual_seed((active[0].config.seed << 32) + active[0].progress.step)
+        torch.manual_seed((active[0].config.seed << 32) + active[0].progress.step + (self.ranks.rank << 56))
         losses = self._gradients(active, batches)
         records: list[dict[str, float] | None] = []
         for member, loss, trees in zip(active, losses, batches, strict=True):
@@ -107,7 +114,7 @@ class Trainer:
         ]
 
     def _gradients(self, active: Sequence[Member], batches: Sequence[Sequence[TokenTree]]) -> list[float]:
-        return accumulate_gradients(self.reader, active, batches)
+        return accumulate_gradients(self.reader, active, batches, self.ranks)
 
     def _words(self, active: Sequence[Member], records: Sequence[dict[str, float] | None]) -> str:
         """Of the first member that is still well."""

@@ -12,11 +12,12 @@ import torch
 
 from rango.decisions import DIRECTIONS
 from rango.models import Adaptation
-from rango.scoring import Reader, TokenTree, as_posteriors, score
+from rango.scoring import Reader, TokenTree, as_posteriors
 from rango.tasks import Form, Instance
 from rango.training.checkpoint import Progress, State
 from rango.training.objectives import DivergenceError, Part
 from rango.training.options import FinetuneConfig
+from rango.training.ranks import ALONE, Ranks
 from rango.training.run import RunWriter
 from rango.training.schedule import BatchPlan, learning_rate_factor
 
@@ -34,6 +35,7 @@ class Data:
     train: Sequence[TokenTree]
     validation: Sequence[TokenTree]
     validation_instances: Sequence[Instance]
+    ranks: Ranks = ALONE
 
 
 @dataclass
@@ -156,7 +158,7 @@ class Member:
         found = self._validate() if self.validates else {}
         self.progress.validated_step = self.progress.step
         self.writer.append_log({**(record or _START), **found})
-        self.adapter.save(self.writer.path / "adapter" / "last")
+        self.writer.write_adapter(self.adapter, "last")
 
     def conclude(self) -> None:
         """Put the result into the network: the best checkpoint, or the last step where nothing was selected."""
@@ -164,12 +166,12 @@ class Member:
             self.adapter.load(self.writer.path / "adapter" / "best")
             return
         for which in ("best", "last"):
-            self.adapter.save(self.writer.path / "adapter" / which)
+            self.writer.write_adapter(self.adapter, which)
 
     def _validate(self) -> dict[str, Any]:
         data, options = self.data, self.config
         with self.adapter.alone():
-            scores = score(data.reader, data.validation, options=options, form=data.form)
+            scores = data.ranks.score(data.reader, data.validation, options=options, form=data.form)
         if np.isnan(scores.values).any():
             raise self.divergence(f"the scores on validation became nan at step {self.progress.step}")
         posteriors = as_posteriors(scores.values, data.validation_instances)
@@ -178,7 +180,7 @@ class Member:
         if better:
             self.progress.best_step, self.progress.best_value = self.progress.step, values[options.select]
             self.progress.waited = 0
-            self.adapter.save(self.writer.path / "adapter" / "best")
+            self.writer.write_adapter(self.adapter, "best")
         else:
             self.progress.waited += 1
         self.validation_nce = values["nce"]

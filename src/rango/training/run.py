@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rango.decisions import Estimate, Posteriors, read_posteriors, write_posteriors
+from rango.decisions import Calibrator, Estimate, Posteriors, read_posteriors, write_posteriors
 from rango.errors import InputError
 from rango.files import read_json, read_text, read_yaml, write_json, write_text, write_yaml
 from rango.training.options import FinetuneConfig
+
+if TYPE_CHECKING:
+    from rango.models import Adaptation
 
 _VERSIONED = ("rango", "torch", "transformers", "tokenizers", "numpy", "scipy")
 
@@ -104,24 +107,27 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 class RunWriter:
     """Writes a run directory, each file whole or not at all."""
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: dict[str, Any], *, writes: bool = True) -> None:
         self.path = path
         self.record = record
+        self.writes = writes
+        """Of several processes only one does; for the others every method does nothing."""
 
     def begin(self) -> None:
         """Write run.yaml with status `running`; on a resumed run, keep the times that are there."""
-        self.path.mkdir(parents=True, exist_ok=True)
         self.record.pop("reason", None)
         self.write_record(status="running")
 
     def write_record(self, **changes: Any) -> None:
         """Change keys of run.yaml."""
         self.record.update(changes)
-        write_yaml(self.path / "run.yaml", self.record)
+        if self.writes:
+            write_yaml(self.path / "run.yaml", self.record)
 
     def write_posteriors(self, state: str, split: str, posteriors: Posteriors) -> None:
         """Store posteriors/SPLIT-STATE.parquet."""
-        write_posteriors(self.path / "posteriors" / f"{split}-{state}.parquet", posteriors)
+        if self.writes:
+            write_posteriors(self.path / "posteriors" / f"{split}-{state}.parquet", posteriors)
 
     def has_posteriors(self, state: str, split: str) -> bool:
         """Whether posteriors/SPLIT-STATE.parquet is there."""
@@ -133,27 +139,46 @@ class RunWriter:
 
     def write_metrics(self, metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> None:
         """Store metrics.json."""
-        write_json(self.path / "metrics.json", as_json(metrics))
+        if self.writes:
+            write_json(self.path / "metrics.json", as_json(metrics))
+
+    def write_adapter(self, adapter: Adaptation, which: str) -> None:
+        """Store adapter/best or adapter/last."""
+        if self.writes:
+            adapter.save(self.path / "adapter" / which)
+
+    def write_calibrator(self, calibrator: Calibrator) -> None:
+        """Store calibrator.json."""
+        if self.writes:
+            calibrator.write(self.path / "calibrator.json")
 
     def append_log(self, record: Mapping[str, Any]) -> None:
         """Add one line to log.jsonl; one write call, so that a crash can only cut the last line."""
+        if not self.writes:
+            return
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def rewind_log(self, step: int) -> None:
         """Drop what was logged after `step`: a resumed run does those steps again."""
+        if not self.writes:
+            return
         kept = [record for record in read_log(self.path) if record["step"] <= step]
         write_text(self.path / "log.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
     def finish(self, **changes: Any) -> None:
         """Write run.yaml with status `complete` and remove what only a resume needed."""
         self.write_record(status="complete", **changes)
-        shutil.rmtree(self.path / "state", ignore_errors=True)
+        self._remove_state()
 
     def fail(self, reason: str) -> None:
         """Write run.yaml with status `failed` and the reason; asked for again, the run begins anew."""
         self.write_record(status="failed", reason=reason)
-        shutil.rmtree(self.path / "state", ignore_errors=True)
+        self._remove_state()
+
+    def _remove_state(self) -> None:
+        if self.writes:
+            shutil.rmtree(self.path / "state", ignore_errors=True)
 
 
 def as_json(metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict[str, Any]:

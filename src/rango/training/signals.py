@@ -47,6 +47,11 @@ class SignalGuard:
         """Whether a signal waits."""
         return self._received is not None
 
+    def stop(self) -> None:
+        """Raise `Interrupted`, also if the signal went to another process of the same run."""
+        self._received = self._received or signal.SIGTERM
+        self.check()
+
     def check(self) -> None:
         """Raise `Interrupted` if a signal waits."""
         if self._received is not None:
