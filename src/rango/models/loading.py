@@ -120,7 +120,7 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer from the Hub or a folder; errors as in `load_model`."""
-    with _quiet_transformers():
+    with quiet_transformers():
         tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer

@@ -200,8 +200,9 @@ class Trainer:
         )
         return (
             f"step {position.step:,}: {position.tokens:,} tokens (epoch {position.epoch + 1}), train {train:.3f}, "
-            f"held out {nats:.3f} nats/token (perplexity {math.exp(nats):,.1f}), {measures['held_out_bits_per_byte']:.3f} bits/byte, "
-            f"{position.tokens / position.seconds:,.0f} tokens/s, {_time_left(position.seconds, self.progress)}"
+            f"held out {nats:.3f} nats/token (perplexity {math.exp(nats):,.1f}), "
+            f"{measures['held_out_bits_per_byte']:.3f} bits/byte, {position.tokens / position.seconds:,.0f} tokens/s, "
+            f"{_time_left(position.seconds, self.progress)}"
         )
 
     @torch.no_grad()
