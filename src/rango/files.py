@@ -102,11 +102,22 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping (safe loader); a syntax error names the line."""
+    """Read a YAML mapping (safe loader); a syntax error or a key that stands twice names the line."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """PyYAML takes the last of two equal keys without a word."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if key.value in seen and isinstance(key.value, str):
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep=deep)
+
     try:
-        value = yaml.safe_load(read_text(path))
+        value = yaml.load(read_text(path), Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not YAML ({error.problem}); fix the line") from None

@@ -1,6 +1,6 @@
-"""Which choice works: grid, run store, execution, and what the outcomes of a study say.
+"""Which choice works: grid, run store, execution, and the table of what came out.
 
-The public names are listed in `__init__.pyi` and imported when first used.
+The public names are listed in `__init__.pyi` and imported when first used: reading options must not load torch.
 """
 
 import lazy_loader as _lazy

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rango.decisions import Posteriors, average_posteriors, fit_calibrator
 from rango.errors import InputError
+from rango.files import read_yaml
 from rango.studies.outcomes import Outcome, Reference
+from rango.studies.plan import Cell, Job, Plan, Row
+from rango.studies.store import Store
+from rango.training.run import read_log
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,4 +33,73 @@ def read_outcomes(path: Path) -> StudyResult:
     Raises:
         InputError: it is none.
     """
-    raise InputError(f"{path} cannot be read as a study yet; give the folder of a run")
+    store = Store(path)
+    plan = store.read_plan()
+    outcomes = tuple(_outcome(store, plan, row) for row in plan.rows)
+    return StudyResult(plan.name, plan.about, plan.select, outcomes, plan.references)
+
+
+def _outcome(store: Store, plan: Plan, row: Row) -> Outcome:
+    posteriors: dict[int, Posteriors] = {}
+    failures: dict[int, str] = {}
+    logs: dict[int, tuple[dict[str, Any], ...]] = {}
+    for cell in row.cells:
+        missing = _missing(store, plan, cell)
+        if missing:
+            failures[cell.seed] = missing
+            continue
+        posteriors[cell.seed] = read_cell(store, plan, cell)
+        logs[cell.seed] = tuple(read_log(store.folder(plan.job(cell.sources[0].job))))
+    jobs = [plan.job(source.job) for cell in row.cells for source in cell.sources]
+    floor = store.posteriors_file(plan.job(jobs[0].base), "test", "floor")
+    return Outcome(
+        axes=row.axes,
+        posteriors=posteriors,
+        floor=store.posteriors(plan.job(jobs[0].base), "test", "floor") if floor.is_file() else None,
+        logs={seed: log for seed, log in logs.items() if log},
+        facts=dict(_facts(store, jobs)),
+        failures=failures,
+    )
+
+
+def read_cell(store: Store, plan: Plan, cell: Cell) -> Posteriors:
+    """The test posteriors of a cell: the mean of its sources, calibrated on validation if asked."""
+    test = _mean(store, plan, cell, "test")
+    if cell.calibrator is None:
+        return test
+    fitted = fit_calibrator(_mean(store, plan, cell, "validation"), method=cell.calibrator)  # type: ignore[arg-type]
+    return fitted.apply(test)
+
+
+def _mean(store: Store, plan: Plan, cell: Cell, split: str) -> Posteriors:
+    return average_posteriors([store.posteriors(plan.job(source.job), split, source.state) for source in cell.sources])
+
+
+def _missing(store: Store, plan: Plan, cell: Cell) -> str:
+    """Why a cell cannot be read yet; empty when it can."""
+    for source in cell.sources:
+        job = plan.job(source.job)
+        status = store.status(job)
+        if status == "failed":
+            return store.failure(job.id)
+        if status != "done":
+            return "not finished yet"
+        for split in ("test", "validation")[: 2 if cell.calibrator else 1]:
+            if not store.posteriors_file(job, split, source.state).is_file():
+                return f"no {split} posteriors of state {source.state}"
+    return ""
+
+
+def _facts(store: Store, jobs: list[Job]) -> Iterator[tuple[str, float]]:
+    """Numbers beside the metrics: means over the runs, and the base's held-out loss where it is known."""
+    records = [store.record(job) for job in jobs if job.kind == "run"]
+    for key in ("trainable_parameters", "seconds"):
+        values = [record[key] for record in records if record.get(key) is not None]
+        if values:
+            yield key, sum(values) / len(values)
+    try:
+        held_out = read_yaml(Path(jobs[0].config.model) / "pretrain.yaml").get("held_out", {})
+    except InputError:
+        return
+    for key, value in held_out.items():
+        yield key, float(value)

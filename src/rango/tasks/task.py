@@ -101,7 +101,11 @@ class Task:
     @cached_property
     def fingerprint(self) -> str:
         """A short hash of the contents of the three splits: what is asked and what is right, in order."""
-        return fingerprint(*(part for split in SPLITS for part in (split, *map(_content, self.split(split)))))
+        return self.fingerprint_of(*SPLITS)
+
+    def fingerprint_of(self, *splits: Split) -> str:
+        """A short hash of the contents of some splits."""
+        return fingerprint(*(part for split in splits for part in (split, *map(_content, self.split(split)))))
 
 
 def _content(instance: Instance) -> str:

@@ -1,0 +1,83 @@
+"""`rango study`: many runs from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from rango.cli.adaptation import Quiet
+from rango.errors import InputError, RunError
+
+
+def study(
+    file: Path,
+    /,
+    *,
+    out: Path | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    bank: Literal["auto", "on", "off"] = "auto",
+    tiny: Annotated[bool, Parameter(negative=())] = False,
+    change: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    retry: Annotated[bool, Parameter(negative=())] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run every configuration of a study file, and show them in one table.
+
+    Repeating the command goes on where it stopped: finished runs stay, others go on, new ones are added.
+
+    Parameters
+    ----------
+    file
+        The study: base, vary or runs, seeds, select.
+    out
+        The folder of the study; runs/NAME when absent.
+    workers
+        Processes on this machine.
+    ray
+        Run on a Ray cluster instead: its address, or `local`.
+    bank
+        Train runs that share a base in one pass: where a short measurement says that it pays (auto), on, off.
+    tiny
+        Apply the file's `tiny:` block: the same study, small.
+    change
+        KEY=VALUE: another value for a key of the base (model=runs/lm) or of the study (seeds=[0,1]); may be repeated.
+    dry_run
+        Say what would be done, and stop.
+    retry
+        Try again what failed.
+    quiet
+        No progress, only the result.
+    """
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; expected 1 or more")
+    from rich.console import Console
+
+    from rango.reports import write_study_report
+    from rango.studies import Watch, describe, prepare, read_study, run_on_ray, run_study
+
+    asked = read_study(file, tiny=tiny, changes=change)
+    folder = out or Path("runs") / asked.name
+    plan, store = prepare(asked, folder)
+    console = Console(stderr=True, highlight=False, quiet=quiet)
+    for line in describe(plan, store):
+        console.print(line, markup=False, soft_wrap=True)
+    if dry_run:
+        return
+    watch = Watch(store, plan, console)
+    try:
+        if ray is None:
+            run_study(asked, plan, store, workers=workers, bank=bank, retry=retry, watch=watch)
+        else:
+            run_on_ray(asked, plan, store, address=ray, bank=bank, retry=retry, watch=watch)
+    finally:
+        watch.stop()
+    shown = write_study_report(folder)
+    Console(highlight=False).print(shown.table)
+    print(f"\n{shown.page}")
+    failed = [job for job in plan.jobs if store.status(job) == "failed"]
+    if failed:
+        raise RunError(f"{len(failed)} of {len(plan.jobs)} jobs failed; rango study … --retry tries them again")

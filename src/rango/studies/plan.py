@@ -1,0 +1,281 @@
+"""From a study to the jobs it needs: what is computed once, what is shared, what a row of the table reads.
+
+    configuration × seed ──▶ sources (job, state) ──▶ mean of their posteriors ──▶ calibrator ──▶ a cell
+    job: the posteriors of an unadapted base (once per model, task and scoring), or a fine-tuning run
+
+Two configurations that read the same sources are the same row: where their axes differ, the axis means nothing there
+(`none` has no rank) and its value is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from rango.config import Config
+from rango.errors import InputError
+from rango.files import fingerprint
+from rango.models.options import ModelOptions
+from rango.scoring.options import ScoringOptions
+from rango.studies.adaptation import AdaptationOptions
+from rango.studies.outcomes import Reference
+from rango.studies.study import Axes, ModelSpec, Study, unflatten
+from rango.tasks import Task, TaskOptions, load_task
+from rango.training.options import FinetuneConfig, Selection
+
+MODELS = "models"
+_BASE_KEYS = {"model", "task", "seed"}.union(
+    *(kind.model_fields for kind in (TaskOptions, ScoringOptions, ModelOptions))
+)
+"""What decides the posteriors of a model that is not trained."""
+
+
+class Source(Config):
+    """Posteriors in the store: what a job left under a state's name."""
+
+    job: str
+    state: str
+
+
+class Cell(Config):
+    """One configuration with one seed: the mean of its sources' posteriors, calibrated if asked."""
+
+    seed: int
+    sources: tuple[Source, ...]
+    calibrator: str | None = None
+
+
+class Row(Config):
+    """One configuration: its axes and a cell for each seed."""
+
+    axes: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+
+
+class Job(Config):
+    """One unit of computation whose result is kept: `base` scores an unadapted model, `run` fine-tunes."""
+
+    id: str
+    kind: Literal["base", "run"]
+    config: FinetuneConfig
+    group: str
+    """Jobs of one group share model, task, type and device: a worker loads them once."""
+    base: str
+    """The job with the base posteriors; a base names itself."""
+    samples: tuple[int, ...] = ()
+    """Numbers of MC dropout passes that some cell reads."""
+
+
+class Plan(Config):
+    """Everything a study folder needs to be computed and to be read again without the study file."""
+
+    name: str
+    about: str
+    select: Selection
+    axes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    jobs: tuple[Job, ...]
+    models: Mapping[str, ModelSpec]
+    """Folder under models/ -> how it is pre-trained."""
+    references: tuple[Reference, ...]
+    notes: tuple[str, ...] = ()
+    """What the tasks said while they were loaded."""
+
+    def job(self, identity: str) -> Job:
+        """A job by its id."""
+        return self._by_id[identity]
+
+    def has_job(self, identity: str) -> bool:
+        """Whether there is such a job."""
+        return identity in self._by_id
+
+    @cached_property
+    def _by_id(self) -> dict[str, Job]:
+        return {job.id: job for job in self.jobs}
+
+
+@dataclass
+class Planner:
+    """Resolves every configuration of a study, loads every task once to check it, and collects every mistake."""
+
+    study: Study
+    out: Path
+    jobs: dict[str, Job] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    tasks: dict[tuple[str, TaskOptions], Task | None] = field(default_factory=dict)
+
+    def plan(self) -> Plan:
+        """The plan of the study.
+
+        Raises:
+            InputError: all mistakes of all configurations, each once.
+        """
+        study = self.study
+        rows: dict[tuple[Any, ...], Row] = {}
+        for axes in study.combinations():
+            cells = self._cells(axes)
+            if cells:
+                key = tuple((cell.sources, cell.calibrator) for cell in cells)
+                merged = _merge_axes(rows[key].axes, axes) if key in rows else axes
+                rows[key] = Row(axes={name: merged.get(name) for name in study.axes}, cells=cells)
+        if self.problems:
+            unique = dict.fromkeys(self.problems)
+            raise InputError(f"study {study.name}: " + "; ".join(unique))
+        notes = dict.fromkeys(note for task in self.tasks.values() if task for note in task.notes)
+        return Plan(
+            name=study.name,
+            about=study.about,
+            select=study.select,
+            axes=study.axes,
+            rows=tuple(rows.values()),
+            jobs=tuple(self.jobs.values()),
+            models={_model_folder(name, spec): spec for name, spec in study.models.items()},
+            references=study.references,
+            notes=tuple(notes),
+        )
+
+    def _cells(self, axes: Axes) -> tuple[Cell, ...]:
+        """The cells of one configuration; none when it is wrong. Seeds that change nothing are one cell."""
+        where = ", ".join(f"{key} {value}" for key, value in axes.items()) or "base"
+        try:
+            options, values = self._split(axes, where)
+            cells = [self._cell(options, values, seed, where) for seed in self.study.seeds]
+        except InputError as error:
+            self.problems.append(str(error))
+            return ()
+        first = cells[0]
+        same = all(cell.sources == first.sources for cell in cells)
+        return (first,) if same else tuple(cells)
+
+    def _split(self, axes: Axes, where: str) -> tuple[AdaptationOptions, dict[str, Any]]:
+        from rango.config import merge
+
+        values = merge(unflatten(dict(self.study.base)), unflatten(axes))
+        own = {key: values.pop(key) for key in list(values) if key in AdaptationOptions.model_fields}
+        if isinstance(values.get("data"), str):
+            values["data"] = values["data"].replace("{task}", str(values.get("task")))
+        model = values.get("model")
+        if model in self.study.models:
+            values["model"] = str(self.out / MODELS / _model_folder(model, self.study.models[model]))
+        return AdaptationOptions.build(own, where=where), values
+
+    def _cell(self, options: AdaptationOptions, values: Mapping[str, Any], seed: int, where: str) -> Cell:
+        config = self._config(options, {**values, "seed": seed}, where)
+        way = options.way
+        if way in ("none", "few-shot"):
+            sources = [Source(job=self._base(config), state="base")]
+        elif way == "ensemble":
+            # Seed s has members of its own, so that the spread over seeds of an ensemble means what it says.
+            members = [
+                config.model_copy(update={"seed": seed * options.members + member}) for member in range(options.members)
+            ]
+            sources = [Source(job=self._run(member), state="adapted") for member in members]
+        elif way == "mc-dropout":
+            if not config.lora.dropout:
+                raise InputError(f"{where}: mc-dropout needs lora.dropout above 0; it is {config.lora.dropout}")
+            sources = [Source(job=self._run(config, samples=options.samples), state=f"mc-dropout-{options.samples}")]
+        else:
+            sources = [Source(job=self._run(config), state="adapted")]
+        calibrator = None
+        if options.calibrated:
+            letters = (config.form or self._task(config).default_form) == "letter"
+            calibrator = options.calibrator or ("affine" if letters else "temperature")
+        return Cell(seed=seed, sources=tuple(sources), calibrator=calibrator)
+
+    def _config(self, options: AdaptationOptions, values: Mapping[str, Any], where: str) -> FinetuneConfig:
+        """The configuration of a run, checked; what the adaptation does not use is left at its default."""
+        way = options.way
+        if way in ("none", "few-shot"):
+            # A base is not trained: how, must neither matter nor contradict.
+            values = {key: value for key, value in values.items() if key in _BASE_KEYS}
+        if way == "few-shot":
+            if not values.get("shots"):
+                raise InputError(f"{where}: few-shot needs shots, the number of training instances in the prompt")
+            values = {**values, "shots_seed": values["seed"]}
+        else:
+            values = {**values, "shots": 0}
+        if way == "full":
+            values = {key: value for key, value in values.items() if key != "lora"}
+        if "adaptation" in FinetuneConfig.model_fields:
+            values = {**values, "adaptation": "full" if way == "full" else "lora"}
+        config = FinetuneConfig.build(values, where=where)
+        self._task(config)
+        return config
+
+    def _task(self, config: FinetuneConfig) -> Task:
+        """The task, loaded once; a task that cannot be loaded is one problem, not one for each configuration."""
+        key = (config.task, config.pick(TaskOptions))
+        if key not in self.tasks:
+            self.tasks[key] = None
+            self.tasks[key] = load_task(config.task, key[1])
+        task = self.tasks[key]
+        if task is None:
+            raise InputError(self.problems[-1] if self.problems else f"task {config.task} cannot be loaded")
+        return task
+
+    def _base(self, config: FinetuneConfig) -> str:
+        """The job that scores the base on what this configuration is tested on; its id is one of content."""
+        task = self._task(config)
+        scoring = config.pick(ScoringOptions)
+        parts = [self._identity(config.model), config.dtype, config.device, scoring.model_dump_json()]
+        parts += [config.task, task.fingerprint_of("validation", "test")]
+        if scoring.shots:
+            parts.append(task.fingerprint_of("train"))
+        identity = fingerprint("base", *parts)
+        if identity not in self.jobs:
+            plain = FinetuneConfig.build({name: getattr(config, name) for name in _BASE_KEYS - {"seed"}})
+            self.jobs[identity] = Job(id=identity, kind="base", config=plain, group=self._group(plain), base=identity)
+        return identity
+
+    def _run(self, config: FinetuneConfig, *, samples: int | None = None) -> str:
+        """The fine-tuning run of a configuration. Its id is a hash of that configuration, whatever the code."""
+        base = self._base(config)
+        named = config.model_copy(update={"model": self._identity(config.model)})
+        identity = fingerprint("run", named.model_dump_json())
+        known = self.jobs.get(identity)
+        wanted = {*(known.samples if known else ()), *((samples,) if samples else ())}
+        self.jobs[identity] = Job(
+            id=identity,
+            kind="run",
+            config=config,
+            group=self._group(config),
+            base=base,
+            samples=tuple(sorted(wanted)),
+        )
+        return identity
+
+    def _group(self, config: FinetuneConfig) -> str:
+        task = config.pick(TaskOptions).model_dump_json()
+        return fingerprint(self._identity(config.model), config.task, task, config.dtype, config.device)
+
+    def _identity(self, model: str) -> str:
+        """The model's name, without the folder of this study: a study that is moved keeps its runs."""
+        return model.removeprefix(f"{self.out / MODELS}/") if model.startswith(str(self.out)) else model
+
+
+def plan_study(study: Study, out: Path) -> Plan:
+    """Plan a study whose results are to stand in `out`.
+
+    Raises:
+        InputError: all that is wrong with its configurations and tasks at once.
+    """
+    return Planner(study, out).plan()
+
+
+def _model_folder(name: str, spec: ModelSpec) -> str:
+    return f"{name}-{spec.identity}"
+
+
+def _merge_axes(one: Axes, other: Axes) -> dict[str, Any]:
+    return {key: value if other.get(key) == value else None for key, value in one.items()}
+
+
+def groups(jobs: Sequence[Job]) -> Iterator[tuple[str, list[Job]]]:
+    """Jobs by group, in the order of the plan."""
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(job.group, []).append(job)
+    yield from found.items()

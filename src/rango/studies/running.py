@@ -1,0 +1,95 @@
+"""Running a study: plan, say what there is to do, work, and leave a folder that can be read without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from rango.errors import InputError
+from rango.files import write_yaml
+from rango.studies.plan import Plan, groups, plan_study
+from rango.studies.store import Store
+from rango.studies.study import Study
+from rango.studies.units import form_banks, has_model
+from rango.studies.workers import Workers
+
+Bank = Literal["auto", "on", "off"]
+
+_OURS = {"study.yaml", "plan.json", "runs", "bases", "models", "claims", "logs", "banks", "index.json", "failures"}
+
+
+def prepare(study: Study, out: Path) -> tuple[Plan, Store]:
+    """Plan a study and check that `out` may hold it; nothing is written.
+
+    Raises:
+        InputError: mistakes in the study, all at once; `out` holds something else.
+    """
+    if out.is_file():
+        raise InputError(f"--out {out} is a file; give a folder")
+    others = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith(".")) if out.is_dir() else []
+    if others and not (out / "plan.json").is_file() and set(others) - _OURS:
+        raise InputError(f"--out {out} already holds other files ({others[0]}); give a folder that does not exist yet")
+    return plan_study(study, out), Store(out)
+
+
+def describe(plan: Plan, store: Store) -> list[str]:
+    """What there is to do, in sentences."""
+    runs = [job for job in plan.jobs if job.kind == "run"]
+    bases = [job for job in plan.jobs if job.kind == "base"]
+    cells = sum(len(row.cells) for row in plan.rows)
+    done = store.counts(runs)
+    lines = [
+        f"{plan.name}: {len(plan.rows)} configurations, {cells} results with their seeds",
+        f"  {len(runs)} fine-tuning runs: {done['done']} there already, {done['started']} to go on with, "
+        f"{done['waiting']} to start, {done['failed']} failed",
+        f"  {len(bases)} scorings of a base model, shared: {store.counts(bases)['done']} there already",
+        f"  {sum(1 for _ in groups(plan.jobs))} groups that share model and task",
+    ]
+    if plan.models:
+        there = sum(has_model(store, name) for name in plan.models)
+        lines.append(f"  {len(plan.models)} language models to pre-train: {there} there already")
+    failed = [job for job in plan.jobs if store.status(job) == "failed"]
+    lines += [f"  failed: {job.id}: {store.failure(job.id)} (--retry tries it again)" for job in failed]
+    return [*lines, *(f"· {note}" for note in plan.notes)]
+
+
+def run_study(
+    study: Study,
+    plan: Plan,
+    store: Store,
+    *,
+    workers: int = 1,
+    bank: Bank = "auto",
+    retry: bool = False,
+    watch: Callable[[], None] = lambda: None,
+) -> None:
+    """Do what is left of a prepared study. What fails is remembered and does not stop the rest.
+
+    Args:
+        study: for the record in the folder.
+        plan: what `prepare` returned.
+        store: likewise.
+        workers: processes on this machine.
+        bank: train runs that share a base in one pass: auto (where a short measurement says that it pays), on, off.
+        retry: try again what failed.
+        watch: called a few times a second.
+
+    Raises:
+        Interrupted: a signal; everything is saved.
+    """
+    begin(study, plan, store, workers=workers, bank=bank, retry=retry)
+    try:
+        Workers(store, plan, workers, watch).run()
+    finally:
+        store.rebuild_index(plan)
+
+
+def begin(study: Study, plan: Plan, store: Store, *, workers: int, bank: Bank, retry: bool) -> None:
+    """Write what workers read: study, plan and banks."""
+    write_yaml(store.path / "study.yaml", study.model_dump(mode="json", exclude_defaults=True))
+    store.write_plan(plan)
+    if retry:
+        store.forget_failures()
+    if bank != "off":
+        form_banks(plan, store, workers=workers, measure=bank == "auto")

@@ -1,0 +1,140 @@
+"""The folder of a study: what is done, what failed, and one index that can always be rebuilt from the runs.
+
+STUDY/
+  study.yaml  plan.json      what was asked, and what it resolves to
+  models/NAME-ID/            small language models of the study
+  bases/ID/                  posteriors of an unadapted base on validation and test, shared by the runs
+  runs/ID/                   run directories
+  banks/ID.json  .state.*    which runs are trained in one pass, and the state that a resume needs
+  claims/  failures/ID.json  who works on what; what went wrong
+  index.json                 one entry a job, rebuilt from the folders above
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rango.decisions import Posteriors, read_posteriors, write_posteriors
+from rango.errors import InputError
+from rango.files import read_json, read_yaml, write_json, write_text
+from rango.studies.plan import Job, Plan
+
+Status = Literal["waiting", "started", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Store:
+    """One study folder. Several processes may use it at once: every file is written whole, claims keep them apart."""
+
+    path: Path
+
+    @property
+    def claims(self) -> Path:
+        """The folder of claims."""
+        return self.path / "claims"
+
+    def folder(self, job: Job) -> Path:
+        """Where a job's results stand."""
+        return self.path / ("bases" if job.kind == "base" else "runs") / job.id
+
+    def posteriors_file(self, job: Job, split: str, state: str) -> Path:
+        """The file of a job's posteriors."""
+        return self.folder(job) / "posteriors" / f"{split}-{state}.parquet"
+
+    def posteriors(self, job: Job, split: str, state: str) -> Posteriors:
+        """Stored posteriors of a job.
+
+        Raises:
+            InputError: they are not there.
+        """
+        return read_posteriors(self.posteriors_file(job, split, state))
+
+    def write_posteriors(self, job: Job, split: str, state: str, posteriors: Posteriors) -> None:
+        """Store posteriors of a job."""
+        write_posteriors(self.posteriors_file(job, split, state), posteriors)
+
+    def status(self, job: Job) -> Status:
+        """How far a job is, as its files tell."""
+        if self.failure_file(job.id).is_file():
+            return "failed"
+        if job.kind == "base":
+            there = all(self.posteriors_file(job, split, "base").is_file() for split in ("validation", "test"))
+            return "done" if there else "waiting"
+        if self.is_trained(job):
+            wanted = (self.posteriors_file(job, "test", f"mc-dropout-{count}") for count in job.samples)
+            return "done" if all(file.is_file() for file in wanted) else "started"
+        return "started" if self.record(job) else "waiting"
+
+    def is_trained(self, job: Job) -> bool:
+        """Whether a run is complete; posteriors with dropout on may still be missing."""
+        return self.record(job).get("status") == "complete"
+
+    def record(self, job: Job) -> dict[str, Any]:
+        """run.yaml of a job, empty before it is written."""
+        file = self.folder(job) / "run.yaml"
+        try:
+            return read_yaml(file) if file.is_file() else {}
+        except InputError:
+            return {}  # replaced at this very moment, on a file system that shows it
+
+    def failure_file(self, identity: str) -> Path:
+        """Where the reason of a failure stands."""
+        return self.path / "failures" / f"{identity}.json"
+
+    def write_failure(self, identity: str, reason: str, *, details: str = "") -> None:
+        """Remember why a job failed."""
+        write_json(self.failure_file(identity), {"reason": " ".join(reason.split()), "details": details})
+
+    def failure(self, identity: str) -> str:
+        """Why a job failed, in one line; empty when it did not."""
+        file = self.failure_file(identity)
+        return str(read_json(file)["reason"]) if file.is_file() else ""
+
+    def forget_failures(self) -> int:
+        """Drop every failure, so that those jobs are tried again; how many there were."""
+        files = list((self.path / "failures").glob("*.json"))
+        for file in files:
+            file.unlink()
+        return len(files)
+
+    def write_plan(self, plan: Plan) -> None:
+        """Store the plan: from here the folder can be read without the study file."""
+        write_text(self.path / "plan.json", plan.model_dump_json(indent=1) + "\n")
+
+    def read_plan(self) -> Plan:
+        """The stored plan.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not (self.path / "plan.json").is_file():
+            raise InputError(f"{self.path} holds no plan.json; expected the output folder of rango study")
+        return Plan.build(read_json(self.path / "plan.json"), where=str(self.path / "plan.json"))
+
+    def rebuild_index(self, plan: Plan) -> Mapping[str, Any]:
+        """Write index.json from the folders: id -> kind, status, reason, seconds, configuration."""
+        index = {job.id: self._entry(job) for job in plan.jobs}
+        write_json(self.path / "index.json", index)
+        return index
+
+    def _entry(self, job: Job) -> dict[str, Any]:
+        record = self.record(job)
+        entry = {
+            "kind": job.kind,
+            "status": self.status(job),
+            "reason": self.failure(job.id) or None,
+            "seconds": record.get("seconds"),
+            "best_step": record.get("best_step"),
+        }
+        return {**entry, "config": json.loads(job.config.model_dump_json())}
+
+    def counts(self, jobs: Sequence[Job]) -> dict[Status, int]:
+        """How many jobs have each status."""
+        found: dict[Status, int] = {"waiting": 0, "started": 0, "done": 0, "failed": 0}
+        for job in jobs:
+            found[self.status(job)] += 1
+        return found

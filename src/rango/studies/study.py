@@ -1,0 +1,203 @@
+"""A study file: a base configuration, what is varied, seeds, and which metric selects."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from rango.config import Config, merge
+from rango.errors import InputError, unknown_name
+from rango.files import fingerprint, read_yaml
+from rango.studies.adaptation import AdaptationOptions
+from rango.studies.outcomes import Reference
+from rango.training.options import FinetuneConfig, Selection
+from rango.training.pretrain_options import PretrainConfig
+
+Axes = Mapping[str, Any]
+"""Dotted key -> value: what tells one configuration of a study from another."""
+
+_SIMULATED = "simulated"
+
+
+class ModelSpec(Config):
+    """A small language model that the study pre-trains for itself."""
+
+    texts: str | tuple[str, ...]
+    """`simulated` (narratives of the simulated world), or text files."""
+    lines: Annotated[int, Field(ge=1)] = 70_000
+    """Lines of simulated narratives."""
+    options: PretrainConfig
+    """Everything `rango pretrain` can be told."""
+
+    @classmethod
+    def flat(cls, values: Any) -> Any:
+        """`{texts, lines, …}` as it stands in a file, with the keys of `rango pretrain` beside its own."""
+        if not isinstance(values, Mapping) or "options" in values:
+            return values
+        own = {key: value for key, value in values.items() if key in ("texts", "lines")}
+        return {**own, "options": {key: value for key, value in values.items() if key not in own}}
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it is trained on narratives of the simulated world."""
+        return self.texts == _SIMULATED
+
+    @property
+    def identity(self) -> str:
+        """A short hash of everything that decides the model, text files by name."""
+        return fingerprint(self.model_dump_json())[:8]
+
+
+def _seed_list(value: Any) -> Any:
+    return (value,) if isinstance(value, int) else value
+
+
+class Study(Config):
+    """A study: every combination of `runs` and `vary`, each with every seed, on top of `base`."""
+
+    name: str
+    """A word for the study, used in titles."""
+    about: str = ""
+    """The question that it answers, in a sentence."""
+    base: Mapping[str, Any] = {}
+    """Keys of `rango finetune`, and `adaptation`, `members`, `samples`, `calibrator`."""
+    vary: Mapping[str, tuple[Any, ...]] = {}
+    """Dotted key -> its values: a grid."""
+    runs: tuple[Mapping[str, Any], ...] = ()
+    """Listed differences from the base, where a grid would hold combinations that nobody wants."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seed_list), Field(min_length=1)] = (0,)
+    """Seeds of each configuration."""
+    select: Selection = "nce"
+    """The metric that marks the best configuration."""
+    models: Mapping[str, Annotated[ModelSpec, BeforeValidator(ModelSpec.flat)]] = {}
+    """Small language models to pre-train first; `model: NAME` in the base means one of them."""
+    references: tuple[Reference, ...] = ()
+    """Figures from elsewhere to show beside the study's."""
+
+    def combinations(self) -> Iterator[Axes]:
+        """The axes' values of each configuration, listed ones outermost."""
+        grid = [dict(zip(self.vary, values, strict=True)) for values in itertools.product(*self.vary.values())]
+        for listed in self.runs or ({},):
+            for values in grid:
+                yield {**flatten(listed), **values}
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The keys that vary, in the order of the file."""
+        listed = [key for run in self.runs for key in flatten(run)]
+        return tuple(dict.fromkeys([*listed, *self.vary]))
+
+
+def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -> Study:
+    """Read and check a study file; every mistake in its keys is told at once.
+
+    Args:
+        path: YAML with the fields of `Study`, and optionally `tiny`: differences that make it small.
+        tiny: apply them.
+        changes: `KEY=VALUE`, a field of the study or a key of its base, such as `model=runs/lm` or `seeds=[0,1]`.
+
+    Raises:
+        InputError: unknown keys (with the nearest valid one), an empty axis, two axes for one key, no such file.
+    """
+    values = read_yaml(path)
+    small = values.pop("tiny", None)
+    if tiny:
+        if not isinstance(small, Mapping):
+            raise InputError(f"{path} has no `tiny:` block; run the whole study, or add the differences that shrink it")
+        values = _replace(values, small)
+    for change in changes:
+        values = _replace(values, _change(change))
+    values.setdefault("name", path.stem)
+    study = Study.build(values, where=str(path))
+    problems = list(_problems(study))
+    if problems:
+        raise InputError(f"{path}: " + "; ".join(problems))
+    return study
+
+
+def _replace(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `values`: base and models key by key, lists and axes as a whole."""
+    result = dict(values)
+    for key, value in over.items():
+        old = result.get(key)
+        mapped = isinstance(value, Mapping) and isinstance(old, Mapping)
+        result[key] = merge(old, value) if mapped and key in ("base", "models") else value
+    return result
+
+
+def _change(text: str) -> dict[str, Any]:
+    import yaml
+
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise InputError(f"--set {text!r}: expected KEY=VALUE, such as model=runs/lm")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    key = key.strip().replace("-", "_")
+    return {key: parsed} if key in Study.model_fields else {"base": unflatten({key: parsed})}
+
+
+def _problems(study: Study) -> Iterator[str]:
+    """What is wrong with the keys of a study, before any value is looked at."""
+    known = known_keys()
+    places = [("base", list(flatten(study.base))), ("vary", list(study.vary))]
+    places += [(f"runs[{number}]", list(flatten(run))) for number, run in enumerate(study.runs)]
+    for place, keys in places:
+        for key in keys:
+            if key == "seed":
+                yield f"{place}: seed is set by `seeds`; take it out"
+            elif key not in known:
+                yield str(unknown_name(f"key in {place}", key, known))
+    for key, values in study.vary.items():
+        if not values:
+            yield f"vary: {key} has no values; give at least one, or take the axis out"
+        in_runs = [number for number, run in enumerate(study.runs) if key in flatten(run)]
+        if in_runs:
+            yield f"{key} is varied twice, in vary and in runs[{in_runs[0]}]; keep one of them"
+
+
+def known_keys() -> list[str]:
+    """Every dotted key that a base or an axis may name."""
+    return [*_dotted(FinetuneConfig), *AdaptationOptions.model_fields]
+
+
+def _dotted(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _dotted(nested, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys.
+
+    >>> flatten({"lora": {"rank": 2}, "steps": 10})
+    {'lora.rank': 2, 'steps': 10}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}".replace("-", "_")
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested mappings.
+
+    >>> unflatten({"lora.rank": 2, "lora.alpha": 4})
+    {'lora': {'rank': 2, 'alpha': 4}}
+    """
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested = merge(nested, value)
+    return nested

@@ -1,0 +1,127 @@
+"""What a worker claims at a time: a model to pre-train, a base to score, a run, or a bank of runs in one pass.
+
+Banks are put together once, from the plan, and written down: which runs are trained together decides the last bits of
+their results, so a study that goes on after an interruption must go on with the same banks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rango.files import fingerprint, read_json, write_json
+from rango.studies.plan import MODELS, Job, Plan, groups
+from rango.studies.store import Store
+from rango.training.bank import bankable
+
+BANKS = "banks"
+_LARGEST_BANK = 8
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One claim's worth of work."""
+
+    id: str
+    kind: Literal["model", "base", "run", "bank"]
+    jobs: tuple[Job, ...]
+
+    @property
+    def group(self) -> str | None:
+        """The group of its jobs; a model has none."""
+        return self.jobs[0].group if self.jobs else None
+
+    def state(self, store: Store) -> Path:
+        """The file that a bank's resume needs."""
+        return store.path / BANKS / f"{self.id}.state.safetensors"
+
+    def finished(self, store: Store) -> bool:
+        """Whether nothing is left to do, be it done or failed."""
+        if self.kind == "model":
+            return has_model(store, self.id) or store.failure_file(self.id).is_file()
+        return all(store.status(job) in ("done", "failed") for job in self.jobs)
+
+    def unfinished_ids(self, store: Store) -> list[str]:
+        """The ids that a failure of this unit is remembered under."""
+        if self.kind == "model":
+            return [self.id]
+        return [job.id for job in self.jobs if store.status(job) not in ("done", "failed")]
+
+    def waits_for(self, store: Store, plan: Plan) -> Literal["nothing", "others", "failed"]:
+        """Whether what it builds on is there: the study's own model, and the base's posteriors."""
+        if self.kind == "model":
+            return "nothing"
+        name = own_model(self.jobs[0], plan)
+        if name is not None and not has_model(store, name):
+            return "failed" if store.failure_file(name).is_file() else "others"
+        if self.kind == "base":
+            return "nothing"
+        status = store.status(plan.job(self.jobs[0].base))
+        return "nothing" if status == "done" else "failed" if status == "failed" else "others"
+
+
+def own_model(job: Job, plan: Plan) -> str | None:
+    """The folder under models/ of the model that the study pre-trains for this job; None for a model from elsewhere."""
+    path = Path(job.config.model)
+    return path.name if path.name in plan.models and path.parent.name == MODELS else None
+
+
+def has_model(store: Store, name: str) -> bool:
+    """Whether one of the study's own models is complete: its folder appears when all is there."""
+    return (store.path / MODELS / name / "config.json").is_file()
+
+
+def units(plan: Plan, store: Store) -> Iterator[Unit]:
+    """All units of a plan, what others build on first."""
+    for name in plan.models:
+        yield Unit(name, "model", ())
+    for job in plan.jobs:
+        if job.kind == "base":
+            yield Unit(job.id, "base", (job,))
+    banked = set()
+    for file, bank in read_banks(store):
+        members = [plan.job(name) for name in bank["runs"] if plan.has_job(name)]
+        if bank["pays"] is not False and len(members) > 1:
+            banked |= {job.id for job in members}
+            yield Unit(file.stem, "bank", tuple(members))
+    for job in plan.jobs:
+        if job.kind == "run" and job.id not in banked:
+            yield Unit(job.id, "run", (job,))
+
+
+def read_banks(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The banks that are written down: `runs`, `pays` (None until it is measured), `why`."""
+    for file in sorted((store.path / BANKS).glob("*.json")):
+        yield file, read_json(file)
+
+
+def write_bank(file: Path, runs: Sequence[str], *, pays: bool | None, why: str) -> None:
+    """Write a bank down."""
+    write_json(file, {"runs": list(runs), "pays": pays, "why": why})
+
+
+def form_banks(plan: Plan, store: Store, *, workers: int, measure: bool) -> None:
+    """Put runs that nobody has begun into banks: same group, alike enough to be trained in one pass.
+
+    With several workers a group is cut so that each has a bank. With `measure`, the worker that comes to a bank decides
+    whether it pays; until then `pays` is None.
+    """
+    known = {name for _, bank in read_banks(store) for name in bank["runs"]}
+    fresh = [job for job in plan.jobs if job.kind == "run" and job.id not in known and store.status(job) == "waiting"]
+    for _, jobs in groups(fresh):
+        size = min(_LARGEST_BANK, max(2, -(-len(jobs) // workers)))
+        banks: list[list[Job]] = []
+        for job in jobs:
+            for bank in banks:
+                if len(bank) < size and bankable([*(member.config for member in bank), job.config]) is None:
+                    bank.append(job)
+                    break
+            else:
+                banks.append([job])
+        for bank in banks:
+            if len(bank) > 1:
+                names = [job.id for job in bank]
+                file = store.path / BANKS / f"{fingerprint('bank', *names)}.json"
+                write_bank(file, names, pays=None if measure else True, why="" if measure else "asked for")

@@ -1,0 +1,158 @@
+"""One worker: claims what can be done next, does it, remembers failures, until nothing is left to do.
+
+Any number of workers may run on one study folder, on one machine or on several that share it. What is interrupted is
+gone on with where it was saved; what fails does not stop the rest.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rango.decisions import Posteriors
+from rango.errors import Interrupted
+from rango.models import Adapter, Model, load_adapter, load_model
+from rango.models.options import ModelOptions
+from rango.scoring import encode, evaluate, make_reader, mean_posteriors, score_samples
+from rango.scoring.options import ScoringOptions
+from rango.studies.claims import claim
+from rango.studies.plan import MODELS, Job, Plan
+from rango.studies.store import Store
+from rango.studies.units import Unit, units
+from rango.tasks import Split, Task, TaskOptions, load_task, simulated_narratives
+from rango.training import BankJob, Screen, finetune, finetune_bank, pretrain, true_posteriors
+
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Worker:
+    """Works on a study folder with a plan."""
+
+    store: Store
+    plan: Plan
+    only: frozenset[str] | None = None
+    """Groups this worker keeps to; all when None."""
+    screen: Screen = field(default_factory=lambda: Screen(quiet=True))
+    _group: str | None = None
+    _loaded: tuple[Model, Task] | None = None
+
+    def work(self) -> None:
+        """Do units until none is left.
+
+        Raises:
+            Interrupted: a signal came; what was being done is saved.
+        """
+        while (found := self._next()) is not None:
+            if found == "wait":
+                time.sleep(POLL_SECONDS)
+
+    def _next(self) -> str | None:
+        """Do one unit; "wait" when all that is left is being done elsewhere, None when nothing is left."""
+        left = [unit for unit in self._units() if not unit.finished(self.store)]
+        # Those of the group that is loaded first.
+        for unit in sorted(left, key=lambda unit: unit.group != self._group):
+            ready = unit.waits_for(self.store, self.plan)
+            if ready == "others":
+                continue
+            held = claim(self.store.claims, unit.id)
+            if held is None:
+                continue
+            try:
+                if ready == "failed":
+                    self._fail(unit, "what it builds on failed")
+                elif not unit.finished(self.store):
+                    self._do(unit)
+            finally:
+                held.release()
+            return "done"
+        return "wait" if left else None
+
+    def _units(self) -> Iterator[Unit]:
+        for unit in units(self.plan, self.store):
+            if self.only is None or unit.group is None or unit.group in self.only:
+                yield unit
+
+    def _fail(self, unit: Unit, reason: str, details: str = "") -> None:
+        for name in unit.unfinished_ids(self.store):
+            self.store.write_failure(name, reason, details=details)
+
+    def _do(self, unit: Unit) -> None:
+        try:
+            if unit.kind == "model":
+                self._pretrain(unit.id)
+            elif unit.kind == "base":
+                self._score_base(unit.jobs[0])
+            else:
+                self._train(unit)
+        except Interrupted:
+            raise
+        # Whatever ends one unit (bad data, divergence, memory) must not end the others.
+        except Exception as error:
+            self._loaded, self._group = None, None
+            self._fail(unit, str(error) or type(error).__name__, traceback.format_exc())
+
+    def _pretrain(self, name: str) -> None:
+        spec = self.plan.models[name]
+        texts = (
+            simulated_narratives(spec.lines, seed=spec.options.seed)
+            if spec.simulated
+            else [Path(text) for text in ([spec.texts] if isinstance(spec.texts, str) else spec.texts)]
+        )
+        pretrain(texts, out=self.store.path / MODELS / name, config=spec.options, screen=self.screen)
+
+    def _load(self, job: Job) -> tuple[Model, Task]:
+        if self._loaded is None or self._group != job.group:
+            self._loaded = None  # frees the old base before the new one is read
+            task = load_task(job.config.task, job.config.pick(TaskOptions))
+            self._loaded = load_model(job.config.model, **dict(job.config.pick(ModelOptions))), task
+            self._group = job.group
+        return self._loaded
+
+    def _score_base(self, job: Job) -> None:
+        model, task = self._load(job)
+        for split in ("validation", "test"):
+            options = job.config.pick(ScoringOptions)
+            posteriors = evaluate(model, task.split(split), task=task, options=options)
+            floor = true_posteriors(task.split(split))
+            if floor is not None:
+                self.store.write_posteriors(job, split, "floor", floor)
+            self.store.write_posteriors(job, split, "base", posteriors)
+
+    def _train(self, unit: Unit) -> None:
+        jobs = [job for job in unit.jobs if self.store.status(job) != "failed"]
+        model, task = self._load(jobs[0])
+        base = self.plan.job(jobs[0].base)
+        splits = {split: self.store.posteriors(base, split, "base") for split in ("validation", "test")}
+        if unit.kind == "bank":
+            bank = [BankJob(out=self.store.folder(job), config=job.config) for job in jobs]
+            finetune_bank(model, task, bank, state=unit.state(self.store), base=splits, screen=self.screen)
+        elif not self.store.is_trained(jobs[0]):
+            folder = self.store.folder(jobs[0])
+            finetune(model, task, out=folder, config=jobs[0].config, base=splits, screen=self.screen)
+        for job in jobs:
+            self._sample(job, model, task)
+
+    def _sample(self, job: Job, model: Model, task: Task) -> None:
+        """Posteriors with dropout on, for the cells that read them."""
+        for count in job.samples:
+            adapter = load_adapter(model, self.store.folder(job))
+            try:
+                for split in ("validation", "test"):
+                    found = self._samples(job, task, model, adapter, split=split, count=count)
+                    self.store.write_posteriors(job, split, f"mc-dropout-{count}", found)
+            finally:
+                adapter.remove()
+
+    def _samples(self, job: Job, task: Task, model: Model, adapter: Adapter, *, split: Split, count: int) -> Posteriors:
+        form = job.config.form or task.default_form
+        instances = task.split(split)
+        trees = encode(model, instances, task=task, form=form)
+        options, seed = job.config.pick(ScoringOptions), job.config.seed
+        passes = score_samples(
+            make_reader(model), trees, adapter=adapter, samples=count, seed=seed, options=options, form=form
+        )
+        return mean_posteriors(passes, instances)

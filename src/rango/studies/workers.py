@@ -1,0 +1,146 @@
+"""Worker processes of this machine: started, watched, replaced when they die."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from rango.errors import InputError, Interrupted
+from rango.studies.plan import Plan
+from rango.studies.store import Store
+from rango.studies.units import Unit, units
+
+_WATCH_SECONDS = 0.25
+_DEATHS = 2  # of workers in the same unit, before the unit is given up
+
+
+@dataclass
+class Workers:
+    """`count` processes that work on one study folder until nothing is left."""
+
+    store: Store
+    plan: Plan
+    count: int
+    watch: Callable[[], None] = lambda: None
+    """Called a few times a second, to show how far things are."""
+    _running: list[BaseProcess] = field(default_factory=list)
+    _deaths: Counter[str] = field(default_factory=Counter)
+
+    def run(self) -> None:
+        """Work until every unit is done or failed.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM; the workers saved what they were doing.
+        """
+        received: list[int] = []
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, lambda number, _frame: received.append(number))
+        try:
+            self._running = [self._start(number) for number in range(self.count)]
+            while any(process.is_alive() for process in self._running) and not received:
+                self.watch()
+                time.sleep(_WATCH_SECONDS)
+                self._replace_dead()
+            if received:
+                self._stop(received[0])
+        finally:
+            for process in self._running:
+                if process.is_alive():
+                    process.kill()
+                process.join()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        self.watch()
+
+    def _start(self, number: int) -> BaseProcess:
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        arguments = (str(self.store.path), number, self.count, os.getpid())
+        process = context.Process(target=run_worker, args=arguments, name=f"rango-worker-{number}")
+        process.start()
+        return process
+
+    def _replace_dead(self) -> None:
+        """A worker that was killed is replaced; a unit in which that happens twice is given up."""
+        for number, process in enumerate(self._running):
+            if process.is_alive() or not process.exitcode:
+                continue
+            for unit in self._units_of(process.pid):
+                self._deaths[unit.id] += 1
+                if self._deaths[unit.id] >= _DEATHS:
+                    reason = f"its worker died {_DEATHS} times ({_exit_words(process.exitcode)}); out of memory?"
+                    for name in unit.unfinished_ids(self.store):
+                        self.store.write_failure(name, reason)
+            self._running[number] = self._start(number)
+
+    def _units_of(self, pid: int | None) -> list[Unit]:
+        """The units that a process holds claims on."""
+        held = set()
+        for file in self.store.claims.glob("*.claim"):
+            try:
+                owner = json.loads(file.read_text())
+            except (OSError, ValueError):
+                continue
+            if owner.get("pid") == pid:
+                held.add(file.stem)
+        return [unit for unit in units(self.plan, self.store) if unit.id in held]
+
+    def _stop(self, number: int) -> None:
+        """Pass the signal on, and wait until everything is saved."""
+        for process in self._running:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGTERM)
+        for process in self._running:
+            process.join(timeout=120)
+        name = signal.Signals(number).name
+        raise Interrupted(number, f"stopped by {name}; everything is saved, repeat the command to go on")
+
+
+def _exit_words(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def run_worker(path: str, number: int, count: int, parent: int) -> None:
+    """The main function of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers when to stop
+    _die_with(parent)
+    log = Path(path) / "logs" / f"worker-{number}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout = sys.stderr = log.open("a", buffering=1, encoding="utf-8")
+    import torch
+
+    from rango.studies.worker import Worker
+    from rango.training import Screen
+
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
+    store = Store(Path(path))
+    try:
+        Worker(store, store.read_plan(), screen=Screen()).work()
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _die_with(parent: int) -> None:
+    """End this process soon after its parent, also when the parent was killed: nobody would collect its work."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()

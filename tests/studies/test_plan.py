@@ -1,0 +1,145 @@
+"""Plans: what is computed once, what is shared, which configurations are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rango.errors import InputError
+from rango.studies.plan import Plan, plan_study
+from rango.studies.study import Study, read_study
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE: dict[str, Any] = {
+    "model": "some/model", "task": "simulated", "train": 30, "validation": 20, "test": 25, "steps": 5,
+}  # fmt: skip
+
+
+def plan(out: Path = Path("out"), **values: Any) -> Plan:
+    base = BASE | values.pop("base", {})
+    return plan_study(Study.build({"name": "s", "base": base, **values}), out)
+
+
+def kinds(found: Plan) -> dict[str, int]:
+    jobs = [job.kind for job in found.jobs]
+    return {kind: jobs.count(kind) for kind in ("base", "run")}
+
+
+class TestSharing:
+    def test_one_base_for_all_ranks_and_seeds(self) -> None:
+        found = plan(vary={"lora.rank": [1, 2]}, seeds=[0, 1, 2])
+        assert kinds(found) == {"base": 1, "run": 6}
+        assert len({job.group for job in found.jobs}) == 1
+        assert [len(row.cells) for row in found.rows] == [3, 3]
+
+    def test_scoring_and_task_make_another_base(self) -> None:
+        assert kinds(plan(vary={"normalise": ["none", "tokens"]}))["base"] == 2
+        assert kinds(plan(vary={"task": ["simulated", "simulated-continuations"]}))["base"] == 2
+
+    def test_training_sizes_share_the_base(self) -> None:
+        found = plan(vary={"train": [10, 20], "adaptation": ["none", "lora"]})
+        assert kinds(found) == {"base": 1, "run": 2}
+        assert [dict(row.axes) for row in found.rows] == [
+            {"train": None, "adaptation": "none"},
+            {"train": 10, "adaptation": "lora"},
+            {"train": 20, "adaptation": "lora"},
+        ]
+
+    def test_adaptations_read_the_same_run(self) -> None:
+        found = plan(vary={"adaptation": ["none", "calibration", "lora", "lora+calibration"]}, seeds=[0, 1])
+        assert kinds(found) == {"base": 1, "run": 2}
+        none, calibration, lora, both = found.rows
+        assert len(none.cells) == len(calibration.cells) == 1
+        assert none.cells[0].sources == calibration.cells[0].sources
+        assert (none.cells[0].calibrator, calibration.cells[0].calibrator) == (None, "temperature")
+        assert [cell.sources for cell in lora.cells] == [cell.sources for cell in both.cells]
+
+    def test_combinations_that_mean_the_same_collapse(self) -> None:
+        found = plan(vary={"adaptation": ["none", "lora"], "lora.rank": [1, 2, 4]})
+        assert dict(found.rows[0].axes) == {"adaptation": "none", "lora.rank": None}
+        assert len(found.rows) == 4
+
+    def test_letters_are_calibrated_affinely(self) -> None:
+        (row,) = plan(base={"adaptation": "calibration", "form": "letter"}).rows
+        assert row.cells[0].calibrator == "affine"
+
+
+class TestWays:
+    def test_members_of_an_ensemble_are_its_own(self) -> None:
+        found = plan(base={"adaptation": "ensemble", "members": 2}, seeds=[0, 1])
+        (row,) = found.rows
+        seeds = [[found.job(source.job).config.seed for source in cell.sources] for cell in row.cells]
+        assert seeds == [[0, 1], [2, 3]]
+
+    def test_an_ensemble_shares_its_members_with_single_runs(self) -> None:
+        assert kinds(plan(vary={"adaptation": ["lora", "ensemble"]}, seeds=[0, 1, 2]))["run"] == 9
+
+    def test_few_shot_draws_by_seed(self) -> None:
+        found = plan(base={"adaptation": "few-shot", "shots": 3, "objective": "tokens"}, seeds=[0, 1])
+        assert kinds(found) == {"base": 2, "run": 0}
+        assert [job.config.shots_seed for job in found.jobs] == [0, 1]
+
+    def test_shots_belong_to_few_shot_alone(self) -> None:
+        found = plan(base={"shots": 3}, vary={"adaptation": ["none", "lora", "few-shot"]})
+        assert sorted(job.config.shots for job in found.jobs) == [0, 0, 3]
+
+    def test_full_is_another_run_than_lora(self) -> None:
+        assert kinds(plan(vary={"adaptation": ["lora", "full"]}))["run"] == 2
+
+    def test_mc_dropout_reads_its_own_state(self) -> None:
+        found = plan(base={"adaptation": "mc-dropout", "samples": 4, "lora": {"dropout": 0.1}})
+        assert found.rows[0].cells[0].sources[0].state == "mc-dropout-4"
+        assert found.jobs[-1].samples == (4,)
+
+
+class TestIdentity:
+    def test_more_values_leave_the_other_runs(self) -> None:
+        few, more = plan(vary={"lora.rank": [1]}), plan(vary={"lora.rank": [1, 2]}, select="brier")
+        assert {job.id for job in few.jobs} < {job.id for job in more.jobs}
+
+    def test_own_models_do_not_tie_runs_to_a_folder(self) -> None:
+        models = {"tiny": {"texts": "simulated", "hidden": 16, "heads": 4, "tokens": 100}}
+        here, there = (plan(Path(out), base={"model": "tiny"}, models=models) for out in ("a", "b/c"))
+        assert [job.id for job in here.jobs] == [job.id for job in there.jobs]
+        assert here.jobs[0].config.model.startswith("a/models/tiny-")
+
+    def test_a_plan_reads_back(self) -> None:
+        found = plan(vary={"adaptation": ["none", "ensemble"]})
+        assert Plan.model_validate_json(found.model_dump_json()) == found
+
+
+class TestMistakes:
+    def test_all_at_once(self) -> None:
+        with pytest.raises(InputError) as caught:
+            plan(vary={"lora.rank": [0, 1], "learning_rate": [-1, 0.1]})
+        message = str(caught.value)
+        assert message.startswith("study s: ")
+        assert "lora.rank 0, learning_rate 0.1: lora.rank is 0" in message
+        assert "lora.rank 1, learning_rate -1: learning_rate is -1" in message
+
+    def test_a_task_that_cannot_load_is_told_once(self) -> None:
+        with pytest.raises(InputError, match=r"data folder /nowhere/hellaswag does not exist") as caught:
+            plan(base={"data": "/nowhere/{task}"}, vary={"task": ["hellaswag"], "lora.rank": [1, 2]})
+        assert str(caught.value).count("/nowhere") == 1
+
+    @pytest.mark.parametrize(
+        ("base", "message"),
+        [
+            ({"adaptation": "few-shot"}, "few-shot needs shots"),
+            ({"adaptation": "mc-dropout"}, r"mc-dropout needs lora.dropout above 0; it is 0.0"),
+            ({"adaptation": "lore"}, "adaptation is 'lore'"),
+            ({"task": "simulatd"}, "did you mean 'simulated'"),
+        ],
+    )
+    def test_messages(self, base: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            plan(base=base)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_tiny_studies_plan(path: Path, tmp_path: Path) -> None:
+    found = plan_study(read_study(path, tiny=True), tmp_path)
+    assert found.rows
+    assert all(Path(job.config.model).parent == tmp_path / "models" for job in found.jobs)

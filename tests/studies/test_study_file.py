@@ -1,0 +1,101 @@
+"""Study files: combinations, and mistakes that are all told before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rango.errors import InputError
+from rango.studies.study import Study, flatten, read_study, unflatten
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = {"model": "m", "task": "simulated", "steps": 10}
+
+
+def write(path: Path, **values: Any) -> Path:
+    path.write_text(yaml.safe_dump({"base": BASE, **values}, sort_keys=False))
+    return path
+
+
+class TestCombinations:
+    def test_grid_and_list(self) -> None:
+        study = Study(name="s", runs=({"lora": {"targets": "q"}}, {"lora.targets": "v"}), vary={"lora.rank": (1, 2)})
+        assert list(study.combinations()) == [
+            {"lora.targets": "q", "lora.rank": 1},
+            {"lora.targets": "q", "lora.rank": 2},
+            {"lora.targets": "v", "lora.rank": 1},
+            {"lora.targets": "v", "lora.rank": 2},
+        ]
+        assert study.axes == ("lora.targets", "lora.rank")
+
+    def test_nothing_varied_is_one_configuration(self) -> None:
+        assert list(Study(name="s").combinations()) == [{}]
+
+    def test_nesting_and_dots_are_the_same(self) -> None:
+        nested = {"lora": {"rank": 2, "targets": "q"}, "steps": 3}
+        assert unflatten(flatten(nested)) == nested
+
+
+class TestReading:
+    def test_name_is_the_file_where_none_is_given(self, tmp_path: Path) -> None:
+        assert read_study(write(tmp_path / "rank.yaml")).name == "rank"
+
+    def test_changes_win(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.yaml", seeds=[0], tiny={"base": {"steps": 2}, "seeds": [0, 1]})
+        study = read_study(path, tiny=True, changes=["model=other", "lora.rank=4", "seeds=[5]", "learning-rate=1e-3"])
+        assert study.base == {**BASE, "steps": 2, "model": "other", "lora": {"rank": 4}, "learning_rate": "1e-3"}
+        assert study.seeds == (5,)
+
+    def test_tiny_needs_a_block(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="has no `tiny:` block"):
+            read_study(write(tmp_path / "a.yaml"), tiny=True)
+
+    def test_all_mistakes_at_once(self, tmp_path: Path) -> None:
+        path = write(
+            tmp_path / "a.yaml",
+            base={**BASE, "lerning_rate": 1},
+            vary={"lora.rnk": [1], "steps": [], "seed": [1], "train": [10]},
+            runs=[{"train": 5}],
+        )
+        with pytest.raises(InputError) as caught:
+            read_study(path)
+        message = str(caught.value)
+        assert "unknown key in base 'lerning_rate': did you mean 'learning_rate'?" in message
+        assert "unknown key in vary 'lora.rnk': did you mean 'lora.rank'?" in message
+        assert "vary: steps has no values" in message
+        assert "vary: seed is set by `seeds`" in message
+        assert "train is varied twice, in vary and in runs[0]" in message
+
+    def test_a_key_that_stands_twice(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.yaml"
+        path.write_text("base: {}\nvary:\n  lora.rank: [1]\n  lora.rank: [2]\n")
+        with pytest.raises(InputError, match=r"a.yaml:4: not YAML \('lora.rank' stands twice\)"):
+            read_study(path)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"vray": {}}, "unknown key in .* 'vray': did you mean 'vary'"),
+            ({"seeds": []}, "seeds"),
+            ({"seeds": [-1]}, "seeds"),
+            ({"select": "acuracy"}, "select is 'acuracy'"),
+        ],
+    )
+    def test_fields_of_the_study(self, tmp_path: Path, values: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            read_study(write(tmp_path / "a.yaml", **values))
+
+    def test_set_needs_a_value(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="--set 'steps': expected KEY=VALUE"):
+            read_study(write(tmp_path / "a.yaml"), changes=["steps"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies_read(path: Path) -> None:
+    for tiny in (False, True):
+        study = read_study(path, tiny=tiny)
+        assert study.about
+        assert len(list(study.combinations())) >= 2
