@@ -15,7 +15,16 @@ from transformers import AutoModelForCausalLM
 from rango.errors import InputError
 from rango.models import FullTuning, LoRA, add_adapter, add_full, load_adapter, load_model
 from rango.scoring import encode, evaluate
-from rango.training import BankJob, FinetuneConfig, Run, finetune, finetune_bank
+from rango.training import (
+    BankJob,
+    EvaluateConfig,
+    FinetuneConfig,
+    Run,
+    Screen,
+    finetune,
+    finetune_bank,
+    write_evaluation,
+)
 from rango.training.loop import Trainer
 from rango.training.schedule import BatchPlan, learning_rate_factor
 
@@ -138,3 +147,11 @@ def test_it_is_never_in_a_bank_nor_beside_an_adapter(checkpoint: Checkpoint, tmp
     with pytest.raises(InputError, match="carries an adapter already"):
         add_full(model)
     assert not any(tmp_path.iterdir())
+
+
+def test_it_has_no_dropout_to_be_left_on(finished: Run, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint("phi")
+    config = EvaluateConfig(model=str(folder), task="toy", adapter=finished.path, mc_dropout=2)
+    with pytest.raises(InputError, match="mc_dropout is 2 but .* is a fully fine-tuned model, which has no adapter"):
+        write_evaluation(load_model(folder), toy_task(), out=tmp_path / "out", config=config, screen=Screen(quiet=True))
+    assert not (tmp_path / "out").exists()

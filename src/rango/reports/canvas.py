@@ -21,8 +21,16 @@ VERMILION = "#d55e00"
 # Greys of middle lightness on a transparent ground: legible on white paper and on a dark page.
 INK, FAINT = "#6b7280", "#9ca3af"
 
-COLOURS = {"prior": INK, "base": ORANGE, "control": PINK, "adapted": BLUE, "calibrated": SKY, "floor": GREEN}
-MARKERS = {"prior": "|", "base": "s", "control": "^", "adapted": "o", "calibrated": "D", "floor": "*"}
+COLOURS = {
+    "prior": INK,
+    "ngram": VERMILION,
+    "base": ORANGE,
+    "control": PINK,
+    "adapted": BLUE,
+    "calibrated": SKY,
+    "floor": GREEN,
+}
+MARKERS = {"prior": "|", "ngram": "v", "base": "s", "control": "^", "adapted": "o", "calibrated": "D", "floor": "*"}
 # For lines without a state of their own, such as the configurations of a study.
 CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, INK)
 

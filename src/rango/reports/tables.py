@@ -63,6 +63,7 @@ class Table:
 
 STATES = (
     State("prior", "Prior only", "answers with the class priors and ignores the question; its NCE is 1 by definition"),
+    State("ngram", "n-gram", "counts of which token follows the last few, over the base model's text; never adapted"),
     State("base", "Base model", "the model as it came, before any adaptation"),
     State(
         "control",
@@ -152,7 +153,7 @@ def column_named(key: str) -> Column:
 
 
 def result_rows(metrics: Mapping[str, Any], *, split: str = "test", columns: Sequence[str] = USUAL) -> Table:
-    """The result of a run: one row per state in the order prior, base, control, adapted, calibrated, floor.
+    """The result of a run: one row per state in the order prior, ngram, base, control, adapted, calibrated, floor.
 
     Args:
         metrics: the content of a metrics.json.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rango.decisions import Posteriors
+from rango.errors import InputError
 from rango.models import Model
 from rango.scoring.forward import Reader
 from rango.scoring.options import ScoringOptions
@@ -49,7 +50,7 @@ def evaluate(
 
     Raises:
         InputError: instances that cannot be encoded, see `encode`; more shots than training instances, or a shot among
-            the instances.
+            the instances; an instance without a possible choice, see `as_posteriors`.
     """
     options = options or ScoringOptions()
     task = few_shot(task, shots=options.shots, seed=options.shots_seed)
@@ -59,7 +60,18 @@ def evaluate(
 
 
 def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posteriors:
-    """Log-softmax of scores (N, K) in nats, with the instances' labels, ids, groups and choices."""
+    """Log-softmax of scores (N, K) in nats, with the instances' labels, ids, groups and choices.
+
+    Raises:
+        InputError: an instance all of whose choices are impossible (-inf): no posterior follows from that.
+    """
+    ruled_out = np.flatnonzero(np.isneginf(scores).all(axis=1))
+    if len(ruled_out):
+        others = f" (and for {len(ruled_out) - 1:,} of {len(instances):,} others)" if len(ruled_out) > 1 else ""
+        raise InputError(
+            f"instance {instances[ruled_out[0]].id}: the model gives probability 0 to each of its choices{others}, so "
+            "there is no posterior; use a smoothed model (rango pretrain --model ngram --ngram.smoothing kneser-ney)"
+        )
     return Posteriors.from_scores(
         scores,
         np.array([instance.label for instance in instances]),

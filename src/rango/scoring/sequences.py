@@ -84,7 +84,11 @@ def perplexity(log_probability: float, tokens: int) -> float:
 
     >>> round(perplexity(10 * math.log(1 / 8), 10), 6)
     8.0
+    >>> perplexity(-math.inf, 10)
+    inf
     """
+    if math.isinf(log_probability):
+        return math.inf
     return math.exp(min(-log_probability / tokens, 700.0)) if tokens else math.nan
 
 

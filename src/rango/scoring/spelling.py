@@ -59,7 +59,8 @@ class WordCheck:
     known: bool
     """Whether it is in the word list."""
     log_odds: float | None
-    """Log-odds (nats) that another word was meant; None where no known word is near, or nothing predicts the word."""
+    """Log-odds (nats) that another word was meant; None where no known word is near, nothing predicts the word, or the
+    model rules the text out whatever the word."""
     alternatives: tuple[Alternative, ...]
     """Other words, the most probable first."""
     flagged: bool
@@ -216,7 +217,7 @@ class SpellChecker:
     def _judge(self, text: str, place: _Place, language: NDArray[np.float64] | None) -> WordCheck:
         typed = text[place.start : place.end]
         known = typed in self.words
-        if language is None:
+        if language is None or np.isneginf(language).all():
             # Nothing near, or nothing that could predict the word: there is no other word to be more probable.
             return WordCheck(place.start, place.end, typed, known, None, (), False)
         channel = [self.channel.log_probability(typed, 0), *(one.log_channel for one in place.candidates)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from rango.decisions import Estimate, write_posteriors
 from rango.errors import InputError
 from rango.files import read_yaml, write_json, write_yaml
-from rango.models import Model, load_adapter
+from rango.models import Adapter, Model, load_adapter
 from rango.scoring import encode, make_reader, mean_posteriors, score, score_samples
 from rango.tasks import Instance, Task, few_shot
 from rango.training.measures import measure, true_posteriors
@@ -46,6 +46,11 @@ def write_evaluation(
         if adapter is None or config.mc_dropout is None:
             samples = [score(reader, trees, options=config, form=form)]
         else:
+            if not isinstance(adapter, Adapter):
+                raise InputError(
+                    f"mc_dropout is {config.mc_dropout} but {config.adapter} is a fully fine-tuned model, which has no "
+                    "adapter whose dropout could be on; leave mc_dropout out"
+                )
             screen.say(f"· {config.mc_dropout} passes with the adapter's dropout of {adapter.lora.dropout:g}")
             samples = score_samples(
                 reader, trees, adapter=adapter, samples=config.mc_dropout, seed=config.seed, options=config, form=form
