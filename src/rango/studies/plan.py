@@ -157,7 +157,7 @@ class Planner:
         own = {key: values.pop(key) for key in list(values) if key in AdaptationOptions.model_fields}
         if isinstance(values.get("data"), str):
             values["data"] = values["data"].replace("{task}", str(values.get("task")))
-        model = values.get("model")
+        model = str(values.get("model"))
         if model in self.study.models:
             values["model"] = str(self.out / MODELS / _model_folder(model, self.study.models[model]))
         return AdaptationOptions.build(own, where=where), values

@@ -124,8 +124,8 @@ def _replace(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     result = dict(values)
     for key, value in over.items():
         old = result.get(key)
-        mapped = isinstance(value, Mapping) and isinstance(old, Mapping)
-        result[key] = merge(old, value) if mapped and key in ("base", "models") else value
+        joined = key in ("base", "models") and isinstance(value, Mapping)
+        result[key] = merge(old, value) if joined and isinstance(old, Mapping) else value
     return result
 
 

@@ -157,6 +157,7 @@ class Worker:
         """Posteriors with dropout on, for the cells that read them."""
         for count in job.samples:
             adapter = load_adapter(model, self.store.folder(job))
+            assert isinstance(adapter, Adapter)  # only LoRA has dropout, as the plan has checked
             try:
                 for split in ("validation", "test"):
                     found = self._samples(job, task, model, adapter, split=split, count=count)
