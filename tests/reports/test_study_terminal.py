@@ -62,6 +62,19 @@ def test_what_selects_comes_first_and_twins_are_not_both_shown() -> None:
     assert [column.key for column in shown_columns(table)] == ["brier", "error_rate", "nce", "cross_entropy", "ece"]
 
 
+def test_bits_of_held_out_text_are_a_column_where_the_bases_differ() -> None:
+    truth = make_truth(50)
+    outcomes = [make_outcome({"model": name}, truth, scale=0.5, noise=0.2) for name in ("unigram", "lstm")]
+    for outcome, bits in zip(outcomes, (1.234, 0.567), strict=True):
+        outcome.facts["held_out_bits_per_byte"] = bits  # type: ignore[index]
+    text = printed(study_table(outcomes, select="nce", replicates=20), 140)
+    assert "Bits/byte ↓" in text
+    assert "1.234" in next(line for line in text.splitlines() if "unigram" in line)
+    for outcome in outcomes:
+        outcome.facts["held_out_bits_per_byte"] = 1.0  # type: ignore[index]
+    assert "Bits/byte" not in printed(study_table(outcomes, select="nce", replicates=20), 140)
+
+
 def test_one_seed_no_interval_and_the_floor() -> None:
     truth = make_truth(50)
     outcomes = [make_outcome({"rank": rank}, truth, scale=0.5, noise=0.2, seeds=(1,), floor=True) for rank in (1, 2)]

@@ -50,3 +50,12 @@ def test_seeds_with_one_reason_share_it() -> None:
     outcome = Outcome({}, {0: make_truth(4)}, failures={1: "killed", 2: "killed", 3: "loss is NaN"})
     (row,) = study_table([outcome], select="nce", replicates=0).rows
     assert failure_text(row) == "seeds 1, 2: killed; seed 3: loss is NaN"
+
+
+def test_held_out_loss_of_the_bases() -> None:
+    facts = {"held_out_nats_per_token": 2.5, "held_out_bits_per_byte": 0.75, "seconds": 3.0}
+    outcomes = [Outcome({"model": "a"}, {0: make_truth(4)}, facts=facts), Outcome({"model": "b"}, {0: make_truth(4)})]
+    first, second = csv.DictReader(io.StringIO(table_csv(study_table(outcomes, select="nce", replicates=0))))
+    assert (first["held_out_nats_per_token"], first["held_out_bits_per_byte"]) == ("2.5", "0.75")
+    assert second["held_out_bits_per_byte"] == ""
+    assert "seconds" not in first

@@ -23,6 +23,15 @@ _IMPORTANT = (
     "ece",
     "accuracy",
 )
+# Facts of the base model, shown as a column where they differ. Bits, unlike perplexities, compare across tokenizers.
+_FACTS = (
+    Column(
+        "held_out_bits_per_byte",
+        "Bits/byte",
+        "lower",
+        "bits per byte of held-out text that the base model needs, before any adaptation",
+    ),
+)
 # Each says what the other says.
 _TWINS = {"error_rate": "accuracy", "accuracy": "error_rate"}
 
@@ -64,13 +73,18 @@ def shown_axes(table: StudyTable) -> tuple[str, ...]:
 
 
 def shown_columns(table: StudyTable) -> tuple[Column, ...]:
-    """The metrics in order of importance: what selects, what the references speak of, then the usual ones."""
+    """The metrics in order of importance: what selects, what the references speak of, then the usual ones.
+
+    After the first two, what is known of the base models where they differ.
+    """
     wanted = dict.fromkeys((table.select, *(reference.metric for reference in table.references), *_IMPORTANT))
     kept: list[str] = []
     for name in wanted:
         if name in table.metrics and _TWINS.get(name) not in kept:
             kept.append(name)
-    return tuple(column_named(name) for name in kept)
+    columns = [column_named(name) for name in kept]
+    facts = (fact for fact in _FACTS if len({row.facts.get(fact.key) for row in table.rows}) > 1)
+    return (*columns[:2], *facts, *columns[2:])
 
 
 def sections(table: StudyTable) -> tuple[Section, ...]:
@@ -106,11 +120,12 @@ def sections(table: StudyTable) -> tuple[Section, ...]:
 def _line(row: StudyRow, table: StudyTable) -> Line:
     axes = shown_axes(table)
     labels = tuple("–" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in axes)
+    facts = {fact.key: _alone(row.facts[fact.key]) for fact in _FACTS if fact.key in row.facts}
     return Line(
         "configuration",
         labels,
         label_of(row, table),
-        row.cells,
+        {**row.cells, **facts} if row.cells else {},
         row.mark,
         len(row.seeds),
         failure_text(row),

@@ -22,7 +22,8 @@ from rango.models.options import ModelOptions
 from rango.scoring.options import ScoringOptions
 from rango.studies.adaptation import AdaptationOptions
 from rango.studies.outcomes import Reference
-from rango.studies.study import Axes, ModelSpec, Study, unflatten
+from rango.studies.own_models import ModelSpec, plan_models
+from rango.studies.study import Axes, Study, unflatten
 from rango.tasks import Task, TaskOptions, load_task
 from rango.training.options import FinetuneConfig, Selection
 
@@ -107,6 +108,11 @@ class Planner:
     problems: list[str] = field(default_factory=list)
     tasks: dict[tuple[str, TaskOptions], Task | None] = field(default_factory=dict)
 
+    @cached_property
+    def models(self) -> dict[str, tuple[str, ModelSpec]]:
+        """Name -> (folder, specification) of the models that the study pre-trains."""
+        return plan_models(self.study.models)
+
     def plan(self) -> Plan:
         """The plan of the study.
 
@@ -132,7 +138,7 @@ class Planner:
             axes=study.axes,
             rows=tuple(rows.values()),
             jobs=tuple(self.jobs.values()),
-            models={_model_folder(name, spec): spec for name, spec in study.models.items()},
+            models=dict(self.models.values()),
             references=study.references,
             notes=tuple(notes),
         )
@@ -158,8 +164,8 @@ class Planner:
         if isinstance(values.get("data"), str):
             values["data"] = values["data"].replace("{task}", str(values.get("task")))
         model = str(values.get("model"))
-        if model in self.study.models:
-            values["model"] = str(self.out / MODELS / _model_folder(model, self.study.models[model]))
+        if model in self.models:
+            values["model"] = str(self.out / MODELS / self.models[model][0])
         return AdaptationOptions.build(own, where=where), values
 
     def _cell(self, options: AdaptationOptions, values: Mapping[str, Any], seed: int, where: str) -> Cell:
@@ -262,10 +268,6 @@ def plan_study(study: Study, out: Path) -> Plan:
         InputError: all that is wrong with its configurations and tasks at once.
     """
     return Planner(study, out).plan()
-
-
-def _model_folder(name: str, spec: ModelSpec) -> str:
-    return f"{name}-{spec.identity}"
 
 
 def _merge_axes(one: Axes, other: Axes) -> dict[str, Any]:

@@ -11,45 +11,14 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from rango.config import Config, merge
 from rango.errors import InputError, unknown_name
-from rango.files import fingerprint, read_yaml
+from rango.files import read_yaml
 from rango.studies.adaptation import AdaptationOptions
 from rango.studies.outcomes import Reference
+from rango.studies.own_models import ModelSpec
 from rango.training.options import FinetuneConfig, Selection
-from rango.training.pretrain_options import PretrainConfig
 
 Axes = Mapping[str, Any]
 """Dotted key -> value: what tells one configuration of a study from another."""
-
-_SIMULATED = "simulated"
-
-
-class ModelSpec(Config):
-    """A small language model that the study pre-trains for itself."""
-
-    texts: str | tuple[str, ...]
-    """`simulated` (narratives of the simulated world), or text files."""
-    lines: Annotated[int, Field(ge=1)] = 70_000
-    """Lines of simulated narratives."""
-    options: PretrainConfig
-    """Everything `rango pretrain` can be told."""
-
-    @classmethod
-    def flat(cls, values: Any) -> Any:
-        """`{texts, lines, …}` as it stands in a file, with the keys of `rango pretrain` beside its own."""
-        if not isinstance(values, Mapping) or "options" in values:
-            return values
-        own = {key: value for key, value in values.items() if key in ("texts", "lines")}
-        return {**own, "options": {key: value for key, value in values.items() if key not in own}}
-
-    @property
-    def simulated(self) -> bool:
-        """Whether it is trained on narratives of the simulated world."""
-        return self.texts == _SIMULATED
-
-    @property
-    def identity(self) -> str:
-        """A short hash of everything that decides the model, text files by name."""
-        return fingerprint(self.model_dump_json())[:8]
 
 
 def _seed_list(value: Any) -> Any:
@@ -98,7 +67,8 @@ def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -
     Args:
         path: YAML with the fields of `Study`, and optionally `tiny`: differences that make it small.
         tiny: apply them.
-        changes: `KEY=VALUE`, a field of the study or a key of its base, such as `model=runs/lm` or `seeds=[0,1]`.
+        changes: `KEY=VALUE`, a field of the study or a key of its base, such as `model=runs/lm` or `seeds=[0,1]`; or
+            `models.NAME.KEY=VALUE`, such as `models.small.texts=[book.txt]`.
 
     Raises:
         InputError: unknown keys (with the nearest valid one), an empty axis, two axes for one key, no such file.
@@ -135,10 +105,16 @@ def _change(text: str) -> dict[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise InputError(f"--set {text!r}: expected KEY=VALUE, such as model=runs/lm")
+    if key.strip().startswith("models.") and key.strip().count(".") < 2:
+        raise InputError(f"--set {text!r}: expected models.NAME.KEY=VALUE, such as models.small.texts=[book.txt]")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         parsed = value
+    head, _, inner = key.strip().partition(".")
+    if head == "models" and inner:
+        name, _, inner = inner.partition(".")  # a name may have hyphens
+        return {"models": {name: unflatten({inner.replace("-", "_"): parsed})}}
     key = key.strip().replace("-", "_")
     return {key: parsed} if key in Study.model_fields else {"base": unflatten({key: parsed})}
 

@@ -11,24 +11,30 @@ from rango.files import write_text
 from rango.studies.outcomes import axis_text
 from rango.studies.table import StudyRow, StudyTable
 
+# Seconds are left out: the same study gives the same file.
+_FACTS = ("held_out_nats_per_token", "held_out_bits_per_byte")
+
 
 def table_csv(table: StudyTable) -> str:
     """The table as CSV, in the order of the study.
 
     Columns: the axes (lists joined by commas, absent values empty) · `seeds` and `n`, how many · for each metric its
     mean over seeds under its own name, and NAME_spread (standard deviation over seeds), NAME_low and NAME_high (95 %
-    interval over test instances) · `mark`: best, tied (not told from the best), told, or empty · `p` against the best,
-    Holm-corrected · `failed`: seeds that gave nothing and why. What is undefined is empty, what is infinite is `inf`.
+    interval over test instances) · what the base models need of held-out text, where it is known · `mark`: best, tied
+    (not told from the best), told, or empty · `p` against the best, Holm-corrected · `failed`: seeds that gave nothing
+    and why. What is undefined is empty, what is infinite is `inf`.
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     parts = ("", "_spread", "_low", "_high")
     values = [f"{metric}{part}" for metric in table.metrics for part in parts]
-    writer.writerow([*table.axes, "seeds", "n", *values, "mark", "p", "failed"])
+    facts = [name for name in _FACTS if any(name in row.facts for row in table.rows)]
+    writer.writerow([*table.axes, "seeds", "n", *values, *facts, "mark", "p", "failed"])
     for row in table.rows:
         axes = ["" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in table.axes]
         numbers = [_number(value) for metric in table.metrics for value in _four(row, metric)]
         counts = [str(len(row.seeds)), "" if row.n is None else str(row.n)]
+        numbers += [_number(row.facts.get(name)) for name in facts]
         writer.writerow([*axes, *counts, *numbers, row.mark, _number(row.p), failure_text(row)])
     return buffer.getvalue()
 

@@ -50,13 +50,11 @@ class Unit:
         return [job.id for job in self.jobs if store.status(job) not in ("done", "failed")]
 
     def waits_for(self, store: Store, plan: Plan) -> Literal["nothing", "others", "failed"]:
-        """Whether what it builds on is there: the study's own model, and the base's posteriors."""
-        if self.kind == "model":
-            return "nothing"
-        name = own_model(self.jobs[0], plan)
+        """Whether what it builds on is there: the study's own model (or its tokenizer), and the base's posteriors."""
+        name = plan.models[self.id].tokenizer_of if self.kind == "model" else own_model(self.jobs[0], plan)
         if name is not None and not has_model(store, name):
             return "failed" if store.failure_file(name).is_file() else "others"
-        if self.kind == "base":
+        if self.kind in ("model", "base"):
             return "nothing"
         status = store.status(plan.job(self.jobs[0].base))
         return "nothing" if status == "done" else "failed" if status == "failed" else "others"

@@ -19,6 +19,7 @@ from rango.models.options import ModelOptions
 from rango.scoring import encode, evaluate, make_reader, mean_posteriors, score_samples
 from rango.scoring.options import ScoringOptions
 from rango.studies.claims import claim
+from rango.studies.own_models import ModelSpec
 from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.store import Store
 from rango.studies.units import BANKS, Unit, units, write_bank
@@ -99,12 +100,10 @@ class Worker:
 
     def _pretrain(self, name: str) -> None:
         spec = self.plan.models[name]
-        texts = (
-            simulated_narratives(spec.lines, seed=spec.options.seed)
-            if spec.simulated
-            else [Path(text) for text in ([spec.texts] if isinstance(spec.texts, str) else spec.texts)]
-        )
-        pretrain(texts, out=self.store.path / MODELS / name, config=spec.options, screen=self.screen)
+        folder, options = self.store.path / MODELS, spec.options
+        if spec.tokenizer_of is not None:
+            options = options.model_copy(update={"tokenizer": folder / spec.tokenizer_of})
+        pretrain(_texts(spec), out=folder / name, config=options, screen=self.screen)
 
     def _load(self, job: Job) -> tuple[Model, Task]:
         if self._loaded is None or self._group != job.group:
@@ -174,3 +173,12 @@ class Worker:
             make_reader(model), trees, adapter=adapter, samples=count, seed=seed, options=options, form=form
         )
         return mean_posteriors(passes, instances)
+
+
+def _texts(spec: ModelSpec) -> list[Path] | Iterator[str]:
+    """What a model is pre-trained on."""
+    assert spec.texts is not None
+    assert spec.lines is not None
+    if spec.simulated:
+        return simulated_narratives(spec.lines, seed=spec.options.seed)
+    return [Path(text) for text in ([spec.texts] if isinstance(spec.texts, str) else spec.texts)]
