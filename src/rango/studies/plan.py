@@ -280,3 +280,9 @@ def groups(jobs: Sequence[Job]) -> Iterator[tuple[str, list[Job]]]:
     for job in jobs:
         found.setdefault(job.group, []).append(job)
     yield from found.items()
+
+
+def own_model(job: Job, plan: Plan) -> str | None:
+    """The folder under models/ of the model that the study pre-trains for this job; None for a model from elsewhere."""
+    path = Path(job.config.model)
+    return path.name if path.name in plan.models and path.parent.name == MODELS else None

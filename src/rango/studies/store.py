@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from rango.decisions import Posteriors, read_posteriors, write_posteriors
 from rango.errors import InputError
-from rango.files import read_json, read_yaml, write_json, write_text
-from rango.studies.plan import Job, Plan
+from rango.files import read_json, read_yaml, write_json, write_text, write_yaml
+from rango.studies.plan import MODELS, Job, Plan, own_model
 
 Status = Literal["waiting", "started", "done", "failed"]
 
@@ -37,9 +37,18 @@ class Store:
         """The folder of claims."""
         return self.path / "claims"
 
+    def is_claimed(self, name: str) -> bool:
+        """Whether there is a claim on a unit, be its owner alive or not."""
+        return (self.claims / f"{name}.claim").is_file()
+
     def folder(self, job: Job) -> Path:
         """Where a job's results stand."""
         return self.path / ("bases" if job.kind == "base" else "runs") / job.id
+
+    def model(self, job: Job, plan: Plan) -> str:
+        """The model of a job; one of the study's own is looked for in this folder, which may have been moved."""
+        name = own_model(job, plan)
+        return job.config.model if name is None else str(self.path / MODELS / name)
 
     def posteriors_file(self, job: Job, split: str, state: str) -> Path:
         """The file of a job's posteriors."""
@@ -80,6 +89,13 @@ class Store:
             return read_yaml(file) if file.is_file() else {}
         except InputError:
             return {}  # replaced at this very moment, on a file system that shows it
+
+    def relocate(self, job: Job) -> None:
+        """Have a run begun before the folder was moved name the model where it is now, so that it can go on."""
+        record = self.record(job)
+        if record and record["config"]["model"] != job.config.model:
+            record["config"]["model"] = job.config.model
+            write_yaml(self.folder(job) / "run.yaml", record)
 
     def failure_file(self, identity: str) -> Path:
         """Where the reason of a failure stands."""

@@ -22,7 +22,7 @@ from rango.studies.claims import claim
 from rango.studies.own_models import ModelSpec
 from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.store import Store
-from rango.studies.units import BANKS, Unit, units, write_bank
+from rango.studies.units import BANKS, Unit, dissolve, units, write_bank
 from rango.tasks import Split, Task, TaskOptions, load_task, simulated_narratives
 from rango.training import BankJob, Screen, choose_bank, finetune, finetune_bank, pretrain, true_posteriors
 
@@ -63,9 +63,12 @@ class Worker:
             if held is None:
                 continue
             try:
-                if ready == "failed":
-                    self._fail(unit, "what it builds on failed")
-                elif not unit.finished(self.store):
+                # Between the look and the claim another worker may have finished the unit, or cut the bank anew.
+                if unit not in self._units() or unit.finished(self.store):
+                    pass
+                elif ready == "failed":
+                    self._fail(unit, f"what it builds on failed: {unit.cause(self.store, self.plan)}")
+                else:
                     self._do(unit)
             finally:
                 held.release()
@@ -96,7 +99,10 @@ class Worker:
         # Whatever ends one unit (bad data, divergence, memory) must not end the others.
         except Exception as error:
             self._loaded, self._group = None, None
-            self._fail(unit, str(error) or type(error).__name__, traceback.format_exc())
+            reason = str(error) or type(error).__name__
+            # In a bank it may be the fault of one run, or of their number.
+            if not dissolve(self.store, unit, why=reason):
+                self._fail(unit, reason, traceback.format_exc())
 
     def _pretrain(self, name: str) -> None:
         spec = self.plan.models[name]
@@ -109,7 +115,7 @@ class Worker:
         if self._loaded is None or self._group != job.group:
             self._loaded = None  # frees the old base before the new one is read
             task = load_task(job.config.task, job.config.pick(TaskOptions))
-            self._loaded = load_model(job.config.model, **dict(job.config.pick(ModelOptions))), task
+            self._loaded = load_model(self.store.model(job, self.plan), **dict(job.config.pick(ModelOptions))), task
             self._group = job.group
         return self._loaded
 
@@ -137,6 +143,8 @@ class Worker:
         jobs = [job for job in unit.jobs if self.store.status(job) != "failed"]
         model, task = self._load(jobs[0])
         base = self.plan.job(jobs[0].base)
+        for job in jobs:
+            self.store.relocate(job)
         splits = {split: self.store.posteriors(base, split, "base") for split in ("validation", "test")}
         if unit.kind == "bank":
             finetune_bank(

@@ -79,5 +79,8 @@ def refuse_unbankable(jobs: Sequence[BankJob]) -> None:
 
 
 def run_key(config: FinetuneConfig) -> str:
-    """A hash of the whole configuration: tells the members of a bank apart in their state file."""
-    return fingerprint(json.dumps(config.model_dump(mode="json"), sort_keys=True))
+    """A hash of the configuration: tells the members of a bank apart in their state file.
+
+    Without the model, which they share: the state in a study folder that was moved with its models still fits.
+    """
+    return fingerprint(json.dumps(config.model_dump(mode="json", exclude={"model"}), sort_keys=True))
