@@ -78,8 +78,8 @@ def main() -> None:
     finish(start(file, out / "peace", log), log)
     whole = time.perf_counter() - began
     expected = (out / "peace" / "table.csv").read_bytes()
-    kills, equal, rounds, stages = 0, 0, 0, []
-    while kills < arguments.kills or rounds == 0 or process.returncode != 0:
+    kills, equal, rounds, stages, unfinished = 0, 0, 0, [], True
+    while kills < arguments.kills or unfinished:
         folder = out / str(rounds)
         process = start(file, folder, log)
         try:
@@ -90,10 +90,11 @@ def main() -> None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             stages.append(stage(folder))
+            unfinished = True
             kills += 1
             print(f"kill {kills}: {stages[-1]}", flush=True)
             continue
-        rounds += 1
+        rounds, unfinished = rounds + 1, False
         equal += (folder / "table.csv").read_bytes() == expected
         print(f"study {rounds} at its end after {kills} kills, {equal} of {rounds} tables equal", flush=True)
     found = {name: stages.count(name) for name in sorted(set(stages))}
