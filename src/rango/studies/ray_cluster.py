@@ -13,7 +13,7 @@ from typing import Any
 from rango.errors import InputError
 from rango.studies.plan import Job, Plan, groups
 from rango.studies.running import Bank, begin
-from rango.studies.store import Store
+from rango.studies.store import ENDED, Store
 from rango.studies.study import Study
 
 _RETRIES = 4
@@ -84,7 +84,7 @@ def _collect(ray: Any, task: Any, jobs: Sequence[Job], store: Store) -> None:
     except ray.exceptions.RayError as error:
         reason = f"its Ray task died {_RETRIES + 1} times ({type(error).__name__}: {str(error).splitlines()[0]})"
         for job in jobs:
-            if store.status(job) not in ("done", "failed"):
+            if store.status(job) not in ENDED:
                 store.write_failure(job.id, reason)
 
 

@@ -93,7 +93,7 @@ class Workers:
                 continue
             if owner.get("pid") == pid:
                 held.add(file.stem)
-        return [unit for unit in units(self.plan, self.store) if unit.id in held]
+        return [unit for unit in units(self.store.read_plan(), self.store) if unit.id in held]
 
     def _stop(self, number: int) -> None:
         """Pass the signal on, and wait until everything is saved."""
