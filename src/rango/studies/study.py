@@ -14,6 +14,7 @@ from rango.errors import InputError, unknown_name
 from rango.files import fingerprint, read_yaml
 from rango.studies.adaptation import AdaptationOptions
 from rango.studies.outcomes import Reference
+from rango.studies.search import Search
 from rango.training.options import FinetuneConfig, Selection
 from rango.training.pretrain_options import PretrainConfig
 
@@ -69,6 +70,8 @@ class Study(Config):
     """Dotted key -> its values: a grid."""
     runs: tuple[Mapping[str, Any], ...] = ()
     """Listed differences from the base, where a grid would hold combinations that nobody wants."""
+    search: Search | None = None
+    """Instead of vary and runs: each next configuration is chosen by what the earlier ones gave on validation."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seed_list), Field(min_length=1)] = (0,)
     """Seeds of each configuration."""
     select: Selection = "nce"
@@ -88,6 +91,8 @@ class Study(Config):
     @property
     def axes(self) -> tuple[str, ...]:
         """The keys that vary, in the order of the file."""
+        if self.search is not None:
+            return tuple(self.search.space)
         listed = [key for run in self.runs for key in flatten(run)]
         return tuple(dict.fromkeys([*listed, *self.vary]))
 
@@ -160,6 +165,15 @@ def _problems(study: Study) -> Iterator[str]:
         in_runs = [number for number, run in enumerate(study.runs) if key in flatten(run)]
         if in_runs:
             yield f"{key} is varied twice, in vary and in runs[{in_runs[0]}]; keep one of them"
+    if study.search is not None:
+        yield from study.search.problems(known)
+        if study.vary or study.runs:
+            yield f"search and {'vary' if study.vary else 'runs'} are both given; a study has one of them"
+        if len(study.seeds) > 1:
+            yield (
+                f"search: seeds are {list(study.seeds)}; a search takes one; try the best few with more seeds in a grid, "
+                "the same folder keeps their runs"
+            )
 
 
 def known_keys() -> list[str]:

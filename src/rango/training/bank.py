@@ -34,8 +34,8 @@ FREE = frozenset(
 
 
 OnValidation = Callable[[int, Mapping[str, float]], bool]
-"""Called after each validation but that of the last step, with the step and the metrics; True ends the run there, as `pruned`. Asked again with the
-same values, as after an interruption, it must answer the same."""
+"""Called after each validation but that of the last step, with the step and the metrics; True ends the run there, as
+`pruned`. Asked again with the same values, as after an interruption, it must answer the same."""
 
 
 @dataclass(frozen=True)
