@@ -65,6 +65,9 @@ def study(
     console = Console(stderr=True, highlight=False, quiet=quiet)
     for line in describe(plan, store):
         console.print(line, markup=False, soft_wrap=True)
+    if asked.search is not None:
+        chosen = len(Searcher(asked, store).chosen())
+        console.print(f"  a search ({asked.search.sampler}): {chosen} of {asked.search.trials} trials chosen so far")
     if dry_run:
         return
     if asked.search is not None and ray is not None:

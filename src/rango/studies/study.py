@@ -82,7 +82,10 @@ class Study(Config):
     """Figures from elsewhere to show beside the study's."""
 
     def combinations(self) -> Iterator[Axes]:
-        """The axes' values of each configuration, listed ones outermost."""
+        """The axes' values of each configuration, listed ones outermost; of a search, the ends of its space."""
+        if self.search is not None:
+            yield from self.search.corners()
+            return
         grid = [dict(zip(self.vary, values, strict=True)) for values in itertools.product(*self.vary.values())]
         for listed in self.runs or ({},):
             for values in grid:
@@ -171,7 +174,7 @@ def _problems(study: Study) -> Iterator[str]:
             yield f"search and {'vary' if study.vary else 'runs'} are both given; a study has one of them"
         if len(study.seeds) > 1:
             yield (
-                f"search: seeds are {list(study.seeds)}; a search takes one; try the best few with more seeds in a grid, "
+                f"search: seeds are {list(study.seeds)}; a search takes one; try the best with more seeds in a grid, "
                 "the same folder keeps their runs"
             )
 
