@@ -16,7 +16,7 @@ from typing import Any
 from rango.errors import InputError
 from rango.studies.plan import Plan, groups
 from rango.studies.running import Bank, begin
-from rango.studies.store import Store
+from rango.studies.store import ENDED, Store
 from rango.studies.study import Study
 from rango.studies.units import units
 from rango.studies.workers import give_up
@@ -111,7 +111,7 @@ def _collect(ray: Any, task: Any, group: str, plan: Plan, store: Store, deaths: 
 
 def _fail(plan: Plan, store: Store, group: str, reason: str) -> None:
     for job in plan.jobs:
-        if job.group == group and store.status(job) not in ("done", "failed"):
+        if job.group == group and store.status(job) not in ENDED:
             store.write_failure(job.id, reason)
 
 

@@ -82,6 +82,8 @@ def _missing(store: Store, plan: Plan, cell: Cell) -> str:
         status = store.status(job)
         if status == "failed":
             return store.failure(job.id)
+        if status == "pruned":
+            return str(store.record(job)["reason"])
         if status != "done":
             return "not finished yet"
         for split in ("test", "validation")[: 2 if cell.calibrator else 1]:

@@ -23,7 +23,9 @@ from rango.errors import InputError
 from rango.files import read_json, read_yaml, write_json, write_text, write_yaml
 from rango.studies.plan import MODELS, Job, Plan, own_model
 
-Status = Literal["waiting", "started", "done", "failed"]
+Status = Literal["waiting", "started", "done", "failed", "pruned"]
+ENDED: frozenset[Status] = frozenset({"done", "failed", "pruned"})
+"""Nothing is left to do: it has its result, cannot have one, or was ended early by a search."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Store:
         if self.is_trained(job):
             wanted = (self.posteriors_file(job, "test", f"mc-dropout-{count}") for count in job.samples)
             return "done" if all(file.is_file() for file in wanted) else "started"
+        if self.record(job).get("status") == "pruned":
+            return "pruned"
         return "started" if self.record(job) else "waiting"
 
     def is_trained(self, job: Job) -> bool:
@@ -117,6 +121,12 @@ class Store:
             file.unlink()
         return len(files)
 
+    def take_up_pruned(self, jobs: Sequence[Job]) -> None:
+        """Runs that a search ended early wait again: a grid wants them whole."""
+        for job in jobs:
+            if self.status(job) == "pruned":
+                write_yaml(self.folder(job) / "run.yaml", {**self.record(job), "status": "running"})
+
     def write_plan(self, plan: Plan) -> None:
         """Store the plan: from here the folder can be read without the study file."""
         write_text(self.path / "plan.json", plan.model_dump_json(indent=1) + "\n")
@@ -142,7 +152,7 @@ class Store:
         entry = {
             "kind": job.kind,
             "status": self.status(job),
-            "reason": self.failure(job.id) or None,
+            "reason": self.failure(job.id) or record.get("reason"),
             "seconds": record.get("seconds"),
             "best_step": record.get("best_step"),
         }
@@ -150,7 +160,7 @@ class Store:
 
     def counts(self, jobs: Sequence[Job]) -> dict[Status, int]:
         """How many jobs have each status."""
-        found: dict[Status, int] = {"waiting": 0, "started": 0, "done": 0, "failed": 0}
+        found: dict[Status, int] = {"waiting": 0, "started": 0, "done": 0, "failed": 0, "pruned": 0}
         for job in jobs:
             found[self.status(job)] += 1
         return found

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from rango.files import fingerprint, read_json, write_json
 from rango.studies.claims import lock
 from rango.studies.plan import MODELS, Job, Plan, groups, own_model
-from rango.studies.store import Store
+from rango.studies.store import ENDED, Store
 from rango.training.bank import bankable
 
 BANKS = "banks"
@@ -42,13 +42,13 @@ class Unit:
         """Whether nothing is left to do, be it done or failed."""
         if self.kind == "model":
             return has_model(store, self.id) or store.failure_file(self.id).is_file()
-        return all(store.status(job) in ("done", "failed") for job in self.jobs)
+        return all(store.status(job) in ENDED for job in self.jobs)
 
     def unfinished_ids(self, store: Store) -> list[str]:
         """The ids that a failure of this unit is remembered under."""
         if self.kind == "model":
             return [self.id]
-        return [job.id for job in self.jobs if store.status(job) not in ("done", "failed")]
+        return [job.id for job in self.jobs if store.status(job) not in ENDED]
 
     def waits_for(self, store: Store, plan: Plan) -> Literal["nothing", "others", "failed"]:
         """Whether what it builds on is there: the study's own model (or its tokenizer), and the base's posteriors."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,16 @@ from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.store import Store
 from rango.studies.units import BANKS, Unit, dissolve, units, write_bank
 from rango.tasks import Split, Task, TaskOptions, load_task, simulated_narratives
-from rango.training import BankJob, Screen, choose_bank, finetune, finetune_bank, pretrain, true_posteriors
+from rango.training import (
+    BankJob,
+    OnValidation,
+    Screen,
+    choose_bank,
+    finetune,
+    finetune_bank,
+    pretrain,
+    true_posteriors,
+)
 
 POLL_SECONDS = 0.2
 
@@ -38,6 +47,8 @@ class Worker:
     only: frozenset[str] | None = None
     """Groups this worker keeps to; all when None."""
     screen: Screen = field(default_factory=lambda: Screen(quiet=True))
+    prunes: Callable[[Job], OnValidation | None] = lambda _: None
+    """What ends a run early."""
     _group: str | None = None
     _loaded: tuple[Model, Task] | None = None
 
@@ -50,6 +61,11 @@ class Worker:
         while (found := self._next()) is not None:
             if found == "wait":
                 time.sleep(POLL_SECONDS)
+
+    def work_on(self, plan: Plan) -> None:
+        """Do what is left of another plan, with what is loaded."""
+        self.plan = plan
+        self.work()
 
     def _next(self) -> str | None:
         """Do one unit; "wait" when all that is left is being done elsewhere, None when nothing is left."""
@@ -152,7 +168,10 @@ class Worker:
             )
         elif not self.store.is_trained(jobs[0]):
             folder = self.store.folder(jobs[0])
-            finetune(model, task, out=folder, config=jobs[0].config, base=splits, screen=self.screen)
+            prunes = self.prunes(jobs[0])
+            finetune(
+                model, task, out=folder, config=jobs[0].config, base=splits, screen=self.screen, on_validation=prunes
+            )
         for job in jobs:
             failed = self.store.record(job).get("status") == "failed"
             if failed:

@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rango.errors import InputError, Interrupted, RunError
+from rango.files import read_yaml
 from rango.studies.plan import Plan
 from rango.studies.store import Store
 from rango.studies.units import Unit, dissolve, units
@@ -105,7 +106,7 @@ class Workers:
                 continue
             if owner.get("pid") == pid:
                 held.add(file.stem)
-        return [unit for unit in units(self.plan, self.store) if unit.id in held]
+        return [unit for unit in units(self.store.read_plan(), self.store) if unit.id in held]
 
     def _stop(self, number: int) -> None:
         """Pass the signal on, and wait until everything is saved."""
@@ -138,6 +139,8 @@ def run_worker(path: str, number: int, count: int, parent: int) -> None:
     sys.stdout = sys.stderr = log.open("a", buffering=1, encoding="utf-8")
     import torch
 
+    from rango.studies.searching import Searcher
+    from rango.studies.study import Study
     from rango.studies.worker import Worker
     from rango.training import Screen
 
@@ -147,7 +150,14 @@ def run_worker(path: str, number: int, count: int, parent: int) -> None:
         torch.cuda.set_device(number % torch.cuda.device_count())
     store = Store(Path(path))
     try:
-        Worker(store, store.read_plan(), screen=Screen()).work()
+        worker = Worker(store, store.read_plan(), screen=Screen())
+        study = Study.build(read_yaml(store.path / "study.yaml"), where=str(store.path / "study.yaml"))
+        if study.search is None:
+            worker.work()
+        else:
+            searcher = Searcher(study, store)
+            worker.prunes = searcher.prunes
+            searcher.run(worker.work_on)
     except Interrupted as error:
         print(error, file=sys.stderr)
         sys.exit(128 + error.signal_number)

@@ -176,6 +176,11 @@ class RunWriter:
         self.write_record(status="failed", reason=reason)
         self._remove_state()
 
+    def prune(self, step: int, **changes: Any) -> None:
+        """Write run.yaml with status `pruned` and the step; asked for again, the run begins anew."""
+        self.write_record(status="pruned", reason=f"pruned at step {step}", steps=step, **changes)
+        self._remove_state()
+
     def _remove_state(self) -> None:
         if self.writes:
             shutil.rmtree(self.path / "state", ignore_errors=True)
