@@ -62,6 +62,8 @@ class Unit:
 
     def cause(self, store: Store, plan: Plan) -> str:
         """Why what it builds on failed, in one line."""
+        if self.kind == "model":
+            return store.failure(plan.models[self.id].tokenizer_of or "")
         name = own_model(self.jobs[0], plan)
         return (store.failure(name) if name is not None else "") or store.failure(self.jobs[0].base)
 
