@@ -67,9 +67,10 @@ def test_bits_of_held_out_text_are_a_column_where_the_bases_differ() -> None:
     outcomes = [make_outcome({"model": name}, truth, scale=0.5, noise=0.2) for name in ("unigram", "lstm")]
     for outcome, bits in zip(outcomes, (1.234, 0.567), strict=True):
         outcome.facts["held_out_bits_per_byte"] = bits  # type: ignore[index]
-    text = printed(study_table(outcomes, select="nce", replicates=20), 140)
-    assert "Bits/byte ↓" in text
-    assert "1.234" in next(line for line in text.splitlines() if "unigram" in line)
+    for width in (80, 140):
+        text = printed(study_table(outcomes, select="nce", replicates=20), width)
+        assert "Bits/byte ↓" in text
+        assert "1.234" in next(line for line in text.splitlines() if "unigram" in line)
     for outcome in outcomes:
         outcome.facts["held_out_bits_per_byte"] = 1.0  # type: ignore[index]
     assert "Bits/byte" not in printed(study_table(outcomes, select="nce", replicates=20), 140)

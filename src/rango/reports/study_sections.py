@@ -23,15 +23,15 @@ _IMPORTANT = (
     "ece",
     "accuracy",
 )
-# Facts of the base model, shown as a column where they differ. Bits, unlike perplexities, compare across tokenizers.
-_FACTS = (
+FACTS = (
     Column(
         "held_out_bits_per_byte",
         "Bits/byte",
         "lower",
-        "bits per byte of held-out text that the base model needs, before any adaptation",
+        "what the base model needs of held-out text",
     ),
 )
+"""What is known of the base models, shown where it differs. Bits, unlike perplexities, compare across tokenizers."""
 # Each says what the other says.
 _TWINS = {"error_rate": "accuracy", "accuracy": "error_rate"}
 
@@ -83,7 +83,7 @@ def shown_columns(table: StudyTable) -> tuple[Column, ...]:
         if name in table.metrics and _TWINS.get(name) not in kept:
             kept.append(name)
     columns = [column_named(name) for name in kept]
-    facts = (fact for fact in _FACTS if len({row.facts.get(fact.key) for row in table.rows}) > 1)
+    facts = (fact for fact in FACTS if len({row.facts.get(fact.key) for row in table.rows}) > 1)
     return (*columns[:2], *facts, *columns[2:])
 
 
@@ -120,7 +120,7 @@ def sections(table: StudyTable) -> tuple[Section, ...]:
 def _line(row: StudyRow, table: StudyTable) -> Line:
     axes = shown_axes(table)
     labels = tuple("–" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in axes)
-    facts = {fact.key: _alone(row.facts[fact.key]) for fact in _FACTS if fact.key in row.facts}
+    facts = {fact.key: _alone(row.facts[fact.key]) for fact in FACTS if fact.key in row.facts}
     return Line(
         "configuration",
         labels,
@@ -241,7 +241,7 @@ def caption_parts(table: StudyTable, columns: Sequence[Column]) -> list[str]:
         parts.append(f"95% intervals of the mean over {instances}")
     else:
         parts.append(instances)
-    return parts
+    return [*parts, *(f"{fact.title}: {fact.meaning}" for fact in FACTS if fact in columns)]
 
 
 def mark_words(table: StudyTable) -> str:

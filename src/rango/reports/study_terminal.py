@@ -12,6 +12,7 @@ from rich.text import Text
 
 from rango.decisions import Estimate
 from rango.reports.study_sections import (
+    FACTS,
     Line,
     Section,
     caption_parts,
@@ -31,6 +32,7 @@ from rango.studies.table import StudyTable
 
 _VALUE_WIDTH = 16  # "0.193 to 0.229" under "0.210 ±0.012", and the space between columns
 _LINE_WIDTH = 30  # both on one line
+_FACT_WIDTH = 12  # "Bits/byte ↓" and the space
 _SIGNS = {"best": "★", "tied": "≈"}
 _GAP = "  "
 
@@ -53,8 +55,8 @@ def study_result_table(table: StudyTable, *, width: int = 80) -> Group:
     label = _label_width(widths, parts, available=width - other - 2 * _VALUE_WIDTH)
     room = width - other - label
     columns = shown_columns(table)
-    in_line = room >= 2 * _LINE_WIDTH
-    columns = columns[: max(2, room // (_LINE_WIDTH if in_line else _VALUE_WIDTH))]
+    in_line = room >= 2 * _LINE_WIDTH + _FACT_WIDTH * sum(column in FACTS for column in columns)
+    columns = _fitting(columns, room, metric=_LINE_WIDTH if in_line else _VALUE_WIDTH)
     rendered = _render(table, parts, columns, label=label, widths=widths, in_line=in_line)
     captions = [*caption_parts(table, columns), mark_words(table)]
     below: list[RenderableType] = [Text(" · ".join(part for part in captions if part), style="dim")]
@@ -62,6 +64,17 @@ def study_result_table(table: StudyTable, *, width: int = 80) -> Group:
     if table.fixed:
         below.append(Text(" · ".join(f"{key} {axis_text(v)}" for key, v in table.fixed.items()), style="dim"))
     return Group(rendered, *below, Text(), *(Text(sentence) for sentence in verdict_sentences(table)))
+
+
+def _fitting(columns: Sequence[Column], room: int, *, metric: int) -> tuple[Column, ...]:
+    """The columns from the left that fit into `room`, at least two; a metric is `metric` wide, a fact no interval."""
+    kept = 0
+    for column in columns:
+        room -= _FACT_WIDTH if column in FACTS else metric
+        if room < 0 and kept >= 2:
+            break
+        kept += 1
+    return tuple(columns[:kept])
 
 
 def _label_widths(axes: Sequence[str], parts: Sequence[Section]) -> list[int]:
