@@ -17,6 +17,17 @@ from rango.scoring.trees import TokenTree
 from rango.tasks import Form, Instance
 
 
+def mask_seed(*numbers: int) -> int:
+    """The seed of a stream of dropout masks that several numbers name, such as a run's seed and a step.
+
+    The generator of the CPU looks at 32 bits of a seed only, so all numbers are hashed into those.
+
+    >>> mask_seed(0, 1) == mask_seed(1, 1)
+    False
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 def score_samples(
     reader: Reader,
     trees: Sequence[TokenTree],
@@ -45,8 +56,7 @@ def score_samples(
             layer.train()
         try:
             for sample in range(samples):
-                # The generator of the CPU looks at 32 bits of a seed only, so both numbers are hashed into those.
-                torch.manual_seed(int(np.random.SeedSequence((seed, sample)).generate_state(1)[0]))
+                torch.manual_seed(mask_seed(seed, sample))
                 found.append(score_as_it_is(reader, trees, options=options, form=form))
         finally:
             network.train(False)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from rango.scoring import Reader, TokenTree
+from rango.scoring.dropout import mask_seed
 from rango.training.checkpoint import load_state, save_state
 from rango.training.gradients import accumulate_gradients
 from rango.training.member import Member
@@ -98,7 +99,7 @@ class Trainer:
         started = time.perf_counter()
         batches = [member.batch() for member in active]
         # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
-        torch.manual_seed((active[0].config.seed << 32) + active[0].progress.step + (self.ranks.rank << 56))
+        torch.manual_seed(mask_seed(active[0].config.seed, active[0].progress.step, self.ranks.rank))
         losses = self._gradients(active, batches)
         records: list[dict[str, float] | None] = []
         for member, loss, trees in zip(active, losses, batches, strict=True):

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from rango.errors import InputError
 from rango.files import atomic_path
 from rango.models.loading import choose_device, multiplies_bfloat16
+from rango.scoring.dropout import mask_seed
 from rango.training.corpus import Corpus, Tokens, consecutive_windows, windows
 from rango.training.model_folder import held_out_measures
 from rango.training.networks import build_network
@@ -144,7 +145,7 @@ class Trainer:
         batch = self._next_batch()
         with torch.random.fork_rng(), self._products():
             # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
-            torch.manual_seed((self.config.seed << 32) + self.position.step)
+            torch.manual_seed(mask_seed(self.config.seed, self.position.step))
             loss = token_losses(self.network, batch, apart=self._apart)
         value = loss.item()
         if not math.isfinite(value):
