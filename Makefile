@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test format check tests clean
+.PHONY: demo test test-all format check tests clean
 
 demo: $(VENV)/.package
 	$(BIN)/rango demo --out runs/demo
@@ -17,6 +17,11 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 
 tests: $(VENV)/.dev
+	$(BIN)/pytest -n 2 -m "not slow"
+
+# Also what takes minutes, or an extra.
+test-all: check
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,ray]"
 	$(BIN)/pytest -n 2
 
 format: $(VENV)/.dev

@@ -33,7 +33,7 @@ SIZES = ((64, 2), (96, 3), (128, 4), (192, 4))  # hidden size, layers
 TOKENS = (250_000, 500_000, 1_000_000)
 NEXT = ((256, 4), 1_000_000)
 VOCABULARY, CONTEXT = 2048, 128
-REPLICATES = 500
+REPLICATES = 300
 TERMS = {"E + A/N^a + B/D^b": "END", "A/N^a + B/D^b": "ND", "E + B/D^b": "ED", "E + A/N^a": "EN"}
 
 
@@ -78,8 +78,12 @@ def law(terms: str, values: np.ndarray, N: np.ndarray, D: np.ndarray) -> np.ndar
     return total
 
 
-def fit(terms: str, N: np.ndarray, D: np.ndarray, L: np.ndarray, starts: int = 12) -> Law:
-    """Least squares of log L from several starts (the surface has flat valleys); exponents are kept in [0, 2]."""
+def fit(terms: str, N: np.ndarray, D: np.ndarray, L: np.ndarray, near: np.ndarray | None = None) -> Law:
+    """Least squares of log L from several starts, for the surface has flat valleys; exponents are kept in [0, 2].
+
+    With `near`, from there and three others: from there alone a replicate would stay in the valley of the first fit,
+    and the intervals would be too narrow.
+    """
     random = np.random.default_rng(0)
     low, high, centre = [], [], []
     for term in terms:
@@ -87,9 +91,12 @@ def fit(terms: str, N: np.ndarray, D: np.ndarray, L: np.ndarray, starts: int = 1
         high += [2.5] if term == "E" else [25.0, 2.0]
         centre += [0.5] if term == "E" else [3.0, 0.3]
     best = None
-    for _ in range(starts):
-        start = np.clip(np.array(centre) * random.uniform(0.3, 2.0, len(centre)), np.array(low) + 0.01, high)
-        found = least_squares(lambda v: np.log(law(terms, v, N, D)) - np.log(L), start, bounds=(low, high))
+    drawn = [np.array(centre) * random.uniform(0.3, 2.0, len(centre)) for _ in range(12)]
+    for start in drawn if near is None else [near, *drawn[:3]]:
+        inside = np.clip(start, np.array(low) + 0.01, np.array(high) - 0.01)
+        found = least_squares(
+            lambda v: np.log(law(terms, v, N, D)) - np.log(L), inside, bounds=(low, high), x_scale="jac", max_nfev=200
+        )
         if best is None or found.cost < best.cost:
             best = found
     return Law(terms, best.x, best.fun)
@@ -107,7 +114,7 @@ def bootstrap(fitted: Law, N: np.ndarray, D: np.ndarray, where: tuple[float, flo
     curve = np.log(fitted.loss(N, D))
     numbers, measured = [], []
     for _ in range(REPLICATES):
-        again = fit(fitted.terms, N, D, np.exp(curve + random.choice(residuals, n)), starts=2)
+        again = fit(fitted.terms, N, D, np.exp(curve + random.choice(residuals, n)), near=fitted.values)
         numbers.append(again.named())
         measured.append(float(again.loss(*map(np.array, where))) * math.exp(random.choice(residuals)))
     spans = {name: np.percentile([row[name] for row in numbers], [2.5, 97.5]).tolist() for name in numbers[0]}
@@ -178,8 +185,12 @@ def figure(rows: list[dict[str, float]], check: dict[str, float], fitted: Law, s
         ticks = sorted({*(sizes if key == "parameters" else budgets), check[key]})
         axis.set_xticks(ticks, [f"{tick / 1e6:.2g} M" for tick in ticks])
         axis.minorticks_off()
-        axis.legend(title="tokens" if key == "parameters" else "parameters", frameon=False, fontsize=8)
+        lines = [line for line in axis.get_lines() if line.get_label().endswith(" M")]
+        shown = {"handles": lines, "title": "tokens"} if key == "parameters" else {"title": "parameters"}
+        corner = "lower left" if key == "parameters" else "upper right"
+        axis.legend(**shown, loc=corner, frameon=False, fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(bottom=check["loss"] - 0.1)
     axes[0].set_ylabel("held-out loss (nats per token; lower is better)")
     path.parent.mkdir(parents=True, exist_ok=True)
     panels.savefig(path, dpi=130)

@@ -29,7 +29,7 @@ def test_commands_parse(command: str) -> None:
     program, *arguments = shlex.split(command)
     assert program == "rango"
     function, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
-    assert function.__name__ == arguments[0]
+    assert function.__name__ == arguments[0].replace("-", "_")
     assert bound.arguments
 
 

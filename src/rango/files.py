@@ -38,6 +38,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def holds_files(folder: Path) -> bool:
+    """Whether a folder is there and holds anything, apart from hidden files: those a killed process leaves behind."""
+    return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -59,12 +59,12 @@ def files(run: Run) -> dict[str, bytes]:
     return {**found, "log": repr(log).encode(), "status": str(run.record["status"]).encode()}
 
 
-@pytest.mark.parametrize(("form", "steps"), [("cloze", 50), ("letter", 10)])
+@pytest.mark.parametrize(("form", "steps", "runs"), [("cloze", 50, SIX), ("letter", 10, SIX[1::2])])
 def test_every_run_of_a_bank_of_six_equals_its_solo_run(
-    checkpoint: Checkpoint, tmp_path: Path, form: str, steps: int
+    checkpoint: Checkpoint, tmp_path: Path, form: str, steps: int, runs: list[dict[str, Any]]
 ) -> None:
     model = load_model(checkpoint("phi"))
-    settings = [{**SHARED, **one, "form": form, "steps": steps} for one in SIX]
+    settings = [{**SHARED, **one, "form": form, "steps": steps} for one in runs]
     bank = finetune_bank(model, toy_task(), jobs(model, tmp_path / "bank", settings), state=tmp_path / "state")
     assert not (tmp_path / "state").exists()
     for number, one in enumerate(settings):

@@ -57,7 +57,7 @@ def study(
     from rich.console import Console
 
     from rango.reports import write_study_report
-    from rango.studies import Watch, describe, prepare, read_study, run_on_ray, run_study
+    from rango.studies import Searcher, Watch, describe, prepare, read_study, run_on_ray, run_study
 
     asked = read_study(file, tiny=tiny, changes=change)
     folder = out or Path("runs") / asked.name
@@ -65,9 +65,14 @@ def study(
     console = Console(stderr=True, highlight=False, quiet=quiet)
     for line in describe(plan, store):
         console.print(line, markup=False, soft_wrap=True)
+    if asked.search is not None:
+        chosen = len(Searcher(asked, store).chosen())
+        console.print(f"  a search ({asked.search.sampler}): {chosen} of {asked.search.trials} trials chosen so far")
     if dry_run:
         return
-    watch = Watch(store, plan, console)
+    if asked.search is not None and ray is not None:
+        raise InputError("--ray: a search runs its trials one after the other; leave --ray out")
+    watch = Watch(store, plan, console, search=asked.search is not None)
     try:
         if ray is None:
             run_study(asked, plan, store, workers=workers, bank=bank, retry=retry, watch=watch)
@@ -78,6 +83,9 @@ def study(
     shown = write_study_report(folder)
     Console(highlight=False).print(shown.table)
     print(f"\n{shown.page}")
+    if asked.search is not None:
+        print(Searcher(asked, store).best_words())
+    plan = store.read_plan()  # a search has made it longer
     failed = [job for job in plan.jobs if store.status(job) == "failed"]
     if failed:
         raise RunError(f"{len(failed)} of {len(plan.jobs)} jobs failed; rango study … --retry tries them again")

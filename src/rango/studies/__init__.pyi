@@ -11,6 +11,8 @@ from .reading import read_outcomes as read_outcomes
 from .running import describe as describe
 from .running import prepare as prepare
 from .running import run_study as run_study
+from .search import Search as Search
+from .searching import Searcher as Searcher
 from .store import Store as Store
 from .study import Study as Study
 from .study import read_study as read_study

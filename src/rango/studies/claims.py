@@ -51,7 +51,7 @@ def claim(folder: Path, name: str) -> Claim | None:
     """Claim `name`, or None when somebody alive holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.claim"
-    with _lock(folder):
+    with lock(folder):
         if path.exists() and not is_stale(path):
             return None
         token = uuid.uuid4().hex
@@ -64,7 +64,9 @@ def claim(folder: Path, name: str) -> Claim | None:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
+    """One process at a time is in this block; a killed one leaves it."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -122,7 +122,7 @@ class Planner:
         study = self.study
         rows: dict[tuple[Any, ...], Row] = {}
         for axes in study.combinations():
-            cells = self._cells(axes)
+            cells = self.cells(axes)
             if cells:
                 key = tuple((cell.sources, cell.calibrator) for cell in cells)
                 merged = _merge_axes(rows[key].axes, axes) if key in rows else axes
@@ -143,7 +143,7 @@ class Planner:
             notes=tuple(notes),
         )
 
-    def _cells(self, axes: Axes) -> tuple[Cell, ...]:
+    def cells(self, axes: Axes) -> tuple[Cell, ...]:
         """The cells of one configuration; none when it is wrong. Seeds that change nothing are one cell."""
         where = ", ".join(f"{key} {value}" for key, value in axes.items()) or "base"
         try:
@@ -280,3 +280,9 @@ def groups(jobs: Sequence[Job]) -> Iterator[tuple[str, list[Job]]]:
     for job in jobs:
         found.setdefault(job.group, []).append(job)
     yield from found.items()
+
+
+def own_model(job: Job, plan: Plan) -> str | None:
+    """The folder under models/ of the model that the study pre-trains for this job; None for a model from elsewhere."""
+    path = Path(job.config.model)
+    return path.name if path.name in plan.models and path.parent.name == MODELS else None

@@ -1,22 +1,27 @@
 """A study on a Ray cluster: one task for each group of runs that share a base, on a folder that all machines see.
 
-A task is the same worker as on one machine, kept to its group. So a task that Ray starts again after its machine died
-goes on with what was saved, and a run that another worker has claimed is left to it.
+A task is the same worker as on one machine, kept to its group. So a task that is started again after its process or
+machine died goes on with what was saved, and a run that another worker has claimed is left to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rango.errors import InputError
-from rango.studies.plan import Job, Plan, groups
+from rango.studies.plan import Plan, groups
 from rango.studies.running import Bank, begin
-from rango.studies.store import Store
+from rango.studies.store import ENDED, Store
 from rango.studies.study import Study
+from rango.studies.units import units
+from rango.studies.workers import give_up
 
-_RETRIES = 4
+_DEATHS = 2  # of tasks in the same unit, before the unit is given up
 _WAIT_SECONDS = 0.5
 
 
@@ -49,43 +54,65 @@ def run_on_ray(
     ray = _ray()
     begin(study, plan, store, workers=1, bank=bank, retry=retry)
     try:
-        ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+        ray.init(address=address, log_to_driver=False)
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--ray {address!r} cannot be reached ({error}); give a cluster's address, or local") from None
     try:
         share = gpus if gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
-        remote = ray.remote(num_cpus=1, num_gpus=share, max_retries=_RETRIES)(work_group)
-        path = str(store.path.resolve())
-        jobs_of = {remote.remote(path, group): jobs for group, jobs in groups(plan.jobs)}
-        pending = list(jobs_of)
-        while pending:
-            ready, pending = ray.wait(pending, timeout=_WAIT_SECONDS)
+        remote = ray.remote(num_cpus=1, num_gpus=share, max_retries=0)(work_group)
+        places = str(store.path.resolve()), str(Path.cwd())
+        group_of = {remote.remote(*places, group): group for group, _ in groups(plan.jobs)}
+        deaths: Counter[str] = Counter()
+        while group_of:
+            ready, _ = ray.wait(list(group_of), timeout=_WAIT_SECONDS)
             for task in ready:
-                _collect(ray, task, jobs_of[task], store)
+                group = group_of.pop(task)
+                if not _collect(ray, task, group, plan, store, deaths):
+                    group_of[remote.remote(*places, group)] = group
             watch()
     finally:
         ray.shutdown()
         store.rebuild_index(plan)
 
 
-def work_group(path: str, group: str) -> str:
-    """The task: everything of one group."""
+def work_group(path: str, folder: str, group: str) -> str:
+    """The task: everything of one group of the study in `path`; other paths are relative to `folder`."""
     from rango.studies.worker import Worker
 
+    with contextlib.suppress(FileNotFoundError):
+        os.chdir(folder)
     store = Store(Path(path))
     Worker(store, store.read_plan(), only=frozenset([group])).work()
     return group
 
 
-def _collect(ray: Any, task: Any, jobs: Sequence[Job], store: Store) -> None:
-    """A task that died more often than it is retried leaves its group's unfinished jobs as failed."""
+def _collect(ray: Any, task: Any, group: str, plan: Plan, store: Store, deaths: Counter[str]) -> bool:
+    """Whether a task that has ended is over; one that died is to be started again.
+
+    A unit in which tasks die is given up, so that the rest of its group gets done.
+    """
     try:
         ray.get(task)
+    except ray.exceptions.RayTaskError as error:  # an error of the worker itself: it would come again
+        _fail(plan, store, group, f"its Ray task failed: {str(error.cause).splitlines()[0]}")
     except ray.exceptions.RayError as error:
-        reason = f"its Ray task died {_RETRIES + 1} times ({type(error).__name__}: {str(error).splitlines()[0]})"
-        for job in jobs:
-            if store.status(job) not in ("done", "failed"):
-                store.write_failure(job.id, reason)
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        held = [unit for unit in units(plan, store) if unit.group == group and store.is_claimed(unit.id)]
+        for name in [unit.id for unit in held] or [group]:
+            deaths[name] += 1
+        for unit in held:
+            if deaths[unit.id] >= _DEATHS:
+                give_up(store, unit, f"its Ray task died {_DEATHS} times ({reason}); out of memory?")
+        if deaths[group] <= _DEATHS:
+            return False
+        _fail(plan, store, group, f"its Ray task died before it began anything ({reason})")
+    return True
+
+
+def _fail(plan: Plan, store: Store, group: str, reason: str) -> None:
+    for job in plan.jobs:
+        if job.group == group and store.status(job) not in ENDED:
+            store.write_failure(job.id, reason)
 
 
 def _ray() -> Any:

@@ -57,7 +57,7 @@ def _outcome(store: Store, plan: Plan, row: Row) -> Outcome:
         posteriors=posteriors,
         floor=store.posteriors(plan.job(jobs[0].base), "test", "floor") if floor.is_file() else None,
         logs={seed: log for seed, log in logs.items() if log},
-        facts=dict(_facts(store, jobs)),
+        facts=dict(_facts(store, plan, jobs)),
         failures=failures,
     )
 
@@ -82,6 +82,8 @@ def _missing(store: Store, plan: Plan, cell: Cell) -> str:
         status = store.status(job)
         if status == "failed":
             return store.failure(job.id)
+        if status == "pruned":
+            return str(store.record(job)["reason"])
         if status != "done":
             return "not finished yet"
         for split in ("test", "validation")[: 2 if cell.calibrator else 1]:
@@ -90,7 +92,7 @@ def _missing(store: Store, plan: Plan, cell: Cell) -> str:
     return ""
 
 
-def _facts(store: Store, jobs: list[Job]) -> Iterator[tuple[str, float]]:
+def _facts(store: Store, plan: Plan, jobs: list[Job]) -> Iterator[tuple[str, float]]:
     """Numbers beside the metrics: means over the runs, and the base's held-out loss where it is known."""
     records = [store.record(job) for job in jobs if job.kind == "run"]
     for key in ("trainable_parameters", "seconds"):
@@ -98,7 +100,7 @@ def _facts(store: Store, jobs: list[Job]) -> Iterator[tuple[str, float]]:
         if values:
             yield key, sum(values) / len(values)
     try:
-        held_out = read_yaml(Path(jobs[0].config.model) / "pretrain.yaml").get("held_out", {})
+        held_out = read_yaml(Path(store.model(jobs[0], plan)) / "pretrain.yaml").get("held_out", {})
     except InputError:
         return
     for key, value in held_out.items():

@@ -9,6 +9,7 @@ from typing import Literal
 from rango.errors import InputError
 from rango.files import write_yaml
 from rango.studies.plan import Plan, groups, plan_study
+from rango.studies.searching import Searcher
 from rango.studies.store import Store
 from rango.studies.study import Study
 from rango.studies.units import form_banks, has_model
@@ -16,7 +17,19 @@ from rango.studies.workers import Workers
 
 Bank = Literal["auto", "on", "off"]
 
-_OURS = {"study.yaml", "plan.json", "runs", "bases", "models", "claims", "logs", "banks", "index.json", "failures"}
+_OURS = {
+    "study.yaml",
+    "plan.json",
+    "runs",
+    "bases",
+    "models",
+    "claims",
+    "logs",
+    "banks",
+    "index.json",
+    "failures",
+    "search.json",
+}
 
 
 def prepare(study: Study, out: Path) -> tuple[Plan, Store]:
@@ -30,7 +43,12 @@ def prepare(study: Study, out: Path) -> tuple[Plan, Store]:
     others = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith(".")) if out.is_dir() else []
     if others and not (out / "plan.json").is_file() and set(others) - _OURS:
         raise InputError(f"--out {out} already holds other files ({others[0]}); give a folder that does not exist yet")
-    return plan_study(study, out), Store(out)
+    store = Store(out)
+    if study.search is None:
+        return plan_study(study, out), store
+    searcher = Searcher(study, store)
+    searcher.check()
+    return searcher.plan(), store
 
 
 def describe(plan: Plan, store: Store) -> list[str]:
@@ -78,11 +96,13 @@ def run_study(
     Raises:
         Interrupted: a signal; everything is saved.
     """
+    if study.search is not None and workers > 1:
+        raise InputError(f"--workers is {workers}; a search runs its trials one after the other, leave it at 1")
     begin(study, plan, store, workers=workers, bank=bank, retry=retry)
     try:
         Workers(store, plan, workers, watch).run()
     finally:
-        store.rebuild_index(plan)
+        store.rebuild_index(store.read_plan())  # a search has made it longer
 
 
 def begin(study: Study, plan: Plan, store: Store, *, workers: int, bank: Bank, retry: bool) -> None:
@@ -91,5 +111,7 @@ def begin(study: Study, plan: Plan, store: Store, *, workers: int, bank: Bank, r
     store.write_plan(plan)
     if retry:
         store.forget_failures()
-    if bank != "off":
+    if study.search is None:
+        store.take_up_pruned([job for job in plan.jobs if job.kind == "run"])
+    if bank != "off" and study.search is None:
         form_banks(plan, store, workers=workers, measure=bank == "auto")

@@ -20,10 +20,12 @@ from typing import Any, Literal
 
 from rango.decisions import Posteriors, read_posteriors, write_posteriors
 from rango.errors import InputError
-from rango.files import read_json, read_yaml, write_json, write_text
-from rango.studies.plan import Job, Plan
+from rango.files import read_json, read_yaml, write_json, write_text, write_yaml
+from rango.studies.plan import MODELS, Job, Plan, own_model
 
-Status = Literal["waiting", "started", "done", "failed"]
+Status = Literal["waiting", "started", "done", "failed", "pruned"]
+ENDED: frozenset[Status] = frozenset({"done", "failed", "pruned"})
+"""Nothing is left to do: it has its result, cannot have one, or was ended early by a search."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,18 @@ class Store:
         """The folder of claims."""
         return self.path / "claims"
 
+    def is_claimed(self, name: str) -> bool:
+        """Whether there is a claim on a unit, be its owner alive or not."""
+        return (self.claims / f"{name}.claim").is_file()
+
     def folder(self, job: Job) -> Path:
         """Where a job's results stand."""
         return self.path / ("bases" if job.kind == "base" else "runs") / job.id
+
+    def model(self, job: Job, plan: Plan) -> str:
+        """The model of a job; one of the study's own is looked for in this folder, which may have been moved."""
+        name = own_model(job, plan)
+        return job.config.model if name is None else str(self.path / MODELS / name)
 
     def posteriors_file(self, job: Job, split: str, state: str) -> Path:
         """The file of a job's posteriors."""
@@ -67,6 +78,8 @@ class Store:
         if self.is_trained(job):
             wanted = (self.posteriors_file(job, "test", f"mc-dropout-{count}") for count in job.samples)
             return "done" if all(file.is_file() for file in wanted) else "started"
+        if self.record(job).get("status") == "pruned":
+            return "pruned"
         return "started" if self.record(job) else "waiting"
 
     def is_trained(self, job: Job) -> bool:
@@ -80,6 +93,13 @@ class Store:
             return read_yaml(file) if file.is_file() else {}
         except InputError:
             return {}  # replaced at this very moment, on a file system that shows it
+
+    def relocate(self, job: Job) -> None:
+        """Have a run begun before the folder was moved name the model where it is now, so that it can go on."""
+        record = self.record(job)
+        if record and record["config"]["model"] != job.config.model:
+            record["config"]["model"] = job.config.model
+            write_yaml(self.folder(job) / "run.yaml", record)
 
     def failure_file(self, identity: str) -> Path:
         """Where the reason of a failure stands."""
@@ -100,6 +120,12 @@ class Store:
         for file in files:
             file.unlink()
         return len(files)
+
+    def take_up_pruned(self, jobs: Sequence[Job]) -> None:
+        """Runs that a search ended early wait again: a grid wants them whole."""
+        for job in jobs:
+            if self.status(job) == "pruned":
+                write_yaml(self.folder(job) / "run.yaml", {**self.record(job), "status": "running"})
 
     def write_plan(self, plan: Plan) -> None:
         """Store the plan: from here the folder can be read without the study file."""
@@ -126,7 +152,7 @@ class Store:
         entry = {
             "kind": job.kind,
             "status": self.status(job),
-            "reason": self.failure(job.id) or None,
+            "reason": self.failure(job.id) or record.get("reason"),
             "seconds": record.get("seconds"),
             "best_step": record.get("best_step"),
         }
@@ -134,7 +160,7 @@ class Store:
 
     def counts(self, jobs: Sequence[Job]) -> dict[Status, int]:
         """How many jobs have each status."""
-        found: dict[Status, int] = {"waiting": 0, "started": 0, "done": 0, "failed": 0}
+        found: dict[Status, int] = {"waiting": 0, "started": 0, "done": 0, "failed": 0, "pruned": 0}
         for job in jobs:
             found[self.status(job)] += 1
         return found

@@ -15,6 +15,7 @@ from rango.files import read_yaml
 from rango.studies.adaptation import AdaptationOptions
 from rango.studies.outcomes import Reference
 from rango.studies.own_models import ModelSpec
+from rango.studies.search import Search
 from rango.training.options import FinetuneConfig, Selection
 
 Axes = Mapping[str, Any]
@@ -38,6 +39,8 @@ class Study(Config):
     """Dotted key -> its values: a grid."""
     runs: tuple[Mapping[str, Any], ...] = ()
     """Listed differences from the base, where a grid would hold combinations that nobody wants."""
+    search: Search | None = None
+    """Instead of vary and runs: each next configuration is chosen by what the earlier ones gave on validation."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seed_list), Field(min_length=1)] = (0,)
     """Seeds of each configuration."""
     select: Selection = "nce"
@@ -48,7 +51,10 @@ class Study(Config):
     """Figures from elsewhere to show beside the study's."""
 
     def combinations(self) -> Iterator[Axes]:
-        """The axes' values of each configuration, listed ones outermost."""
+        """The axes' values of each configuration, listed ones outermost; of a search, the ends of its space."""
+        if self.search is not None:
+            yield from self.search.corners()
+            return
         grid = [dict(zip(self.vary, values, strict=True)) for values in itertools.product(*self.vary.values())]
         for listed in self.runs or ({},):
             for values in grid:
@@ -57,6 +63,8 @@ class Study(Config):
     @property
     def axes(self) -> tuple[str, ...]:
         """The keys that vary, in the order of the file."""
+        if self.search is not None:
+            return tuple(self.search.space)
         listed = [key for run in self.runs for key in flatten(run)]
         return tuple(dict.fromkeys([*listed, *self.vary]))
 
@@ -136,6 +144,15 @@ def _problems(study: Study) -> Iterator[str]:
         in_runs = [number for number, run in enumerate(study.runs) if key in flatten(run)]
         if in_runs:
             yield f"{key} is varied twice, in vary and in runs[{in_runs[0]}]; keep one of them"
+    if study.search is not None:
+        yield from study.search.problems(known)
+        if study.vary or study.runs:
+            yield f"search and {'vary' if study.vary else 'runs'} are both given; a study has one of them"
+        if len(study.seeds) > 1:
+            yield (
+                f"search: seeds are {list(study.seeds)}; a search takes one; try the best with more seeds in a grid, "
+                "the same folder keeps their runs"
+            )
 
 
 def known_keys() -> list[str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rango.files import fingerprint, read_json, write_json
-from rango.studies.plan import MODELS, Job, Plan, groups
-from rango.studies.store import Store
+from rango.studies.claims import lock
+from rango.studies.plan import MODELS, Job, Plan, groups, own_model
+from rango.studies.store import ENDED, Store
 from rango.training.bank import bankable
 
 BANKS = "banks"
@@ -41,17 +42,17 @@ class Unit:
         """Whether nothing is left to do, be it done or failed."""
         if self.kind == "model":
             return has_model(store, self.id) or store.failure_file(self.id).is_file()
-        return all(store.status(job) in ("done", "failed") for job in self.jobs)
+        return all(store.status(job) in ENDED for job in self.jobs)
 
     def unfinished_ids(self, store: Store) -> list[str]:
         """The ids that a failure of this unit is remembered under."""
         if self.kind == "model":
             return [self.id]
-        return [job.id for job in self.jobs if store.status(job) not in ("done", "failed")]
+        return [job.id for job in self.jobs if store.status(job) not in ENDED]
 
     def waits_for(self, store: Store, plan: Plan) -> Literal["nothing", "others", "failed"]:
         """Whether what it builds on is there: the study's own model (or its tokenizer), and the base's posteriors."""
-        name = plan.models[self.id].tokenizer_of if self.kind == "model" else own_model(self.jobs[0], plan)
+        name = self._own_model(plan)
         if name is not None and not has_model(store, name):
             return "failed" if store.failure_file(name).is_file() else "others"
         if self.kind in ("model", "base"):
@@ -59,11 +60,15 @@ class Unit:
         status = store.status(plan.job(self.jobs[0].base))
         return "nothing" if status == "done" else "failed" if status == "failed" else "others"
 
+    def cause(self, store: Store, plan: Plan) -> str:
+        """Why what it builds on failed, in one line."""
+        name = self._own_model(plan)
+        reason = store.failure(name) if name is not None else ""
+        return reason or store.failure(self.jobs[0].base)
 
-def own_model(job: Job, plan: Plan) -> str | None:
-    """The folder under models/ of the model that the study pre-trains for this job; None for a model from elsewhere."""
-    path = Path(job.config.model)
-    return path.name if path.name in plan.models and path.parent.name == MODELS else None
+    def _own_model(self, plan: Plan) -> str | None:
+        """The study's own model that must be there first: the one to adapt, or the one whose tokenizer is taken."""
+        return plan.models[self.id].tokenizer_of if self.kind == "model" else own_model(self.jobs[0], plan)
 
 
 def has_model(store: Store, name: str) -> bool:
@@ -86,7 +91,7 @@ def units(plan: Plan, store: Store) -> Iterator[Unit]:
             yield Unit(file.stem, "measure", tuple(members))
         elif bank["size"] > 1:
             for start in range(0, len(bank["runs"]), bank["size"]):
-                part = bank["runs"][start : start + bank["size"]]
+                part = set(bank["runs"][start : start + bank["size"]]).difference(bank.get("alone", ()))
                 jobs = tuple(job for job in members if job.id in part)
                 banked |= {job.id for job in jobs}
                 if jobs:
@@ -97,7 +102,10 @@ def units(plan: Plan, store: Store) -> Iterator[Unit]:
 
 
 def read_banks(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The banks that are written down: `runs`, `size` (how many in one pass; None until it is measured), `why`."""
+    """The banks that are written down.
+
+    `runs`, `size` (how many in one pass; None until it is measured), `why`, `alone` (runs that were taken out again).
+    """
     for file in sorted((store.path / BANKS).glob("*.json")):
         yield file, read_json(file)
 
@@ -107,12 +115,37 @@ def write_bank(file: Path, runs: Sequence[str], *, size: int | None, why: str) -
     write_json(file, {"runs": list(runs), "size": size, "why": why})
 
 
+def dissolve(store: Store, unit: Unit, *, why: str) -> bool:
+    """Have the runs of a bank that failed trained one by one, so that one of them does not end the others.
+
+    Returns:
+        Whether `unit` was a bank; the unit of one run cannot be divided.
+    """
+    if unit.kind not in ("measure", "bank"):
+        return False
+    file = store.path / BANKS / f"{unit.id.partition('-')[0]}.json"
+    with lock(store.claims):
+        bank = read_json(file)
+        if unit.kind == "measure":
+            bank["size"] = 1
+        else:
+            bank["alone"] = [*bank.get("alone", ()), *(job.id for job in unit.jobs)]
+        write_json(file, {**bank, "why": f"{bank['why']}; one by one: {why}"})
+    unit.state(store).unlink(missing_ok=True)
+    return True
+
+
 def form_banks(plan: Plan, store: Store, *, workers: int, measure: bool) -> None:
     """Put runs that nobody has begun into banks: same group, alike enough to be trained in one pass.
 
     With several workers a group is cut so that each has a bank. With `measure`, the worker that comes to a bank decides
     how many are trained in one pass; until then `size` is None.
     """
+    with lock(store.claims):  # two commands on one folder must not put one run into two banks
+        _form_banks(plan, store, workers=workers, measure=measure)
+
+
+def _form_banks(plan: Plan, store: Store, *, workers: int, measure: bool) -> None:
     known = {name for _, bank in read_banks(store) for name in bank["runs"]}
     fresh = [job for job in plan.jobs if job.kind == "run" and job.id not in known and store.status(job) == "waiting"]
     for _, jobs in groups(fresh):

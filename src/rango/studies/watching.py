@@ -14,7 +14,7 @@ from rich.text import Text
 
 from rango.studies.outcomes import axis_text
 from rango.studies.plan import Job, Plan
-from rango.studies.store import Status, Store
+from rango.studies.store import ENDED, Status, Store
 from rango.training.run import read_log
 
 _ROWS = 12
@@ -43,6 +43,8 @@ class Watch:
     store: Store
     plan: Plan
     console: Console
+    search: bool = False
+    """Whether the plan grows while it is worked on."""
     _begun: float = field(default_factory=time.monotonic)
     _seen: dict[str, Status] = field(default_factory=dict)
     _live: Live | None = None
@@ -62,15 +64,23 @@ class Watch:
 
     def __call__(self) -> None:
         """Look at the folder and show what is new."""
+        self._follow()
         for job in self.plan.jobs:
-            if self._seen[job.id] in ("done", "failed"):
+            if self._seen[job.id] in ENDED:
                 continue
             status = self.store.status(job)
-            if status != self._seen[job.id] and status in ("done", "failed"):
+            if status != self._seen[job.id] and status in ENDED:
                 self._tell(job, status)
             self._seen[job.id] = status
         if self._live is not None:
             self._live.update(self.table(), refresh=True)
+
+    def _follow(self) -> None:
+        """Read the plan again: a search makes it longer."""
+        if self.search and (self.store.path / "plan.json").is_file():
+            self.plan = self.store.read_plan()
+            self.names = job_names(self.plan)
+            self._seen = {job.id: self._seen.get(job.id, "waiting") for job in self.plan.jobs}
 
     def _tell(self, job: Job, status: Status) -> None:
         words = f"  {status:6} {self.names.get(job.id, job.id)}"
@@ -82,13 +92,15 @@ class Watch:
 
     def table(self) -> Group:
         """How far things are, as a renderable."""
-        counts = dict.fromkeys(("done", "started", "waiting", "failed"), 0)
+        counts = dict.fromkeys(("done", "started", "waiting", "failed", "pruned"), 0)
         for status in self._seen.values():
             counts[status] += 1
         total = len(self._seen)
         elapsed = int(time.monotonic() - self._begun)
         line = Text(f"{self.plan.name}  ", style="bold")
         line.append(f"{counts['done']} of {total} done · {counts['started']} running · {counts['waiting']} waiting")
+        if counts["pruned"]:
+            line.append(f" · {counts['pruned']} pruned")
         if counts["failed"]:
             line.append(f" · {counts['failed']} failed", style="red")
         line.append(f" · {elapsed // 60}:{elapsed % 60:02}", style="dim")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +22,18 @@ from rango.studies.claims import claim
 from rango.studies.own_models import ModelSpec
 from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.store import Store
-from rango.studies.units import BANKS, Unit, units, write_bank
+from rango.studies.units import BANKS, Unit, dissolve, units, write_bank
 from rango.tasks import Split, Task, TaskOptions, load_task, simulated_narratives
-from rango.training import BankJob, Screen, choose_bank, finetune, finetune_bank, pretrain, true_posteriors
+from rango.training import (
+    BankJob,
+    OnValidation,
+    Screen,
+    choose_bank,
+    finetune,
+    finetune_bank,
+    pretrain,
+    true_posteriors,
+)
 
 POLL_SECONDS = 0.2
 
@@ -38,6 +47,8 @@ class Worker:
     only: frozenset[str] | None = None
     """Groups this worker keeps to; all when None."""
     screen: Screen = field(default_factory=lambda: Screen(quiet=True))
+    prunes: Callable[[Job], OnValidation | None] = lambda _: None
+    """What ends a run early."""
     _group: str | None = None
     _loaded: tuple[Model, Task] | None = None
 
@@ -51,6 +62,11 @@ class Worker:
             if found == "wait":
                 time.sleep(POLL_SECONDS)
 
+    def work_on(self, plan: Plan) -> None:
+        """Do what is left of another plan, with what is loaded."""
+        self.plan = plan
+        self.work()
+
     def _next(self) -> str | None:
         """Do one unit; "wait" when all that is left is being done elsewhere, None when nothing is left."""
         left = [unit for unit in self._units() if not unit.finished(self.store)]
@@ -63,9 +79,12 @@ class Worker:
             if held is None:
                 continue
             try:
-                if ready == "failed":
-                    self._fail(unit, "what it builds on failed")
-                elif not unit.finished(self.store):
+                # Between the look and the claim another worker may have finished the unit, or cut the bank anew.
+                if unit not in self._units() or unit.finished(self.store):
+                    pass
+                elif ready == "failed":
+                    self._fail(unit, f"what it builds on failed: {unit.cause(self.store, self.plan)}")
+                else:
                     self._do(unit)
             finally:
                 held.release()
@@ -96,7 +115,10 @@ class Worker:
         # Whatever ends one unit (bad data, divergence, memory) must not end the others.
         except Exception as error:
             self._loaded, self._group = None, None
-            self._fail(unit, str(error) or type(error).__name__, traceback.format_exc())
+            reason = str(error) or type(error).__name__
+            # In a bank it may be the fault of one run, or of their number.
+            if not dissolve(self.store, unit, why=reason):
+                self._fail(unit, reason, traceback.format_exc())
 
     def _pretrain(self, name: str) -> None:
         spec = self.plan.models[name]
@@ -109,7 +131,7 @@ class Worker:
         if self._loaded is None or self._group != job.group:
             self._loaded = None  # frees the old base before the new one is read
             task = load_task(job.config.task, job.config.pick(TaskOptions))
-            self._loaded = load_model(job.config.model, **dict(job.config.pick(ModelOptions))), task
+            self._loaded = load_model(self.store.model(job, self.plan), **dict(job.config.pick(ModelOptions))), task
             self._group = job.group
         return self._loaded
 
@@ -137,6 +159,8 @@ class Worker:
         jobs = [job for job in unit.jobs if self.store.status(job) != "failed"]
         model, task = self._load(jobs[0])
         base = self.plan.job(jobs[0].base)
+        for job in jobs:
+            self.store.relocate(job)
         splits = {split: self.store.posteriors(base, split, "base") for split in ("validation", "test")}
         if unit.kind == "bank":
             finetune_bank(
@@ -144,7 +168,10 @@ class Worker:
             )
         elif not self.store.is_trained(jobs[0]):
             folder = self.store.folder(jobs[0])
-            finetune(model, task, out=folder, config=jobs[0].config, base=splits, screen=self.screen)
+            prunes = self.prunes(jobs[0])
+            finetune(
+                model, task, out=folder, config=jobs[0].config, base=splits, screen=self.screen, on_validation=prunes
+            )
         for job in jobs:
             failed = self.store.record(job).get("status") == "failed"
             if failed:

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from rango.errors import InputError, Interrupted
+from rango.errors import InputError, Interrupted, RunError
+from rango.files import read_yaml
 from rango.studies.plan import Plan
 from rango.studies.store import Store
-from rango.studies.units import Unit, units
+from rango.studies.units import Unit, dissolve, units
 
 _WATCH_SECONDS = 0.25
 _DEATHS = 2  # of workers in the same unit, before the unit is given up
+_NOTHING = ""  # stands for the unit of a worker that died outside of any
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Workers:
 
         Raises:
             Interrupted: SIGINT or SIGTERM; the workers saved what they were doing.
+            RunError: workers die before they begin anything.
         """
         received: list[int] = []
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -48,7 +51,8 @@ class Workers:
             signal.signal(number, lambda number, _frame: received.append(number))
         try:
             self._running = [self._start(number) for number in range(self.count)]
-            while any(process.is_alive() for process in self._running) and not received:
+            # A worker that ends with 0 has found nothing left to do; any other end is a death.
+            while any(process.exitcode != 0 for process in self._running) and not received:
                 self.watch()
                 time.sleep(_WATCH_SECONDS)
                 self._replace_dead()
@@ -75,13 +79,22 @@ class Workers:
         for number, process in enumerate(self._running):
             if process.is_alive() or not process.exitcode:
                 continue
-            for unit in self._units_of(process.pid):
-                self._deaths[unit.id] += 1
-                if self._deaths[unit.id] >= _DEATHS:
-                    reason = f"its worker died {_DEATHS} times ({_exit_words(process.exitcode)}); out of memory?"
-                    for name in unit.unfinished_ids(self.store):
-                        self.store.write_failure(name, reason)
+            self._count_death(number, process)
             self._running[number] = self._start(number)
+
+    def _count_death(self, number: int, process: BaseProcess) -> None:
+        assert process.exitcode is not None
+        words = _exit_words(process.exitcode)
+        found = self._units_of(process.pid)
+        for unit in found:
+            self._deaths[unit.id] += 1
+            if self._deaths[unit.id] >= _DEATHS:
+                give_up(self.store, unit, f"its worker died {_DEATHS} times ({words}); out of memory?")
+        if not found:
+            self._deaths[_NOTHING] += 1
+            if self._deaths[_NOTHING] > _DEATHS * self.count:
+                log = self.store.path / "logs" / f"worker-{number}.log"
+                raise RunError(f"workers die before they begin anything ({words}); the reason is in {log}")
 
     def _units_of(self, pid: int | None) -> list[Unit]:
         """The units that a process holds claims on."""
@@ -93,7 +106,7 @@ class Workers:
                 continue
             if owner.get("pid") == pid:
                 held.add(file.stem)
-        return [unit for unit in units(self.plan, self.store) if unit.id in held]
+        return [unit for unit in units(self.store.read_plan(), self.store) if unit.id in held]
 
     def _stop(self, number: int) -> None:
         """Pass the signal on, and wait until everything is saved."""
@@ -104,6 +117,13 @@ class Workers:
             process.join(timeout=120)
         name = signal.Signals(number).name
         raise Interrupted(number, f"stopped by {name}; everything is saved, repeat the command to go on")
+
+
+def give_up(store: Store, unit: Unit, reason: str) -> None:
+    """Leave a unit in which workers die: a bank is divided into its runs, anything else has failed."""
+    if not dissolve(store, unit, why=reason):
+        for name in unit.unfinished_ids(store):
+            store.write_failure(name, reason)
 
 
 def _exit_words(code: int) -> str:
@@ -119,17 +139,28 @@ def run_worker(path: str, number: int, count: int, parent: int) -> None:
     sys.stdout = sys.stderr = log.open("a", buffering=1, encoding="utf-8")
     import torch
 
+    from rango.studies.searching import Searcher
+    from rango.studies.study import Study
     from rango.studies.worker import Worker
     from rango.training import Screen
 
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+    # No more than the user allows (OMP_NUM_THREADS), which torch has read.
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // count)))
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
     store = Store(Path(path))
     try:
-        Worker(store, store.read_plan(), screen=Screen()).work()
+        worker = Worker(store, store.read_plan(), screen=Screen())
+        study = Study.build(read_yaml(store.path / "study.yaml"), where=str(store.path / "study.yaml"))
+        if study.search is None:
+            worker.work()
+        else:
+            searcher = Searcher(study, store)
+            worker.prunes = searcher.prunes
+            searcher.run(worker.work_on)
     except Interrupted as error:
         print(error, file=sys.stderr)
+        sys.exit(128 + error.signal_number)
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,7 @@
 """How it learns: objectives, the loop, checkpoints, the run directory, pre-training."""
 
 from .bank import BankJob as BankJob
+from .bank import OnValidation as OnValidation
 from .bank import bankable as bankable
 from .bank_choice import BankChoice as BankChoice
 from .bank_choice import choose_bank as choose_bank

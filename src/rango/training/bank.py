@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +33,19 @@ FREE = frozenset(
 """The keys in which runs of one bank may differ. The others decide what is read, so they must agree."""
 
 
+OnValidation = Callable[[int, Mapping[str, float]], bool]
+"""Called after each validation but that of the last step, with the step and the metrics; True ends the run there, as
+`pruned`. Asked again with the same values, as after an interruption, it must answer the same."""
+
+
 @dataclass(frozen=True)
 class BankJob:
     """A run of a bank: where it goes and what it is."""
 
     out: Path
     config: FinetuneConfig
+    on_validation: OnValidation | None = None
+    """Whether to end it early."""
 
 
 def bankable(configs: Sequence[FinetuneConfig]) -> str | None:
@@ -79,5 +86,8 @@ def refuse_unbankable(jobs: Sequence[BankJob]) -> None:
 
 
 def run_key(config: FinetuneConfig) -> str:
-    """A hash of the whole configuration: tells the members of a bank apart in their state file."""
-    return fingerprint(json.dumps(config.model_dump(mode="json"), sort_keys=True))
+    """A hash of the configuration: tells the members of a bank apart in their state file.
+
+    Without the model, which they share: the state in a study folder that was moved with its models still fits.
+    """
+    return fingerprint(json.dumps(config.model_dump(mode="json", exclude={"model"}), sort_keys=True))

@@ -33,6 +33,8 @@ class Progress:
     """The step after which the run began anew on train and validation; None before."""
     failed: str | None = None
     """Why the run cannot go on."""
+    pruned: bool = False
+    """Whether it was ended early because others do better."""
     seconds: float = 0.0
     """Time of the steps; in a bank the run's share of it."""
     tokens: int = 0

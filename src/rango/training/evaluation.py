@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rango.decisions import Estimate, write_posteriors
 from rango.errors import InputError
-from rango.files import read_yaml, write_json, write_yaml
+from rango.files import holds_files, read_yaml, write_json, write_yaml
 from rango.models import Adapter, Model, load_adapter
 from rango.scoring import encode, make_reader, mean_posteriors, score, score_samples
 from rango.tasks import Instance, Task, few_shot
@@ -90,7 +90,7 @@ def refuse_empty(instances: Sequence[Instance], *, shots: int) -> None:
 def _refuse_other_files(out: Path, config: EvaluateConfig) -> None:
     if out.is_file():
         raise InputError(f"--out {out} is a file; give a folder that does not exist yet")
-    if not out.exists() or not any(out.iterdir()):
+    if not holds_files(out):
         return
     if not (out / RECORD).is_file() or read_yaml(out / RECORD)["config"] != config.model_dump(mode="json"):
         raise InputError(f"--out {out} already holds other files; give a folder that does not exist yet")

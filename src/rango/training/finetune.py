@@ -12,7 +12,7 @@ from rango.models import Adaptation, Model, add_bank, add_full
 from rango.scoring import encode, make_reader
 from rango.tasks import Task, few_shot
 from rango.tasks.task import SPLITS
-from rango.training.bank import BankJob, refuse_unbankable
+from rango.training.bank import BankJob, OnValidation, refuse_unbankable
 from rango.training.checkpoint import load_state
 from rango.training.evaluation import refuse_empty
 from rango.training.job import Job, make_members
@@ -33,6 +33,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     base: Mapping[str, Posteriors] | None = None,
     screen: Screen | None = None,
+    on_validation: OnValidation | None = None,
     **overrides: Any,
 ) -> Run:
     """Adapt `model` to `task`, by LoRA or by full fine-tuning, and write a run directory.
@@ -49,6 +50,8 @@ def finetune(
         config: everything else; built from `overrides` when absent.
         base: the base model's posteriors on `test` and `validation` where they are known; computed when absent.
         screen: where progress is shown; nowhere by default.
+        on_validation: called with the step and the validation metrics; where it returns True the run ends there with
+            status `pruned`: checkpoints and log are kept, nothing is measured on test. Asked for again, it begins anew.
         **overrides: keys of FinetuneConfig, for example `steps=200, lora={"rank": 4}`.
 
     Raises:
@@ -59,7 +62,7 @@ def finetune(
     config = config or FinetuneConfig.build(
         {**task.options.model_dump(), "model": model.name, "task": task.name, **overrides}
     )
-    job = BankJob(Path(out), config)
+    job = BankJob(Path(out), config, on_validation)
     state = job.out / "state" / "state.safetensors"
     (run,) = finetune_bank(model, task, [job], state=state, base=base, screen=screen)
     if run.failure is not None:

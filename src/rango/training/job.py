@@ -56,6 +56,12 @@ class Job:
             if member.progress.failed is not None:
                 member.writer.fail(member.progress.failed)
                 continue
+            if member.progress.pruned:
+                seconds = before[member.key] + share
+                member.writer.prune(
+                    member.progress.step, seconds=round(seconds, 1), best_step=member.progress.best_step
+                )
+                continue
             self._measure(member)
             seconds = before[member.key] + share + time.perf_counter() - started
             member.writer.finish(
@@ -142,7 +148,8 @@ def make_members(job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters:
     for (bank_job, run), adapter in zip(left, adapters, strict=True):
         record = run.record if run is not None else _record(job, bank_job.config, adapter)
         writer = RunWriter(bank_job.out, record, writes=job.ranks.first)
-        members.append(Member(run_key(bank_job.config), bank_job.config, adapter, writer, data))
+        key = run_key(bank_job.config)
+        members.append(Member(key, bank_job.config, adapter, writer, data, bank_job.on_validation))
     return members
 
 

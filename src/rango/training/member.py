@@ -14,6 +14,7 @@ from rango.decisions import DIRECTIONS
 from rango.models import Adaptation
 from rango.scoring import Reader, TokenTree, as_posteriors
 from rango.tasks import Form, Instance
+from rango.training.bank import OnValidation
 from rango.training.checkpoint import Progress, State
 from rango.training.objectives import DivergenceError, Part
 from rango.training.options import FinetuneConfig
@@ -47,6 +48,7 @@ class Member:
     adapter: Adaptation
     writer: RunWriter
     data: Data
+    on_validation: OnValidation | None = None
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ class Member:
 
     def goes_on(self) -> bool:
         """Whether there is a step left to do; at the end of a search for the number of steps, retraining begins."""
-        if self.config.regime == "retrain" and self.validates and self._is_over() and self.progress.failed is None:
+        if self.config.regime == "retrain" and self.validates and self._is_over() and not self._has_ended:
             self.progress.retrained_from = self.progress.step
             self.adapter.reset(self.config.seed)
             self._begin()
@@ -92,7 +94,12 @@ class Member:
     def _is_over(self) -> bool:
         patience = self.config.patience if self.validates else None
         waited = patience is not None and self.progress.waited >= patience
-        return self.progress.failed is not None or self._step_of_phase >= self._length_of_phase or waited
+        return self._has_ended or self._step_of_phase >= self._length_of_phase or waited
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether it came to an end before its time."""
+        return self.progress.failed is not None or self.progress.pruned
 
     @property
     def _step_of_phase(self) -> int:
@@ -159,6 +166,8 @@ class Member:
         self.progress.validated_step = self.progress.step
         self.writer.append_log({**(record or _START), **found})
         self.writer.write_adapter(self.adapter, "last")
+        if found and self.on_validation is not None and self._step_of_phase < self._length_of_phase:
+            self.progress.pruned = self.on_validation(self.progress.step, found["validation"])
 
     def conclude(self) -> None:
         """Put the result into the network: the best checkpoint, or the last step where nothing was selected."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from rango import __version__
 from rango.errors import InputError
-from rango.files import read_yaml, write_yaml
+from rango.files import holds_files, read_yaml, write_yaml
 from rango.training.corpus import Corpus, Source
 from rango.training.pretrain_options import PretrainConfig
 
@@ -51,7 +52,7 @@ def is_complete(out: Path, identity: str) -> bool:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder that does not exist yet")
-    if not out.exists() or not any(out.iterdir()):
+    if not holds_files(out):
         return False
     if (out / RECORD).is_file() and read_yaml(out / RECORD).get("identity") == identity:
         return True
@@ -118,6 +119,6 @@ def write_folder(
 def put_in_place(work: Path, out: Path) -> None:
     """Give the complete folder its name."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir():  # empty, as checked; a rename needs it gone on some systems
-        out.rmdir()
+    if out.is_dir():  # holds nothing but hidden files, as checked; a rename needs it gone
+        shutil.rmtree(out)
     work.rename(out)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rango.decisions import Calibrator, Estimate, Posteriors, read_posteriors, write_posteriors
 from rango.errors import InputError
-from rango.files import read_json, read_text, read_yaml, write_json, write_text, write_yaml
+from rango.files import holds_files, read_json, read_text, read_yaml, write_json, write_text, write_yaml
 from rango.training.options import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -176,6 +176,11 @@ class RunWriter:
         self.write_record(status="failed", reason=reason)
         self._remove_state()
 
+    def prune(self, step: int, **changes: Any) -> None:
+        """Write run.yaml with status `pruned` and the step; asked for again, the run begins anew."""
+        self.write_record(status="pruned", reason=f"pruned at step {step}", steps=step, **changes)
+        self._remove_state()
+
     def _remove_state(self) -> None:
         if self.writes:
             shutil.rmtree(self.path / "state", ignore_errors=True)
@@ -204,7 +209,7 @@ def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, s
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"--out {path} is a file; give a folder that does not exist yet")
-    if not path.exists() or not any(path.iterdir()):
+    if not holds_files(path):
         return None
     if not (path / "run.yaml").is_file():
         raise InputError(f"--out {path} already holds other files; give a folder that does not exist yet")

@@ -1,0 +1,60 @@
+"""A study on a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rango.errors import InputError
+from rango.studies import Store, Study, plan_study, run_on_ray
+from rango.studies.running import begin
+from rango.studies.worker import Worker
+
+BASE: dict[str, Any] = {
+    "form": "cloze", "normalise": "none", "train": 12, "validation": 12, "test": 10, "steps": 60, "batch": 4,
+    "validate_every": 2, "learning_rate": 0.03, "device": "cpu", "dtype": "float32",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    values = {
+        "name": "s",
+        "base": {**BASE, "model": str(checkpoint("phi"))},
+        "vary": {"task": ["simulated", "simulated-continuations"], "lora.rank": [1, 2]},
+    }
+    script = Path(__file__).with_name("ray_study.py")
+    done = subprocess.run(
+        [sys.executable, str(script), json.dumps(values), str(tmp_path / "ray")],
+        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"killed": 1, "statuses": ["done"] * 6}
+    study = Study.build(values)
+    plan, here = plan_study(study, tmp_path / "here"), Store(tmp_path / "here")
+    begin(study, plan, here, workers=1, bank="off", retry=False)
+    Worker(here, plan).work()
+    there = Store(tmp_path / "ray")
+    for job in plan.jobs:
+        state = "base" if job.kind == "base" else "adapted"
+        one, other = (store.posteriors(job, "test", state).log_posteriors for store in (here, there))
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_ray_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    study = Study.build({"name": "s", "base": {"model": "m", "task": "simulated"}})
+    plan = plan_study(study, tmp_path / "out")
+    with pytest.raises(InputError, match=r"--ray needs Ray, which is not installed; pip install 'rango\[ray\]'"):
+        run_on_ray(study, plan, Store(tmp_path / "out"), address="local")
+    assert not (tmp_path / "out").exists()
