@@ -100,7 +100,7 @@ class TestWork:
         store.write_failure(first.id, "no memory")
         assert second.waits_for(store, plan) == "failed"
         Worker(store, plan).work()
-        assert "no memory" in store.failure(second.id)
+        assert store.failure(second.id) == "what it builds on failed: no memory"
         assert {store.status(job) for job in plan.jobs} == {"failed"}
 
 

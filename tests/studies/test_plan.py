@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,13 @@ def test_shipped_tiny_studies_plan(path: Path, tmp_path: Path) -> None:
     found = plan_study(read_study(path, tiny=True), tmp_path)
     assert found.rows
     assert all(Path(job.config.model).parent == tmp_path / "models" for job in found.jobs)
+
+
+def test_the_study_in_the_documentation_plans(tmp_path: Path) -> None:
+    (text,) = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    (tmp_path / "placement.yaml").write_text(text, encoding="utf-8")
+    found = plan_study(read_study(tmp_path / "placement.yaml"), tmp_path / "out")
+    assert kinds(found) == {"base": 1, "run": 8}
+    assert found.name == "placement-small"
