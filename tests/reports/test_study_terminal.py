@@ -7,7 +7,7 @@ from rich.console import Console
 from studies_made import THESIS, ladder_study, make_outcome, make_truth, placement_study
 
 from rango.decisions import Posteriors
-from rango.reports.study_sections import sections, short_name, shown_columns
+from rango.reports.study_sections import label_of, sections, short_name, shown_columns
 from rango.reports.study_terminal import study_result_table
 from rango.reports.study_words import verdict_sentences
 from rango.reports.tables import number
@@ -74,6 +74,14 @@ def test_bits_of_held_out_text_are_a_column_where_the_bases_differ() -> None:
     for outcome in outcomes:
         outcome.facts["held_out_bits_per_byte"] = 1.0  # type: ignore[index]
     assert "Bits/byte" not in printed(study_table(outcomes, select="nce", replicates=20), 140)
+
+
+def test_of_several_bases_the_adapted_one_is_named() -> None:
+    truth = make_truth(60)
+    rows = [("lstm", "none"), ("phi", "none"), ("phi", "lora")]
+    axes = [{"model": model, "adaptation": adaptation} for model, adaptation in rows]
+    table = study_table([make_outcome(each, truth, scale=0.5, noise=0.2) for each in axes], select="nce", replicates=20)
+    assert [label_of(row, table) for row in table.rows] == ["base model, lstm", "base model, phi", "phi, lora"]
 
 
 def test_one_seed_no_interval_and_the_floor() -> None:

@@ -154,12 +154,13 @@ def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[st
 
     A value that its axis does not explain has the axis's name before it. `without` names axes to leave out.
     """
-    if is_base(row.axes):
-        others = [each.axes for each in table.rows if is_base(each.axes)]
-    else:
-        # Where all that is adapted is adapted alike, saying so each time says nothing.
-        others = [each.axes for each in table.rows if not is_base(each.axes)]
-    axes = tuple(name for name in varied_axes(others) if name not in without)
+    bases = varied_axes([each.axes for each in table.rows if is_base(each.axes)])
+    # Where all that is adapted is adapted alike, saying so each time says nothing.
+    adapted = varied_axes([each.axes for each in table.rows if not is_base(each.axes)])
+    told = set(bases if is_base(row.axes) else adapted)
+    if not is_base(row.axes) and (of_base := set(bases) - set(adapted) - {TASK}):
+        told |= {*of_base, ADAPTATION}  # of several bases only one was adapted
+    axes = tuple(name for name in table.axes if name in told and name not in without)
     parts = ["base model"] if is_base(row.axes) else []
     for name in axes:
         value = row.axes.get(name)

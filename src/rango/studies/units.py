@@ -52,7 +52,7 @@ class Unit:
 
     def waits_for(self, store: Store, plan: Plan) -> Literal["nothing", "others", "failed"]:
         """Whether what it builds on is there: the study's own model (or its tokenizer), and the base's posteriors."""
-        name = plan.models[self.id].tokenizer_of if self.kind == "model" else own_model(self.jobs[0], plan)
+        name = self._own_model(plan)
         if name is not None and not has_model(store, name):
             return "failed" if store.failure_file(name).is_file() else "others"
         if self.kind in ("model", "base"):
@@ -62,10 +62,13 @@ class Unit:
 
     def cause(self, store: Store, plan: Plan) -> str:
         """Why what it builds on failed, in one line."""
-        if self.kind == "model":
-            return store.failure(plan.models[self.id].tokenizer_of or "")
-        name = own_model(self.jobs[0], plan)
-        return (store.failure(name) if name is not None else "") or store.failure(self.jobs[0].base)
+        name = self._own_model(plan)
+        reason = store.failure(name) if name is not None else ""
+        return reason or store.failure(self.jobs[0].base)
+
+    def _own_model(self, plan: Plan) -> str | None:
+        """The study's own model that must be there first: the one to adapt, or the one whose tokenizer is taken."""
+        return plan.models[self.id].tokenizer_of if self.kind == "model" else own_model(self.jobs[0], plan)
 
 
 def has_model(store: Store, name: str) -> bool:
