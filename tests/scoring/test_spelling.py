@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 from spelling_corpus import ENGLISH, SPANISH, sentences, tiny_language_model
@@ -157,6 +157,7 @@ SHORT = st.text("abñ", min_size=1, max_size=9)
 
 class TestCandidates:
     @given(known=st.lists(SHORT, min_size=1, max_size=30), typed=SHORT)
+    @example(known=["a"], typed="aa")
     def test_they_equal_a_brute_force_search(self, known: list[str], typed: str) -> None:
         words = WordList(dict.fromkeys(known, 1))
         found = Candidates(words, Channel(0.05, 3)).near(typed, most=100)
@@ -164,6 +165,7 @@ class TestCandidates:
         distances = {word: osa(word, typed) for word in words.counts}
         expected = {word: distance for word, distance in distances.items() if 0 < distance <= reach}
         assert {one.word: one.distance for one in found} == expected
+        assert len(found) == len(expected)
 
     def test_the_likeliest_by_count_and_channel_come_first(self) -> None:
         words = WordList({"the": 1000, "ten": 20, "tea": 10, "tehran": 5})

@@ -52,7 +52,10 @@ class Candidates:
         """
         own = fold(typed)
         found = []
-        for item in self._index.lookup(own, self._all, 1 if own in self.words.counts else MOST_EDITS):
+        reach = 1 if own in self.words.counts else MOST_EDITS
+        # A word of one letter may come twice, the second time with too large a distance.
+        nearest = {item.term: item for item in reversed(self._index.lookup(own, self._all, reach))}
+        for item in nearest.values():
             if item.term != own:
                 log_channel = self.channel.log_probability(item.term, item.distance)
                 prior = math.log(item.count / self._total)
