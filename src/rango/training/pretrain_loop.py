@@ -242,7 +242,7 @@ class Trainer:
 def _time_left(seconds: float, progress: float) -> str:
     """What remains when `seconds` brought the run to `progress`, in words.
 
-    >>> _time_left(90.0, 0.25), _time_left(30.0, 0.5), _time_left(30.0, 1.0)
+    >>> _time_left(100.0, 0.25), _time_left(30.0, 0.5), _time_left(30.0, 1.0)
     ('5 min left', '30 s left', 'done')
     """
     if progress >= 1:
