@@ -62,6 +62,16 @@ class TestSharing:
         assert dict(found.rows[0].axes) == {"adaptation": "none", "lora.rank": None}
         assert len(found.rows) == 4
 
+    def test_what_a_listed_run_does_not_name_is_told_as_it_is(self) -> None:
+        runs = [{"adaptation": "none"}, {"lora.rank": 2}, {"lora.targets": "q"}, {"normalise": "tokens"}]
+        found = plan(base={"lora": {"targets": "v"}}, runs=runs)
+        assert [tuple(row.axes.values()) for row in found.rows] == [
+            ("none", 8, "v", "none"),
+            ("lora", 2, "v", "none"),
+            ("lora", 8, "q", "none"),
+            ("lora", 8, "v", "tokens"),
+        ]
+
     def test_letters_are_calibrated_affinely(self) -> None:
         (row,) = plan(base={"adaptation": "calibration", "form": "letter"}).rows
         assert row.cells[0].calibrator == "affine"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from rango.errors import InputError
-from rango.studies.study import Study, flatten, read_study, unflatten
+from rango.studies.study import Study, flatten, known_keys, read_study, unflatten
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {"model": "m", "task": "simulated", "steps": 10}
@@ -68,6 +68,12 @@ class TestReading:
         assert "vary: steps has no values" in message
         assert "vary: seed is set by `seeds`" in message
         assert "train is varied twice, in vary and in runs[0]" in message
+
+    def test_each_known_key_is_listed_once(self) -> None:
+        known = known_keys()
+        assert len(known) == len(set(known))
+        assert {"adaptation", "lora.rank", "shots"} <= set(known)
+        assert "seed" not in known
 
     def test_a_key_that_stands_twice(self, tmp_path: Path) -> None:
         path = tmp_path / "a.yaml"

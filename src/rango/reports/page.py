@@ -74,8 +74,7 @@ def _content(run: RunFiles) -> dict[str, Any]:
         "acting": decision_drawings(run),
         "selections": _selections(run.posteriors),
         "facts": list(_facts(record)),
-        "notes": [*_texts(record.get("notes")), *estimate_notes(states)],
-        "missing": _missing(run),
+        "notes": [*_texts(record.get("notes")), *estimate_notes(states), *_missing(run)],
     }
 
 

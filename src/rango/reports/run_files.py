@@ -43,9 +43,9 @@ def read_run(path: Path, *, split: str = "test") -> RunFiles:
         InputError: the folder does not exist, or holds neither run.yaml nor metrics.json.
     """
     if not path.is_dir():
-        raise InputError(f"{path} is not a folder; give the folder of a run (`rango finetune … --out RUN`)")
+        raise InputError(f"{path} is not a folder; give the folder of a run or of a study")
     if not (path / "run.yaml").exists() and not (path / "metrics.json").exists():
-        raise InputError(f"{path} holds neither run.yaml nor metrics.json; give the folder of a run")
+        raise InputError(f"{path} holds neither run.yaml nor metrics.json; give the folder of a run or of a study")
     missing: dict[str, str] = {}
 
     def part(name: str, read: Callable[[Path], T]) -> T | None:

@@ -23,7 +23,7 @@ from rango.scoring.options import ScoringOptions
 from rango.studies.adaptation import AdaptationOptions
 from rango.studies.outcomes import Reference
 from rango.studies.own_models import ModelSpec, plan_models
-from rango.studies.study import Axes, Study, unflatten
+from rango.studies.study import Axes, Study, default_of, flatten, unflatten
 from rango.tasks import Task, TaskOptions, load_task
 from rango.training.options import FinetuneConfig, Selection
 
@@ -125,8 +125,8 @@ class Planner:
             cells = self.cells(axes)
             if cells:
                 key = tuple((cell.sources, cell.calibrator) for cell in cells)
-                merged = _merge_axes(rows[key].axes, axes) if key in rows else axes
-                rows[key] = Row(axes={name: merged.get(name) for name in study.axes}, cells=cells)
+                told = self._told(axes)
+                rows[key] = Row(axes=_merge_axes(rows[key].axes, told) if key in rows else told, cells=cells)
         if self.problems:
             unique = dict.fromkeys(self.problems)
             raise InputError(f"study {study.name}: " + "; ".join(unique))
@@ -142,6 +142,11 @@ class Planner:
             references=study.references,
             notes=tuple(notes),
         )
+
+    def _told(self, axes: Axes) -> dict[str, Any]:
+        """The value of every axis: where a listed run does not name one, what the base says, or its default."""
+        base = flatten(self.study.base)
+        return {name: axes.get(name, base.get(name, default_of(name))) for name in self.study.axes}
 
     def cells(self, axes: Axes) -> tuple[Cell, ...]:
         """The cells of one configuration; none when it is wrong. Seeds that change nothing are one cell."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import PydanticUndefined
 
 from rango.config import Config, merge
 from rango.errors import InputError, unknown_name
@@ -156,8 +157,22 @@ def _problems(study: Study) -> Iterator[str]:
 
 
 def known_keys() -> list[str]:
-    """Every dotted key that a base or an axis may name."""
-    return [*_dotted(FinetuneConfig), *AdaptationOptions.model_fields]
+    """Every dotted key that a base or an axis may name; `seed` is set by `seeds`."""
+    return sorted({*_dotted(FinetuneConfig), *AdaptationOptions.model_fields} - {"seed"})
+
+
+def default_of(key: str) -> Any:
+    """What a dotted key is when neither base nor axis names it; None where it must be named.
+
+    >>> default_of("lora.rank"), default_of("adaptation"), default_of("task")
+    (8, 'lora', None)
+    """
+    kind: type[BaseModel] = AdaptationOptions if key in AdaptationOptions.model_fields else FinetuneConfig
+    *path, name = key.split(".")
+    for part in path:
+        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
+    value = kind.model_fields[name].get_default()
+    return None if value is PydanticUndefined else list(value) if isinstance(value, tuple) else value
 
 
 def _dotted(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
