@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import full_sequence_score
 from toy import toy_task
 
 from rango.errors import InputError
@@ -29,15 +30,6 @@ LONG: dict[str, dict[str, Any]] = {"gpt2": {"n_positions": 512}, "bloom": {}}
 def long_model(checkpoint: Checkpoint, architecture: str, **changes: Any) -> Model:
     """A model whose context holds the shots."""
     return load_model(checkpoint(architecture, **LONG.get(architecture, {"max_position_embeddings": 512}), **changes))
-
-
-@torch.no_grad()
-def full_sequence_score(model: Model, tree: TokenTree, choice: int) -> float:
-    """log P(branch | shots and trunk) the slow way."""
-    ids = [*tree.trunk, *tree.branches[choice]]
-    network: Any = model.network
-    log_probabilities = network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    return sum(float(log_probabilities[at - 1, ids[at]]) for at in range(len(tree.trunk), len(ids)))
 
 
 def read_of(reader: Reader, trees: list[TokenTree], form: Form) -> tuple[np.ndarray, int]:

@@ -12,24 +12,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import full_sequence_score
 from toy import toy_instances, toy_task, write_prompt
 
 from rango.errors import InputError
 from rango.models import LoRA, Model, add_adapter, load_model
-from rango.scoring import ScoringOptions, TokenTree, collate, encode, evaluate, make_reader, score
+from rango.scoring import ScoringOptions, collate, encode, evaluate, make_reader, score
 from rango.tasks import Form, Prompt
 
 Checkpoint = Callable[..., Path]
 TASK = toy_task()
-
-
-@torch.no_grad()
-def full_sequence_score(model: Model, tree: TokenTree, choice: int) -> float:
-    """log P(branch | trunk) the slow way: the whole text through the whole model, one choice at a time."""
-    ids = [*tree.trunk, *tree.branches[choice]]
-    network: Any = model.network
-    log_probabilities = network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    return sum(float(log_probabilities[at - 1, ids[at]]) for at in range(len(tree.trunk), len(ids)))
 
 
 @pytest.mark.parametrize("form", ["cloze", "letter"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +19,14 @@ from scipy.special import log_softmax, logsumexp
 from rango.cli import main
 from rango.decisions import Posteriors
 from rango.errors import Interrupted
-from rango.studies import Plan, Store, Study, plan_study, read_outcomes, worker, write_csv
+from rango.studies import Plan, Store, Study, Watch, plan_study, read_outcomes, worker, write_csv
 from rango.studies.running import begin, describe
 from rango.studies.table import study_table
 from rango.studies.units import Unit, read_banks
 from rango.studies.worker import Worker
 from rango.studies.workers import Workers, give_up
 from rango.training.loop import Trainer
+from rango.training.run import read_log
 
 Checkpoint = Callable[..., Path]
 Made = Callable[..., tuple[Plan, Store]]
@@ -404,6 +406,32 @@ class TestCommand:
         assert len(rows) == 3
         assert "the loss became" in rows[2] or "nan" in rows[2]
         assert not list((out / "claims").glob("*.claim"))
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+    def test_a_signal_saves_and_the_same_command_goes_on(
+        self, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+    ) -> None:
+        file, out = tmp_path / "s.yaml", tmp_path / "out"
+        base = {**BASE, "model": str(checkpoint("phi")), "steps": 300, "validate_every": 10}
+        file.write_text(json.dumps({"base": base, "vary": {"lora.rank": [1]}}))
+
+        def stop_once_it_trains(watch: Watch) -> None:
+            (run,) = (job for job in watch.plan.jobs if job.kind == "run")
+            if read_log(watch.store.folder(run))[1:]:
+                os.kill(os.getpid(), number)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Watch, "__call__", stop_once_it_trains)
+            assert main(["study", str(file), "--out", str(out), "--bank", "off", "--quiet"]) == code
+        store = Store(out)
+        plan = store.read_plan()
+        (run,) = (job for job in plan.jobs if job.kind == "run")
+        assert store.status(run) == "started"
+        assert (store.folder(run) / "state" / "state.safetensors").is_file()
+        assert len(read_log(store.folder(run))) < 300
+        work(plan, store)
+        assert statuses(plan, store) == ["done", "done"]
+        assert [record["step"] for record in read_log(store.folder(run))] == list(range(301))
 
     def test_dry_run_writes_nothing(self, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["study", str(file), "--out", str(tmp_path / "out"), "--dry-run"]) == 0

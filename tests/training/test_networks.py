@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_pretrain import TINY, story
+from test_pretrain import TINY, lstm, story
 from transformers import AutoModelForCausalLM
 
 from rango.cli import main
-from rango.errors import InputError, Interrupted
+from rango.errors import InputError
 from rango.files import read_yaml
 from rango.models import load_model
 from rango.training.corpus import Corpus, consecutive_windows, read_sources, tokenise, train_tokenizer
 from rango.training.networks import build_network
 from rango.training.pretrain import PretrainConfig, pretrain
 from rango.training.pretrain_loop import Trainer
-
-
-def lstm(**changes: Any) -> PretrainConfig:
-    sizes = {key: value for key, value in TINY.items() if key != "heads"}
-    return PretrainConfig.build(sizes | {"model": "lstm"} | changes)
 
 
 class TestLSTM:
@@ -43,25 +36,6 @@ class TestLSTM:
     def test_layers(self, layers: int | None, depth: int) -> None:
         network = build_network(lstm(layers=layers), end_of_text=0)
         assert network.config.num_hidden_layers == depth
-
-    def test_a_stopped_run_goes_on_to_the_same_model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        config = lstm(tokens=128 * 24, save_minutes=0, lstm={"dropout": 0.2})
-        whole = pretrain(story(100), out=tmp_path / "whole", config=config)
-        step = Trainer._step
-
-        def stop_at_13(self: Trainer) -> float:
-            loss = step(self)
-            if self.position.step == 13:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return loss
-
-        monkeypatch.setattr(Trainer, "_step", stop_at_13)
-        with pytest.raises(Interrupted):
-            pretrain(story(100), out=tmp_path / "cut", config=config)
-        monkeypatch.setattr(Trainer, "_step", step)
-        torch.rand(7)  # the global stream stands elsewhere now, as in another process
-        cut = pretrain(story(100), out=tmp_path / "cut", config=config)
-        assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
 
     def test_from_the_command_line(self, tmp_path: Path) -> None:
         (tmp_path / "text.txt").write_text("\n".join(story()), encoding="utf-8")
