@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# A program that a test starts, and it needs an extra: looked through for examples, it would be imported where the extra is not.
+# A program that needs an extra: looked through for examples, it would be imported where the extra is not.
 collect_ignore = ["studies/ray_study.py"]
 
 

@@ -84,6 +84,26 @@ def test_of_several_bases_the_adapted_one_is_named() -> None:
     assert [label_of(row, table) for row in table.rows] == ["base model, lstm", "base model, phi", "phi, lora"]
 
 
+def test_what_follows_from_the_adaptation_is_not_repeated_in_a_name() -> None:
+    """Full fine-tuning has its own learning rate here: its name says "full" and no more."""
+    truth = make_truth(60)
+    rows = [("lora", 1e-3, 16), ("lora", 1e-3, 64), ("full", 1e-4, 16), ("full", 1e-4, 64)]
+    keys = ("adaptation", "learning_rate", "train")
+    outcomes = [make_outcome(dict(zip(keys, row, strict=True)), truth, scale=0.5, noise=0.1) for row in rows]
+    table = study_table(outcomes, select="nce", replicates=0)
+    assert [label_of(row, table) for row in table.rows] == [
+        "lora, train 16",
+        "lora, train 64",
+        "full, train 16",
+        "full, train 64",
+    ]
+    rates = [
+        make_outcome(outcomes[0].axes | {"learning_rate": rate}, truth, scale=rate, noise=0.1) for rate in (0.5, 1.0)
+    ]
+    table = study_table([*rates, outcomes[2]], select="nce", replicates=0)
+    assert label_of(table.rows[0], table).startswith("lora, learning rate 0.5")
+
+
 def test_one_seed_no_interval_and_the_floor() -> None:
     truth = make_truth(50)
     outcomes = [make_outcome({"rank": rank}, truth, scale=0.5, noise=0.2, seeds=(1,), floor=True) for rank in (1, 2)]

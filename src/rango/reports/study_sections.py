@@ -152,7 +152,8 @@ def _alone(value: float) -> Measured:
 def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[str] = ()) -> str:
     """What a row is called in a sentence or legend: the values of the axes that vary, without the task.
 
-    A value that its axis does not explain has the axis's name before it. `without` names axes to leave out.
+    A value that its axis does not explain has the axis's name before it. `without` names axes to leave out; what
+    follows from the adaptation (full fine-tuning's own learning rate) is left out too.
     """
     bases = varied_axes([each.axes for each in table.rows if is_base(each.axes)])
     # Where all that is adapted is adapted alike, saying so each time says nothing.
@@ -160,7 +161,8 @@ def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[st
     told = set(bases if is_base(row.axes) else adapted)
     if not is_base(row.axes) and (of_base := set(bases) - set(adapted) - {TASK}):
         told |= {*of_base, ADAPTATION}  # of several bases only one was adapted
-    axes = tuple(name for name in table.axes if name in told and name not in without)
+    told -= {*without, *_follows_from_adaptation(table)}
+    axes = tuple(name for name in table.axes if name in told)
     parts = ["base model"] if is_base(row.axes) else []
     for name in axes:
         value = row.axes.get(name)
@@ -168,6 +170,16 @@ def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[st
             explained = isinstance(value, str | list | tuple)
             parts.append(axis_text(value) if explained else f"{short_name(name, axes)} {axis_text(value)}")
     return ", ".join(parts) if parts else axis_text(row.axes.get(ADAPTATION, "the configuration"))
+
+
+def _follows_from_adaptation(table: StudyTable) -> set[str]:
+    """The axes of which each adaptation has one value."""
+    found = set()
+    for name in set(table.varied) - {ADAPTATION, TASK}:
+        pairs = {(axis_text(row.axes.get(ADAPTATION)), axis_text(row.axes.get(name))) for row in table.rows}
+        if len(pairs) == len({adaptation for adaptation, _ in pairs}):
+            found.add(name)
+    return found
 
 
 def metric_words(metric: str) -> str:
