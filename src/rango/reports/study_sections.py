@@ -54,6 +54,8 @@ class Line:
     """Of a reference."""
     is_base: bool = False
     """Whether it is the model as it came."""
+    failed: tuple[int, ...] = ()
+    """The seeds that are missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,7 @@ def _line(row: StudyRow, table: StudyTable) -> Line:
         failure_text(row),
         "",
         is_base(row.axes),
+        tuple(row.failures),
     )
 
 

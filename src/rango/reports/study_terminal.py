@@ -141,8 +141,10 @@ def _padded(texts: Sequence[str], widths: Sequence[int], label: int) -> str:
 def _label(line: Line, widths: Sequence[int], label: int, numbers: Mapping[str, int]) -> Text:
     if line.kind == "configuration":
         text = Text(_padded(line.labels, widths, label), style="bold" if line.mark == "best" else "")
-        if line.failure:
-            text.append(f"\nno result: {line.failure}", style="not bold red")
+        if line.failed:
+            # Why stands below the table, where a long reason has the whole width.
+            seeds = ", ".join(map(str, line.failed))
+            text.append(f"\nno seed{'s' * (len(line.failed) > 1)} {seeds}", style="not bold red")
         return text
     return Text(f"{line.labels[0]} [{numbers[line.source]}]" if line.source else line.labels[0], style="dim")
 
