@@ -21,13 +21,18 @@ def main(values: str, out: str) -> None:
     killed: list[int] = []
 
     def watch() -> None:
-        """Kill the worker that trains, once it is in the middle of a run."""
-        for file in [] if killed else list(store.claims.glob("*.claim")):
-            if plan.has_job(file.stem) and (store.folder(plan.job(file.stem)) / "log.jsonl").is_file():
-                pid = int(json.loads(file.read_text())["pid"])
-                assert pid != os.getpid()
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+        """Kill one worker that trains, once it is in the middle of a run."""
+        training = (
+            file
+            for file in store.claims.glob("*.claim")
+            if plan.has_job(file.stem) and (store.folder(plan.job(file.stem)) / "log.jsonl").is_file()
+        )
+        file = None if killed else next(training, None)
+        if file is not None:
+            pid = int(json.loads(file.read_text())["pid"])
+            assert pid != os.getpid()
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
 
     run_on_ray(study, plan, store, address=cluster.address, bank="off", watch=watch)
     print(json.dumps({"killed": len(killed), "statuses": [store.status(job) for job in plan.jobs]}))

@@ -65,6 +65,26 @@ class TestPlanning:
         assert [job.id for job in here.jobs] == [job.id for job in there.jobs]
         assert Plan.model_validate_json(here.model_dump_json()) == here
 
+    def test_only_what_is_used_is_planned(self, tmp_path: Path) -> None:
+        """A model that no configuration names is not pre-trained, nor are its texts asked for."""
+        models = {
+            **MODELS,
+            "other": {**BIGRAM, "texts": "nowhere.txt"},
+            "third": {"model": "ngram", "tokenizer": "second"},
+        }
+        assert [name.partition("-")[0] for name in planned(tmp_path, models).models] == ["first", "second"]
+
+    def test_all_missing_texts_are_told_before_anything_runs(self, tmp_path: Path) -> None:
+        there = tmp_path / "there.txt"
+        there.write_text("a\n")
+        models = {
+            "second": {**BIGRAM, "texts": ["no.txt", str(there)]},
+            "first": {**BIGRAM, "texts": "nor.jsonl"},
+        }
+        expected = "no.txt does not exist; give the path of an existing text; models: nor.jsonl does not exist"
+        with pytest.raises(InputError, match=expected):
+            planned(tmp_path / "out", models)
+
     @pytest.mark.parametrize(
         ("models", "message"),
         [

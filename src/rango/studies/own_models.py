@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -43,6 +44,12 @@ class ModelSpec(Config):
         return self.texts == _SIMULATED
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The text files it is trained on; none where `simulated`, or before a plan has said whose are read."""
+        texts = () if self.texts is None or self.simulated else self.texts
+        return tuple(Path(text) for text in ((texts,) if isinstance(texts, str) else texts))
+
+    @property
     def identity(self) -> str:
         """A short hash of everything that decides the model, text files by name."""
         return fingerprint(self.model_dump_json())[:8]
@@ -80,6 +87,22 @@ def plan_models(models: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ModelSp
     for name in models:
         visit(name, ())
     return planned
+
+
+def needed_models(models: dict[str, ModelSpec], used: Collection[str]) -> dict[str, ModelSpec]:
+    """Of planned models (folder -> specification) those that are used, and those whose tokenizer they take."""
+    needed = set(used)
+    for folder in reversed(models):  # who takes a tokenizer comes after who gives it
+        if folder in needed and (other := models[folder].tokenizer_of):
+            needed.add(other)
+    return {folder: spec for folder, spec in models.items() if folder in needed}
+
+
+def missing_texts(models: Mapping[str, ModelSpec], folder: Path) -> list[str]:
+    """A line for each text file that is not there, of the models that `folder` does not hold yet."""
+    waiting = (spec for name, spec in models.items() if not (folder / name / "config.json").is_file())
+    files = dict.fromkeys(file for spec in waiting for file in spec.files)
+    return [f"models: {file} does not exist; give the path of an existing text" for file in files if not file.is_file()]
 
 
 def _with_tokenizer_of(spec: ModelSpec, folder: str, other: ModelSpec) -> ModelSpec:

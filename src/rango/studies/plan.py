@@ -22,7 +22,7 @@ from rango.models.options import ModelOptions
 from rango.scoring.options import ScoringOptions
 from rango.studies.adaptation import AdaptationOptions
 from rango.studies.outcomes import Reference
-from rango.studies.own_models import ModelSpec, plan_models
+from rango.studies.own_models import ModelSpec, missing_texts, needed_models, plan_models
 from rango.studies.study import Axes, Study, default_of, flatten, unflatten
 from rango.tasks import Task, TaskOptions, load_task
 from rango.training.options import FinetuneConfig, Selection
@@ -107,6 +107,8 @@ class Planner:
     jobs: dict[str, Job] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     tasks: dict[tuple[str, TaskOptions], Task | None] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    """Folders under models/ that some configuration names."""
 
     @cached_property
     def models(self) -> dict[str, tuple[str, ModelSpec]]:
@@ -127,6 +129,8 @@ class Planner:
                 key = tuple((cell.sources, cell.calibrator) for cell in cells)
                 told = self._told(axes)
                 rows[key] = Row(axes=_merge_axes(rows[key].axes, told) if key in rows else told, cells=cells)
+        models = needed_models(dict(self.models.values()), self.used)
+        self.problems += missing_texts(models, self.out / MODELS)
         if self.problems:
             unique = dict.fromkeys(self.problems)
             raise InputError(f"study {study.name}: " + "; ".join(unique))
@@ -138,7 +142,7 @@ class Planner:
             axes=study.axes,
             rows=tuple(rows.values()),
             jobs=tuple(self.jobs.values()),
-            models=dict(self.models.values()),
+            models=models,
             references=study.references,
             notes=tuple(notes),
         )
@@ -170,7 +174,9 @@ class Planner:
             values["data"] = values["data"].replace("{task}", str(values.get("task")))
         model = str(values.get("model"))
         if model in self.models:
-            values["model"] = str(self.out / MODELS / self.models[model][0])
+            folder = self.models[model][0]
+            self.used.add(folder)
+            values["model"] = str(self.out / MODELS / folder)
         return AdaptationOptions.build(own, where=where), values
 
     def _cell(self, options: AdaptationOptions, values: Mapping[str, Any], seed: int, where: str) -> Cell:

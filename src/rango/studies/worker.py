@@ -35,6 +35,7 @@ from rango.training import (
     true_posteriors,
 )
 
+_BELOW = "what it builds on failed: "
 POLL_SECONDS = 0.2
 
 
@@ -83,7 +84,8 @@ class Worker:
                 if unit not in self._units() or unit.finished(self.store):
                     pass
                 elif ready == "failed":
-                    self._fail(unit, f"what it builds on failed: {unit.cause(self.store, self.plan)}")
+                    cause = unit.cause(self.store, self.plan).removeprefix(_BELOW)
+                    self._fail(unit, _BELOW + cause)
                 else:
                     self._do(unit)
             finally:
@@ -204,8 +206,7 @@ class Worker:
 
 def _texts(spec: ModelSpec) -> list[Path] | Iterator[str]:
     """What a model is pre-trained on."""
-    assert spec.texts is not None
-    assert spec.lines is not None
     if spec.simulated:
+        assert spec.lines is not None
         return simulated_narratives(spec.lines, seed=spec.options.seed)
-    return [Path(text) for text in ([spec.texts] if isinstance(spec.texts, str) else spec.texts)]
+    return list(spec.files)
