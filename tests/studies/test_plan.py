@@ -127,8 +127,38 @@ class TestMistakes:
             plan(vary={"lora.rank": [0, 1], "learning_rate": [-1, 0.1]})
         message = str(caught.value)
         assert message.startswith("study s: ")
-        assert "lora.rank 0, learning_rate 0.1: lora.rank is 0" in message
-        assert "lora.rank 1, learning_rate -1: learning_rate is -1" in message
+        assert message.count("lora.rank is 0: input should be greater than or equal to 1") == 1, "each once"
+        assert message.count("learning_rate is -1: input should be greater than 0") == 1
+
+    def test_keys_values_tasks_and_models_at_once(self) -> None:
+        """What is wrong with a key hides neither a value, nor a task that cannot be loaded, nor a model."""
+        with pytest.raises(InputError) as caught:
+            plan(
+                base={"trian": 3, "train": -1, "form": "clozee", "model": "/nowhere/lm"},
+                vary={"task": ["simulatd"], "lora.rnk": [1], "steps": []},
+                references=[{"name": "a", "where": {"tsk": "x"}, "metric": "acuracy", "value": 1, "source": "b"}],
+            )
+        for part in (
+            "unknown key in base 'trian': did you mean 'train'?",
+            "unknown key in vary 'lora.rnk': did you mean 'lora.rank'?",
+            "vary: steps has no values",
+            "metric of reference 'a' 'acuracy': did you mean 'accuracy'?",
+            "key in where of reference 'a' 'tsk': did you mean 'task'?",
+            "model folder /nowhere/lm does not exist; give a Hub id or a folder",
+            "did you mean 'simulated'?",
+        ):
+            assert part in str(caught.value)
+
+    def test_all_values_of_one_configuration_at_once(self) -> None:
+        with pytest.raises(InputError) as caught:
+            plan(base={"train": -1, "form": "clozee", "batch": 0, "task": "simulatd"}, vary={"lora.rank": [1, 2]})
+        message = str(caught.value)
+        for part in ("train is -1", "form is 'clozee'", "batch is 0", "'simulatd'"):
+            assert message.count(part) == 1
+
+    def test_nearly_the_name_of_an_own_model(self) -> None:
+        with pytest.raises(InputError, match="unknown model of the study 'tinny': did you mean 'tiny'"):
+            plan(base={"model": "tinny"}, models={"tiny": {"texts": "simulated"}})
 
     def test_a_task_that_cannot_load_is_told_once(self) -> None:
         with pytest.raises(InputError, match=r"data folder /nowhere/hellaswag does not exist") as caught:

@@ -16,7 +16,7 @@ import yaml
 from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import write_yaml
-from rango.studies.plan import Job, Plan
+from rango.studies.plan import Job, Plan, plan_study
 from rango.studies.reading import read_outcomes
 from rango.studies.running import begin, prepare
 from rango.studies.searching import Searcher
@@ -161,7 +161,7 @@ class TestMessages:
         values = {"base": BASE, "vary": {"batch": [1]}, "seeds": [0, 1], "search": {"space": space}}
         path.write_text(yaml.safe_dump(values))
         with pytest.raises(InputError) as caught:
-            read_study(path)
+            plan_study(read_study(path), tmp_path / "out")
         message = str(caught.value)
         for part in (
             "did you mean 'lora.rank'", "lora.rank has low 8 above high 2", "steps has no values", "seed is set by",
@@ -170,7 +170,7 @@ class TestMessages:
             assert part in message
 
     def test_values_that_no_run_accepts(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"lora.rank 0: lora.rank is 0"):
+        with pytest.raises(InputError, match=r"study s: lora.rank is 0: input should be"):
             prepare(asked(2, space={"lora.rank": {"low": 0, "high": 4}}), tmp_path)
 
     @pytest.mark.parametrize(
