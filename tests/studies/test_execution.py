@@ -214,6 +214,14 @@ class TestAdaptations:
         scaled = log_softmax(np.exp(best.x) * expected.log_posteriors, axis=1)
         np.testing.assert_allclose(calibrated.log_posteriors, scaled, atol=2e-3)
 
+    def test_dropout_posteriors_on_instances_trained_on_are_not_left_behind(self, prepare: Made) -> None:
+        base = {"adaptation": "mc-dropout", "samples": 2, "lora": {"dropout": 0.2}, "regime": "all"}
+        plan, store = prepare(base=base)
+        work(plan, store)
+        assert statuses(plan, store) == ["done", "done"]
+        there = {split: store.posteriors_file(plan.jobs[1], split, "mc-dropout-2") for split in ("test", "validation")}
+        assert {split: file.is_file() for split, file in there.items()} == {"test": True, "validation": False}
+
     def test_they_differ(self, ladder: tuple[Plan, Store]) -> None:
         plan, store = ladder
         found = [

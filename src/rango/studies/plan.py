@@ -15,23 +15,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from rango.config import Config
+from rango.config import Config, merge
 from rango.errors import InputError
 from rango.files import fingerprint
-from rango.models.options import ModelOptions
 from rango.scoring.options import ScoringOptions
 from rango.studies.adaptation import AdaptationOptions
 from rango.studies.outcomes import Reference
 from rango.studies.own_models import ModelSpec, missing_texts, needed_models, plan_models
-from rango.studies.study import Axes, Study, default_of, flatten, unflatten
+from rango.studies.resolving import BASE_KEYS, base_values, run_config, told_axes
+from rango.studies.study import Axes, Study, unflatten
 from rango.tasks import Task, TaskOptions, load_task
 from rango.training.options import FinetuneConfig, Selection
 
 MODELS = "models"
-_BASE_KEYS = {"model", "task", "seed"}.union(
-    *(kind.model_fields for kind in (TaskOptions, ScoringOptions, ModelOptions))
-)
-"""What decides the posteriors of a model that is not trained."""
 
 
 class Source(Config):
@@ -127,7 +123,9 @@ class Planner:
             cells = self.cells(axes)
             if cells:
                 key = tuple((cell.sources, cell.calibrator) for cell in cells)
-                told = self._told(axes)
+                told = told_axes(study, axes)
+                if "calibrator" in told and cells[0].calibrator:
+                    told["calibrator"] = cells[0].calibrator
                 rows[key] = Row(axes=_merge_axes(rows[key].axes, told) if key in rows else told, cells=cells)
         models = needed_models(dict(self.models.values()), self.used)
         self.problems += missing_texts(models, self.out / MODELS)
@@ -147,11 +145,6 @@ class Planner:
             notes=tuple(notes),
         )
 
-    def _told(self, axes: Axes) -> dict[str, Any]:
-        """The value of every axis: where a listed run does not name one, what the base says, or its default."""
-        base = flatten(self.study.base)
-        return {name: axes.get(name, base.get(name, default_of(name))) for name in self.study.axes}
-
     def cells(self, axes: Axes) -> tuple[Cell, ...]:
         """The cells of one configuration; none when it is wrong. Seeds that change nothing are one cell."""
         where = ", ".join(f"{key} {value}" for key, value in axes.items()) or "base"
@@ -166,9 +159,7 @@ class Planner:
         return (first,) if same else tuple(cells)
 
     def _split(self, axes: Axes, where: str) -> tuple[AdaptationOptions, dict[str, Any]]:
-        from rango.config import merge
-
-        values = merge(unflatten(dict(self.study.base)), unflatten(axes))
+        values = merge(unflatten(base_values(self.study)), unflatten(axes))
         own = {key: values.pop(key) for key in list(values) if key in AdaptationOptions.model_fields}
         if isinstance(values.get("data"), str):
             values["data"] = values["data"].replace("{task}", str(values.get("task")))
@@ -180,7 +171,8 @@ class Planner:
         return AdaptationOptions.build(own, where=where), values
 
     def _cell(self, options: AdaptationOptions, values: Mapping[str, Any], seed: int, where: str) -> Cell:
-        config = self._config(options, {**values, "seed": seed}, where)
+        config = run_config(options, {**values, "seed": seed}, where=where)
+        self._task(config)
         way = options.way
         if way in ("none", "few-shot"):
             sources = [Source(job=self._base(config), state="base")]
@@ -201,25 +193,6 @@ class Planner:
             letters = (config.form or self._task(config).default_form) == "letter"
             calibrator = options.calibrator or ("affine" if letters else "temperature")
         return Cell(seed=seed, sources=tuple(sources), calibrator=calibrator)
-
-    def _config(self, options: AdaptationOptions, values: Mapping[str, Any], where: str) -> FinetuneConfig:
-        """The configuration of a run, checked; what the adaptation does not use is left at its default."""
-        way = options.way
-        if way in ("none", "few-shot"):
-            # A base is not trained: how, must neither matter nor contradict.
-            values = {key: value for key, value in values.items() if key in _BASE_KEYS}
-        if way == "few-shot":
-            if not values.get("shots"):
-                raise InputError(f"{where}: few-shot needs shots, the number of training instances in the prompt")
-            values = {**values, "shots_seed": values["seed"]}
-        else:
-            values = {**values, "shots": 0}
-        if way == "full":
-            values = {key: value for key, value in values.items() if key != "lora"}
-        values = {**values, "adaptation": "full" if way == "full" else "lora"}
-        config = FinetuneConfig.build(values, where=where)
-        self._task(config)
-        return config
 
     def _task(self, config: FinetuneConfig) -> Task:
         """The task, loaded once; a task that cannot be loaded is one problem, not one for each configuration."""
@@ -242,7 +215,7 @@ class Planner:
             parts.append(task.fingerprint_of("train"))
         identity = fingerprint("base", *parts)
         if identity not in self.jobs:
-            plain = FinetuneConfig.build({name: getattr(config, name) for name in _BASE_KEYS - {"seed"}})
+            plain = FinetuneConfig.build({name: getattr(config, name) for name in BASE_KEYS - {"seed"}})
             self.jobs[identity] = Job(id=identity, kind="base", config=plain, group=self._group(plain), base=identity)
         return identity
 

@@ -182,12 +182,13 @@ class Worker:
                 self._sample(job, model, task)
 
     def _sample(self, job: Job, model: Model, task: Task) -> None:
-        """Posteriors with dropout on, for the cells that read them."""
+        """Posteriors with dropout on, for the cells that read them; on validation unless that was trained on."""
+        splits: tuple[Split, ...] = ("validation", "test") if job.config.regime == "validation" else ("test",)
         for count in job.samples:
             adapter = load_adapter(model, self.store.folder(job))
             assert isinstance(adapter, Adapter)  # only LoRA has dropout, as the plan has checked
             try:
-                for split in ("validation", "test"):
+                for split in splits:
                     found = self._samples(job, task, model, adapter, split=split, count=count)
                     self.store.write_posteriors(job, split, f"mc-dropout-{count}", found)
             finally:
