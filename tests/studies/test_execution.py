@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import idle_worker
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -279,6 +280,27 @@ class TestFaults:
         found = {job.config.lora.rank: job for job in plan.jobs if job.kind == "run"}
         assert [store.status(found[rank]) for rank in (1, 2, 4)] == ["done", "failed", "done"]
         assert "its worker died 2 times (exit code 9)" in store.failure(found[2].id)
+
+    def test_ctrl_c_ends_no_worker_that_is_still_starting(self, prepare: Made, monkeypatch: Any, capfd: Any) -> None:
+        """Ctrl-C reaches all processes of a terminal; what a worker does then is its parent's to say."""
+        plan, store = prepare()
+        monkeypatch.setattr("rango.studies.workers.run_worker", idle_worker.run_worker)
+        monkeypatch.setattr("rango.studies.workers._WATCH_SECONDS", 0.01)
+        begun: list[Any] = []
+
+        def press() -> None:
+            (process,) = workers._running
+            begun.append(process)
+            if process.is_alive():
+                os.kill(process.pid or 0, signal.SIGINT)
+
+        workers = Workers(store, plan, 1, press)
+        workers.run()
+        assert len(set(begun)) == 1
+        assert begun[0].exitcode == 0
+        assert (store.path / "blocked").read_text() == "SIGINT"
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        assert "Traceback" not in capfd.readouterr().err
 
     def test_a_bank_in_which_workers_die_is_divided(self, prepare: Made) -> None:
         plan, store = prepare(bank="on", vary={"lora.rank": [1, 2, 4]})

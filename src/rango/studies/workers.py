@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -71,7 +72,12 @@ class Workers:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         arguments = (str(self.store.path), number, self.count, os.getpid())
         process = context.Process(target=run_worker, args=arguments, name=f"rango-worker-{number}")
-        process.start()
+        resource_tracker.ensure_running()  # begun by the first start, it would unblock what is blocked here
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()  # the child inherits the block, and needs it: it imports for seconds before its first line
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return process
 
     def _replace_dead(self) -> None:
@@ -133,6 +139,7 @@ def _exit_words(code: int) -> str:
 def run_worker(path: str, number: int, count: int, parent: int) -> None:
     """The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers when to stop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked until here, so that Ctrl-C ends no import
     _die_with(parent)
     log = Path(path) / "logs" / f"worker-{number}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
