@@ -21,6 +21,7 @@ from rango.cli import main
 from rango.decisions import Posteriors
 from rango.errors import Interrupted
 from rango.studies import Plan, Store, Study, Watch, plan_study, read_outcomes, worker, write_csv
+from rango.studies.claims import claim
 from rango.studies.running import begin, describe
 from rango.studies.table import study_table
 from rango.studies.units import Unit, read_banks
@@ -270,6 +271,30 @@ class TestFaults:
         plan, store = prepare(vary={"lora.rank": [1, 2]}, retry=True)
         work(plan, store)
         assert statuses(plan, store) == ["done"] * 3
+
+    @pytest.mark.parametrize(("taken", "status"), [(True, "waiting"), (False, "failed")])
+    def test_what_was_taken_over_is_its_new_owners_to_fail(
+        self, prepare: Made, monkeypatch: Any, taken: bool, status: str
+    ) -> None:
+        def lose(here: Worker, job: Any) -> None:
+            if taken:
+                file = here.store.claims / f"{job.id}.claim"
+                file.write_text(json.dumps({**json.loads(file.read_text()), "token": "another"}))
+            raise MemoryError("no memory left")
+
+        plan, store = prepare()
+        monkeypatch.setattr(Worker, "_score_base", lose)
+        assert Worker(store, plan)._next() == "done"
+        assert store.status(plan.jobs[0]) == status
+
+    def test_a_process_of_another_machine_with_the_same_number_is_not_meant(self, prepare: Made) -> None:
+        plan, store = prepare()
+        held = claim(store.claims, plan.jobs[0].id)
+        assert held is not None
+        workers = Workers(store, plan, 1)
+        assert [unit.id for unit in workers._units_of(os.getpid())] == [plan.jobs[0].id]
+        held.path.write_text(json.dumps({**json.loads(held.path.read_text()), "host": "elsewhere"}))
+        assert workers._units_of(os.getpid()) == []
 
     def test_a_unit_in_which_workers_die_is_given_up(self, prepare: Made, monkeypatch: Any) -> None:
         plan, store = prepare(vary={"lora.rank": [1, 2, 4]})

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -103,14 +104,14 @@ class Workers:
                 raise RunError(f"workers die before they begin anything ({words}); the reason is in {log}")
 
     def _units_of(self, pid: int | None) -> list[Unit]:
-        """The units that a process holds claims on."""
+        """The units that a process of this machine holds claims on."""
         held = set()
         for file in self.store.claims.glob("*.claim"):
             try:
                 owner = json.loads(file.read_text())
             except (OSError, ValueError):
                 continue
-            if owner.get("pid") == pid:
+            if (owner.get("host"), owner.get("pid")) == (socket.gethostname(), pid):
                 held.add(file.stem)
         return [unit for unit in units(self.store.read_plan(), self.store) if unit.id in held]
 
