@@ -18,22 +18,18 @@ from typing import Any, Literal
 from rango.config import Config, merge
 from rango.errors import InputError
 from rango.files import fingerprint
-from rango.models.options import ModelOptions
 from rango.scoring.options import ScoringOptions
 from rango.studies.adaptation import AdaptationOptions
-from rango.studies.keys import default_of, flatten, unflatten
+from rango.studies.keys import unflatten
 from rango.studies.mistakes import key_problems, sound_part
 from rango.studies.outcomes import Reference
 from rango.studies.own_models import ModelSpec, missing_texts, model_problems, needed_models, plan_models
+from rango.studies.resolving import BASE_KEYS, base_values, run_config, told_axes
 from rango.studies.study import Axes, Study
 from rango.tasks import Task, TaskOptions, load_task
 from rango.training.options import FinetuneConfig, Selection
 
 MODELS = "models"
-_BASE_KEYS = {"model", "task", "seed"}.union(
-    *(kind.model_fields for kind in (TaskOptions, ScoringOptions, ModelOptions))
-)
-"""What decides the posteriors of a model that is not trained."""
 
 
 class Source(Config):
@@ -130,7 +126,9 @@ class Planner:
             cells = self.cells(axes)
             if cells:
                 key = tuple((cell.sources, cell.calibrator) for cell in cells)
-                told = self._told(axes)
+                told = told_axes(study, axes)
+                if "calibrator" in told and cells[0].calibrator:
+                    told["calibrator"] = cells[0].calibrator
                 rows[key] = Row(axes=_merge_axes(rows[key].axes, told) if key in rows else told, cells=cells)
         models = needed_models(dict(self.models.values()), self.used)
         self.problems += missing_texts(models, self.out / MODELS)
@@ -149,11 +147,6 @@ class Planner:
             references=study.references,
             notes=tuple(notes),
         )
-
-    def _told(self, axes: Axes) -> dict[str, Any]:
-        """The value of every axis: where a listed run does not name one, what the base says, or its default."""
-        base = flatten(self.study.base)
-        return {name: axes.get(name, base.get(name, default_of(name))) for name in self.study.axes}
 
     def cells(self, axes: Axes) -> tuple[Cell, ...]:
         """The cells of one configuration; none when it is wrong. Seeds that change nothing are one cell."""
@@ -180,7 +173,7 @@ class Planner:
 
     def _values(self, axes: Axes) -> dict[str, Any]:
         """The base with a configuration's axes on top, nested."""
-        values = merge(unflatten(dict(self.study.base)), unflatten(axes))
+        values = merge(unflatten(base_values(self.study)), unflatten(axes))
         if isinstance(values.get("data"), str):
             values["data"] = values["data"].replace("{task}", str(values.get("task")))
         return values
@@ -198,7 +191,8 @@ class Planner:
         return AdaptationOptions.build(own, where=""), values
 
     def _cell(self, options: AdaptationOptions, values: Mapping[str, Any], seed: int, where: str) -> Cell:
-        config = self._config(options, {**values, "seed": seed}, where)
+        config = run_config(options, {**values, "seed": seed}, where=where)
+        self._task_of(config)
         way = options.way
         if way in ("none", "few-shot"):
             sources = [Source(job=self._base(config), state="base")]
@@ -219,25 +213,6 @@ class Planner:
             letters = (config.form or self._task_of(config).default_form) == "letter"
             calibrator = options.calibrator or ("affine" if letters else "temperature")
         return Cell(seed=seed, sources=tuple(sources), calibrator=calibrator)
-
-    def _config(self, options: AdaptationOptions, values: Mapping[str, Any], where: str) -> FinetuneConfig:
-        """The configuration of a run, checked; what the adaptation does not use is left at its default."""
-        way = options.way
-        if way in ("none", "few-shot"):
-            # A base is not trained: how, must neither matter nor contradict.
-            values = {key: value for key, value in values.items() if key in _BASE_KEYS}
-        if way == "few-shot":
-            if not values.get("shots"):
-                raise InputError(f"{where}: few-shot needs shots, the number of training instances in the prompt")
-            values = {**values, "shots_seed": values["seed"]}
-        else:
-            values = {**values, "shots": 0}
-        if way == "full":
-            values = {key: value for key, value in values.items() if key != "lora"}
-        values = {**values, "adaptation": "full" if way == "full" else "lora"}
-        config = FinetuneConfig.build(values, where="")  # the message names key and value, many rows may share it
-        self._task_of(config)
-        return config
 
     def _task_of(self, config: FinetuneConfig) -> Task:
         return self._task(config.task, config.pick(TaskOptions))
@@ -265,7 +240,7 @@ class Planner:
             parts.append(task.fingerprint_of("train"))
         identity = fingerprint("base", *parts)
         if identity not in self.jobs:
-            plain = FinetuneConfig.build({name: getattr(config, name) for name in _BASE_KEYS - {"seed"}})
+            plain = FinetuneConfig.build({name: getattr(config, name) for name in BASE_KEYS - {"seed"}})
             self.jobs[identity] = Job(id=identity, kind="base", config=plain, group=self._group(plain), base=identity)
         return identity
 
