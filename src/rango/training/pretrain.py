@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from rango.errors import InputError
 from rango.files import fingerprint
 from rango.scoring import WordList, count_words, write_words
 from rango.scoring.word_list import WORDS_FILE
 from rango.training.corpus import Corpus, Source, documents, read_sources, tokenise
-from rango.training.model_folder import STATE, Pretrained, is_complete, put_in_place, work_folder, write_folder
+from rango.training.model_folder import STATE, Pretrained, is_complete, refuse_place, work_folder, write_folder
 from rango.training.networks import architecture_text
 from rango.training.pretrain_loop import Trainer
 from rango.training.pretrain_ngram import pretrain_ngram
@@ -47,27 +45,24 @@ def pretrain(
         `out`.
 
     Raises:
-        InputError: bad text, a vocabulary that does not fit it, a folder that holds something else, a loss that is
-            no longer finite (nothing is left behind).
+        InputError: bad text, a vocabulary that does not fit it, a folder that holds something else (a hidden file
+            too) or is the current one, a loss that is no longer finite (nothing is left behind).
         Interrupted: a signal came; the state is saved.
     """
     screen = screen or Screen(quiet=True)
+    place = out.resolve()
+    refuse_place(place)
     sources = read_sources(texts)
     identity = _identity(config, sources)
-    if is_complete(out, identity):
+    if is_complete(place, identity):
         screen.say(f"{out} is complete already, with this configuration and text")
         return out
-    work = work_folder(out, identity)
     learn = pretrain_ngram if config.model == "ngram" else _pretrain_network
-    try:
+    with work_folder(place, identity) as work:
         tokenizer = make_tokenizer(config, sources)
         made = learn(config, sources, tokenizer, work=work, screen=screen)
         write_words(work / WORDS_FILE, _words(sources, made.corpus, tokenizer))
         write_folder(work, made, tokenizer, config=config, sources=sources, identity=identity)
-    except InputError:
-        shutil.rmtree(work)
-        raise
-    put_in_place(work, out)
     return out
 
 
