@@ -19,8 +19,8 @@ from transformers.activations import ACT2FN
 from rango.errors import InputError, Interrupted
 from rango.files import read_yaml
 from rango.training import pretrain_loop
-from rango.training.corpus import consecutive_windows, read_sources, tokenise, train_tokenizer
-from rango.training.model_folder import work_folder
+from rango.training.corpus import Corpus, consecutive_windows, read_sources, tokenise, train_tokenizer
+from rango.training.model_folder import held_out_measures, work_folder
 from rango.training.networks import build_network
 from rango.training.pretrain import PretrainConfig, pretrain
 from rango.training.pretrain_loop import Trainer, token_losses
@@ -130,6 +130,11 @@ class TestFolder:
 
 
 class TestLoss:
+    def test_a_perplexity_beyond_all_numbers_is_infinite(self) -> None:
+        corpus = Corpus(np.zeros(9, np.int32), np.zeros(9, np.int32), held_out_bytes=8, starts=(0,))
+        measured = {nats: held_out_measures(nats, 8, corpus)["held_out_perplexity"] for nats in (2.0, 710.0, math.inf)}
+        assert measured == {2.0: 7.3891, 710.0: math.inf, math.inf: math.inf}
+
     @pytest.mark.parametrize("architecture", ["phi", "gpt2", "qwen2"])
     def test_parity_with_the_networks_own_logits(self, architecture: str) -> None:
         network = build_network(tiny(architecture=architecture), end_of_text=0)
@@ -237,6 +242,9 @@ class TestBadInput:
                 {"architecture": "bert"},
                 "architecture is 'bert': expected phi, llama, gpt2, mistral, qwen2 or the path of a config.json",
             ),
+            ({"seed": 2**63}, "seed is 9223372036854775808: input should be less than 9223372036854775808"),
+            ({"learning_rate": math.inf}, "learning_rate is inf: input should be a finite number"),
+            ({"learning_rate": math.nan}, "learning_rate is nan: input should be a finite number"),
             ({"hiden": 3}, r"unknown key in configuration 'hiden': did you mean 'hidden'\?"),
         ],
     )
@@ -254,6 +262,11 @@ class TestBadInput:
                 story(100),
                 {"learning_rate": 1e30, "warmup": 0.0},
                 r"the loss is (nan|inf) at step \d+; expected a finite",
+            ),
+            (
+                story(100),
+                {"learning_rate": 1e30, "warmup": 0.0, "tokens": 128},
+                r"the held-out loss is (nan|inf) at step 1; expected a finite number: lower learning_rate",
             ),
         ],
     )

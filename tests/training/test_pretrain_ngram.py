@@ -140,6 +140,11 @@ class TestBadInput:
             ({"context": 64}, r"context \(64\) does not apply to model ngram"),
             ({"order": 6}, "ngram.order is 6: input should be less than or equal to 5"),
             ({"k": 1.0}, "k is 1 but smoothing is kneser-ney: k is of add-k, leave it out"),
+            ({"k": math.inf, "smoothing": "add-k"}, "ngram.k is inf: input should be"),
+            (
+                {"k": 1e308, "smoothing": "add-k"},
+                r"ngram.k is 1e\+308: input should be less than or equal to 1000000000",
+            ),
             ({"discount": 0.5, "smoothing": "add-k"}, "discount is 0.5 but smoothing is add-k: it is of kneser-ney"),
             ({"arpa": True, "smoothing": "add-k"}, "arpa with smoothing add-k: an ARPA file cannot say"),
             ({"smoothing": "katz"}, "ngram.smoothing is 'katz': input should be 'kneser-ney'"),

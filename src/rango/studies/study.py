@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticUndefined
 
-from rango.config import Config, merge
+from rango.config import Config, Seed, merge
 from rango.errors import InputError, unknown_name
 from rango.files import read_yaml
 from rango.studies.adaptation import AdaptationOptions
@@ -42,7 +42,7 @@ class Study(Config):
     """Listed differences from the base, where a grid would hold combinations that nobody wants."""
     search: Search | None = None
     """Instead of vary and runs: each next configuration is chosen by what the earlier ones gave on validation."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seed_list), Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seed_list), Field(min_length=1)] = (0,)
     """Seeds of each configuration."""
     select: Selection = "nce"
     """The metric that marks the best configuration."""

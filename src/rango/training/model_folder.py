@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from rango.training.pretrain_options import PretrainConfig
 
 STATE = "state.safetensors"
 RECORD = "pretrain.yaml"
+_MOST_NATS = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +39,15 @@ class Pretrained:
 
 
 def held_out_measures(nats_per_token: float, tokens: int, corpus: Corpus) -> dict[str, float]:
-    """The held-out loss in nats per token, its exponential, and, comparable between tokenizers, in bits per byte."""
+    """The held-out loss in nats per token, its exponential, and, comparable between tokenizers, in bits per byte.
+
+    A perplexity beyond float64 is infinite, as is that of a text that an unsmoothed model rules out.
+    """
+    perplexity = math.exp(nats_per_token) if nats_per_token < _MOST_NATS else math.inf
     bits = nats_per_token * tokens / corpus.held_out_bytes / math.log(2)
     return {
         "held_out_nats_per_token": round(nats_per_token, 6),
-        "held_out_perplexity": round(math.exp(nats_per_token), 4),
+        "held_out_perplexity": round(perplexity, 4),
         "held_out_bits_per_byte": round(bits, 6),
     }
 

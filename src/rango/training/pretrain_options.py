@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rango.config import Config
+from rango.config import Config, Seed
 from rango.training.corpus import SMALLEST_VOCABULARY
 from rango.training.ngram_options import NGramOptions
 
@@ -79,7 +79,7 @@ class PretrainConfig(Config):
     """Type of the matrix products; weights and moments are float32. auto: bfloat16 where the machine has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU if there is one."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the initial weights and of the order of the windows."""
 
     @property
