@@ -119,6 +119,7 @@ class TestFolder:
     def test_what_is_said(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=512, evaluate_every=2), screen=Screen())
         said = " ".join(capfd.readouterr().err.split())
+        assert "tokens of text from 1 source, " in said
         assert "budget 512 tokens" in said
         assert "nats/token" in said
         assert "(perplexity " in said

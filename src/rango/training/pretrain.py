@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from rango.files import fingerprint
 from rango.scoring import WordList, count_words, write_words
 from rango.scoring.word_list import WORDS_FILE
-from rango.training.corpus import Corpus, Source, documents, read_sources, tokenise
+from rango.training.corpus import Corpus, Source, documents, how_many, read_sources, tokenise
 from rango.training.model_folder import STATE, Pretrained, is_complete, refuse_place, work_folder, write_folder
 from rango.training.networks import architecture_text
 from rango.training.pretrain_loop import Trainer
@@ -106,7 +106,7 @@ def _opening(config: PretrainConfig, trainer: Trainer, sources: Sequence[Source]
     resumed = f"; goes on from step {position.step:,}" if position.step else ""
     return (
         f"{trainer.parameters:,} parameters ({trainer.network.config.model_type}), {len(corpus.train):,} tokens of "
-        f"text from {len(sources)} sources, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
+        f"text from {how_many(sources)}, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
         f"in {str(trainer.dtype).removeprefix('torch.')}{resumed}"
     )
 

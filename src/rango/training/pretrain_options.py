@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -127,5 +128,12 @@ class PretrainConfig(Config):
         for name in names:
             value = getattr(self, name)
             if value != type(self).model_fields[name].default:
-                shown = ", ".join(f"{key} {v}" for key, v in value) if isinstance(value, Config) else value
+                shown = ", ".join(_given(value)) if isinstance(value, Config) else value
                 raise ValueError(f"{name} ({shown}) does not apply to {what}, which has {has}; leave it out")
+
+
+def _given(options: Config) -> Iterator[str]:
+    """The fields that are not at their default, with their values."""
+    for key, value in options:
+        if value != type(options).model_fields[key].default:
+            yield f"{key} {value}"
