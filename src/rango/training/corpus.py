@@ -60,7 +60,7 @@ class Corpus:
         return np.split(self.train, self.starts[1:])
 
 
-def read_sources(texts: Sequence[Path] | Iterable[str]) -> list[Source]:
+def read_sources(texts: Iterable[Path | str]) -> list[Source]:
     """Read text files (paths), or take documents as they are (strings).
 
     Raises:

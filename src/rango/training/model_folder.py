@@ -33,9 +33,10 @@ class Pretrained:
     """What a pre-training gives, whatever the kind of model."""
 
     network: PreTrainedModel
-    corpus: Corpus
+    corpus: Corpus | None
+    """None where nothing was learned from text: the model was read."""
     facts: Mapping[str, Any]
-    """For the record: how it was made and the held-out loss."""
+    """For the record: how it was made and, if there is text, the held-out loss."""
 
 
 def held_out_measures(nats_per_token: float, tokens: int, corpus: Corpus) -> dict[str, float]:
@@ -149,9 +150,13 @@ def write_folder(
             {"name": source.name, "documents": len(source.documents), "fingerprint": source.fingerprint}
             for source in sources
         ],
-        "text_tokens": {"train": len(made.corpus.train), "held_out": len(made.corpus.held_out)},
+        **_text_tokens(made.corpus),
         "versions": {"rango": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "transformers", "tokenizers")},
     }
     write_yaml(work / RECORD, record)
     (work / STATE).unlink(missing_ok=True)
+
+
+def _text_tokens(corpus: Corpus | None) -> dict[str, Any]:
+    return {} if corpus is None else {"text_tokens": {"train": len(corpus.train), "held_out": len(corpus.held_out)}}
