@@ -25,7 +25,8 @@ from rango.training.pretrain_options import PretrainConfig
 
 STATE = "state.safetensors"
 RECORD = "pretrain.yaml"
-_MOST_NATS = math.log(sys.float_info.max)
+MOST_NATS = math.log(sys.float_info.max)
+"""Nats per token, 709.8: beyond it the perplexity is no number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ def held_out_measures(nats_per_token: float, tokens: int, corpus: Corpus) -> dic
 
     A perplexity beyond float64 is infinite, as is that of a text that an unsmoothed model rules out.
     """
-    perplexity = math.exp(nats_per_token) if nats_per_token < _MOST_NATS else math.inf
+    perplexity = math.exp(nats_per_token) if nats_per_token < MOST_NATS else math.inf
     bits = nats_per_token * tokens / corpus.held_out_bytes / math.log(2)
     return {
         "held_out_nats_per_token": round(nats_per_token, 6),

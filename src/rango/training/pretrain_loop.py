@@ -21,7 +21,7 @@ from rango.files import atomic_path
 from rango.models.loading import choose_device, multiplies_bfloat16
 from rango.scoring.dropout import mask_seed
 from rango.training.corpus import Corpus, Tokens, consecutive_windows, windows
-from rango.training.model_folder import held_out_measures
+from rango.training.model_folder import MOST_NATS, held_out_measures
 from rango.training.networks import build_network
 from rango.training.pretrain_options import PretrainConfig
 from rango.training.progress import Screen
@@ -148,7 +148,8 @@ class Trainer:
             torch.manual_seed(mask_seed(self.config.seed, self.position.step))
             loss = token_losses(self.network, batch, apart=self._apart)
         value = loss.item()
-        self._refuse_infinite("loss", value, step=self.position.step + 1)
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value} at step {self.position.step + 1}; expected a finite number")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
@@ -158,12 +159,8 @@ class Trainer:
         self.position.tokens += batch[:, 1:].numel()
         return value
 
-    def _refuse_infinite(self, what: str, value: float, *, step: int) -> None:
-        if not math.isfinite(value):
-            raise InputError(
-                f"the {what} is {value} at step {step}; expected a finite number: "
-                f"lower learning_rate (now {self.config.learning_rate:g})"
-            )
+    def _diverged(self, what: str) -> InputError:
+        return InputError(f"{what}: lower learning_rate (now {self.config.learning_rate:g})")
 
     def _products(self) -> torch.autocast:
         """Within the block matrices are multiplied in the chosen type; sums, softmax and the loss stay in float32."""
@@ -190,7 +187,10 @@ class Trainer:
         position = self.position
         nats = self.held_out_loss()
         # The last step's update is seen here only: the loss is measured before each update.
-        self._refuse_infinite("held-out loss", nats, step=position.step)
+        if not nats < MOST_NATS:
+            raise self._diverged(
+                f"the held-out loss is {nats:.4g} nats/token at step {position.step}; expected less than {MOST_NATS:.0f}"
+            )
         tokens = self._held_out[:, 1:].size
         measures = held_out_measures(nats, tokens, self.corpus)
         train = sum(position.losses) / len(position.losses)
