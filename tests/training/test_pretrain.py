@@ -267,12 +267,12 @@ class TestBadInput:
             (
                 story(100),
                 {"learning_rate": 1e30, "warmup": 0.0, "tokens": 128},
-                r"held-out loss is (nan|inf) nats/token at step 1; expected less than 710: lower learning_rate",
+                r"held-out loss (nan|inf) nats/token at step 1; expected less than 710: lower learning_rate",
             ),
             (
                 story(100),
                 {"learning_rate": 1e5, "warmup": 0.0, "tokens": 128},
-                r"held-out loss is \d\.\d+e\+\d+ nats/token at step 1; expected less than 710: lower learning_rate",
+                r"held-out loss \d\.\d+e\+\d+ nats/token at step 1; expected less than 710: lower learning_rate",
             ),
         ],
     )

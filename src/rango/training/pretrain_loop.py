@@ -189,7 +189,7 @@ class Trainer:
         # The last step's update is seen here only: the loss is measured before each update.
         if not nats < MOST_NATS:
             raise self._diverged(
-                f"the held-out loss is {nats:.4g} nats/token at step {position.step}; expected less than {MOST_NATS:.0f}"
+                f"held-out loss {nats:.4g} nats/token at step {position.step}; expected less than {MOST_NATS:.0f}"
             )
         tokens = self._held_out[:, 1:].size
         measures = held_out_measures(nats, tokens, self.corpus)
