@@ -24,6 +24,7 @@ from rango.studies.adaptation import AdaptationOptions
 from rango.studies.outcomes import Reference
 from rango.studies.own_models import ModelSpec, missing_texts, needed_models, plan_models
 from rango.studies.study import Axes, Study, default_of, flatten, unflatten
+from rango.studies.study_costs import StudyCosts, misfit
 from rango.tasks import Task, TaskOptions, load_task
 from rango.training.options import FinetuneConfig, Selection
 
@@ -82,6 +83,9 @@ class Plan(Config):
     models: Mapping[str, ModelSpec]
     """Folder under models/ -> how it is pre-trained."""
     references: tuple[Reference, ...]
+    metrics: tuple[str, ...] = ()
+    """What is shown first."""
+    costs: StudyCosts | None = None
     notes: tuple[str, ...] = ()
     """What the tasks said while they were loaded."""
 
@@ -131,6 +135,7 @@ class Planner:
                 rows[key] = Row(axes=_merge_axes(rows[key].axes, told) if key in rows else told, cells=cells)
         models = needed_models(dict(self.models.values()), self.used)
         self.problems += missing_texts(models, self.out / MODELS)
+        self.problems += misfit(study.costs, {task.n_choices for task in self.tasks.values() if task})
         if self.problems:
             unique = dict.fromkeys(self.problems)
             raise InputError(f"study {study.name}: " + "; ".join(unique))
@@ -144,6 +149,8 @@ class Planner:
             jobs=tuple(self.jobs.values()),
             models=models,
             references=study.references,
+            metrics=study.metrics,
+            costs=study.costs,
             notes=tuple(notes),
         )
 

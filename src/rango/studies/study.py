@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticUndefined
 
 from rango.config import Config, merge
@@ -17,6 +17,7 @@ from rango.studies.adaptation import AdaptationOptions
 from rango.studies.outcomes import Reference
 from rango.studies.own_models import ModelSpec
 from rango.studies.search import Search
+from rango.studies.study_costs import COST_METRICS, StudyCosts, stated_costs, stated_metrics
 from rango.training.options import FinetuneConfig, Selection
 
 Axes = Mapping[str, Any]
@@ -46,10 +47,21 @@ class Study(Config):
     """Seeds of each configuration."""
     select: Selection = "nce"
     """The metric that marks the best configuration."""
+    metrics: Annotated[tuple[str, ...], BeforeValidator(stated_metrics)] = ()
+    """Metrics that tables and figures show first, in this order; the usual ones follow where there is room."""
+    costs: Annotated[StudyCosts | None, BeforeValidator(stated_costs)] = None
+    """What decisions cost: the path of a costs file, its content, or `abstain: COST`."""
     models: Mapping[str, Annotated[ModelSpec, BeforeValidator(ModelSpec.flat)]] = {}
     """Small language models to pre-train first; `model: NAME` in the base means one of them."""
     references: tuple[Reference, ...] = ()
     """Figures from elsewhere to show beside the study's."""
+
+    @model_validator(mode="after")
+    def _costs_are_known(self) -> Self:
+        wanted = [name for name in self.metrics if name in COST_METRICS]
+        if wanted and self.costs is None:
+            raise ValueError(f"metrics has {wanted[0]} but there are no costs; give costs, such as {{abstain: 0.3}}")
+        return self
 
     def combinations(self) -> Iterator[Axes]:
         """The axes' values of each configuration, listed ones outermost; of a search, the ends of its space."""
