@@ -58,7 +58,7 @@ def describe(plan: Plan, store: Store) -> list[str]:
     cells = sum(len(row.cells) for row in plan.rows)
     done = store.counts(runs)
     lines = [
-        f"{plan.name}: {_count(len(plan.rows), 'configuration')}, {_count(cells, 'result')} with their seeds",
+        f"{plan.name}: {_count(len(plan.rows), 'configuration')}, {_count(cells, 'result')} over all seeds",
         f"  {_count(len(runs), 'fine-tuning run')}: {done['done']} there already, {done['started']} to go on with, "
         f"{done['waiting']} to start, {done['failed']} failed",
         f"  {_count(len(bases), 'scoring')} of a base model, shared: {store.counts(bases)['done']} there already",
