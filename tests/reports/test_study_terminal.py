@@ -104,6 +104,17 @@ def test_the_metrics_that_a_study_names_come_first_and_fit_into_80_columns() -> 
     assert "best by cross-entropy" in words
 
 
+def test_what_an_adaptation_lacks_is_not_part_of_a_name() -> None:
+    table = overconfidence()
+    assert [label_of(row, table) for row in table.rows] == [
+        "base model",
+        "mc-dropout",
+        "lora+calibration, temperature",
+        "ensemble+calibration, temperature",
+        "ensemble+calibration, affine",
+    ]
+
+
 def test_labels_stand_in_columns_in_all_rows_or_in_none() -> None:
     table = overconfidence()
     narrow, wide = printed(table, 80), printed(table, 150)

@@ -10,7 +10,7 @@ from rango.decisions import Direction
 from rango.reports.tables import Column, column_named
 from rango.studies.marking import Mark
 from rango.studies.measuring import Measured
-from rango.studies.naming import configuration_name, follows_from_adaptation, short_name
+from rango.studies.naming import short_name
 from rango.studies.outcomes import TASK, Outcome, Reference, axis_text, belongs, is_base
 from rango.studies.study_costs import COST_METRICS
 from rango.studies.table import StudyRow, StudyTable
@@ -78,8 +78,7 @@ def shown_axes(table: StudyTable) -> tuple[str, ...]:
 
     What follows from the adaptation is no column of its own: `following_words` says it once.
     """
-    follows = follows_from_adaptation([row.axes for row in table.rows])
-    return tuple(name for name in table.varied if name != TASK and name not in follows)
+    return tuple(name for name in table.varied if name != TASK and name not in table.names.follows)
 
 
 def following_words(table: StudyTable) -> list[str]:
@@ -88,7 +87,7 @@ def following_words(table: StudyTable) -> list[str]:
     Such as "dropout 0.1 (mc-dropout), 0 (other)".
     """
     found = []
-    for name, values in follows_from_adaptation([row.axes for row in table.rows]).items():
+    for name, values in table.names.follows.items():
         by_value: dict[str, list[str]] = {}
         for adaptation, value in values.items():
             if value is not None and adaptation != "none":
@@ -192,8 +191,8 @@ def _alone(value: float) -> Measured:
 
 
 def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[str] = ()) -> str:
-    """What a row is called in a sentence or legend, see `configuration_name`; `without` names axes to leave out."""
-    return configuration_name(row.axes, [each.axes for each in table.rows], without=without)
+    """What a row is called in a sentence or legend, see `Names`; `without` names axes to leave out."""
+    return table.names.of(row.axes, without=without)
 
 
 def metric_words(metric: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from rango.studies.outcomes import ADAPTATION, TASK, axis_names, axis_text, is_base, varied_axes
 
@@ -21,44 +23,65 @@ def short_name(axis: str, axes: Sequence[str]) -> str:
     return last.replace("_", " ") if len(alike) <= 1 else axis
 
 
-def configuration_name(
-    axes: Mapping[str, object], among: Sequence[Mapping[str, object]], *, without: Sequence[str] = ()
-) -> str:
-    """What a configuration is called in a sentence or legend: the values of the axes that vary, without the task.
+@dataclass(frozen=True, eq=False)
+class Names:
+    """What the configurations of a study are called in a sentence or legend.
 
-    A value that its axis does not explain has the axis's name before it. What follows from the adaptation is left out:
-    full fine-tuning's own learning rate, and that what has no calibrator has none.
-
-    Args:
-        axes: of the configuration.
-        among: the axes of every configuration.
-        without: axes to leave out.
+    The values of the axes that vary, without the task, each with its axis's name before it where it does not explain
+    itself. What follows from the adaptation is left out: full fine-tuning's own learning rate, and that what has no
+    calibrator has none.
     """
-    bases = varied_axes([each for each in among if is_base(each)])
-    # Where all that is adapted is adapted alike, saying so each time says nothing.
-    adapted = varied_axes([each for each in among if not is_base(each)])
-    told = set(bases if is_base(axes) else adapted)
-    if not is_base(axes) and (of_base := set(bases) - set(adapted) - {TASK}):
-        told |= {*of_base, ADAPTATION}  # of several bases only one was adapted
-    told -= {TASK, *without, *follows_from_adaptation(among)}
-    if ADAPTATION in told:
-        alike = [each for each in among if each.get(ADAPTATION) == axes.get(ADAPTATION)]
-        told -= {name for name in told if all(each.get(name) is None for each in alike)}
-    names = tuple(name for name in axis_names(among) if name in told)
-    parts = ["base model"] if is_base(axes) else []
-    for name in names:
-        value = axes.get(name)
-        explained = isinstance(value, str | list | tuple)
-        parts.append(axis_text(value) if explained else f"{short_name(name, names)} {axis_text(value)}")
-    return ", ".join(parts) if parts else axis_text(axes.get(ADAPTATION, THE_ONE))
 
+    among: Sequence[Mapping[str, object]]
+    """The axes of every configuration."""
 
-def follows_from_adaptation(among: Sequence[Mapping[str, object]]) -> dict[str, dict[str, object]]:
-    """The varied axes of which each adaptation has one value: axis → adaptation → value."""
-    found: dict[str, dict[str, object]] = {}
-    for name in varied_axes(among):
-        values = {axis_text(axes.get(ADAPTATION)): axes.get(name) for axes in among}
-        pairs = {(axis_text(axes.get(ADAPTATION)), axis_text(axes.get(name))) for axes in among}
-        if name not in (ADAPTATION, TASK) and len(pairs) == len(values):
-            found[name] = values
-    return found
+    def of(self, axes: Mapping[str, object], *, without: Sequence[str] = ()) -> str:
+        """The name of one of them; `without` names axes to leave out."""
+        base = is_base(axes)
+        told = set(self._of_bases if base else self._of_adapted)
+        if not base and (of_base := set(self._of_bases) - set(self._of_adapted) - {TASK}):
+            told |= {*of_base, ADAPTATION}  # of several bases only one was adapted
+        told -= {TASK, *without, *self.follows}
+        if ADAPTATION in told:
+            told -= self._absent[axis_text(axes.get(ADAPTATION))]
+        names = tuple(name for name in self._axes if name in told)
+        parts = ["base model"] if base else []
+        for name in names:
+            value = axes.get(name)
+            explained = isinstance(value, str | list | tuple)
+            parts.append(axis_text(value) if explained else f"{short_name(name, names)} {axis_text(value)}")
+        return ", ".join(parts) if parts else axis_text(axes.get(ADAPTATION, THE_ONE))
+
+    @cached_property
+    def follows(self) -> dict[str, dict[str, object]]:
+        """The varied axes of which each adaptation has one value: axis → adaptation → value."""
+        found: dict[str, dict[str, object]] = {}
+        for name in varied_axes(self.among):
+            values = {axis_text(axes.get(ADAPTATION)): axes.get(name) for axes in self.among}
+            pairs = {(axis_text(axes.get(ADAPTATION)), axis_text(axes.get(name))) for axes in self.among}
+            if name not in (ADAPTATION, TASK) and len(pairs) == len(values):
+                found[name] = values
+        return found
+
+    @cached_property
+    def _axes(self) -> tuple[str, ...]:
+        return axis_names(self.among)
+
+    @cached_property
+    def _of_bases(self) -> tuple[str, ...]:
+        return varied_axes([axes for axes in self.among if is_base(axes)])
+
+    @cached_property
+    def _of_adapted(self) -> tuple[str, ...]:
+        # Where all that is adapted is adapted alike, saying so each time says nothing.
+        return varied_axes([axes for axes in self.among if not is_base(axes)])
+
+    @cached_property
+    def _absent(self) -> dict[str, set[str]]:
+        """For each adaptation the axes that mean nothing to it."""
+        found: dict[str, set[str]] = {}
+        for axes in self.among:
+            absent = {name for name in self._axes if axes.get(name) is None}
+            adaptation = axis_text(axes.get(ADAPTATION))
+            found[adaptation] = found.get(adaptation, absent) & absent
+        return found

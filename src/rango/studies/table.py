@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rango.decisions import DIRECTIONS, Posteriors
 from rango.errors import InputError
 from rango.studies.marking import Mark, Marks, Side, check_selection, losses, mark, unranked
 from rango.studies.measuring import Measured, Units, measure, metric_of
+from rango.studies.naming import Names
 from rango.studies.outcomes import ADAPTATION, TASK, Outcome, Reference, axis_names, axis_text, is_base, varied_axes
 from rango.studies.study_costs import COST_METRICS, StudyCosts, misfit, stated_metrics
 
@@ -87,6 +89,11 @@ class StudyTable:
         """The axes with one value, and it."""
         varied = self.varied
         return {name: self.rows[0].axes.get(name) for name in self.axes if name not in varied}
+
+    @cached_property
+    def names(self) -> Names:
+        """What the configurations are called."""
+        return Names([row.axes for row in self.rows])
 
     @property
     def failed(self) -> tuple[StudyRow, ...]:

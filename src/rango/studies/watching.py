@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rango.files import read_yaml
 from rango.studies.claims import is_stale
-from rango.studies.naming import configuration_name, short_name
+from rango.studies.naming import Names, short_name
 from rango.studies.outcomes import TASK, axis_text, varied_axes
 from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.store import ENDED, Status, Store
@@ -31,10 +31,10 @@ def job_names(plan: Plan) -> dict[str, str]:
     """A few words for each job: what tells the first row that reads it from others, and its seed."""
     among = [row.axes for row in plan.rows]
     titled = TASK in varied_axes(among)
-    names = _base_names(plan)
+    names, called = _base_names(plan), Names(among)
     for row in plan.rows:
         if len(among) > 1:
-            name = configuration_name(row.axes, among, without=() if titled else (TASK,))
+            name = called.of(row.axes)
         else:
             told = [(key, value) for key, value in row.axes.items() if value is not None]
             name = ", ".join(f"{short_name(key, plan.axes)} {axis_text(value)}" for key, value in told) or "run"
