@@ -11,7 +11,7 @@ from rango.reports.canvas import save_figure
 from rango.reports.study_figures import study_figures
 from rango.reports.study_lines import curve_names, study_curves
 from rango.reports.study_sections import numeric_axis
-from rango.studies import Outcome, StudyTable, study_table
+from rango.studies import Outcome, StudyCosts, StudyTable, study_table
 
 
 def titles(table: StudyTable, outcomes: list[Outcome]) -> list[str]:
@@ -130,3 +130,27 @@ def test_files_are_the_same_each_time(tmp_path: Path, ladder: tuple[StudyTable, 
     for name in ("a", "b"):
         save_figure(study_figures(ladder[0])["by-train"], tmp_path / f"{name}.{ending}")
     assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+
+
+def test_the_metrics_that_a_study_names_are_drawn() -> None:
+    truth = make_truth(40)
+    outcomes = [make_outcome({"a": name}, truth, scale=0.5, noise=0.2) for name in "xy"]
+    names = ["cross_entropy", "ece", "normalised_expected_cost", "brier"]
+    table = study_table(outcomes, select="nce", metrics=names, costs=StudyCosts(abstain=0.3), replicates=20)
+    assert [ax.get_xlabel() for ax in study_figures(table)["configurations"].axes] == [
+        "Cross-entropy (lower is better)",
+        "ECE (lower is better)",
+        "Normalised expected cost (lower is better)",
+    ]
+
+
+def test_configurations_of_the_same_runs_are_one_curve() -> None:
+    truth = make_truth(40)
+    plain = make_outcome({"adaptation": "lora"}, truth, scale=0.5, noise=0.2, logs=True)
+    other = make_outcome({"adaptation": "full"}, truth, scale=0.4, noise=0.2, logs=True)
+    calibrated = Outcome({"adaptation": "lora+calibration"}, plain.posteriors, logs=plain.logs)
+    outcomes = [plain, other, calibrated]
+    figure = study_curves(study_table(outcomes, select="nce", replicates=0), outcomes)
+    assert figure is not None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["lora", "full"]
+    assert figure.axes[0].get_ylabel() == "validation NCE"

@@ -6,7 +6,7 @@ from studies_made import make_truth
 
 from rango.decisions import Posteriors
 from rango.reports.study_latex import escaped, table_tex, write_tex
-from rango.studies import Outcome, Reference, study_table
+from rango.studies import Outcome, Reference, StudyCosts, study_table
 
 
 def test_exact_text(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_ties_are_marked_and_tasks_are_headings() -> None:
     text = table_tex(study_table(outcomes, select="nce", replicates=20))
     assert r"\multicolumn{4}{l}{\emph{x} (20 instances)} \\" in text
     assert r"\multicolumn{4}{l}{\emph{y\#} (30 instances)} \\" in text
-    assert text.count("$^{\\approx}$ &") == 2
+    assert text.count("$^{\\approx}$ {\\scriptsize ") == 2
     assert text.count(r"\textbf{a} & \textbf{") == 2
     assert text.count(r"{\scriptsize ") == 12
 
@@ -56,3 +56,23 @@ def test_ties_are_marked_and_tasks_are_headings() -> None:
 def test_every_special_character_is_escaped() -> None:
     assert escaped("a\\b{c}$&#^_~%") == (r"a\textbackslash{}b\{c\}\$\&\#\textasciicircum{}\_\textasciitilde{}\%")
     assert escaped("two\nlines") == "two lines"
+
+
+def test_named_metrics_come_first_and_the_mark_stands_at_the_one_that_selects() -> None:
+    truth = make_truth(80)
+    outcomes = [
+        Outcome({"adaptation": way, "lora.dropout": dropout, "lora.rank": rank}, {0: truth})
+        for way, dropout, rank in (("lora", 0.0, 1), ("lora", 0.0, 2), ("mc-dropout", 0.1, 1))
+    ]
+    names = ["ece", "normalised_expected_cost", "cross_entropy", "brier"]
+    table = study_table(outcomes, select="cross_entropy", metrics=names, costs=StudyCosts(abstain=0.25), replicates=20)
+    text = table_tex(table)
+    assert text.splitlines()[2] == (
+        r"adaptation & rank & ECE $\downarrow$ & Norm. cost $\downarrow$ & Cross-entropy $\downarrow$ & "
+        r"Brier $\downarrow$ \\"
+    )
+    tied = text.splitlines()[5].split(" & ")
+    assert [r"\approx" in cell for cell in tied] == [False, False, False, False, True, False]
+    assert "scriptsize" not in tied[2], "an interval of ECE by resampling does not hold its value"
+    assert "% costs: a wrong choice 1, abstaining 0.25\n" in text
+    assert "% dropout 0 (lora), 0.1 (mc-dropout)\n" in text

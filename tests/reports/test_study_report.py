@@ -9,7 +9,7 @@ from studies_made import THESIS, placement_study
 from rango.cli import main
 from rango.reports import study_report
 from rango.reports.study_report import write_study
-from rango.studies import Outcome, Reference, StudyResult, table_csv
+from rango.studies import Outcome, Reference, StudyCosts, StudyResult, table_csv
 
 HOSTILE = "<script>alert('x')</script>"
 
@@ -72,3 +72,15 @@ def test_report_of_a_study_folder(
     assert "★" in printed
     assert printed.rstrip().endswith(str(tmp_path / "report.html"))
     assert (tmp_path / "figures/configurations.pdf").is_file()
+
+
+def test_metrics_and_costs_come_from_the_folder(tmp_path: Path, study: StudyResult) -> None:
+    outcomes = study.outcomes[:3]
+    small = StudyResult("s", "", "nce", outcomes, (), ("ece", "expected_cost"), StudyCosts(abstain=0.3))
+    shown = write_study(tmp_path, small, replicates=0)
+    table = shown.table.table
+    assert table.first == ("ece", "expected_cost")
+    assert "expected_cost" in table_csv(table).splitlines()[0].split(",")
+    page = " ".join(re.sub(r"<[^>]+>", " ", shown.page.read_text()).split())
+    assert page.index("ECE ↓") < page.index("Exp. cost ↓") < page.index("NCE ↓")
+    assert "costs: a wrong choice 1, abstaining 0.3" in page

@@ -7,11 +7,12 @@ from rich.console import Console
 from studies_made import THESIS, ladder_study, make_outcome, make_truth, placement_study
 
 from rango.decisions import Posteriors
-from rango.reports.study_sections import label_of, sections, short_name, shown_columns
+from rango.reports.study_sections import label_of, sections, shown_columns
 from rango.reports.study_terminal import study_result_table
 from rango.reports.study_words import verdict_sentences
 from rango.reports.tables import number
-from rango.studies import Outcome, StudyTable, study_table
+from rango.studies import Outcome, StudyCosts, StudyTable, study_table
+from rango.studies.naming import short_name
 
 
 def printed(table: StudyTable, width: int) -> str:
@@ -60,6 +61,74 @@ def test_marks_stand_before_their_rows(placement: StudyTable) -> None:
 def test_what_selects_comes_first_and_twins_are_not_both_shown() -> None:
     table = study_table([Outcome({}, {0: make_truth(9)})], select="brier", replicates=0)
     assert [column.key for column in shown_columns(table)] == ["brier", "error_rate", "nce", "cross_entropy", "ece"]
+
+
+def overconfidence() -> StudyTable:
+    """A study that names its metrics, with an axis that follows from the adaptation and labels too wide for 80."""
+    truth = make_truth(120)
+    ways = [
+        ("none", 0.0, None),
+        ("mc-dropout", 0.1, None),
+        ("lora+calibration", 0.0, "temperature"),
+        ("ensemble+calibration", 0.0, "temperature"),
+        ("ensemble+calibration", 0.0, "affine"),
+    ]
+    outcomes = []
+    for place, way in enumerate(ways):
+        axes = dict(zip(("adaptation", "lora.dropout", "calibrator"), way, strict=True))
+        seeds = (0, 1) if place else (0,)
+        outcomes.append(make_outcome(axes, truth, scale=0.2 + 0.1 * place, noise=0.2, seeds=seeds))
+    return study_table(
+        outcomes,
+        select="cross_entropy",
+        metrics=["cross_entropy", "ece", "normalised_expected_cost"],
+        costs=StudyCosts(abstain=0.3),
+        replicates=20,
+    )
+
+
+def test_the_metrics_that_a_study_names_come_first_and_fit_into_80_columns() -> None:
+    table = overconfidence()
+    assert [column.key for column in shown_columns(table)[:4]] == [
+        "cross_entropy",
+        "ece",
+        "normalised_expected_cost",
+        "error_rate",
+    ]
+    lines = printed(table, 80).splitlines()
+    assert all(title in lines[0] for title in ("Cross-entropy ↓", "ECE ↓", "Norm. cost ↓"))
+    assert max(map(len, lines)) <= 80
+    words = " ".join(" ".join(lines).split())
+    assert "costs: a wrong choice 1, abstaining 0.3" in words
+    assert "dropout 0.1 (mc-dropout), 0 (other)" in words
+    assert "best by cross-entropy" in words
+
+
+def test_what_an_adaptation_lacks_is_not_part_of_a_name() -> None:
+    table = overconfidence()
+    assert [label_of(row, table) for row in table.rows] == [
+        "base model",
+        "mc-dropout",
+        "lora+calibration, temperature",
+        "ensemble+calibration, temperature",
+        "ensemble+calibration, affine",
+    ]
+
+
+def test_labels_stand_in_columns_in_all_rows_or_in_none() -> None:
+    table = overconfidence()
+    narrow, wide = printed(table, 80), printed(table, 150)
+    for text in ("base model", "mc-dropout", "lora+calibration", "temperature", "ensemble+calibration", "affine"):
+        assert text in narrow
+    assert narrow.split()[0] == "configuration"
+    first, *_ = (line for line in wide.splitlines() if "lora+calibration" in line)
+    assert wide.splitlines()[0].index("calibrator") == first.index("temperature")
+    assert "," not in wide.split("↓ lower is better")[0]
+
+
+def test_a_single_configuration_has_a_name() -> None:
+    text = printed(study_table([Outcome({}, {0: make_truth(9)})], select="nce", replicates=0), 80)
+    assert "the configuration" in text
 
 
 def test_bits_of_held_out_text_are_a_column_where_the_bases_differ() -> None:
@@ -173,7 +242,9 @@ def test_verdicts_of_small_studies() -> None:
         "No other configuration is told from it. lora: not told from the base model."
     )
     empty = verdict_sentences(study_table([Outcome({}, {}, failures={0: "x"})], select="nce"))
-    assert empty == ("1 configuration lacks seeds. the configuration (seed 0: x).",)
+    assert empty == ("No result. Seed 0: x.",)
+    half = verdict_sentences(study_table([Outcome({}, {0: truth}, failures={1: "x"})], select="nce", replicates=0))
+    assert half[-1] == "Seeds are missing. Seed 1: x."
 
 
 def test_short_names() -> None:

@@ -249,10 +249,29 @@ def test_shipped_tiny_studies_plan(path: Path, tmp_path: Path) -> None:
 
 
 def test_the_study_in_the_documentation_plans(tmp_path: Path) -> None:
-    (text,) = re.findall(
+    text, *_ = re.findall(
         r"```yaml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), flags=re.DOTALL
     )
     (tmp_path / "placement.yaml").write_text(text, encoding="utf-8")
     found = plan_study(read_study(tmp_path / "placement.yaml"), tmp_path / "out")
     assert kinds(found) == {"base": 1, "run": 8}
     assert found.name == "placement-small"
+
+
+class TestMetricsAndCosts:
+    def test_the_plan_keeps_them_so_that_it_reads_back_without_the_study_file(self) -> None:
+        found = plan(metrics=["ece", "expected_cost"], costs={"abstain": 0.3})
+        assert found.metrics == ("ece", "expected_cost")
+        assert Plan.build(found.model_dump(mode="json")) == found
+        matrix = plan(costs={"classes": ["a", "b", "c"], "costs": [[0, 1, 1], [2, 0, 1], [1, 1, 0]]})
+        assert Plan.model_validate_json(matrix.model_dump_json()) == matrix
+
+    def test_costs_that_fit_no_task_are_refused_before_anything_runs(self) -> None:
+        two = {"costs": [[0, 1], [1, 0]]}
+        with pytest.raises(
+            InputError, match="study s: costs have 2 classes but the tasks have 3 choices; give one row"
+        ):
+            plan(costs=two)
+        plan(
+            costs={"costs": [[0, 1, 1], [1, 0, 1], [1, 1, 0]]}, vary={"task": ["simulated", "simulated-continuations"]}
+        )

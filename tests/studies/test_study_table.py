@@ -10,7 +10,7 @@ from studies_made import THESIS, make_outcome, make_system, make_truth, placemen
 
 from rango.decisions import Costs, Posteriors, holm, paired_bootstrap, summarise
 from rango.errors import InputError
-from rango.studies import Outcome, study_table
+from rango.studies import Outcome, StudyCosts, study_table
 from rango.studies.outcomes import axis_text, belongs, varied_axes
 
 LOG2 = math.log(2)
@@ -191,13 +191,45 @@ def test_costs_are_measured_where_they_fit() -> None:
     three, four = make_truth(40), make_truth(40, choices=4, name="h")
     outcomes = [Outcome({"task": "a"}, {0: three}), Outcome({"task": "b"}, {0: four})]
     costs = Costs([[0, 1, 1], [5, 0, 1], [1, 1, 0]])
-    table = study_table(outcomes, select="normalised_expected_cost", costs=costs, replicates=20)
+    table = study_table(outcomes, select="normalised_expected_cost", costs=StudyCosts.of(costs), replicates=20)
     cell = table.rows[0].cells["normalised_expected_cost"]
     assert cell.mean == pytest.approx(three.normalised_expected_cost(costs))
     assert "normalised_expected_cost" not in table.rows[1].cells
     assert [row.mark for row in table.rows] == ["best", ""]
     with pytest.raises(InputError, match="costs have 2 classes but the tasks have 3, 4 choices; give one row for each"):
-        study_table(outcomes, select="nce", costs=Costs.zero_one(2))
+        study_table(outcomes, select="nce", costs=StudyCosts.of(Costs.zero_one(2)))
+
+
+def test_a_cost_of_abstaining_fits_every_task_and_marks_the_best_by_an_independent_loop() -> None:
+    truths = {"a": make_truth(200), "b": make_truth(200, choices=4, name="h")}
+    outcomes = [
+        make_outcome({"task": task, "rank": rank}, truth, scale=scale, noise=0.2)
+        for task, truth in truths.items()
+        for rank, scale in ((1, 0.2), (2, 0.9))
+    ]
+    costs = StudyCosts(abstain=0.3)
+    table = study_table(
+        outcomes, select="normalised_expected_cost", metrics=["ece", "expected_cost"], costs=costs, replicates=99
+    )
+    assert (table.first, table.costs) == (("ece", "expected_cost"), costs)
+    for row, outcome in zip(table.rows, outcomes, strict=True):
+        found = []
+        for system in outcome.posteriors.values():
+            q = np.exp(system.log_posteriors)
+            sure, wrong = q.max(axis=1) > 0.7, q.argmax(axis=1) != system.labels
+            found.append(float(np.where(sure, wrong, 0.3).mean()))
+        assert row.cells["expected_cost"].values == pytest.approx(found)
+        # Whoever never chooses pays 0.3.
+        assert row.cells["normalised_expected_cost"].values == pytest.approx([value / 0.3 for value in found])
+    assert [row.mark for row in table.rows] == ["told", "best", "told", "best"]
+
+
+def test_metrics_to_show_first_must_be_known() -> None:
+    outcome = Outcome({}, {0: make_truth(9)})
+    with pytest.raises(InputError, match="unknown metric 'nec': did you mean 'nce'"):
+        study_table([outcome], select="nce", metrics=["nec"])
+    with pytest.raises(InputError, match="metrics has expected_cost but there are no costs; give costs"):
+        study_table([outcome], select="nce", metrics=["ece", "expected_cost"])
 
 
 @pytest.mark.parametrize(

@@ -251,3 +251,12 @@ def test_nothing_is_written_when_the_input_is_bad(checkpoint: Checkpoint, tmp_pa
     with pytest.raises(InputError, match="placement"):
         finetune(load_model(checkpoint("gpt2")), toy_task(), out=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_run_says_how_many_steps_it_may_take(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Of the instances in batches of 8 a pass has a step each; the regime retrain may take twice as many."""
+    model, task = load_model(checkpoint("phi")), toy_task()
+    options: dict[str, Any] = {key: value for key, value in QUICK.items() if key != "steps"} | {"epochs": 2}
+    expected = 2 * math.ceil(len(task.train) / 8)
+    assert finetune(model, task, out=tmp_path / "a", **options).record["most_steps"] == expected
+    assert finetune(model, task, out=tmp_path / "b", regime="retrain", **options).record["most_steps"] == 2 * expected

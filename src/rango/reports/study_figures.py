@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from rango.reports.canvas import BLUE, FAINT, GREEN, INK, ORANGE, styled
 from rango.reports.study_lines import line_figure, study_curves
 from rango.reports.study_panels import finish, panel_grid, panel_metrics
-from rango.reports.study_sections import Line, Section, numeric_axis, sections
-from rango.reports.tables import column_named
+from rango.reports.study_sections import Line, Section, metric_title, numeric_axis, sections
 from rango.studies.measuring import Measured
 from rango.studies.outcomes import Outcome
 from rango.studies.table import StudyTable
@@ -92,7 +91,7 @@ def _dots(ax: Axes, part: Section, metric: str, titles: Sequence[str]) -> None:
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
     ax.margins(x=0.06)
-    ax.set_xlabel(f"{column_named(metric).title} ({column_named(metric).direction} is better)")
+    ax.set_xlabel(metric_title(metric))
 
 
 def _dot(ax: Axes, line: Line, cell: Measured, y: int) -> None:

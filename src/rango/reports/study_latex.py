@@ -9,9 +9,9 @@ from rango.files import write_text
 from rango.reports.study_sections import (
     Line,
     caption_parts,
+    following_words,
     metric_words,
     sections,
-    short_name,
     shown_axes,
     shown_columns,
     sources,
@@ -19,6 +19,7 @@ from rango.reports.study_sections import (
 from rango.reports.study_terminal import span_text, value_text
 from rango.reports.tables import Column
 from rango.studies.measuring import Measured
+from rango.studies.naming import short_name
 from rango.studies.table import StudyTable
 
 _ESCAPES = {
@@ -40,6 +41,7 @@ _ESCAPES = {
 }
 # What this module itself writes into a cell.
 _SYMBOLS = {"±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "–": "--", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+_METRICS = 3
 _TIED = r"$^{\approx}$"
 
 
@@ -52,7 +54,7 @@ def escaped(text: str) -> str:
     return "".join(_ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def table_tex(table: StudyTable, *, metrics: int = 3) -> str:
+def table_tex(table: StudyTable, *, metrics: int | None = None) -> str:
     r"""The table as a `tabular` to `\input`; the document needs `\usepackage{booktabs}`.
 
     The best of each task is bold, what is not told from it has an ≈; each mean has its standard deviation over seeds
@@ -61,9 +63,10 @@ def table_tex(table: StudyTable, *, metrics: int = 3) -> str:
 
     Args:
         table: from `study_table`.
-        metrics: how many, in order of importance.
+        metrics: how many, in order of importance; None for those that the study names, at least three.
     """
-    axes, parts, columns = shown_axes(table), sections(table), shown_columns(table)[:metrics]
+    most = max(_METRICS, len(table.first)) if metrics is None else metrics
+    axes, parts, columns = shown_axes(table), sections(table), shown_columns(table)[:most]
     numbers = sources(parts)
     # One column of names even where no axis varies.
     names = max(1, len(axes))
@@ -76,9 +79,13 @@ def table_tex(table: StudyTable, *, metrics: int = 3) -> str:
         if part.title:
             count = "" if part.n is None else f" ({part.n:,} instances)"
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escaped(part.title)}}}{count}}} \\")
-        lines += [_row(_cells(line, columns, names, numbers.get(line.source))) for line in part.lines]
+        lines += [_row(_cells(line, columns, names, numbers.get(line.source), table.select)) for line in part.lines]
     lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [*caption_parts(table, columns), rf"bold: best by {metric_words(table.select)}; {_TIED}: not told from it"]
+    notes = [
+        *caption_parts(table, columns),
+        *following_words(table),
+        rf"bold: best by {metric_words(table.select)}; {_TIED}: not told from it",
+    ]
     lines += [f"% {_symbols(note)}" for note in notes]
     lines += [f"% [{number}] {escaped(source)}" for source, number in numbers.items()]
     return "\n".join(lines) + "\n"
@@ -93,7 +100,7 @@ def _row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _cells(line: Line, columns: Sequence[Column], names: int, source: int | None) -> list[str]:
+def _cells(line: Line, columns: Sequence[Column], names: int, source: int | None, select: str) -> list[str]:
     if line.kind == "configuration":
         labels = ["--" if label == "–" else escaped(label) for label in line.labels] or [escaped(line.title)]
         if not line.cells:
@@ -104,18 +111,21 @@ def _cells(line: Line, columns: Sequence[Column], names: int, source: int | None
         title = rf"\textit{{{escaped(line.title)}{cite}}}"
         labels = [title if names == 1 else rf"\multicolumn{{{names}}}{{l}}{{{title}}}"]
     bold = line.mark == "best"
-    values = [_value(line.cells.get(column.key), bold=bold) for column in columns]
-    if line.mark == "tied":
-        values[0] += _TIED
+    # The mark is one of the metric that selects; where that is not shown, it stands at the first.
+    marked = select if any(column.key == select for column in columns) else columns[0].key
+    tied = [_TIED if line.mark == "tied" and column.key == marked else "" for column in columns]
+    values = [
+        _value(line.cells.get(column.key), bold=bold, mark=sign) for column, sign in zip(columns, tied, strict=True)
+    ]
     return [*(rf"\textbf{{{label}}}" if bold else label for label in labels), *values]
 
 
-def _value(cell: Measured | None, *, bold: bool) -> str:
+def _value(cell: Measured | None, *, bold: bool, mark: str) -> str:
     if cell is None:
         return ""
     text = _symbols(value_text(cell))
     span = span_text(cell)
-    text = rf"\textbf{{{text}}}" if bold else text
+    text = rf"\textbf{{{text}}}" if bold else text + mark
     return text + (rf" {{\scriptsize {_symbols(span)}}}" if span else "")
 
 

@@ -15,8 +15,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from rango.reports.canvas import BLUE, FAINT, GREEN, INK, ORANGE, PANEL, PINK, SKY, VERMILION, styled
 from rango.reports.figures import curve_points
 from rango.reports.study_panels import finish, panel_grid
-from rango.reports.study_sections import as_number, label_of, short_name
-from rango.reports.tables import column_named
+from rango.reports.study_sections import as_number, label_of, metric_title, metric_words, shown_cells
+from rango.studies.naming import short_name
 from rango.studies.outcomes import TASK, Outcome, axis_text, is_base
 from rango.studies.table import Block, StudyRow, StudyTable
 
@@ -64,7 +64,7 @@ def line_figure(table: StudyTable, *, axis: str, metrics: Sequence[str]) -> Figu
             _lines(ax, table, block, axis, metric, looks)
             _levels(ax, block, metric)
             _number_axis(ax, table, axis)
-            ax.set_ylabel(f"{column_named(metric).title} ({column_named(metric).direction} is better)")
+            ax.set_ylabel(metric_title(metric))
             if row == 0 and TASK in table.varied:
                 ax.set_title(axis_text(block.task))
     return finish(figure)
@@ -79,7 +79,7 @@ def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, lo
     for name, look in looks.items():
         points = []
         for row in rows:
-            cell = row.cells.get(metric)
+            cell = shown_cells(row).get(metric)
             if cell is None or not math.isfinite(cell.mean) or _series(row, table, axis) != name:
                 continue
             x = as_number(row.axes.get(axis))
@@ -135,8 +135,7 @@ def _curve_figure(table: StudyTable, outcomes: Sequence[Outcome], names: Sequenc
                     _curve(ax, outcome, name, looks.get(title), title if title in looks else "others")
             if row == 0 and TASK in table.varied:
                 ax.set_title(task)
-            words = column_named(name)
-            ax.set_ylabel("train loss (running mean)" if name == "train_loss" else f"validation {words.title}")
+            ax.set_ylabel("train loss (running mean)" if name == "train_loss" else f"validation {metric_words(name)}")
             ax.set_xlabel("optimizer steps")
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.set_xlim(0, None)
@@ -154,7 +153,8 @@ def study_curves(
 ) -> Figure | None:
     """Learning curves: a line for each configuration, the mean over its seeds, with the seeds faint behind it.
 
-    Of more than ten configurations only the best and those not told from it have a colour.
+    Configurations of the same runs (with and without a calibrator) are one line. Of more than ten configurations only
+    the best and those not told from it have a colour.
 
     Args:
         table: from `study_table`.
@@ -164,9 +164,27 @@ def study_curves(
     Returns:
         None where the logs have not a single point.
     """
-    logged = [outcome for outcome in outcomes if any(outcome.logs.values())]
+    logged = _distinct(table, [outcome for outcome in outcomes if any(outcome.logs.values())])
     shown = curve_names(table, logged) if names is None else [name for name in names if _has(logged, name)]
     return _curve_figure(table, logged, shown) if shown else None
+
+
+def _distinct(table: StudyTable, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes without those that read the same runs as an earlier one."""
+    alike: list[list[Outcome]] = []
+    for outcome in outcomes:
+        for members in alike:
+            if members[0].logs == outcome.logs:
+                members.append(outcome)
+                break
+        else:
+            alike.append([outcome])
+    marked = _marked(table)
+    return [next((each for each in members if label_of(each, table) in marked), members[0]) for members in alike]
+
+
+def _marked(table: StudyTable) -> set[str]:
+    return {label_of(row, table) for row in table.rows if row.mark in ("best", "tied")}
 
 
 def _has(outcomes: Sequence[Outcome], name: str) -> bool:
@@ -177,8 +195,7 @@ def _chosen(table: StudyTable, titles: Sequence[str]) -> dict[str, _Look]:
     """The look of each configuration that gets a colour: all, or of too many the best and those not told from it."""
     chosen = list(titles)
     if len(titles) > _COLOURED:
-        first = {label_of(row, table) for row in table.rows if row.mark in ("best", "tied")}
-        chosen = [title for title in titles if title in first][:_COLOURED]
+        chosen = [title for title in titles if title in _marked(table)][:_COLOURED]
     return {title: _Look.number(place) for place, title in enumerate(chosen)}
 
 

@@ -16,6 +16,7 @@ from rango.reports.study_lines import curve_names, study_curves
 from rango.reports.study_panels import panel_metrics
 from rango.reports.study_sections import (
     caption_parts,
+    following_words,
     label_of,
     mark_words,
     metric_words,
@@ -23,7 +24,6 @@ from rango.reports.study_sections import (
     same_n,
     same_seeds,
     sections,
-    short_name,
     shown_axes,
     shown_columns,
     sources,
@@ -31,6 +31,7 @@ from rango.reports.study_sections import (
 from rango.reports.study_terminal import span_text, value_text
 from rango.reports.study_words import study_findings
 from rango.reports.templates import render
+from rango.studies.naming import short_name
 from rango.studies.outcomes import TASK, Outcome, axis_text
 from rango.studies.reading import StudyResult
 from rango.studies.table import StudyTable
@@ -52,7 +53,7 @@ def _content(study: StudyResult, table: StudyTable) -> dict[str, Any]:
     axes, columns, parts = shown_axes(table), shown_columns(table), sections(table)
     with_seeds = same_seeds(table) is None
     headings = [short_name(name, axes) for name in axes] or ["configuration"]
-    captions = [*caption_parts(table, columns), mark_words(table)]
+    captions = [*caption_parts(table, columns), *following_words(table), mark_words(table)]
     return {
         "name": study.name,
         "about": study.about,
@@ -118,7 +119,7 @@ def _facts(study: StudyResult, table: StudyTable) -> Iterator[tuple[str, list[tu
     if table.fixed:
         yield "What did not", [(name, axis_text(value)) for name, value in table.fixed.items()]
     seeds = sorted({seed for outcome in study.outcomes for seed in (*outcome.posteriors, *outcome.failures)})
-    yield "Study", [("select", table.select), ("seeds", ", ".join(map(str, seeds))), *_replicates(table)]
+    yield "Study", [("select", table.select), ("seeds", ", ".join(map(str, seeds))), *_settings(table)]
     for key in dict.fromkeys(key for row in table.rows for key in row.facts):
         pairs = []
         for row in table.rows:
@@ -128,8 +129,11 @@ def _facts(study: StudyResult, table: StudyTable) -> Iterator[tuple[str, list[tu
         yield key.replace("_", " ").capitalize(), pairs
 
 
-def _replicates(table: StudyTable) -> list[tuple[str, str]]:
-    return [("bootstrap replicates", f"{table.replicates:,}")] if table.replicates else []
+def _settings(table: StudyTable) -> Iterator[tuple[str, str]]:
+    if table.costs is not None:
+        yield "costs", table.costs.words.removeprefix("costs: ")
+    if table.replicates:
+        yield "bootstrap replicates", f"{table.replicates:,}"
 
 
 def _fact(key: str, value: float) -> str:

@@ -10,9 +10,16 @@ from matplotlib.figure import Figure
 
 from rango.studies.table import StudyTable
 
+_PANELS = 3
+
 
 def panel_metrics(table: StudyTable) -> tuple[str, ...]:
-    """The metrics to draw: errors, in the direction that the references use, and what the posteriors are worth."""
+    """The metrics to draw: the first that the study names, or errors and what the posteriors are worth.
+
+    Errors in the direction that the references use.
+    """
+    if table.first:
+        return table.first[:_PANELS]
     errors = ("error_rate", "accuracy")
     stated = {reference.metric for reference in table.references} | {table.select}
     first = "accuracy" if "accuracy" in stated and "error_rate" not in stated else "error_rate"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from rango.decisions import Costs
 from rango.files import write_text
 from rango.reports.canvas import save_figure
 from rango.reports.study_figures import study_figures
@@ -40,24 +39,28 @@ class StudyReport:
     """table.csv, table.tex, figures/*.png, figures/*.pdf and the page."""
 
 
-def write_study_report(folder: Path, *, costs: Costs | None = None, replicates: int = 1000) -> StudyReport:
+def write_study_report(folder: Path, *, replicates: int = 1000) -> StudyReport:
     """Read a study folder and write its table.csv, table.tex, figures/ and report.html.
 
     Args:
         folder: of the study.
-        costs: for the normalised expected cost, where there is such a thing.
         replicates: bootstrap replicates of the intervals.
 
     Raises:
         InputError: the folder is no study.
     """
-    return write_study(folder, read_outcomes(folder), costs=costs, replicates=replicates)
+    return write_study(folder, read_outcomes(folder), replicates=replicates)
 
 
-def write_study(folder: Path, study: StudyResult, *, costs: Costs | None = None, replicates: int = 1000) -> StudyReport:
+def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> StudyReport:
     """Write the files of a study from its outcomes. The same outcomes give the same bytes."""
     table = study_table(
-        study.outcomes, select=study.select, references=study.references, costs=costs, replicates=replicates
+        study.outcomes,
+        select=study.select,
+        references=study.references,
+        metrics=study.metrics,
+        costs=study.costs,
+        replicates=replicates,
     )
     files = [folder / "table.csv", folder / "table.tex"]
     write_csv(files[0], table)

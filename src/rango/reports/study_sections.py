@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rango.decisions import Direction
 from rango.reports.tables import Column, column_named
 from rango.studies.marking import Mark
 from rango.studies.measuring import Measured
-from rango.studies.outcomes import ADAPTATION, TASK, Outcome, Reference, axis_text, belongs, is_base, varied_axes
+from rango.studies.naming import short_name
+from rango.studies.outcomes import TASK, Outcome, Reference, axis_text, belongs, is_base
+from rango.studies.study_costs import COST_METRICS
 from rango.studies.table import StudyRow, StudyTable
 from rango.studies.table_file import failure_text
 
@@ -32,6 +34,8 @@ FACTS = (
     ),
 )
 """What is known of the base models, shown where it differs. Bits, unlike perplexities, compare across tokenizers."""
+# Resampled, it grows by the noise that it sums up: its interval would lie above its value.
+_WITHOUT_INTERVAL = ("ece",)
 # Each says what the other says.
 _TWINS = {"error_rate": "accuracy", "accuracy": "error_rate"}
 
@@ -70,23 +74,49 @@ class Section:
 
 
 def shown_axes(table: StudyTable) -> tuple[str, ...]:
-    """The axes that tell the rows of a section apart; the task is the section's title."""
-    return tuple(name for name in table.varied if name != TASK)
+    """The axes that tell the rows of a section apart; the task is the section's title.
+
+    What follows from the adaptation is no column of its own: `following_words` says it once.
+    """
+    return tuple(name for name in table.varied if name != TASK and name not in table.names.follows)
+
+
+def following_words(table: StudyTable) -> list[str]:
+    """For each axis that follows from the adaptation, which value goes with which, what has none left out.
+
+    Such as "dropout 0.1 (mc-dropout), 0 (other)".
+    """
+    found = []
+    for name, values in table.names.follows.items():
+        by_value: dict[str, list[str]] = {}
+        for adaptation, value in values.items():
+            if value is not None and adaptation != "none":
+                by_value.setdefault(axis_text(value), []).append(adaptation)
+        usual = max(by_value, key=lambda text: len(by_value[text]), default="")
+        parts = [f"{text} ({', '.join(who)})" for text, who in by_value.items() if text != usual or len(who) == 1]
+        if len(by_value.get(usual, ())) > 1:
+            parts.append(f"{usual} (other)" if parts else usual)
+        if parts:
+            found.append(f"{short_name(name, table.axes)} {', '.join(parts)}")
+    return found
 
 
 def shown_columns(table: StudyTable) -> tuple[Column, ...]:
-    """The metrics in order of importance: what selects, what the references speak of, then the usual ones.
+    """The metrics in order of importance.
 
-    After the first two, what is known of the base models where they differ.
+    Those that the study names, what selects, what the references speak of, then the usual ones. After the first two (or
+    those that the study names), what is known of the base models where they differ.
     """
-    wanted = dict.fromkeys((table.select, *(reference.metric for reference in table.references), *_IMPORTANT))
+    stated = (reference.metric for reference in table.references)
+    wanted = dict.fromkeys((*table.first, table.select, *stated, *_IMPORTANT))
     kept: list[str] = []
     for name in wanted:
-        if name in table.metrics and _TWINS.get(name) not in kept:
+        if name in table.first or (name in table.metrics and _TWINS.get(name) not in kept):
             kept.append(name)
     columns = [column_named(name) for name in kept]
     facts = (fact for fact in FACTS if len({row.facts.get(fact.key) for row in table.rows}) > 1)
-    return (*columns[:2], *facts, *columns[2:])
+    first = max(2, len(table.first))
+    return (*columns[:first], *facts, *columns[first:])
 
 
 def sections(table: StudyTable) -> tuple[Section, ...]:
@@ -127,7 +157,7 @@ def _line(row: StudyRow, table: StudyTable) -> Line:
         "configuration",
         labels,
         label_of(row, table),
-        {**row.cells, **facts} if row.cells else {},
+        {**shown_cells(row), **facts} if row.cells else {},
         row.mark,
         len(row.seeds),
         failure_text(row),
@@ -135,6 +165,14 @@ def _line(row: StudyRow, table: StudyTable) -> Line:
         is_base(row.axes),
         tuple(row.failures),
     )
+
+
+def shown_cells(row: StudyRow) -> dict[str, Measured]:
+    """What was measured, without the intervals that would mislead."""
+    return {
+        name: replace(cell, low=None, high=None) if name in _WITHOUT_INTERVAL else cell
+        for name, cell in row.cells.items()
+    }
 
 
 def _references(references: Sequence[Reference], task: object) -> Iterator[Line]:
@@ -153,58 +191,33 @@ def _alone(value: float) -> Measured:
 
 
 def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[str] = ()) -> str:
-    """What a row is called in a sentence or legend: the values of the axes that vary, without the task.
-
-    A value that its axis does not explain has the axis's name before it. `without` names axes to leave out; what
-    follows from the adaptation (full fine-tuning's own learning rate) is left out too.
-    """
-    bases = varied_axes([each.axes for each in table.rows if is_base(each.axes)])
-    # Where all that is adapted is adapted alike, saying so each time says nothing.
-    adapted = varied_axes([each.axes for each in table.rows if not is_base(each.axes)])
-    told = set(bases if is_base(row.axes) else adapted)
-    if not is_base(row.axes) and (of_base := set(bases) - set(adapted) - {TASK}):
-        told |= {*of_base, ADAPTATION}  # of several bases only one was adapted
-    told -= {*without, *_follows_from_adaptation(table)}
-    axes = tuple(name for name in table.axes if name in told)
-    parts = ["base model"] if is_base(row.axes) else []
-    for name in axes:
-        value = row.axes.get(name)
-        if name != TASK:
-            explained = isinstance(value, str | list | tuple)
-            parts.append(axis_text(value) if explained else f"{short_name(name, axes)} {axis_text(value)}")
-    return ", ".join(parts) if parts else axis_text(row.axes.get(ADAPTATION, "the configuration"))
-
-
-def _follows_from_adaptation(table: StudyTable) -> set[str]:
-    """The axes of which each adaptation has one value."""
-    found = set()
-    for name in set(table.varied) - {ADAPTATION, TASK}:
-        pairs = {(axis_text(row.axes.get(ADAPTATION)), axis_text(row.axes.get(name))) for row in table.rows}
-        if len(pairs) == len({adaptation for adaptation, _ in pairs}):
-            found.add(name)
-    return found
+    """What a row is called in a sentence or legend, see `Names`; `without` names axes to leave out."""
+    return table.names.of(row.axes, without=without)
 
 
 def metric_words(metric: str) -> str:
     """A metric inside a sentence.
 
-    >>> metric_words("nce"), metric_words("error_rate"), metric_words("brier")
-    ('NCE', 'error rate', 'Brier score')
+    >>> metric_words("nce"), metric_words("error_rate"), metric_words("cross_entropy")
+    ('NCE', 'error rate', 'cross-entropy')
     """
-    words = {"brier": "Brier score", "normalised_brier": "normalised Brier score"}
+    words = {
+        "brier": "Brier score",
+        "normalised_brier": "normalised Brier score",
+        "cross_entropy": "cross-entropy",
+    }
     title = column_named(metric).title
     return words.get(metric, title if title.isupper() else metric.replace("_", " "))
 
 
-def short_name(axis: str, axes: Sequence[str]) -> str:
-    """An axis as a heading: the last part of its dotted key, unless another axis ends alike.
+def metric_title(metric: str) -> str:
+    """A metric as the label of an axis: its words, and which way is better.
 
-    >>> short_name("lora.rank", ["lora.rank", "seed"]), short_name("a.rank", ["a.rank", "b.rank"])
-    ('rank', 'a.rank')
+    >>> metric_title("cross_entropy")
+    'Cross-entropy (lower is better)'
     """
-    last = axis.rpartition(".")[2]
-    alike = [name for name in axes if name.rpartition(".")[2] == last]
-    return last.replace("_", " ") if len(alike) <= 1 else axis
+    words = metric_words(metric)
+    return f"{words[0].upper()}{words[1:]} ({column_named(metric).direction} is better)"
 
 
 def as_number(value: object) -> float | None:
@@ -254,9 +267,12 @@ def caption_parts(table: StudyTable, columns: Sequence[Column]) -> list[str]:
         parts.append("one seed, so no spread over seeds")
     instances = "test instances" if n is None else f"{n:,} test instances"
     if table.replicates:
-        parts.append(f"95% intervals of the mean over {instances}")
+        bare = [column.title for column in columns if column.key in _WITHOUT_INTERVAL]
+        parts.append(f"95% intervals of the mean over {instances}" + (f" (not of {bare[0]})" if bare else ""))
     else:
         parts.append(instances)
+    if table.costs is not None and any(column.key in COST_METRICS for column in columns):
+        parts.append(table.costs.words)
     return [*parts, *(f"{fact.title}: {fact.meaning}" for fact in FACTS if fact in columns)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -16,10 +17,10 @@ from rango.reports.study_sections import (
     Line,
     Section,
     caption_parts,
+    following_words,
     mark_words,
     same_seeds,
     sections,
-    short_name,
     shown_axes,
     shown_columns,
     sources,
@@ -27,12 +28,12 @@ from rango.reports.study_sections import (
 from rango.reports.study_words import verdict_sentences
 from rango.reports.tables import Column, interval, number
 from rango.studies.measuring import Measured
+from rango.studies.naming import short_name
 from rango.studies.outcomes import axis_text
 from rango.studies.table import StudyTable
 
-_VALUE_WIDTH = 16  # "0.193 to 0.229" under "0.210 ±0.012", and the space between columns
-_LINE_WIDTH = 30  # both on one line
-_FACT_WIDTH = 12  # "Bits/byte ↓" and the space
+_NARROW = 12  # of the column of labels, at least
+_SPACE = 2  # after every column but the last
 _SIGNS = {"best": "★", "tied": "≈"}
 _GAP = "  "
 
@@ -48,17 +49,20 @@ def study_result_table(table: StudyTable, *, width: int = 80) -> Group:
     Returns:
         Something to `rich.print`.
     """
-    parts = sections(table)
-    axes = shown_axes(table)
-    widths = _label_widths(axes, parts)
-    other = 5 + (0 if same_seeds(table) is not None else 7)
-    label = _label_width(widths, parts, available=width - other - 2 * _VALUE_WIDTH)
-    room = width - other - label
-    columns = shown_columns(table)
-    in_line = room >= 2 * _LINE_WIDTH + _FACT_WIDTH * sum(column in FACTS for column in columns)
-    columns = _fitting(columns, room, metric=_LINE_WIDTH if in_line else _VALUE_WIDTH)
-    rendered = _render(table, parts, columns, label=label, widths=widths, in_line=in_line)
-    captions = [*caption_parts(table, columns), mark_words(table)]
+    parts, columns = sections(table), shown_columns(table)
+    widths = _label_widths(shown_axes(table), parts)
+    room = width - 3 - (0 if same_seeds(table) is not None else 7)
+    stacked, in_line = (_value_widths(parts, columns, in_line=way) for way in (False, True))
+    # The metrics that the study names come before labels that stand in columns of their own.
+    wanted = _fitting(stacked[: max(2, len(table.first))], room - _NARROW)
+    label = _label_width(widths, parts, available=room - sum(stacked[:wanted]))
+    room -= label
+    facts = sum(column in FACTS for column in columns)
+    values = in_line if sum(in_line[: wanted + facts]) <= room else stacked
+    columns = columns[: _fitting(values, room)]
+    labels = _Labels(table, widths, label)
+    rendered = _render(table, parts, columns, labels, in_line=values is in_line)
+    captions = [*caption_parts(table, columns), *following_words(table), mark_words(table)]
     below: list[RenderableType] = [Text(" · ".join(part for part in captions if part), style="dim")]
     below += [Text(f"[{count}] {source}", style="dim") for source, count in sources(parts).items()]
     if table.fixed:
@@ -66,15 +70,56 @@ def study_result_table(table: StudyTable, *, width: int = 80) -> Group:
     return Group(rendered, *below, Text(), *(Text(sentence) for sentence in verdict_sentences(table)))
 
 
-def _fitting(columns: Sequence[Column], room: int, *, metric: int) -> tuple[Column, ...]:
-    """The columns from the left that fit into `room`, at least two; a metric is `metric` wide, a fact no interval."""
-    kept = 0
+@dataclass(frozen=True)
+class _Labels:
+    """The column of labels: axes under each other where they fit in all rows, else a name for each row."""
+
+    table: StudyTable
+    widths: Sequence[int]
+    width: int
+
+    @property
+    def in_columns(self) -> bool:
+        return bool(self.widths) and sum(self.widths) + len(_GAP) * (len(self.widths) - 1) <= self.width
+
+    @property
+    def heading(self) -> str:
+        axes = shown_axes(self.table)
+        if self.in_columns:
+            return self._padded([short_name(name, axes) for name in axes])
+        return "configuration" if axes else ""
+
+    def of(self, line: Line) -> str:
+        return self._padded(line.labels) if self.in_columns else line.title
+
+    def _padded(self, texts: Sequence[str]) -> str:
+        return _GAP.join(text.ljust(width) for text, width in zip(texts, self.widths, strict=True)).rstrip()
+
+
+def _value_widths(parts: Sequence[Section], columns: Sequence[Column], *, in_line: bool) -> list[int]:
+    """The width of each column with the space before it; `in_line`: the interval beside the value, not under it."""
+    found = []
     for column in columns:
-        room -= _FACT_WIDTH if column in FACTS else metric
+        cells = [cell for part in parts for line in part.lines if (cell := line.cells.get(column.key)) is not None]
+        pairs = [(len(value_text(cell)), len(span_text(cell))) for cell in cells]
+        joined = [value + span + len(_GAP) * bool(span) if in_line else max(value, span) for value, span in pairs]
+        found.append(max([len(_heading(column)), *joined]) + _SPACE)
+    return found
+
+
+def _heading(column: Column) -> str:
+    return f"{column.title} {column.arrow}".rstrip()
+
+
+def _fitting(widths: Sequence[int], room: int) -> int:
+    """How many columns from the left fit into `room`, at least two."""
+    kept = 0
+    for width in widths:
+        room -= width
         if room < 0 and kept >= 2:
             break
         kept += 1
-    return tuple(columns[:kept])
+    return kept
 
 
 def _label_widths(axes: Sequence[str], parts: Sequence[Section]) -> list[int]:
@@ -93,8 +138,10 @@ def _label_width(widths: Sequence[int], parts: Sequence[Section], *, available: 
         if line.kind != "configuration"
     ]
     titles = [len(part.title + _count(part)) for part in parts]
+    if not widths:
+        names += [len(line.title) for part in parts for line in part.lines]
     wanted = max(sum(widths) + len(_GAP) * (len(widths) - 1), min(24, max(names, default=0)), *titles, 8)
-    return max(12, min(wanted, available))
+    return max(_NARROW, min(wanted, available))
 
 
 def _count(part: Section) -> str:
@@ -105,42 +152,34 @@ def _render(
     table: StudyTable,
     parts: Sequence[Section],
     columns: Sequence[Column],
+    labels: _Labels,
     *,
-    label: int,
-    widths: Sequence[int],
     in_line: bool,
 ) -> RichTable:
-    axes, numbers = shown_axes(table), sources(parts)
+    numbers = sources(parts)
     with_seeds = same_seeds(table) is None
     rendered = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     rendered.add_column("", width=1)
-    heading = _padded([short_name(name, axes) for name in axes], widths, label)
-    rendered.add_column(Text(heading), width=label, overflow="fold")
+    rendered.add_column(Text(labels.heading), width=labels.width, overflow="fold")
     if with_seeds:
         rendered.add_column("seeds", justify="right", no_wrap=True)
     for column in columns:
-        rendered.add_column(f"{column.title} {column.arrow}".rstrip(), justify="left", no_wrap=True)
+        rendered.add_column(_heading(column), justify="left", no_wrap=True)
     for part in parts:
         if part.title:
             rendered.add_row("", Text(part.title, style="bold").append(_count(part), style="dim"))
         for line in part.lines:
             cells = [_cell(line, column.key, in_line=in_line) for column in columns]
             seeds = [Text(str(line.seeds) if line.kind == "configuration" else "")] if with_seeds else []
-            rendered.add_row(_SIGNS.get(line.mark, ""), _label(line, widths, label, numbers), *seeds, *cells)
+            rendered.add_row(_SIGNS.get(line.mark, ""), _label(line, labels, numbers), *seeds, *cells)
         if part is not parts[-1]:
             rendered.add_section()
     return rendered
 
 
-def _padded(texts: Sequence[str], widths: Sequence[int], label: int) -> str:
-    joined = _GAP.join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
-    # Too wide to stand in columns: commas, and the terminal breaks the line.
-    return joined if len(joined) <= label else ", ".join(texts)
-
-
-def _label(line: Line, widths: Sequence[int], label: int, numbers: Mapping[str, int]) -> Text:
+def _label(line: Line, labels: _Labels, numbers: Mapping[str, int]) -> Text:
     if line.kind == "configuration":
-        text = Text(_padded(line.labels, widths, label), style="bold" if line.mark == "best" else "")
+        text = Text(labels.of(line), style="bold" if line.mark == "best" else "")
         if line.failed:
             # Why stands below the table, where a long reason has the whole width.
             seeds = ", ".join(map(str, line.failed))

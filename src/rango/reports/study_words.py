@@ -94,6 +94,11 @@ def _listed(table: StudyTable, places: Sequence[int], *, of: int = 0) -> str:
 
 
 def _failed(table: StudyTable) -> Finding:
+    if len(table.rows) == 1:
+        # It has no name that would tell it from others.
+        headline = "Seeds are missing" if table.rows[0].seeds else "No result"
+        text = failure_text(table.rows[0])
+        return Finding("failed", "bad", headline, f"{text[0].upper()}{text[1:]}.")
     parts = []
     for row in table.failed:
         task = f"{axis_text(row.axes.get(TASK))}, " if TASK in table.varied else ""

@@ -84,7 +84,7 @@ COLUMNS = (
     Column("nce", "NCE", "lower", "cross-entropy divided by the entropy of the priors; 1 is no better than the priors"),
     Column(
         "normalised_expected_cost",
-        "Norm. exp. cost",
+        "Norm. cost",
         "lower",
         "mean cost of the Bayes decisions divided by that of the best constant decision",
     ),

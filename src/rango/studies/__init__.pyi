@@ -16,6 +16,7 @@ from .searching import Searcher as Searcher
 from .store import Store as Store
 from .study import Study as Study
 from .study import read_study as read_study
+from .study_costs import StudyCosts as StudyCosts
 from .table import Block as Block
 from .table import StudyRow as StudyRow
 from .table import StudyTable as StudyTable

@@ -11,7 +11,6 @@ import numpy as np
 
 from rango.decisions import (
     DIRECTIONS,
-    Costs,
     Posteriors,
     Rule,
     brier_rule,
@@ -23,7 +22,8 @@ from rango.decisions import (
 )
 from rango.decisions.arrays import Array
 from rango.errors import InputError, unknown_name
-from rango.studies.measuring import COST_METRICS, Units
+from rango.studies.measuring import Units
+from rango.studies.study_costs import COST_METRICS, StudyCosts
 
 Mark = Literal["best", "tied", "told", ""]
 """The best of its block, not to be told from the best, told from it (worse), or not ranked."""
@@ -46,7 +46,7 @@ _RULES: dict[str, Rule] = {
 }
 
 
-def check_selection(select: str, *, costs: Costs | None) -> None:
+def check_selection(select: str, *, costs: StudyCosts | None) -> None:
     """Raise InputError unless a metric can choose: it must be a mean over instances, to be compared in pairs."""
     known = (*_RULES, *COST_METRICS)
     if select in COST_METRICS and costs is None:
@@ -57,13 +57,14 @@ def check_selection(select: str, *, costs: Costs | None) -> None:
         raise unknown_name("metric to select by", select, known)
 
 
-def losses(seeds: Mapping[int, Posteriors], *, select: str, units: Units, costs: Costs | None) -> Array:
+def losses(seeds: Mapping[int, Posteriors], *, select: str, units: Units, costs: StudyCosts | None) -> Array:
     """The loss behind a metric for each instance of `units` (U,), mean over the seeds that have the instance."""
     total, count = np.zeros(len(units.ids)), np.zeros(len(units.ids))
     for system in seeds.values():
         if select in COST_METRICS:
-            assert costs is not None, "check_selection asks for them"
-            rule = cost_rule(costs)
+            fitting = None if costs is None else costs.fitting(system.n_choices)
+            assert fitting is not None, "where they do not fit, nothing is ranked by them"
+            rule = cost_rule(fitting)
         else:
             rule = _RULES[select]
         rows = units.rows(system)

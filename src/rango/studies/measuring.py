@@ -13,8 +13,8 @@ from rango.decisions import Costs, Posteriors, Resampling
 from rango.decisions.arrays import Array
 from rango.decisions.intervals import percentile_interval
 from rango.decisions.replicates import LossTable
+from rango.studies.study_costs import COST_METRICS, StudyCosts
 
-COST_METRICS = ("expected_cost", "normalised_expected_cost")
 LEVEL = 0.95
 """Nominal coverage of the intervals, a fraction."""
 
@@ -70,7 +70,7 @@ def measure(
     *,
     units: Units,
     metrics: Sequence[str],
-    costs: Costs | None,
+    costs: StudyCosts | None,
     replicates: int,
     seed: int,
 ) -> list[dict[str, Measured]]:
@@ -82,8 +82,8 @@ def measure(
     Args:
         configurations: for each, seed → posteriors; at least one seed.
         units: the instances of all of them.
-        metrics: names; those of costs only where `costs` has as many classes as there are choices.
-        costs: (K, D) or None.
+        metrics: names; those of costs only where `costs` fit the number of choices.
+        costs: of decisions, or None.
         replicates: bootstrap replicates; 0 for no intervals.
         seed: of the bootstrap.
     """
@@ -95,8 +95,8 @@ def measure(
     ]
 
 
-def _applicable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: Costs | None) -> list[str]:
-    fits = costs is not None and all(len(costs.matrix) == system.n_choices for system in seeds.values())
+def _applicable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: StudyCosts | None) -> list[str]:
+    fits = costs is not None and all(costs.fitting(system.n_choices) is not None for system in seeds.values())
     return [name for name in metrics if fits or name not in COST_METRICS]
 
 
@@ -104,7 +104,7 @@ def _replicates(
     configurations: Sequence[Mapping[int, Posteriors]],
     names: Sequence[Sequence[str]],
     units: Units,
-    costs: Costs | None,
+    costs: StudyCosts | None,
     replicates: int,
     seed: int,
 ) -> list[dict[str, Array]]:
@@ -127,19 +127,18 @@ def _replicates(
     return [{name: np.concatenate(parts) for name, parts in kept.items()} for kept in pieces]
 
 
-def _costs_for(system: Posteriors, costs: Costs | None) -> Costs:
-    if costs is not None and len(costs.matrix) == system.n_choices:
-        return costs
-    return Costs.zero_one(system.n_choices)
+def _costs_for(system: Posteriors, costs: StudyCosts | None) -> Costs:
+    fitting = None if costs is None else costs.fitting(system.n_choices)
+    return Costs.zero_one(system.n_choices) if fitting is None else fitting
 
 
-def metric_of(system: Posteriors, name: str, costs: Costs | None = None) -> float:
+def metric_of(system: Posteriors, name: str, costs: StudyCosts | None = None) -> float:
     """One metric of one system."""
     extra = [_costs_for(system, costs)] if name in COST_METRICS else []
     return float(getattr(system, name)(*extra))
 
 
-def _measured(seeds: Mapping[int, Posteriors], name: str, costs: Costs | None, drawn: Array | None) -> Measured:
+def _measured(seeds: Mapping[int, Posteriors], name: str, costs: StudyCosts | None, drawn: Array | None) -> Measured:
     values = np.array([metric_of(system, name, costs) for system in seeds.values()])
     finite = bool(np.isfinite(values).all())
     interval = None if drawn is None else percentile_interval(drawn, level=LEVEL)

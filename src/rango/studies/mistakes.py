@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rango.decisions import DIRECTIONS
 from rango.errors import unknown_name
 from rango.studies.keys import flatten, known_keys
+from rango.studies.study_costs import COST_METRICS
 
 if TYPE_CHECKING:
     from rango.studies.study import Study
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def key_problems(study: Study) -> list[str]:
     """A line for each mistake in the keys of base, axes, search and references."""
-    return [*_unknown(study), *_clashes(study), *_of_search(study), *_of_references(study)]
+    return [*_unknown(study), *_clashes(study), *_of_search(study), *_of_references(study), *_of_costs(study)]
 
 
 def sound_part(study: Study) -> Study:
@@ -96,3 +97,9 @@ def _of_references(study: Study) -> Iterator[str]:
         for key in reference.where:
             if key not in known:
                 yield str(unknown_name(f"key in where of reference {reference.name!r}", key, known))
+
+
+def _of_costs(study: Study) -> Iterator[str]:
+    wanted = [name for name in study.metrics if name in COST_METRICS]
+    if wanted and study.costs is None:
+        yield f"metrics has {wanted[0]} but there are no costs; give costs, such as {{abstain: 0.3}}"

@@ -26,6 +26,7 @@ from rango.studies.outcomes import Reference
 from rango.studies.own_models import ModelSpec, missing_texts, model_problems, needed_models, plan_models
 from rango.studies.resolving import BASE_KEYS, base_values, run_config, told_axes
 from rango.studies.study import Axes, Study
+from rango.studies.study_costs import StudyCosts, misfit
 from rango.tasks import Task, TaskOptions, load_task
 from rango.training.options import FinetuneConfig, Selection
 
@@ -80,6 +81,9 @@ class Plan(Config):
     models: Mapping[str, ModelSpec]
     """Folder under models/ -> how it is pre-trained."""
     references: tuple[Reference, ...]
+    metrics: tuple[str, ...] = ()
+    """What is shown first."""
+    costs: StudyCosts | None = None
     notes: tuple[str, ...] = ()
     """What the tasks said while they were loaded."""
 
@@ -132,6 +136,7 @@ class Planner:
                 rows[key] = Row(axes=_merge_axes(rows[key].axes, told) if key in rows else told, cells=cells)
         models = needed_models(dict(self.models.values()), self.used)
         self.problems += missing_texts(models, self.out / MODELS)
+        self.problems += misfit(study.costs, {task.n_choices for task in self.tasks.values() if isinstance(task, Task)})
         if self.problems:
             first, *rest = dict.fromkeys(self.problems)
             raise InputError(f"study {study.name}: {first}", *rest)
@@ -145,6 +150,8 @@ class Planner:
             jobs=tuple(self.jobs.values()),
             models=models,
             references=study.references,
+            metrics=study.metrics,
+            costs=study.costs,
             notes=tuple(notes),
         )
 

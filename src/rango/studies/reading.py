@@ -13,6 +13,7 @@ from rango.files import read_yaml
 from rango.studies.outcomes import Outcome, Reference
 from rango.studies.plan import Cell, Job, Plan, Row
 from rango.studies.store import Store
+from rango.studies.study_costs import StudyCosts
 from rango.training.run import read_log
 
 
@@ -25,6 +26,10 @@ class StudyResult:
     select: str
     outcomes: tuple[Outcome, ...]
     references: tuple[Reference, ...]
+    metrics: tuple[str, ...] = ()
+    """What is shown first."""
+    costs: StudyCosts | None = None
+    """What decisions cost."""
 
 
 def read_outcomes(path: Path) -> StudyResult:
@@ -36,7 +41,7 @@ def read_outcomes(path: Path) -> StudyResult:
     store = Store(path)
     plan = store.read_plan()
     outcomes = tuple(_outcome(store, plan, row) for row in plan.rows)
-    return StudyResult(plan.name, plan.about, plan.select, outcomes, plan.references)
+    return StudyResult(plan.name, plan.about, plan.select, outcomes, plan.references, plan.metrics, plan.costs)
 
 
 def _outcome(store: Store, plan: Plan, row: Row) -> Outcome:

@@ -58,18 +58,22 @@ def describe(plan: Plan, store: Store) -> list[str]:
     cells = sum(len(row.cells) for row in plan.rows)
     done = store.counts(runs)
     lines = [
-        f"{plan.name}: {len(plan.rows)} configurations, {cells} results with their seeds",
-        f"  {len(runs)} fine-tuning runs: {done['done']} there already, {done['started']} to go on with, "
+        f"{plan.name}: {_count(len(plan.rows), 'configuration')}, {_count(cells, 'result')} over all seeds",
+        f"  {_count(len(runs), 'fine-tuning run')}: {done['done']} there already, {done['started']} to go on with, "
         f"{done['waiting']} to start, {done['failed']} failed",
-        f"  {len(bases)} scorings of a base model, shared: {store.counts(bases)['done']} there already",
-        f"  {sum(1 for _ in groups(plan.jobs))} groups that share model and task",
+        f"  {_count(len(bases), 'scoring')} of a base model, shared: {store.counts(bases)['done']} there already",
+        f"  {_count(sum(1 for _ in groups(plan.jobs)), 'group')} sharing model and task",
     ]
     if plan.models:
         there = sum(has_model(store, name) for name in plan.models)
-        lines.append(f"  {len(plan.models)} language models to pre-train: {there} there already")
+        lines.append(f"  {_count(len(plan.models), 'language model')} to pre-train: {there} there already")
     failed = [job for job in plan.jobs if store.status(job) == "failed"]
     lines += [f"  failed: {job.id}: {store.failure(job.id)} (--retry tries it again)" for job in failed]
     return [*lines, *(f"· {note}" for note in plan.notes)]
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def run_study(

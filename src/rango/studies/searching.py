@@ -80,7 +80,7 @@ class Searcher:
             )
 
     def _asked(self) -> str:
-        kept = self.study.model_dump(mode="json", exclude={"name", "about", "references", "search"})
+        kept = self.study.model_dump(mode="json", exclude={"name", "about", "references", "search", "metrics", "costs"})
         return fingerprint(repr(kept), self.search.model_copy(update={"trials": 1}).model_dump_json())
 
     def chosen(self) -> list[Axes]:

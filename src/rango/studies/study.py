@@ -17,6 +17,7 @@ from rango.studies.mistakes import key_problems
 from rango.studies.outcomes import Reference
 from rango.studies.own_models import ModelSpec
 from rango.studies.search import Search
+from rango.studies.study_costs import StudyCosts, stated_costs, stated_metrics
 from rango.training.options import Selection
 
 Axes = Mapping[str, Any]
@@ -65,6 +66,10 @@ class Study(Config):
     """Seeds of each configuration."""
     select: Selection = "nce"
     """The metric that marks the best configuration."""
+    metrics: Annotated[tuple[str, ...], BeforeValidator(stated_metrics)] = ()
+    """Metrics that tables and figures show first, in this order; the usual ones follow where there is room."""
+    costs: Annotated[StudyCosts | None, BeforeValidator(stated_costs)] = None
+    """What decisions cost: the path of a costs file, its content, or `abstain: COST`."""
     models: Mapping[str, Annotated[ModelSpec, BeforeValidator(ModelSpec.flat)]] = {}
     """Small language models to pre-train first; `model: NAME` in the base means one of them."""
     references: tuple[Reference, ...] = ()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from rango.decisions import DIRECTIONS, Costs, Posteriors
+from rango.decisions import DIRECTIONS, Posteriors
 from rango.errors import InputError
 from rango.studies.marking import Mark, Marks, Side, check_selection, losses, mark, unranked
 from rango.studies.measuring import Measured, Units, measure, metric_of
+from rango.studies.naming import Names
 from rango.studies.outcomes import ADAPTATION, TASK, Outcome, Reference, axis_names, axis_text, is_base, varied_axes
+from rango.studies.study_costs import COST_METRICS, StudyCosts, misfit, stated_metrics
 
 METRICS = ("nce", "cross_entropy", "error_rate", "accuracy", "brier", "ece")
-"""The metrics of every table; `normalised_expected_cost` joins them when there are costs."""
+"""The metrics of every table; those that the study names and, with costs, `normalised_expected_cost` join them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,10 @@ class StudyTable:
     references: tuple[Reference, ...]
     replicates: int
     """Bootstrap replicates behind the intervals; 0 where there are none."""
+    first: tuple[str, ...] = ()
+    """The metrics to show first, in this order."""
+    costs: StudyCosts | None = None
+    """What decisions cost, where there is an expected cost among the metrics."""
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -82,6 +89,11 @@ class StudyTable:
         """The axes with one value, and it."""
         varied = self.varied
         return {name: self.rows[0].axes.get(name) for name in self.axes if name not in varied}
+
+    @cached_property
+    def names(self) -> Names:
+        """What the configurations are called."""
+        return Names([row.axes for row in self.rows])
 
     @property
     def failed(self) -> tuple[StudyRow, ...]:
@@ -96,7 +108,8 @@ def study_table(
     references: Sequence[Reference] = (),
     replicates: int = 1000,
     seed: int = 0,
-    costs: Costs | None = None,
+    metrics: Sequence[str] = (),
+    costs: StudyCosts | None = None,
 ) -> StudyTable:
     """Measure every configuration, and mark the best of each block with all that cannot be told from it.
 
@@ -111,19 +124,27 @@ def study_table(
         references: what sources state, kept beside.
         replicates: bootstrap replicates; 0 for no intervals. The comparisons draw more where there are many.
         seed: of the bootstrap.
-        costs: (K, D) for `normalised_expected_cost`, measured where there are K choices.
+        metrics: those to show first, measured beside the usual ones.
+        costs: for the expected costs, measured where they fit the number of choices.
 
     Raises:
-        InputError: no outcomes, negative replicates, a metric that cannot select, costs that fit no configuration.
+        InputError: no outcomes, negative replicates, a metric that cannot select, an unknown metric or one of costs
+            without any, costs that fit no configuration.
     """
     if not outcomes:
         raise InputError("the study has no configurations; expected at least one outcome")
     if replicates < 0:
         raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
     check_selection(select, costs=costs)
-    _check_costs(outcomes, costs)
-    metrics = tuple(dict.fromkeys((*METRICS, *(("normalised_expected_cost",) if costs else ()), select)))
-    plan = _Plan(metrics, select, replicates, seed, costs)
+    first = tuple(stated_metrics(tuple(metrics)))
+    if costs is None and (wanted := [name for name in first if name in COST_METRICS]):
+        raise InputError(f"metrics has {wanted[0]} but there are no costs; give costs")
+    choices = {system.n_choices for outcome in outcomes for system in outcome.posteriors.values()}
+    for problem in misfit(costs, choices):
+        raise InputError(problem)
+    of_costs = ("normalised_expected_cost",) if costs else ()
+    measured = tuple(dict.fromkeys((*METRICS, *of_costs, select, *first)))
+    plan = _Plan(measured, select, replicates, seed, costs)
     rows: dict[int, StudyRow] = {}
     blocks: list[Block] = []
     for places in _blocks(outcomes):
@@ -135,7 +156,9 @@ def study_table(
         rows.setdefault(place, StudyRow(outcome.axes, (), None, {}, None, outcome.failures, outcome.facts))
     axes = axis_names([outcome.axes for outcome in outcomes])
     in_order = tuple(rows[place] for place in range(len(outcomes)))
-    return StudyTable(axes, metrics, select, in_order, tuple(blocks), tuple(references), replicates)
+    return StudyTable(
+        axes, measured, select, in_order, tuple(blocks), tuple(references), replicates, first=first, costs=costs
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +169,7 @@ class _Plan:
     select: str
     replicates: int
     seed: int
-    costs: Costs | None
+    costs: StudyCosts | None
 
     def block(self, outcomes: Sequence[Outcome], places: Sequence[int], *, number: int) -> tuple[Block, list[StudyRow]]:
         """Measure and compare the configurations of one block."""
@@ -202,15 +225,6 @@ class _Plan:
         loss = [losses(seeds, select=self.select, units=units, costs=self.costs) for seeds in systems]
         means = [sign * found[self.select].mean for found in cells]
         return mark(loss, means, base=bases, units=units, replicates=self.replicates, seed=self.seed)
-
-
-def _check_costs(outcomes: Sequence[Outcome], costs: Costs | None) -> None:
-    choices = sorted({system.n_choices for outcome in outcomes for system in outcome.posteriors.values()})
-    if costs is not None and choices and len(costs.matrix) not in choices:
-        raise InputError(
-            f"costs have {len(costs.matrix)} classes but the tasks have {', '.join(map(str, choices))} choices; "
-            "give one row for each choice"
-        )
 
 
 def _blocks(outcomes: Sequence[Outcome]) -> list[tuple[int, ...]]:

@@ -43,7 +43,7 @@ class Job:
         started = time.perf_counter()
         before = {member.key: member.writer.record.get("seconds") or 0.0 for member in members}
         for member in members:
-            member.writer.begin()
+            member.writer.begin(most_steps=member.most_steps)
         for note in (*self.model.notes, *self.reader.notes, *self.task.notes):
             self.screen.say(f"· {note}")
         for split in ("test", "validation"):

@@ -113,10 +113,10 @@ class RunWriter:
         self.writes = writes
         """Of several processes only one does; for the others every method does nothing."""
 
-    def begin(self) -> None:
+    def begin(self, **changes: Any) -> None:
         """Write run.yaml with status `running`; on a resumed run, keep the times that are there."""
         self.record.pop("reason", None)
-        self.write_record(status="running")
+        self.write_record(status="running", **changes)
 
     def write_record(self, **changes: Any) -> None:
         """Change keys of run.yaml."""
