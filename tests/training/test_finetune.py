@@ -21,6 +21,7 @@ from toy import toy_task
 from rango.errors import InputError, Interrupted
 from rango.models import LoRALinear, load_adapter, load_model
 from rango.scoring import evaluate
+from rango.tasks import Task
 from rango.training import DivergenceError, Run, finetune
 from rango.training.loop import Trainer
 
@@ -231,6 +232,31 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_best(
         finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK)
     model = load_model(checkpoint("phi"))
     assert load_adapter(model, tmp_path / "run").parameter_count() > 0
+
+
+ONE_LABEL = replace(toy_task(), validation=tuple(i for i in toy_task(validation=60).validation if i.label == 1))
+
+
+def test_validation_of_one_class_is_refused_before_anything_is_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = load_model(checkpoint("phi"))
+    for task, count in ((toy_task(validation=1), 1), (ONE_LABEL, len(ONE_LABEL.validation))):
+        expected = (
+            f"select is nce, but all {count} validation instances have label [0-3], so that NCE is undefined; give"
+        )
+        with pytest.raises(InputError, match=expected):
+            finetune(model, task, out=tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{"select": "cross_entropy"}, {"select": "error_rate"}, {"regime": "all"}])
+@pytest.mark.parametrize("task", [toy_task(validation=1), ONE_LABEL], ids=["one instance", "one class"])
+def test_validation_of_one_class_serves_other_choices(
+    checkpoint: Checkpoint, tmp_path: Path, task: Task, change: dict[str, Any]
+) -> None:
+    run = finetune(load_model(checkpoint("phi")), task, out=tmp_path / "run", **{**QUICK, "steps": 2}, **change)
+    assert run.complete
+    assert math.isfinite(run.metrics["test"]["adapted"]["nce"].value)
+    assert not (tmp_path / "run" / "state").exists()
 
 
 def test_patience_stops_early(checkpoint: Checkpoint, tmp_path: Path) -> None:
