@@ -227,11 +227,32 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_best(
 
     monkeypatch.setattr(Trainer, "_gradients", broken)
     with pytest.raises(
-        DivergenceError, match=r"the loss became nan at step 7 with learning rate 0\.01; the best checkpoint"
+        DivergenceError,
+        match=r"became nan at step 7 with learning rate 0\.01 and lora\.alpha 16; the best checkpoint \(step 4\)",
     ):
         finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK)
     model = load_model(checkpoint("phi"))
     assert load_adapter(model, tmp_path / "run").parameter_count() > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {},
+            "the scores on validation became nan at step 0 with .* lora.alpha 1e\\+300; no checkpoint had been made; ",
+        ),
+        ({"regime": "all"}, "the loss became nan at step 1 with .*; the last checkpoint .step 0. is kept in .*last; "),
+    ],
+)
+def test_a_divergence_names_only_checkpoints_that_are_there(
+    checkpoint: Checkpoint, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    settings = {**QUICK, "lora": {"rank": 4, "alpha": 1e300}, **change}
+    with pytest.raises(DivergenceError, match=message + "lower --learning-rate or --lora.alpha"):
+        finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **settings)
+    there = [path.name for path in (tmp_path / "run").glob("adapter/*")]
+    assert there == (["last"] if change else [])
 
 
 ONE_LABEL = replace(toy_task(), validation=tuple(i for i in toy_task(validation=60).validation if i.label == 1))

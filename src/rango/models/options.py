@@ -36,7 +36,7 @@ class LoRA(Config):
 
     rank: Annotated[int, Field(ge=1)] = 8
     """Rank r of the update."""
-    alpha: Annotated[float, Field(gt=0)] = 16.0
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
     """The update is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which an input of the update is dropped while training."""

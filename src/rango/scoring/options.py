@@ -34,7 +34,7 @@ class ScoringOptions(Config):
 class GenerateOptions(ModelOptions):
     """How a text is continued."""
 
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """The logits are divided by it before drawing; 0 always takes the most probable token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Draw among the fewest tokens, the most probable ones, that hold this share of the probability."""
@@ -58,7 +58,7 @@ class GenerateConfig(GenerateOptions):
 class SpellingOptions(Config):
     """How misspelt words are found."""
 
-    threshold: float = 0.0
+    threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """A word is flagged when the log-odds (nats) that another word was meant exceed this: at 0 where it is more
     probable than not; higher flags less."""
     error_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05

@@ -35,15 +35,15 @@ class TrainingOptions(Config):
     (a proper scoring rule of the posterior over the choices)."""
     rule: Rule = "logarithmic"
     """The proper scoring rule of the objective `choice`."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-4
     """Peak learning rate of AdamW."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Decoupled weight decay of AdamW."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps over which the learning rate rises."""
     decay: Decay = "cosine"
     """What the learning rate does after the warm-up: cosine (to zero) or constant."""
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Gradients are scaled down to this norm."""
     epochs: Annotated[int, Field(ge=1)] | None = None
     """Passes over the training instances; 3 when neither epochs nor steps is given."""

@@ -59,21 +59,21 @@ class PretrainConfig(Config):
     tokens: Annotated[int, Field(ge=1)] | None = None
     """Budget: train on this many tokens (the same seed then gives the same model); three passes over the text when
     neither budget is given."""
-    minutes: Annotated[float, Field(gt=0)] | None = None
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Budget: train for this many minutes of wall clock (the result depends on the machine)."""
     batch_tokens: Annotated[int, Field(ge=8)] = 2048
     """Tokens of an optimizer step, rounded down to whole windows (at least one)."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     """Peak learning rate of AdamW; it then falls along a cosine to a tenth."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Share of the budget over which the learning rate rises."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     """Decoupled weight decay of AdamW, on matrices only."""
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Gradients are scaled down to this norm."""
     evaluate_every: Annotated[int, Field(ge=1)] = 500
     """Optimizer steps between measurements of the held-out loss."""
-    save_minutes: Annotated[float, Field(ge=0)] = 5.0
+    save_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
     """Minutes between saved states, from which a repeated command goes on."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the matrix products; weights and moments are float32. auto: bfloat16 where the machine has it."""
