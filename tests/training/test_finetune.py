@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +17,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from toy import toy_task
 
@@ -22,7 +25,7 @@ from rango.errors import InputError, Interrupted
 from rango.models import LoRALinear, load_adapter, load_model
 from rango.scoring import evaluate
 from rango.tasks import Task
-from rango.training import DivergenceError, Run, finetune
+from rango.training import DivergenceError, Run, Screen, finetune
 from rango.training.loop import Trainer
 
 Checkpoint = Callable[..., Path]
@@ -278,6 +281,26 @@ def test_validation_of_one_class_serves_other_choices(
     assert run.complete
     assert math.isfinite(run.metrics["test"]["adapted"]["nce"].value)
     assert not (tmp_path / "run" / "state").exists()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_shows_steps_loss_validation_and_time_left(checkpoint: Checkpoint, tmp_path: Path, width: int) -> None:
+    screen, shown = Screen(), io.StringIO()
+    screen.console = Console(file=shown, width=width, force_terminal=True, color_system=None, highlight=False)
+    run = finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK, screen=screen)
+    bars = [line for line in re.split(r"[\r\n]", shown.getvalue()) if "training" in line]
+    last = bars[-1]
+    assert all(len(re.sub(r"\x1b\[\S*?[A-Za-z]", "", line)) <= width for line in bars)
+    nce = run.log[-1]["validation"]["nce"]
+    assert re.search(rf"training .*12/12 loss \d\.\d{{3}} · val NCE {nce:.3f} · [\d,]+ tokens/s +00:0", last), last
+    assert " 0/12 " in bars[0]
+
+
+def test_a_quiet_run_shows_no_bar(checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load_model(checkpoint("phi"))
+    capsys.readouterr()
+    finetune(model, toy_task(), out=tmp_path / "run", **QUICK, screen=Screen(quiet=True))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_patience_stops_early(checkpoint: Checkpoint, tmp_path: Path) -> None:
