@@ -264,10 +264,10 @@ ONE_LABEL = replace(toy_task(), validation=tuple(i for i in toy_task(validation=
 
 def test_validation_of_one_class_is_refused_before_anything_is_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
     model = load_model(checkpoint("phi"))
-    for task, count in ((toy_task(validation=1), 1), (ONE_LABEL, len(ONE_LABEL.validation))):
-        expected = (
-            f"select is nce, but all {count} validation instances have label [0-3], so that NCE is undefined; give"
-        )
+    assert len(ONE_LABEL.validation) > 1
+    many = f"all {len(ONE_LABEL.validation)} validation instances have"
+    for task, who in ((toy_task(validation=1), "the one validation instance has"), (ONE_LABEL, many)):
+        expected = f"select is nce, but {who} label [0-3], so that NCE is undefined; give more validation instances, or"
         with pytest.raises(InputError, match=expected):
             finetune(model, task, out=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()

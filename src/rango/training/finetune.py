@@ -155,9 +155,11 @@ def _refuse_undefined_selection(config: FinetuneConfig, task: Task) -> None:
     """NCE divides by the entropy of the priors: no checkpoint has one where all right answers stand in one place."""
     labels = {instance.label for instance in task.validation}
     if config.regime != "all" and config.select == "nce" and len(labels) == 1:
+        count = len(task.validation)
+        who = f"all {count:,} validation instances have" if count > 1 else "the one validation instance has"
         raise InputError(
-            f"select is nce, but all {len(task.validation):,} validation instances have label {labels.pop()}, so that "
-            "NCE is undefined; give more validation instances, or select cross_entropy"
+            f"select is nce, but {who} label {labels.pop()}, so that NCE is undefined; give more validation instances, "
+            "or select cross_entropy"
         )
 
 
