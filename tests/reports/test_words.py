@@ -30,6 +30,7 @@ def states(nce: tuple[float, float, float], error: tuple[float, float, float]) -
     }
 
 
+SAME = (0.0, -0.02, 0.02)
 DOWN, UP, OPEN = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (-0.1, -0.3, 0.1)
 
 
@@ -38,6 +39,7 @@ DOWN, UP, OPEN = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (-0.1, -0.3, 0.1)
     [
         (DOWN, DOWN, "good", "Adaptation helped"),
         (DOWN, OPEN, "good", "Adaptation helped; the error rate moved by no more than chance would move it"),
+        (DOWN, SAME, "good", "Adaptation helped; the error rate stayed"),
         (DOWN, UP, "good", "Adaptation helped, yet the error rate rose"),
         (UP, UP, "bad", "Adaptation made the posteriors worse"),
         (UP, DOWN, "bad", "Adaptation made the posteriors worse, yet the error rate fell"),

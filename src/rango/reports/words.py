@@ -80,7 +80,8 @@ def adaptation_finding(states: Metrics) -> Finding:
         headline += {
             "good": ", yet the error rate fell",
             "bad": ", yet the error rate rose",
-            "open": "; the error rate moved by no more than chance would move it",
+            "open": "; the error rate "
+            + ("stayed" if " stayed" in error[1] else "moved by no more than chance would move it"),
         }[error[0]]
     return Finding("adaptation", nce[0], headline, " ".join(part[1] for part in (nce, error) if part))
 
