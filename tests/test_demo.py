@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rango import demo
+from rango.cli import main
+from rango.errors import InputError
+from rango.files import read_yaml
 from rango.models import load_model
 from rango.scoring import ScoringOptions, evaluate
 from rango.tasks import load_task
 from rango.training import Run
 
 
-def test_the_demo_runs_and_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_runs_and_repeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(demo, "NARRATIVE_LINES", 2000)
     monkeypatch.setattr(demo, "BASE", demo.BASE.model_copy(update={"tokens": 20_000, "hidden": 32, "layers": 1}))
     monkeypatch.setattr(demo, "SETTINGS", {**demo.SETTINGS, "steps": 4, "validate_every": 2})
@@ -35,6 +42,52 @@ def test_the_demo_runs_and_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     page = (run.path / "report.html").read_bytes()
     assert b"control" in page.lower()
     assert b"n-gram" in page
+    # Another seed is refused at once: the one line says which folder.
+    before = sorted(path.name for path in tmp_path.iterdir())
+    capsys.readouterr()
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--seed", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "demo-base, where the demo writes a model, already holds something else or that of another seed" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
     again = demo.run_demo(tmp_path / "demo")
     assert again.metrics == run.metrics
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == written
+
+
+@pytest.mark.parametrize("suffix", ["", "-base", "-ngram", "-control-base", "-control"])
+@pytest.mark.parametrize("file", [True, False])
+def test_a_folder_that_holds_something_else_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, file: bool
+) -> None:
+    monkeypatch.setattr(demo, "SIZES", {"train": 60, "validation": 20, "test": 60})
+    monkeypatch.setattr(demo, "simulated_narratives", lambda *_, **__: pytest.fail("work began"))
+    there = tmp_path / f"demo{suffix}"
+    if file:
+        there.write_text("mine")
+    else:
+        there.mkdir()
+        (there / "config.json").write_text("{}")
+    with pytest.raises(
+        InputError, match=rf"demo{suffix} is a file|demo{suffix}(,.*)? already holds (other files|something)"
+    ):
+        demo.run_demo(tmp_path / "demo")
+    assert [path.name for path in tmp_path.iterdir()] == [there.name]
+
+
+def test_a_control_that_was_killed_while_written_is_written_again(
+    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise MemoryError
+
+    out, record = tmp_path / "twin", {"architecture_of": "base", "seed": 3}
+    write_yaml = demo.write_yaml
+    monkeypatch.setattr(demo, "write_yaml", killed)
+    with pytest.raises(MemoryError):
+        demo._write_untrained(checkpoint("phi"), out, record)
+    assert not out.exists()
+    monkeypatch.setattr(demo, "write_yaml", write_yaml)
+    demo._write_untrained(checkpoint("phi"), out, record)
+    assert [path.name for path in tmp_path.iterdir()] == ["twin"]
+    assert read_yaml(out / "untrained.yaml") == record
+    assert load_model(out).fingerprint != load_model(checkpoint("phi")).fingerprint

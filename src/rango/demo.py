@@ -12,22 +12,27 @@ Budgets are in tokens and steps, not seconds, so that the result depends on the 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rango.decisions import Posteriors
-from rango.files import write_yaml
+from rango.errors import InputError
+from rango.files import holds_files, read_yaml, write_yaml
 from rango.models import LoRA, load_model
 from rango.reports import write_report
 from rango.scoring import ScoringOptions, evaluate
 from rango.tasks import Task, TaskOptions, load_task, simulated_narratives
 from rango.training import FinetuneConfig, PretrainConfig, Run, Screen, finetune, pretrain
 from rango.training.measures import measure
-from rango.training.run import RunWriter
+from rango.training.model_folder import RECORD, put_in_place
+from rango.training.run import RunWriter, open_output
 
+UNTRAINED = "untrained.yaml"
 NARRATIVE_LINES = 70_000
 SIZES = {"train": 5000, "validation": 300, "test": 2000}
 BASE = PretrainConfig(
@@ -64,48 +69,83 @@ def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
         screen: where progress is shown.
 
     Raises:
-        InputError: a folder that holds something else.
+        InputError: one of the folders holds something else; nothing is done then.
         Interrupted: a signal came; repeating goes on.
     """
     screen = screen or Screen(quiet=True)
     task = load_task("simulated", TaskOptions.build({**SIZES, "data_seed": seed}))
-    base, ngram, twin = (out.parent / f"{out.name}-{suffix}" for suffix in ("base", "ngram", "control-base"))
+    base, ngram, twin, control = (
+        out.parent / f"{out.name}-{part}" for part in ("base", "ngram", "control-base", "control")
+    )
+    pretraining = {base: BASE.model_copy(update={"seed": seed}), ngram: PretrainConfig(model="ngram", tokenizer=base)}
+    adapting = {out: _settings(base, task, seed), control: _settings(twin, task, seed)}
+    untrained = {"architecture_of": str(base), "seed": seed}
+    for folder, config in pretraining.items():
+        _refuse_other_model(folder, RECORD, {"config": config.model_dump(mode="json")})
+    _refuse_other_model(twin, UNTRAINED, untrained)
+    for folder, settings in adapting.items():
+        _refuse_other_run(folder, settings, task)
     narratives = list(simulated_narratives(NARRATIVE_LINES, seed=seed))
     screen.say("1/4  Pre-training a tiny language model on narratives of a simulated world")
-    pretrain(narratives, out=base, config=BASE.model_copy(update={"seed": seed}), screen=screen)
+    pretrain(narratives, out=base, config=pretraining[base], screen=screen)
     screen.say("2/4  Counting a trigram over the same narratives")
-    pretrain(narratives, out=ngram, config=PretrainConfig(model="ngram", tokenizer=base), screen=screen)
+    pretrain(narratives, out=ngram, config=pretraining[ngram], screen=screen)
     screen.say("3/4  Adapting the language model with LoRA to questions about that world")
-    run = _adapt(base, task, out, seed, screen)
+    run = _adapt(task, out, adapting[out], screen)
     screen.say("4/4  Control: adapting the same model without pre-training")
-    _write_untrained(base, twin, seed=seed)
-    control = _adapt(twin, task, out.parent / f"{out.name}-control", seed, screen)
+    _write_untrained(base, twin, untrained)
     others = {
         "ngram": evaluate(load_model(ngram, device="cpu"), task.test, task=task, options=ScoringOptions(form="cloze")),
-        "control": control.posteriors("adapted"),
+        "control": _adapt(task, control, adapting[control], screen).posteriors("adapted"),
     }
     _add_states(run, others, seed)
     write_report(out)
     return Run(out)
 
 
-def _adapt(base: Path, task: Task, out: Path, seed: int, screen: Screen) -> Run:
-    model = load_model(base, dtype="float32", device="cpu")
-    config = FinetuneConfig.build(
-        {**task.options.model_dump(), **SETTINGS, "model": model.name, "task": task.name, "seed": seed}
-    )
+def _settings(base: Path, task: Task, seed: int) -> FinetuneConfig:
+    options = task.options.model_dump()
+    return FinetuneConfig.build({**options, **SETTINGS, "model": str(base), "task": task.name, "seed": seed})
+
+
+def _refuse_other_model(folder: Path, record: str, expected: Mapping[str, Any]) -> None:
+    """Refuse, before minutes of work, a folder that the demo could not write or go on with."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, where the demo writes a model; give another --out")
+    if not holds_files(folder):
+        return
+    found = read_yaml(folder / record) if (folder / record).is_file() else {}
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise InputError(
+                f"{folder}, where the demo writes a model, already holds something else or that of another seed; give "
+                "another --out, or delete it"
+            )
+
+
+def _refuse_other_run(out: Path, config: FinetuneConfig, task: Task) -> None:
+    """As `finetune` does later, when the model that is to be adapted is there."""
+    there = Run(out).record.get("fingerprints", {}) if (out / "run.yaml").is_file() else {}
+    open_output(out, config, {**there, "task": task.fingerprint})
+
+
+def _adapt(task: Task, out: Path, config: FinetuneConfig, screen: Screen) -> Run:
+    model = load_model(config.model, dtype="float32", device="cpu")
     return finetune(model, task, out=out, config=config, screen=screen)
 
 
-def _write_untrained(base: Path, out: Path, *, seed: int) -> None:
-    """A model of the same architecture and tokenizer with random weights."""
-    if (out / "config.json").is_file():
+def _write_untrained(base: Path, out: Path, record: Mapping[str, Any]) -> None:
+    """A model of the same architecture and tokenizer with random weights; it appears when all of it is written."""
+    if (out / UNTRAINED).is_file():
         return
-    torch.manual_seed(seed)
+    work = out.parent / f".{out.name}.unfinished"
+    shutil.rmtree(work, ignore_errors=True)
+    torch.manual_seed(record["seed"])
     network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))  # type: ignore[no-untyped-call]
-    AutoTokenizer.from_pretrained(base).save_pretrained(out)
-    network.save_pretrained(out)
-    write_yaml(out / "untrained.yaml", {"architecture_of": str(base), "seed": seed})
+    AutoTokenizer.from_pretrained(base).save_pretrained(work)
+    network.save_pretrained(work)
+    write_yaml(work / UNTRAINED, record)
+    put_in_place(work, out)
 
 
 def _add_states(run: Run, others: Mapping[str, Posteriors], seed: int) -> None:

@@ -371,3 +371,11 @@ def test_bad_calibrator_files_are_named(text: str, message: str, tmp_path: Path)
 
 def test_every_method_has_its_class() -> None:
     assert list(CALIBRATORS) == ALL
+
+
+def test_one_instance_with_an_impossible_choice_can_be_fitted_and_is_left_as_it_was() -> None:
+    # The transpose of one row is contiguous: without a copy, the fit would write into the caller's posteriors.
+    posteriors = Posteriors.from_probabilities([[0.6, 0.4, 0.0]], [0])
+    fitted = fit_calibrator(posteriors, method="temperature")
+    assert np.isneginf(posteriors.log_posteriors[0, 2])
+    assert np.exp(fitted.apply(posteriors).log_posteriors[0, 2]) == 0

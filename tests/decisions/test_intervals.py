@@ -7,9 +7,19 @@ import re
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_posteriors import make
 
-from rango.decisions import METRICS, Costs, Posteriors, Resampling, summarise, summarise_difference
+from rango.decisions import (
+    METRICS,
+    Costs,
+    Posteriors,
+    Resampling,
+    summarise,
+    summarise_difference,
+    summarise_prior_only,
+)
 from rango.decisions.intervals import bca_interval, percentile_interval
 from rango.decisions.replicates import LossTable
 from rango.errors import InputError
@@ -225,3 +235,37 @@ def test_a_thousand_classes() -> None:
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         summarise(make(n=20), **options)  # type: ignore[arg-type]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=20, max_size=80), st.integers(0, 5))
+def test_the_interval_of_the_prior_only_system_holds_its_value(labels: list[int], seed: int) -> None:
+    posteriors = Posteriors(np.full((len(labels), 3), np.log(1 / 3)), labels)
+    for name, found in summarise_prior_only(posteriors, replicates=200, seed=seed).items():
+        if found.low is not None and found.high is not None:
+            assert found.low - 1e-9 <= found.value <= found.high + 1e-9, name
+
+
+def test_the_prior_only_system_of_each_resampling_has_the_values_of_the_definition() -> None:
+    posteriors = make(n=40)
+    found = summarise_prior_only(posteriors, replicates=100)
+    resampling = Resampling(posteriors.labels)
+    for name, exact in {"nce": 1.0, "normalised_brier": 1.0, "normalised_expected_cost": 1.0, "ece": 0.0}.items():
+        estimate = found[name]
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx((exact, exact, exact), abs=1e-12), name
+        for replicate in range(20):
+            own = resampled(posteriors, resampling.indices(replicate)).prior_only()
+            costs = [Costs.zero_one(own.n_choices)] if "expected_cost" in name else []
+            assert getattr(own, name)(*costs) == pytest.approx(exact, abs=1e-12), name
+    # The others are those of a system with the frequencies of all 40.
+    whole = summarise(posteriors.prior_only(), replicates=100)
+    assert all(found[name] == whole[name] for name in ("cross_entropy", "error_rate", "accuracy", "brier"))
+
+
+def test_the_prior_only_system_of_one_class_stays_undefined() -> None:
+    found = summarise_prior_only(Posteriors.from_probabilities([[0.6, 0.4]] * 5, [0] * 5), replicates=50)["nce"]
+    assert np.isnan(found.value)
+    assert (found.low, found.high) == (None, None)
+    assert "undefined" in str(found.note)
+    without = summarise_prior_only(make(n=20), replicates=0)["nce"]
+    assert (without.low, without.high) == (None, None)

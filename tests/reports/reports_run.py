@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rango.decisions import Posteriors, summarise, summarise_difference, write_posteriors
+from rango.decisions import Posteriors, summarise, summarise_difference, summarise_prior_only, write_posteriors
 from rango.files import write_json, write_yaml
 
 HOSTILE = "<script>alert('x')</script>"
@@ -40,6 +40,8 @@ def make_states(n: int = 600, seed: int = 0) -> dict[str, Posteriors]:
 
 def make_metrics(states: dict[str, Posteriors]) -> dict[str, Any]:
     found = {key: summarise(posteriors, replicates=200) for key, posteriors in states.items()}
+    if "prior" in states:
+        found["prior"] = summarise_prior_only(states["prior"], replicates=200)
     found["difference"] = summarise_difference(states["base"], states["adapted"], replicates=200)
     return {"test": {key: {name: value.as_dict() for name, value in row.items()} for key, row in found.items()}}
 

@@ -93,3 +93,14 @@ def test_many_points_are_thinned_and_bytes_are_the_same(states: States) -> None:
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(InputError, match="no posteriors to draw; give at least one state"):
         risk_coverage_curves({})
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_instances_of_one_class_have_no_normalised_cost_but_an_error_rate(count: int) -> None:
+    one = {"adapted": Posteriors.from_probabilities([[0.6, 0.3, 0.1]] * count, [0] * count)}
+    family = abstention_costs(3)
+    expected = f"costs nothing on the {count} instances of 'Adapted model', so nothing normalises; give instances with"
+    with pytest.raises(InputError, match=expected):
+        cost_curves(one, family=family, label="cost")
+    assert "<svg" in svg_text(cost_curves(one, family=family, label="cost", normalised=False))
+    assert "<svg" in svg_text(risk_coverage_curves(one))

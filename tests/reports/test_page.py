@@ -182,6 +182,19 @@ def test_a_run_of_a_task_without_floor_and_control(run_dir: Path) -> None:
     assert "test-floor.parquet" not in page.text
 
 
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_test_set_of_one_class_has_a_page_that_says_what_is_missing(
+    tmp_path: Path, count: int, states: States
+) -> None:
+    rows = np.flatnonzero(states["base"].labels == 1)[:count]
+    page = page_of(write_run(tmp_path / "run", RECORD, {key: p.take(rows) for key, p in states.items()}))
+    assert "so nothing normalises; give instances with more than one label" in page.text
+    assert "Whether adaptation helped is not known. NCE is undefined: the system that outputs the priors" in page.text
+    assert "Worth against the priors: not known. NCE is undefined: the system that outputs the priors" in page.text
+    assert page.tags.count("figure") == 10 - 2  # without NCE's intervals, and without the normalised cost
+    assert "Error rate against coverage" in [value for name, value in page.attributes if name == "aria-label"]
+
+
 def test_an_unfinished_run_says_so(run_dir: Path) -> None:
     write_yaml(run_dir / "run.yaml", {**RECORD, "status": "running", "notes": None})
     (run_dir / "metrics.json").unlink()

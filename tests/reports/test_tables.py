@@ -97,11 +97,22 @@ def test_terminal_table_fits_and_shows_what_matters(metrics: dict[str, Any], wid
         assert f"{number(adapted[metric]['low'])} to {number(adapted[metric]['high'])}" in text
     for title in ("Prior only", "Control", "True posterior", "NCE ↓", "600 test instances", "Adaptation helped."):
         assert title in text
+    assert "Its posteriors are worth more than the priors." in " ".join(text.split())
 
 
 def test_wider_terminals_show_more_metrics(metrics: dict[str, Any]) -> None:
     assert "Brier" not in printed(metrics, 80)
     assert "Brier" in printed(metrics, 140)
+
+
+def test_a_metric_without_any_value_leaves_its_place_to_the_next(metrics: dict[str, Any]) -> None:
+    without = {
+        state: {name: {**entry, "value": None} if name == "nce" else entry for name, entry in row.items()}
+        for state, row in metrics["test"].items()
+    }
+    text = printed({"test": without}, 80)
+    assert "NCE ↓" not in text
+    assert "Cross-entropy ↓" in text
 
 
 def test_a_single_state_has_a_table_and_no_sentence_about_a_difference(metrics: dict[str, Any]) -> None:

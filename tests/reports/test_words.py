@@ -9,10 +9,10 @@ from rango.errors import InputError
 from rango.reports.words import (
     adaptation_finding,
     change,
-    difference_sentence,
     floor_finding,
     mcnemar_sentence,
     priors_finding,
+    verdict_sentences,
 )
 
 
@@ -30,6 +30,7 @@ def states(nce: tuple[float, float, float], error: tuple[float, float, float]) -
     }
 
 
+SAME = (0.0, -0.02, 0.02)
 DOWN, UP, OPEN = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (-0.1, -0.3, 0.1)
 
 
@@ -38,6 +39,7 @@ DOWN, UP, OPEN = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (-0.1, -0.3, 0.1)
     [
         (DOWN, DOWN, "good", "Adaptation helped"),
         (DOWN, OPEN, "good", "Adaptation helped; the error rate moved by no more than chance would move it"),
+        (DOWN, SAME, "good", "Adaptation helped; the error rate stayed"),
         (DOWN, UP, "good", "Adaptation helped, yet the error rate rose"),
         (UP, UP, "bad", "Adaptation made the posteriors worse"),
         (UP, DOWN, "bad", "Adaptation made the posteriors worse, yet the error rate fell"),
@@ -56,7 +58,7 @@ def test_verdict_on_adaptation(nce: Any, error: Any, tone: str, headline: str) -
 
 
 def test_difference_is_told_with_ends_and_interval() -> None:
-    sentence = difference_sentence({"test": states(DOWN, OPEN)})
+    sentence, _ = verdict_sentences({"test": states(DOWN, OPEN)})
     assert sentence == (
         "Adaptation helped; the error rate moved by no more than chance would move it. "
         "NCE fell from 0.900 to 0.700: −0.200 (95% interval −0.300 to −0.100). "
@@ -124,6 +126,36 @@ def test_farther_from_the_floor_than_the_priors() -> None:
 def test_no_difference_at_all() -> None:
     same = {"base": {"nce": entry(0.9)}, "adapted": {"nce": entry(0.9)}, "difference": {"nce": entry(0.0, 0.0, 0.0)}}
     assert change(same, "nce") == ("open", "NCE stayed at 0.900.")
+
+
+@pytest.mark.parametrize("tiny", [4e-5, -4e-5])
+def test_a_difference_that_is_written_as_nothing_is_no_change(tiny: float) -> None:
+    ends = {"base": {"nce": entry(1.019)}, "adapted": {"nce": entry(1.019 + tiny)}}
+    unsure = {**ends, "difference": {"nce": entry(tiny, -0.02, 0.01)}}
+    assert change(unsure, "nce") == ("open", "NCE stayed at 1.019 (95% interval −0.020 to +0.010).")
+    sure = {**ends, "difference": {"nce": entry(tiny, tiny, tiny)}}
+    assert change(sure, "nce") == ("open", "NCE stayed at 1.019.")
+
+
+def test_the_verdict_says_so_where_a_model_that_got_better_is_still_worse_than_its_priors() -> None:
+    found = states(DOWN, DOWN)
+    found["base"]["nce"], found["adapted"]["nce"] = entry(1.4), entry(1.2, 1.1, 1.3)
+    first, second = verdict_sentences({"test": found})
+    assert first.startswith("Adaptation helped. NCE fell from 1.400 to 1.200")
+    assert second == (
+        "Its posteriors are worth less than the priors. NCE 1.200 (95% interval 1.100 to 1.300), where 1 is the priors "
+        "alone."
+    )
+
+
+@pytest.mark.parametrize(
+    ("who", "note"), [("", "undefined: nothing normalises"), ("second: ", "infinite: 3 are wrong")]
+)
+def test_a_metric_without_a_value_says_why(who: str, note: str) -> None:
+    without = {**entry(None), "note": f"{who}{note}"}
+    found = {"adapted": {"nce": without}, "difference": {"nce": without}}
+    assert adaptation_finding(found).detail == f"NCE is {note}."
+    assert priors_finding(found).detail == f"NCE is {note}."
 
 
 def test_without_a_floor_the_reason_is_told() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,13 +17,15 @@ import numpy as np
 import peft
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from toy import toy_task
 
 from rango.errors import InputError, Interrupted
 from rango.models import LoRALinear, load_adapter, load_model
 from rango.scoring import evaluate
-from rango.training import DivergenceError, Run, finetune
+from rango.tasks import Task
+from rango.training import DivergenceError, Run, Screen, finetune
 from rango.training.loop import Trainer
 
 Checkpoint = Callable[..., Path]
@@ -73,7 +77,8 @@ def test_adaptation_helps_on_what_can_be_learnt(finished: Run) -> None:
     test = finished.metrics["test"]
     assert test["adapted"]["nce"].value < test["base"]["nce"].value
     assert test["difference"]["nce"].value == pytest.approx(test["adapted"]["nce"].value - test["base"]["nce"].value)
-    assert test["prior"]["nce"].value == pytest.approx(1)
+    prior = test["prior"]["nce"]
+    assert (prior.value, prior.low, prior.high) == pytest.approx((1, 1, 1))
     metrics = json.loads((finished.path / "metrics.json").read_text())
     assert set(metrics["test"]["base"]["nce"]) == {"value", "low", "high", "n", "direction"}
     assert {"nce", "cross_entropy", "error_rate", "accuracy", "brier"} <= set(metrics["test"]["adapted"])
@@ -226,11 +231,77 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_best(
 
     monkeypatch.setattr(Trainer, "_gradients", broken)
     with pytest.raises(
-        DivergenceError, match=r"the loss became nan at step 7 with learning rate 0\.01; the best checkpoint"
+        DivergenceError,
+        match=r"became nan at step 7 with learning rate 0\.01 and lora\.alpha 16; the best checkpoint \(step 4\)",
     ):
         finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK)
     model = load_model(checkpoint("phi"))
     assert load_adapter(model, tmp_path / "run").parameter_count() > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {},
+            "the scores on validation became nan at step 0 with .* lora.alpha 1e\\+300; no checkpoint had been made; ",
+        ),
+        ({"regime": "all"}, "the loss became nan at step 1 with .*; the last checkpoint .step 0. is kept in .*last; "),
+    ],
+)
+def test_a_divergence_names_only_checkpoints_that_are_there(
+    checkpoint: Checkpoint, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    settings = {**QUICK, "lora": {"rank": 4, "alpha": 1e300}, **change}
+    with pytest.raises(DivergenceError, match=message + "lower --learning-rate or --lora.alpha"):
+        finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **settings)
+    there = [path.name for path in (tmp_path / "run").glob("adapter/*")]
+    assert there == (["last"] if change else [])
+
+
+ONE_LABEL = replace(toy_task(), validation=tuple(i for i in toy_task(validation=60).validation if i.label == 1))
+
+
+def test_validation_of_one_class_is_refused_before_anything_is_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = load_model(checkpoint("phi"))
+    assert len(ONE_LABEL.validation) > 1
+    many = f"all {len(ONE_LABEL.validation)} validation instances have"
+    for task, who in ((toy_task(validation=1), "the one validation instance has"), (ONE_LABEL, many)):
+        expected = f"select is nce, but {who} label [0-3], so that NCE is undefined; give more validation instances, or"
+        with pytest.raises(InputError, match=expected):
+            finetune(model, task, out=tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{"select": "cross_entropy"}, {"select": "error_rate"}, {"regime": "all"}])
+@pytest.mark.parametrize("task", [toy_task(validation=1), ONE_LABEL], ids=["one instance", "one class"])
+def test_validation_of_one_class_serves_other_choices(
+    checkpoint: Checkpoint, tmp_path: Path, task: Task, change: dict[str, Any]
+) -> None:
+    run = finetune(load_model(checkpoint("phi")), task, out=tmp_path / "run", **{**QUICK, "steps": 2}, **change)
+    assert run.complete
+    assert math.isfinite(run.metrics["test"]["adapted"]["nce"].value)
+    assert not (tmp_path / "run" / "state").exists()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_shows_steps_loss_validation_and_time_left(checkpoint: Checkpoint, tmp_path: Path, width: int) -> None:
+    screen, shown = Screen(), io.StringIO()
+    screen.console = Console(file=shown, width=width, force_terminal=True, color_system=None, highlight=False)
+    run = finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK, screen=screen)
+    bars = [line for line in re.split(r"[\r\n]", shown.getvalue()) if "training" in line]
+    last = bars[-1]
+    assert all(len(re.sub(r"\x1b\[\S*?[A-Za-z]", "", line)) <= width for line in bars)
+    nce = run.log[-1]["validation"]["nce"]
+    assert re.search(rf"training .*12/12 loss \d\.\d{{3}} · val NCE {nce:.3f} · [\d,]+ tokens/s +00:0", last), last
+    assert " 0/12 " in bars[0]
+
+
+def test_a_quiet_run_shows_no_bar(checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load_model(checkpoint("phi"))
+    capsys.readouterr()
+    finetune(model, toy_task(), out=tmp_path / "run", **QUICK, screen=Screen(quiet=True))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_patience_stops_early(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -90,12 +90,14 @@ def evaluate(
     from rango.cli.output import print_result
     from rango.models import load_model
     from rango.tasks import load_task
-    from rango.training import Screen, write_evaluation
+    from rango.training import Screen, as_the_run, write_evaluation
 
+    settings, notes = as_the_run(settings)
     asked = load_task(settings.task, settings.pick(TaskOptions))
     base = load_model(settings.model, **dict(settings.pick(ModelOptions)))
-    write_evaluation(base, asked, out=Path(apart["out"]), config=settings, screen=Screen(quiet=quiet))
-    print_result(Path(apart["out"]), split=settings.split, shown=Path(apart["out"]) / "metrics.json")
+    out = Path(apart["out"])
+    write_evaluation(base, asked, out=out, config=settings, screen=Screen(quiet=quiet), notes=notes)
+    print_result(out, split=settings.split, shown=out / "metrics.json")
 
 
 def pretrain(

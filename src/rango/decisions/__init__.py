@@ -56,7 +56,7 @@ from rango.decisions.scoring_rules import (
 )
 from rango.decisions.selective import RiskCoverage, risk_coverage
 from rango.decisions.significance import PairedDifference, holm, paired_bootstrap
-from rango.decisions.summary import summarise, summarise_difference
+from rango.decisions.summary import summarise, summarise_difference, summarise_prior_only
 
 __all__ = [
     "CALIBRATORS",
@@ -129,6 +129,7 @@ __all__ = [
     "score_of_priors",
     "summarise",
     "summarise_difference",
+    "summarise_prior_only",
     "threshold_curve",
     "unpaired_error_deviation",
     "write_posteriors",

@@ -136,7 +136,8 @@ def _data(posteriors: Posteriors, usable: NDArray[np.bool_], losses: Array, prio
     logs, labels = posteriors.log_posteriors, posteriors.labels
     if not usable.all():
         logs, labels, losses = logs[usable], labels[usable], losses[usable]
-    scores = np.ascontiguousarray(logs.T)
+    # A copy even where the transpose is contiguous, as of one instance: it is written to below.
+    scores = np.array(logs.T, order="C")
     impossible = np.isneginf(scores)
     weights = None
     log_priors = np.zeros((posteriors.n_choices, 1))

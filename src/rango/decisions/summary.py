@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -99,6 +100,33 @@ def summarise_difference(
     resampling = resampling_of(a.labels, groups=a.groups, resample=resample, seed=seed)
     intervals = plan.intervals([a, b], resampling, replicates, interval, values)
     return _estimates(values, intervals, notes, len(a))
+
+
+_OF_PRIORS = ("nce", "normalised_brier", "normalised_expected_cost", "ece")
+"""Metrics whose value for the system that outputs the class frequencies is fixed by definition: 1, and an ECE of 0."""
+
+
+def summarise_prior_only(
+    posteriors: Posteriors, *, replicates: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, Estimate]:
+    """`summarise` of the system that outputs the class frequencies of the instances it is measured on.
+
+    On other instances it is another system, with their frequencies. So its normalised metrics are 1 and its ECE is 0 on
+    every resampling, and their intervals have no width: [1, 1] and [0, 0]. With the frequencies of the full set they
+    would lie above the value, since no other constant does better on a resampling than its own. The other metrics keep
+    those frequencies: they are then linear in the counts, and their intervals hold the value.
+
+    >>> posteriors = Posteriors(np.log([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7]]), [0, 0, 1])
+    >>> found = summarise_prior_only(posteriors, replicates=100)["nce"]
+    >>> round(found.value, 6), found.low == found.high == found.value
+    (1.0, True)
+    """
+    found = summarise(posteriors.prior_only(), replicates=replicates, seed=seed, level=level)
+    for name in _OF_PRIORS:
+        value = found[name].value
+        if replicates and not math.isnan(value):
+            found[name] = replace(found[name], low=value, high=value)
+    return found
 
 
 def check_paired(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> None:

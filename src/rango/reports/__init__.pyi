@@ -18,4 +18,4 @@ from .study_words import study_findings as study_findings
 from .tables import result_rows as result_rows
 from .terminal import metrics_table as metrics_table
 from .terminal import result_table as result_table
-from .words import difference_sentence as difference_sentence
+from .words import verdict_sentences as verdict_sentences

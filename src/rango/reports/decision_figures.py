@@ -63,13 +63,18 @@ def cost_curves(
         normalised: divide by the best constant decision under the same costs, which is then the line at 1.
 
     Raises:
-        InputError: no states, an empty family, or costs of another number of classes.
+        InputError: no states, an empty family, costs of another number of classes, or nothing to normalise by.
     """
     figure, (ax,) = panels(1)
     points = sorted(family)
     for key, colour in _colours(states).items():
         curve = risk_curve(states[key], family=[family[point] for point in points])
         values = curve.normalised if normalised else curve.expected
+        if not np.isfinite(values).any():
+            raise InputError(
+                f"the best constant decision costs nothing on the {len(states[key]):,} instances of "
+                f"{state_named(key).title!r}, so nothing normalises; give instances with more than one label"
+            )
         ax.plot(points, values, label=state_named(key).title, **_line(key, colour))
         naive = curve.naive
     if normalised:

@@ -22,7 +22,7 @@ from rango.reports.tables import (
     result_rows,
     split_metrics,
 )
-from rango.reports.words import difference_sentence
+from rango.reports.words import verdict_sentences
 
 _TITLE_WIDTH = 19
 _VALUE_WIDTH = 16  # a value above its interval: "0.193 to 0.229", and the space between columns
@@ -32,7 +32,7 @@ _LINE_WIDTH = 24  # a value and its interval on one line
 def result_table(
     metrics: Mapping[str, Any], *, split: str = "test", width: int = 80, columns: Sequence[str] = USUAL
 ) -> Group:
-    """The result of a run for the terminal: a row per state, a column per metric, and the difference in words.
+    """The result of a run for the terminal: a row per state, a column per metric, and the verdict in words.
 
     Args:
         metrics: the content of a metrics.json.
@@ -48,10 +48,12 @@ def result_table(
     """
     in_line = width >= _TITLE_WIDTH + 2 * _LINE_WIDTH + 4
     fits = (width - _TITLE_WIDTH - 4) // (_LINE_WIDTH if in_line else _VALUE_WIDTH)
-    table = result_rows(metrics, split=split, columns=columns[: max(2, fits)])
+    # Of those that have a value: on instances of one class NCE leaves its place to the next.
+    there = [column.key for column in result_rows(metrics, split=split, columns=columns).columns]
+    table = result_rows(metrics, split=split, columns=there[: max(2, fits)])
     parts: list[RenderableType] = [_render(table, in_line=in_line), _caption(table, split)]
     if split_metrics(metrics, split=split).get("difference"):
-        parts += [Text(), Text(difference_sentence(metrics, split=split))]
+        parts += [Text(), *map(Text, verdict_sentences(metrics, split=split))]
     return Group(*parts)
 
 

@@ -41,11 +41,12 @@ def change(states: Metrics, metric: str) -> tuple[Tone, str] | None:
     title = column_named(metric).title
     ends = [estimate(states, state, metric) for state in ("base", "adapted")]
     path = " from {} to {}".format(*(number(end.value) for end in ends if end)) if all(ends) else ""
-    if difference.value == 0 and not interval(difference):
-        return "open", f"{title} stayed{f' at {number(ends[1].value)}' if ends[1] else ' the same'}."
-    verb = "fell" if difference.value < 0 else "rose" if difference.value > 0 else "stayed the same"
     span = interval(difference, sign=True)
     bounds = f" (95% interval {span})" if span else ""
+    if number(difference.value) == number(0.0):
+        # Nothing to three decimals is nothing to speak of, even where its interval lies on one side of 0.
+        return "open", f"{title} stayed{f' at {number(ends[1].value)}' if ends[1] else ' the same'}{bounds}."
+    verb = "fell" if difference.value < 0 else "rose"
     sentence = f"{title} {verb}{path}: {number(difference.value, sign=True)}{bounds}."
     better: Mapping[str, Tone] = {"below": "good", "above": "bad", "unknown": "open"}
     worse: Mapping[str, Tone] = {"below": "bad", "above": "good", "unknown": "open"}
@@ -53,11 +54,22 @@ def change(states: Metrics, metric: str) -> tuple[Tone, str] | None:
     return (worse if difference.direction == "higher" else better)[where], sentence
 
 
+def _undefined(states: Metrics, state: str, metric: str) -> str:
+    """Why a metric that is in metrics.json has no value, as a sentence; "" where it has one or is not there."""
+    entry = states.get(state, {}).get(metric)
+    if not isinstance(entry, Mapping) or entry.get("value") is not None or not entry.get("note"):
+        return ""
+    # A note begins with what the value is instead; that of a difference first names one of the two.
+    return f"{column_named(metric).title} is {str(entry['note']).removeprefix('first: ').removeprefix('second: ')}."
+
+
 def adaptation_finding(states: Metrics) -> Finding:
     """Did adaptation help? NCE decides; the error rate is told beside it."""
     nce, error = change(states, "nce"), change(states, "error_rate")
     if nce is None:
-        reason = "The paired difference base → adapted is not in metrics.json."
+        reason = _undefined(states, "difference", "nce") or (
+            "The paired difference base → adapted is not in metrics.json."
+        )
         return Finding("adaptation", "open", "Whether adaptation helped is not known", reason)
     headline = {
         "good": "Adaptation helped",
@@ -68,7 +80,8 @@ def adaptation_finding(states: Metrics) -> Finding:
         headline += {
             "good": ", yet the error rate fell",
             "bad": ", yet the error rate rose",
-            "open": "; the error rate moved by no more than chance would move it",
+            "open": "; the error rate "
+            + ("stayed" if " stayed" in error[1] else "moved by no more than chance would move it"),
         }[error[0]]
     return Finding("adaptation", nce[0], headline, " ".join(part[1] for part in (nce, error) if part))
 
@@ -77,7 +90,8 @@ def priors_finding(states: Metrics, state: str = "adapted") -> Finding:
     """Is the model worth more than its priors? The interval of NCE against 1."""
     nce = estimate(states, state, "nce")
     if nce is None:
-        return Finding("priors", "open", "Worth against the priors: not known", "NCE is not in metrics.json.")
+        reason = _undefined(states, state, "nce") or "NCE is not in metrics.json."
+        return Finding("priors", "open", "Worth against the priors: not known", reason)
     if math.isinf(nce.value):
         detail = "At least one right choice was given probability 0, which costs infinity; nothing is clipped."
         return Finding("priors", "bad", "The posteriors rule out a right answer", detail)
@@ -120,11 +134,13 @@ def mcnemar_sentence(base: Posteriors, adapted: Posteriors) -> str:
     )
 
 
-def difference_sentence(metrics: Mapping[str, Any], *, split: str = "test") -> str:
-    """The paired difference base → adapted in one line, for the terminal.
+def verdict_sentences(metrics: Mapping[str, Any], *, split: str = "test") -> list[str]:
+    """Whether adaptation helped and whether the adapted model is worth more than its priors, for the terminal.
+
+    One without the other misleads: a model may be much better than it was, and still worse than ignoring the question.
 
     Raises:
         InputError: the split is not in the metrics.
     """
-    finding = adaptation_finding(split_metrics(metrics, split=split))
-    return f"{finding.headline}. {finding.detail}"
+    states = split_metrics(metrics, split=split)
+    return [f"{finding.headline}. {finding.detail}" for finding in (adaptation_finding(states), priors_finding(states))]

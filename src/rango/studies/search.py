@@ -11,13 +11,15 @@ from pydantic import Discriminator, Field, Tag
 from rango.config import Config, Seed
 from rango.errors import unknown_name
 
+Number = int | float
+
 
 class Range(Config):
     """Numbers between two ends, both included. Two whole ends make whole numbers."""
 
-    low: int | float
+    low: Number
     """The smallest value."""
-    high: int | float
+    high: Number
     """The largest value."""
     log: bool = False
     """Whether equal ratios, instead of equal differences, are equally likely at first."""

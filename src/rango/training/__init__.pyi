@@ -6,6 +6,7 @@ from .bank import bankable as bankable
 from .bank_choice import BankChoice as BankChoice
 from .bank_choice import choose_bank as choose_bank
 from .evaluation import write_evaluation as write_evaluation
+from .evaluation_of_run import as_the_run as as_the_run
 from .finetune import finetune as finetune
 from .finetune import finetune_bank as finetune_bank
 from .measures import measure as measure

@@ -11,6 +11,7 @@ from rango.files import holds_files, read_yaml, write_json, write_yaml
 from rango.models import Adapter, Model, load_adapter
 from rango.scoring import encode, make_reader, mean_posteriors, score, score_samples
 from rango.tasks import Instance, Task, few_shot
+from rango.training.evaluation_of_run import refuse_other_data
 from rango.training.measures import measure, true_posteriors
 from rango.training.options import EvaluateConfig
 from rango.training.progress import Screen
@@ -20,17 +21,19 @@ RECORD = "evaluation.yaml"
 
 
 def write_evaluation(
-    model: Model, task: Task, *, out: Path, config: EvaluateConfig, screen: Screen
+    model: Model, task: Task, *, out: Path, config: EvaluateConfig, screen: Screen, notes: Sequence[str] = ()
 ) -> dict[str, dict[str, Estimate]]:
     """Score one split and write posteriors/SPLIT-STATE.parquet, metrics.json and evaluation.yaml.
 
     STATE is `base`, or `adapted` with an adapter. Metrics are those of a run, for this one state, the prior-only system
-    and, where it is known, the true posterior (`floor`).
+    and, where it is known, the true posterior (`floor`). `notes` are said before the scoring.
 
     Raises:
-        InputError: bad data or adapter, or `out` holds other files; nothing is written then.
+        InputError: bad data or adapter, data that the adapter's run has seen (see `other_data`), or `out` holds other
+            files; nothing is written then.
     """
     _refuse_other_files(out, config)
+    notes = (*notes, *refuse_other_data(task, config))
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     instances = task.split(config.split)
@@ -40,7 +43,7 @@ def write_evaluation(
     try:
         reader = make_reader(model)
         trees = encode(model, instances, task=task, form=form)
-        for note in (*model.notes, *reader.notes, *task.notes):
+        for note in (*notes, *model.notes, *reader.notes, *task.notes):
             screen.say(f"· {note}")
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
         if adapter is None or config.mc_dropout is None:

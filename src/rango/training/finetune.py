@@ -128,6 +128,8 @@ def _train(
     # In training the shots are ordinary tokens of every trunk: the adapter changes their keys, so none can be kept.
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     refuse_empty(task.train, shots=config.shots)
+    for bank_job, _ in left:
+        _refuse_undefined_selection(bank_job.config, task)
     reader = make_reader(model)
     trees = {name: encode(model, task.split(name), task=task, form=form) for name in SPLITS}
     ranks = Ranks.current()
@@ -147,6 +149,18 @@ def _train(
     finally:
         for adapter in adapters:
             adapter.remove()
+
+
+def _refuse_undefined_selection(config: FinetuneConfig, task: Task) -> None:
+    """NCE divides by the entropy of the priors: no checkpoint has one where all right answers stand in one place."""
+    labels = {instance.label for instance in task.validation}
+    if config.regime != "all" and config.select == "nce" and len(labels) == 1:
+        count = len(task.validation)
+        who = f"all {count:,} validation instances have" if count > 1 else "the one validation instance has"
+        raise InputError(
+            f"select is nce, but {who} label {labels.pop()}, so that NCE is undefined; give more validation instances, "
+            "or select cross_entropy"
+        )
 
 
 def _refuse_other_bank(state: Path, members: Sequence[Member]) -> None:

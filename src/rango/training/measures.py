@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rango.decisions import Calibrator, Estimate, Posteriors, fit_calibrator, summarise, summarise_difference
+from rango.decisions import (
+    Calibrator,
+    Estimate,
+    Posteriors,
+    fit_calibrator,
+    summarise,
+    summarise_difference,
+    summarise_prior_only,
+)
 from rango.errors import InputError
 from rango.scoring import as_posteriors
 from rango.tasks import Form, Instance, true_log_posteriors
@@ -17,7 +25,7 @@ def measure(states: Mapping[str, Posteriors], *, seed: int = 0) -> dict[str, dic
     `difference` is adapted minus base on the same resampled instances.
     """
     any_state = next(iter(states.values()))
-    found = {"prior": summarise(any_state.prior_only(), seed=seed)}
+    found = {"prior": summarise_prior_only(any_state, seed=seed)}
     found |= {state: summarise(posteriors, seed=seed) for state, posteriors in states.items()}
     if "base" in states and "adapted" in states:
         found["difference"] = summarise_difference(states["base"], states["adapted"], seed=seed)

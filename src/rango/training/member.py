@@ -202,11 +202,20 @@ class Member:
 
     def divergence(self, what: str) -> DivergenceError:
         """The error for a run that cannot go on because of `what`."""
-        best = self.progress.best_step
-        kept = f"the best checkpoint (step {best}) is kept in {self.writer.path / 'adapter' / 'best'}"
-        return DivergenceError(
-            f"{what} with learning rate {self.config.learning_rate:g}; {kept}; lower --learning-rate"
-        )
+        config = self.config
+        strength, advice = f"learning rate {config.learning_rate:g}", "lower --learning-rate"
+        if config.adaptation == "lora":  # the other factor of the update
+            strength, advice = f"{strength} and lora.alpha {config.lora.alpha:g}", f"{advice} or --lora.alpha"
+        return DivergenceError(f"{what} with {strength}; {self._kept()}; {advice}")
+
+    def _kept(self) -> str:
+        """Which checkpoint there is to go back to."""
+        folder, progress = self.writer.path / "adapter", self.progress
+        if progress.best_step is not None:
+            return f"the best checkpoint (step {progress.best_step}) is kept in {folder / 'best'}"
+        if progress.validated_step is not None:
+            return f"the last checkpoint (step {progress.validated_step}) is kept in {folder / 'last'}"
+        return "no checkpoint had been made"
 
     def _is_better(self, value: float) -> bool:
         best = self.progress.best_value

@@ -101,7 +101,8 @@ class EvaluateOptions(ScoringOptions, TaskOptions, ModelOptions):
     """Everything `rango evaluate` can be told beside model, task and output folder."""
 
     adapter: Path | None = None
-    """A run directory (its best checkpoint is taken) or an adapter folder in PEFT's format."""
+    """A run directory (its best checkpoint is taken) or an adapter folder in PEFT's format. Of a run, form, normalise,
+    shots and dtype are taken too where they are not given, and on its own task also data, sizes and data-seed."""
     split: Split = "test"
     """The split to evaluate on."""
     mc_dropout: Annotated[int, Field(ge=1)] | None = None
@@ -109,6 +110,8 @@ class EvaluateOptions(ScoringOptions, TaskOptions, ModelOptions):
     when absent."""
     seed: Seed = 0
     """Seed of the bootstrap and of MC dropout's masks."""
+    other_data: bool = False
+    """Evaluate even where the adapter's run may have seen the instances: its task has changed, or is cut anew."""
 
     @model_validator(mode="after")
     def _dropout_of_an_adapter(self) -> Self:
