@@ -9,7 +9,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +94,7 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{path} does not exist; give the path of an existing file")
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}); check the file") from None
     if not data.strip():
         raise InputError(f"{path} is empty; expected at least one line")
@@ -100,10 +103,38 @@ def read_bytes(path: Path) -> bytes:
 
 def read_json(path: Path) -> Any:
     """Read JSON; a syntax error names the line."""
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: JSON.
+        where: the file, for messages.
+        line: the line of the file that `text` is; None for the whole file.
+
+    Raises:
+        InputError: no JSON, a number too long or nested too deep for Python, half a surrogate pair (no UTF-8 text).
+    """
+    place = where if line is None else f"{where}:{line}"
     try:
-        return json.loads(read_text(path))
+        value = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg}); fix the line") from None
+        raise InputError(f"{where}:{line or error.lineno}: not JSON ({error.msg}); fix the line") from None
+    except UnicodeEncodeError as error:
+        broken = error.object[error.start]
+        raise InputError(f"{place}: {broken!r} is half a surrogate pair; save the text as UTF-8") from None
+    except RecursionError:
+        raise InputError(f"{place}: nested too deep; expected an ordinary JSON value") from None
+    except ValueError:  # Python refuses to read whole numbers of more than 4,300 digits
+        raise InputError(f"{place}: a number has too many digits; shorten it or put it in quotation marks") from None
+    return value
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -111,23 +142,40 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """PyYAML takes the last of two equal keys without a word."""
+        """PyYAML takes the last of two equal keys without a word, and values that contain themselves."""
+
+        def __init__(self, stream: str) -> None:
+            super().__init__(stream)
+            self.deep_construct = True  # what contains itself is then an error
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
             for key, _ in node.value:
-                if key.value in seen and isinstance(key.value, str):
+                if not isinstance(key.value, str):
+                    continue  # a list or a mapping: refused below
+                if key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-                seen.add(str(key.value))
+                seen.add(key.value)
             return super().construct_mapping(node, deep=deep)
 
+        def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+            if isinstance(node.value, str) and any("\ud800" <= character <= "\udfff" for character in node.value):
+                raise yaml.constructor.ConstructorError(None, None, "half a surrogate pair", node.start_mark)
+            return super().construct_scalar(node)
+
+    text = read_text(path)
     try:
-        value = yaml.load(read_text(path), Loader)
+        value = yaml.load(text, Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not YAML ({error.problem}); fix the line") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); fix the file") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deep; expected `key: value` lines") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # a number or a date that is none
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: a value cannot be read ({reason}); put it in quotation marks") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}; expected `key: value` lines")
     return value
@@ -154,10 +202,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{number}: not JSON ({error.msg}); fix the line") from None
+        row = parse_json(line, str(path), line=number)
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: holds a {type(row).__name__}; expected a JSON object")
         yield number, row
@@ -165,12 +210,21 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    columns = len(reader.fieldnames or ())
-    for row in reader:
-        if None in row or None in row.values():
-            seen = sum(value is not None for value in row.values()) + (len(row[None]) - 1 if None in row else 0)
-            raise InputError(f"{path}:{reader.line_num}: {seen} values; expected {columns} as in the first line")
-        yield reader.line_num, dict(row)
+    begin = 1  # a value may hold line breaks
+    try:
+        names = reader.fieldnames or ()
+        begin = reader.line_num + 1
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise InputError(f"{path}:1: column {twice[0]!r} stands twice; give each column a name of its own")
+        for row in reader:
+            if None in row or None in row.values():
+                seen = sum(value is not None for value in row.values()) + (len(row[None]) - 1 if None in row else 0)
+                raise InputError(f"{path}:{reader.line_num}: {seen} values; expected {len(names)} as in the first line")
+            yield reader.line_num, dict(row)
+            begin = reader.line_num + 1
+    except csv.Error as error:  # most often a quotation mark that is never closed, so that the rest is one value
+        raise InputError(f"{path}:{begin}: not CSV ({error}); look for a missing quotation mark") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -11,7 +11,6 @@ splits: part                                    # optional column: train, valida
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pydantic import Field, field_validator
 
 from rango.config import Config
 from rango.errors import InputError, unknown_name
-from rango.files import read_rows
+from rango.files import parse_json, read_rows
 from rango.tasks.instance import LETTERS, Instance, Templates, context_group
 from rango.tasks.sources import Row, located
 from rango.tasks.splits import cut
@@ -195,8 +194,8 @@ class _Reader:
         if isinstance(value, str):
             # A CSV cell holds a list as JSON.
             try:
-                value = json.loads(value)
-            except json.JSONDecodeError:
+                value = parse_json(value, row.where)
+            except InputError:
                 value = None
         if not isinstance(value, list):
             raise InputError(f"{row.where}: {column} is no list; expected the row's choices (in CSV as a JSON list)")
@@ -238,7 +237,7 @@ def _fits(value: Any, choices: tuple[str, ...]) -> dict[Reading, int]:
     # A choice that occurs twice is not named by its text.
     if choices.count(text) == 1:
         found["text"] = choices.index(text)
-    if text.isdecimal() and int(text) < len(choices):
+    if text.isdecimal() and len(text) < 10 and int(text) < len(choices):
         found["index"] = int(text)
     if len(text) == 1 and text in LETTERS[: len(choices)]:
         found["letter"] = LETTERS.index(text)
