@@ -68,7 +68,11 @@ def _load_full(model: Model, folder: Path) -> FullTuning:
     record = _read_record(folder / RECORD)
     _refuse_other_base(model, folder, record.get("base_model_name_or_path"), record.get("base_fingerprint"))
     full = add_full(model)
-    full.load(folder)
+    try:
+        full.load(folder)
+    except InputError:
+        full.remove()
+        raise
     return full
 
 
