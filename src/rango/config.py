@@ -55,6 +55,24 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def underscored(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The keys of a file with `_` for `-`, in nested mappings too.
+
+    >>> underscored({"learning-rate": 0.01, "lora": {"rank": 2}}, where="a.yaml")
+    {'learning_rate': 0.01, 'lora': {'rank': 2}}
+
+    Raises:
+        InputError: two spellings of one key.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name in found:
+            raise InputError(f"{where}: {name} stands twice, spelt with - and with _; keep one of them")
+        found[name] = underscored(value, where=where) if isinstance(value, Mapping) else value
+    return found
+
+
 def one_line(error: ValidationError, *, where: str, model: type[BaseModel] | None = None) -> str:
     """The first mistake that pydantic found, on one line; with `model`, an unknown key gets its nearest valid name."""
     first = error.errors(include_url=False)[0]

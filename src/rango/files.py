@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import gzip
 import hashlib
 import io
@@ -25,9 +26,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes `path` when the block ends without an error.
 
     Write, fsync, rename: a reader sees the old file or the whole new one, never a part.
+
+    Raises:
+        InputError: `path` is a folder, or no file can be made there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of a file")
+    with _place_refused(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -39,6 +46,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _place_refused(folder: Path) -> Iterator[None]:
+    """An OSError of the block that another place would not give, such as a missing permission, as an InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise InputError(f"{folder} cannot be written to ({reason}); give another place") from None
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise InputError where a folder cannot be made or written to, before long work; leaves nothing behind."""
+    made: list[Path] = []
+    with _place_refused(folder):
+        try:
+            made = [place for place in (folder, *folder.parents) if not place.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        finally:
+            for place in made:  # the innermost first
+                with contextlib.suppress(OSError):
+                    place.rmdir()
 
 
 def holds_files(folder: Path) -> bool:

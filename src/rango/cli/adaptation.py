@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli.resolve import resolve
+from rango.files import refuse_unwritable
 from rango.models.options import ModelOptions
 from rango.tasks import TaskOptions
 from rango.training.options import EvaluateConfig, EvaluateOptions, FinetuneConfig, FinetuneOptions
@@ -54,9 +55,11 @@ def finetune(
 
     with launched(settings.device) as (ranks, device):
         screen = Screen(quiet=quiet or not ranks.first)
+        if ranks.first:
+            refuse_unwritable(apart["out"])
         asked = load_task(settings.task, settings.pick(TaskOptions))
         base = load_model(settings.model, dtype=settings.dtype, device=device)
-        run = train(base, asked, out=Path(apart["out"]), config=settings, screen=screen)
+        run = train(base, asked, out=apart["out"], config=settings, screen=screen)
         if ranks.first:
             print_result(run.path, split="test", shown=write_report(run.path))
 
@@ -92,10 +95,11 @@ def evaluate(
     from rango.tasks import load_task
     from rango.training import Screen, write_evaluation
 
+    refuse_unwritable(apart["out"])
     asked = load_task(settings.task, settings.pick(TaskOptions))
     base = load_model(settings.model, **dict(settings.pick(ModelOptions)))
-    write_evaluation(base, asked, out=Path(apart["out"]), config=settings, screen=Screen(quiet=quiet))
-    print_result(Path(apart["out"]), split=settings.split, shown=Path(apart["out"]) / "metrics.json")
+    write_evaluation(base, asked, out=apart["out"], config=settings, screen=Screen(quiet=quiet))
+    print_result(apart["out"], split=settings.split, shown=apart["out"] / "metrics.json")
 
 
 def pretrain(
@@ -124,7 +128,6 @@ def pretrain(
     from rango.training import Screen
     from rango.training import pretrain as train
 
-    folder = train(
-        [Path(text) for text in apart["texts"]], out=Path(apart["out"]), config=settings, screen=Screen(quiet=quiet)
-    )
+    refuse_unwritable(apart["out"].parent)
+    folder = train(apart["texts"], out=apart["out"], config=settings, screen=Screen(quiet=quiet))
     print(folder)

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from rango.cli.adaptation import Quiet
 from rango.errors import InputError, RunError
+from rango.files import refuse_unwritable
 
 
 def study(
@@ -62,6 +63,10 @@ def study(
     asked = read_study(file, tiny=tiny, changes=change)
     folder = out or Path("runs") / asked.name
     plan, store = prepare(asked, folder)
+    if not dry_run:
+        if asked.search is not None and ray is not None:
+            raise InputError("--ray: a search runs its trials one after the other; leave --ray out")
+        refuse_unwritable(folder)
     console = Console(stderr=True, highlight=False, quiet=quiet)
     for line in describe(plan, store):
         console.print(line, markup=False, soft_wrap=True)
@@ -70,8 +75,6 @@ def study(
         console.print(f"  a search ({asked.search.sampler}): {chosen} of {asked.search.trials} trials chosen so far")
     if dry_run:
         return
-    if asked.search is not None and ray is not None:
-        raise InputError("--ray: a search runs its trials one after the other; leave --ray out")
     watch = Watch(store, plan, console, search=asked.search is not None)
     try:
         if ray is None:

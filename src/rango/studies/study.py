@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticUndefined
 
-from rango.config import Config, merge
+from rango.config import Config, merge, underscored
 from rango.errors import InputError, unknown_name
 from rango.files import read_yaml
 from rango.studies.adaptation import AdaptationOptions
@@ -82,7 +82,7 @@ def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -
     Raises:
         InputError: unknown keys (with the nearest valid one), an empty axis, two axes for one key, no such file.
     """
-    values = read_yaml(path)
+    values = _one_spelling(read_yaml(path), where=str(path))
     small = values.pop("tiny", None)
     if tiny:
         if not isinstance(small, Mapping):
@@ -96,6 +96,19 @@ def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -
     if problems:
         raise InputError(f"{path}: " + "; ".join(problems))
     return study
+
+
+def _one_spelling(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The keys of a run's configuration with `_` for `-`, so that a change finds the key that it changes."""
+    result = dict(values)
+    for key, value in values.items():
+        if key in ("base", "vary") and isinstance(value, Mapping):
+            result[key] = underscored(value, where=where)
+        elif key == "tiny" and isinstance(value, Mapping):
+            result[key] = _one_spelling(value, where=where)
+        elif key == "runs" and isinstance(value, list):
+            result[key] = [underscored(run, where=where) if isinstance(run, Mapping) else run for run in value]
+    return result
 
 
 def _replace(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
