@@ -17,6 +17,7 @@ from rango.cli.resolve import resolve, with_file
 from rango.config import underscored
 from rango.errors import InputError
 from rango.files import refuse_unwritable, write_text
+from rango.models import LoRA, add_adapter, load_model
 from rango.training.options import FinetuneConfig
 from rango.training.pretrain_options import PretrainConfig
 
@@ -35,15 +36,23 @@ def fails(capsys: Capture, *arguments: object, code: int = 2) -> str:
     return captured.err
 
 
+MOODS = ("happy", "sad", "angry")
+
+
+def write_table(folder: Path, settings: dict[str, Any] | None = None, row: dict[str, Any] | None = None) -> Path:
+    """Eight contexts of each of three moods, with other settings, and another second row."""
+    rows: list[dict[str, Any]] = [{"text": f"Ann {k}", "mood": MOODS[k % 3]} for k in range(24)]
+    rows[1] = rows[1] if row is None else row
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"prompt": "{text}. Mood:", "choices": list(MOODS), "label": "mood", **(settings or {})}
+    (folder / "task.yaml").write_text(yaml.safe_dump(keys))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four contexts of each of three moods."""
-    folder = tmp_path_factory.mktemp("table")
-    rows = [{"text": f"Ann {k}", "mood": ("happy", "sad", "angry")[k % 3]} for k in range(24)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {"prompt": "{text}. Mood:", "choices": ["happy", "sad", "angry"], "label": "mood"}
-    (folder / "task.yaml").write_text(yaml.safe_dump(settings))
-    return folder
+    """A table as it should be."""
+    return write_table(tmp_path_factory.mktemp("table"))
 
 
 @pytest.mark.parametrize(
@@ -172,3 +181,63 @@ def test_an_evaluation_without_its_configuration_is_other_files(
     (tmp_path / "evaluation.yaml").write_text("form: cloze\n")
     line = fails(capsys, "evaluate", checkpoint("phi"), table, *SIZES, "--out", tmp_path)
     assert "already holds other files" in line
+
+
+@pytest.mark.parametrize("command", ["finetune", "evaluate"])
+@pytest.mark.parametrize(
+    ("settings", "row", "message"),
+    [
+        ({"prompt": "{text. Mood:"}, None, "task.yaml: prompt: a lone { at '{text. Mood:'"),
+        ({"prompt": "{txt}"}, None, "rows.jsonl:1: unknown column 'txt': did you mean 'text'?"),
+        ({"choices": ["happy"]}, None, "task.yaml: choices: 1 choice(s); expected at least 2"),
+        ({"choices": ["happy", "sad", "happy"]}, None, "choice 2 is 'happy' like choice 0; name each once"),
+        ({"choices": "options"}, {"text": "Bo", "mood": 0, "options": ["happy"]}, "unknown column 'options'"),
+        ({"lable": "mood"}, None, "did you mean 'label'?"),
+        ({}, {"text": "Bo"}, "rows.jsonl:2: mood is missing; `label` in"),
+        ({}, {"text": "Bo", "mood": "glad"}, "rows.jsonl:2: label is 'glad'; expected the text of one choice"),
+        ({}, {"text": "x " * 200, "mood": "sad"}, "rows.jsonl:2: instance '2' is "),
+        ({}, {"text": "\ud800", "mood": "sad"}, "rows.jsonl:2: '\\ud800' is half a surrogate pair; save the text as"),
+    ],
+)
+def test_a_bad_table_is_one_line_before_any_work(
+    command: str,
+    settings: dict[str, Any],
+    row: dict[str, Any] | None,
+    message: str,
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    (tmp_path / "table").mkdir()
+    folder = write_table(tmp_path / "table", settings, row)
+    sizes = ("--train", 16, "--validation", 4, "--test", 4)
+    out = tmp_path / "out"
+    # Evaluating reads one split only: the one that holds most rows.
+    split = ("--split", "train") if command == "evaluate" else ()
+    assert message in fails(capsys, command, checkpoint("phi"), folder, *sizes, *split, "--out", out)
+    assert not out.exists()
+
+
+def test_one_choice_has_no_metrics(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "p.jsonl").write_text('{"label": 0, "posteriors": [1.0]}\n' * 4)
+    assert "has 1 column; expected at least two choices" in fails(capsys, "metrics", tmp_path / "p.jsonl")
+
+
+def test_a_loss_that_is_no_number_is_one_line(
+    checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    wild = ("--learning-rate", "1e30", "--steps", 6, "--quiet")
+    line = fails(capsys, "finetune", checkpoint("phi"), table, *SIZES, *wild, "--out", tmp_path / "out")
+    assert "became nan at step" in line
+    assert "lower --learning-rate" in line
+
+
+def test_an_adapter_without_dropout_is_refused_before_scoring(
+    checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    model = load_model(checkpoint("phi"))
+    add_adapter(model, LoRA(), seed=0).save(tmp_path / "adapter")
+    masks = ("--adapter", tmp_path / "adapter", "--mc-dropout", 4, "--out", tmp_path / "out")
+    line = fails(capsys, "evaluate", checkpoint("phi"), table, *SIZES, *masks)
+    assert "the adapter has dropout 0" in line
+    assert not (tmp_path / "out").exists()

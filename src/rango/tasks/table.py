@@ -54,6 +54,18 @@ class TableConfig(Config):
     splits: str | None = None
     """The column that says train, validation or test; a random cut when absent."""
 
+    @field_validator("prompt")
+    @classmethod
+    def _closed(cls, value: str) -> str:
+        rest = _PLACE.sub(lambda match: " " * len(match[0]), value)
+        lone = re.search("[{}]", rest)
+        if lone is not None:
+            raise ValueError(
+                f"a lone {lone[0]} at {value[lone.start() :][:20]!r}; write {{column}} for a column, {lone[0] * 2} for "
+                "a brace"
+            )
+        return value
+
     @field_validator("choices", mode="before")
     @classmethod
     def _quoted(cls, value: Any) -> Any:
@@ -63,9 +75,15 @@ class TableConfig(Config):
             # YAML reads a bare yes or no as true or false.
             if not isinstance(choice, str | int) or isinstance(choice, bool):
                 raise ValueError(f"choice {number} is {choice!r}; expected text, put it in quotation marks")
-        if len(value) < 2:
-            raise ValueError(f"{len(value)} choice(s); expected at least 2")
-        return tuple(str(choice).strip() for choice in value)
+        choices = tuple(str(choice).strip() for choice in value)
+        if len(choices) < 2:
+            raise ValueError(f"{len(choices)} choice(s); expected at least 2")
+        for number, choice in enumerate(choices):
+            if not choice:
+                raise ValueError(f"choice {number} is blank; give it words")
+            if choices.index(choice) != number:
+                raise ValueError(f"choice {number} is {choice!r} like choice {choices.index(choice)}; name each once")
+        return choices
 
 
 def load_table(path: Path, options: TaskOptions) -> Task:
@@ -138,6 +156,8 @@ class _Reader:
     yaml_path: Path
     readings: tuple[Reading, ...] = READINGS
     seen: dict[str, str] = field(default_factory=dict)
+    columns: set[str] = field(default_factory=set)
+    """Of the rows so far: a row may lack one."""
 
     def __post_init__(self) -> None:
         if self.config.label_is is not None:
@@ -145,13 +165,22 @@ class _Reader:
 
     def pools(self, rows: Iterator[Row]) -> dict[str, list[Instance]]:
         """The instances of each split; all in train where the table has no splits."""
-        drafts = [self._draft(row) for row in rows]
+        drafts = []
+        for row in rows:
+            drafts.append(self._draft(row))
+            self.columns |= row.values.keys()
         self._one_reading(drafts)
         pools: dict[str, list[Instance]] = {split: [] for split in SPLITS}
         for draft in drafts:
             with located(draft.where):
                 instance = Instance(
-                    draft.identity, draft.prompt, "", draft.choices, draft.labels[self.readings[0]], draft.group
+                    id=draft.identity,
+                    context=draft.prompt,
+                    question="",
+                    choices=draft.choices,
+                    label=draft.labels[self.readings[0]],
+                    group=draft.group,
+                    where=draft.where,
                 )
             pools[draft.split].append(instance)
         return pools
@@ -171,10 +200,10 @@ class _Reader:
         return _Draft(row.where, identity, prompt, choices, self._labels(row, choices), group, split)
 
     def _value(self, row: Row, column: str, key: str) -> Any:
-        if column not in row.values:
+        if column not in row.values and column not in self.columns:
             error = unknown_name("column", column, map(str, row.values))
             raise InputError(f"{row.where}: {error}; `{key}` in {self.yaml_path} names it")
-        value = row.values[column]
+        value = row.values.get(column)
         if value is None or value == "":
             raise InputError(f"{row.where}: {column} is missing; `{key}` in {self.yaml_path} needs it")
         return value
