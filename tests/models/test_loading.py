@@ -78,6 +78,14 @@ def test_a_configuration_of_other_things_is_one_line(checkpoint: Checkpoint, tmp
     assert "\n" not in str(error.value)
 
 
+def test_a_tokenizer_that_fails_in_use_is_one_line(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint("phi"), tmp_path / "copy"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": [1]}))
+    with pytest.raises(InputError, match=r"cannot be loaded \("):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("architecture", ["phi", "llama", "gpt2", "rango_lstm"])
 def test_a_folder_without_a_tokenizer_is_refused(checkpoint: Checkpoint, tmp_path: Path, architecture: str) -> None:
     for file in checkpoint(architecture).iterdir():

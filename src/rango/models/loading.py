@@ -126,6 +126,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         raise InputError(f"model folder {source} has no tokenizer; put the model's tokenizer.json into it")
     with quiet_transformers():
         tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        _attempt(source, lambda: tokenizer("a"))  # some damage shows in use only
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
 
