@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from rango.decisions import read_posteriors
 from rango.errors import InputError
 from rango.files import parse_json, read_bytes, read_json, read_rows, read_yaml
 
@@ -69,6 +72,18 @@ def test_whole_surrogate_pairs_and_anchors_are_read(tmp_path: Path) -> None:
     assert parse_json(r'["\ud83d\ude00", "\\ud800"]', "here") == ["😀", r"\ud800"]
     (tmp_path / "a.yaml").write_text('a: &x {b: "\\U0001F600"}\nc: *x\n')
     assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": "😀"}, "c": {"b": "😀"}}
+
+
+def test_text_in_parquet_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    broken = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"a\x8d")]
+    )
+    pq.write_table(pa.table({"id": broken, "label": [0], "logits": [[0.0, 1.0]]}), tmp_path / "p.parquet")
+    for read in (_rows, read_posteriors):
+        with pytest.raises(
+            InputError, match=r"p\.parquet: a value cannot be read \('utf-8' codec can't decode byte 0x8d"
+        ):
+            read(tmp_path / "p.parquet")
 
 
 def test_an_empty_or_missing_file_is_told(tmp_path: Path) -> None:

@@ -48,13 +48,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+# What the disk does at the moment, such as being full, is no fault of the path that was given.
+_OF_THE_PLACE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
+
+
 @contextlib.contextmanager
 def _place_refused(folder: Path) -> Iterator[None]:
     """An OSError of the block that another place would not give, such as a missing permission, as an InputError."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if error.errno not in _OF_THE_PLACE:
             raise
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise InputError(f"{folder} cannot be written to ({reason}); give another place") from None
@@ -272,11 +279,23 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"{path} is not a Parquet file ({str(error).splitlines()[0]}); check the file") from None
     number = 0
     for batch in table.to_batches():
-        for row in batch.to_pylist():
+        for row in plain(batch, str(path)):
             number += 1
             yield number, row
     if not number:
         raise InputError(f"{path} is empty; expected at least one row")
+
+
+def plain(values: Any, where: str) -> list[Any]:
+    """The Python values of an Arrow batch or column.
+
+    Raises:
+        InputError: text that is not UTF-8, a date that Python has not: Arrow reads them without a look.
+    """
+    try:
+        return list(values.to_pylist())
+    except ValueError as error:
+        raise InputError(f"{where}: a value cannot be read ({error}); write the Parquet file again") from None
 
 
 def fingerprint(*parts: str | bytes) -> str:

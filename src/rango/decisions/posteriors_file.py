@@ -19,7 +19,7 @@ import numpy as np
 from rango.decisions.arrays import Array
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
-from rango.files import atomic_path, parse_json, read_bytes, read_rows
+from rango.files import atomic_path, parse_json, plain, read_bytes, read_rows
 
 _ENDINGS = ".parquet, .csv, .jsonl or .npz"
 # column -> how it becomes posteriors
@@ -150,7 +150,7 @@ def _read_parquet(path: Path) -> Mapping[str, Sequence[Any] | np.ndarray[Any, An
             even = len(lengths) > 0 and (lengths == lengths[0]).all()
             columns[name] = values.reshape(len(lengths), -1) if even else np.split(values, np.cumsum(lengths)[:-1])
         else:
-            columns[name] = column.to_pylist()
+            columns[name] = plain(column, str(path))
     return columns
 
 
