@@ -16,7 +16,7 @@ from rango.cli import main
 from rango.cli.resolve import resolve, with_file
 from rango.config import underscored
 from rango.errors import InputError
-from rango.files import refuse_unwritable, write_text
+from rango.files import need_writable, write_text
 from rango.models import LoRA, add_adapter, load_model
 from rango.training.options import FinetuneConfig
 from rango.training.pretrain_options import PretrainConfig
@@ -144,10 +144,10 @@ def test_a_result_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: Cap
 
 
 def test_looking_at_a_place_leaves_nothing_behind(tmp_path: Path) -> None:
-    refuse_unwritable(tmp_path / "a" / "b")
+    need_writable(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
     (tmp_path / "c").mkdir()
-    refuse_unwritable(tmp_path / "c")
+    need_writable(tmp_path / "c")
     assert (tmp_path / "c").is_dir()
 
 

@@ -67,7 +67,7 @@ def _place_refused(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder} cannot be written to ({reason}); give another place") from None
 
 
-def refuse_unwritable(folder: Path) -> None:
+def need_writable(folder: Path) -> None:
     """Raise InputError where a folder cannot be made or written to, before long work; leaves nothing behind."""
     made: list[Path] = []
     with _place_refused(folder):

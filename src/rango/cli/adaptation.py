@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli.resolve import resolve
-from rango.files import refuse_unwritable
+from rango.files import need_writable
 from rango.models.options import ModelOptions
 from rango.tasks import TaskOptions
 from rango.training.options import EvaluateConfig, EvaluateOptions, FinetuneConfig, FinetuneOptions
@@ -56,7 +56,7 @@ def finetune(
     with launched(settings.device) as (ranks, device):
         screen = Screen(quiet=quiet or not ranks.first)
         if ranks.first:
-            refuse_unwritable(apart["out"])
+            need_writable(apart["out"])
         asked = load_task(settings.task, settings.pick(TaskOptions))
         base = load_model(settings.model, dtype=settings.dtype, device=device)
         run = train(base, asked, out=apart["out"], config=settings, screen=screen)
@@ -95,7 +95,7 @@ def evaluate(
     from rango.tasks import load_task
     from rango.training import Screen, write_evaluation
 
-    refuse_unwritable(apart["out"])
+    need_writable(apart["out"])
     asked = load_task(settings.task, settings.pick(TaskOptions))
     base = load_model(settings.model, **dict(settings.pick(ModelOptions)))
     write_evaluation(base, asked, out=apart["out"], config=settings, screen=Screen(quiet=quiet))
@@ -128,6 +128,6 @@ def pretrain(
     from rango.training import Screen
     from rango.training import pretrain as train
 
-    refuse_unwritable(apart["out"].parent)
+    need_writable(apart["out"].parent)
     folder = train(apart["texts"], out=apart["out"], config=settings, screen=Screen(quiet=quiet))
     print(folder)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rango.cli.adaptation import Quiet
 from rango.errors import InputError, RunError
-from rango.files import refuse_unwritable
+from rango.files import need_writable
 
 
 def study(
@@ -66,7 +66,7 @@ def study(
     if not dry_run:
         if asked.search is not None and ray is not None:
             raise InputError("--ray: a search runs its trials one after the other; leave --ray out")
-        refuse_unwritable(folder)
+        need_writable(folder)
     console = Console(stderr=True, highlight=False, quiet=quiet)
     for line in describe(plan, store):
         console.print(line, markup=False, soft_wrap=True)
