@@ -1,15 +1,19 @@
-"""The base of every configuration: typed, frozen, strict about unknown keys, one line per mistake."""
+"""The base of every configuration: typed, frozen, strict about unknown keys, all mistakes at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rango.errors import InputError, unknown_name
 from rango.files import read_yaml
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 C = TypeVar("C", bound="Config")
 
@@ -24,12 +28,12 @@ class Config(BaseModel):
         """Check a mapping once, at the boundary.
 
         Raises:
-            InputError: the first mistake on one line, naming the key, the value and what was expected.
+            InputError: every mistake on one line, naming the key, the value and what was expected.
         """
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise InputError(one_line(error, where=where, model=cls)) from None
+            raise InputError(*mistakes(error, where=where, model=cls)) from None
 
     def pick(self, kind: type[C]) -> C:
         """The fields that belong to `kind`, a configuration that this one contains."""
@@ -64,40 +68,105 @@ def underscored(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     Raises:
         InputError: two spellings of one key.
     """
-    found: dict[str, Any] = {}
+    found: dict[Any, Any] = {}
     for key, value in values.items():
-        name = str(key).replace("-", "_")
+        name = key.replace("-", "_") if isinstance(key, str) else key
         if name in found:
             raise InputError(f"{where}: {name} stands twice, spelt with - and with _; keep one of them")
         found[name] = underscored(value, where=where) if isinstance(value, Mapping) else value
     return found
 
 
-def one_line(error: ValidationError, *, where: str, model: type[BaseModel] | None = None) -> str:
-    """The first mistake that pydantic found, on one line; with `model`, an unknown key gets its nearest valid name."""
-    first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"]]
-    key = ".".join(path) or "value"
-    if first["type"] == "extra_forbidden":
-        owner = _model_at(model, path[:-1]) if model is not None else None
-        prefix = "".join(f"{part}." for part in path[:-1])
-        known = [prefix + name for name in owner.model_fields] if owner is not None else []
-        return str(unknown_name(f"key in {where}", key, known))
-    if first["type"] == "missing":
-        return f"{where}: {key} is missing; give it a value"
-    message = first["msg"].removeprefix("Value error, ")
+def mistakes(error: ValidationError, *, where: str = "", model: type[BaseModel] | None = None) -> list[str]:
+    """Every mistake that pydantic found, the first after `where`; with `model`, unknown keys get their nearest name."""
+    found = error.errors(include_url=False)
+    # A value that fits none of several types is one mistake, of which the last type is told.
+    keys = {".".join(str(part) for part in each["loc"] if str(part) not in _TAGS): each for each in found}
+    if len(keys) == 1 and found[-1]["type"] == "extra_forbidden":
+        return [_unknown_key(found[-1], next(iter(keys)), place=f"key in {where}" if where else "key", model=model)]
+    first, *rest = dict.fromkeys(_mistake(each, key, model=model) for key, each in keys.items())
+    return [f"{where}: {first}" if where else first, *rest]
+
+
+def faulty_fields(error: ValidationError) -> set[str]:
+    """The outermost keys whose values are wrong."""
+    return {str(each["loc"][0]) for each in error.errors(include_url=False) if each["loc"]}
+
+
+def _mistake(error: ErrorDetails, key: str, *, model: type[BaseModel] | None) -> str:
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(error, key, place="key", model=model)
+    if error["type"] == "missing":
+        return f"{key} is missing; give it a value"
+    if _NAME in error["loc"]:
+        return f"{key.rpartition('.')[0]}: the key {error['input']!r} is not a word; put it in quotes"
+    if error["type"] == "too_short":
+        return f"{key} is {error['input']!r}: expected at least {error['ctx']['min_length']}"
+    message = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    if first["type"] == "value_error":
-        return f"{where}: {key}: {message}" if path else f"{where}: {message}"
-    return f"{where}: {key} is {first['input']!r}: {message}"
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key or 'value'} is {error['input']!r}: {message}"
 
 
-def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+def _unknown_key(error: ErrorDetails, key: str, *, place: str, model: type[BaseModel] | None) -> str:
+    owner = _model_at(model, [str(part) for part in error["loc"][:-1]]) if model is not None else None
+    parents = key.rpartition(".")[0]
+    known = [f"{parents}.{name}" if parents else name for name in owner.model_fields] if owner is not None else []
+    return str(unknown_name(place, key, known))
+
+
+_NAME = "[key]"
+_TAGS = {
+    _NAME,
+    "range",
+    "choice",
+    "int",
+    "float",
+    "str",
+    "bool",
+    "constrained-int",
+    "constrained-float",
+    "constrained-str",
+}
+"""Parts of pydantic's paths that are types and no keys: which of several the value was held against."""
+
+_EXPECTED = {
+    "tuple_type": "expected a list, such as [8]",
+    "list_type": "expected a list, such as [8]",
+    "mapping_type": "expected keys and values, such as {rank: 8}",
+    "dict_type": "expected keys and values, such as {rank: 8}",
+    "model_type": "expected keys and values, such as {rank: 8}",
+    "model_attributes_type": "expected keys and values, such as {rank: 8}",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "string_type": "expected a text",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+}
+
+
+def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
+    """The model that owns a key; None where it cannot be told."""
+    at: Any = model
     for part in path:
-        field = model.model_fields.get(part)
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not nested:
-            break
-        model = nested[0]
-    return model
+        if isinstance(at, type) and issubclass(at, BaseModel):
+            field = at.model_fields.get(part)
+            at = field.annotation if field else None
+        else:  # a key of a mapping, or a place in a list
+            at = get_args(at)[-1] if get_args(at) else None
+        at = _nested(at)
+    return at if isinstance(at, type) and issubclass(at, BaseModel) else None
+
+
+def _nested(annotation: Any) -> Any:
+    """What an annotation is about: without Annotated, None and alternatives that are no models."""
+    if hasattr(annotation, "__metadata__"):
+        return _nested(annotation.__origin__)
+    if get_origin(annotation) in (Union, UnionType):
+        inner = [_nested(each) for each in get_args(annotation)]
+        return next((each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)), inner[0])
+    return annotation

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input or configuration. The command line prints its message on one line and exits with 2."""
+    """Bad input or configuration: one mistake, or several that are told together.
+
+    The command line prints them on one line and exits with 2.
+    """
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("; ".join(mistakes))
+        self.mistakes = mistakes
 
 
 class RunError(RuntimeError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +24,8 @@ def test_one_owner_at_a_time(tmp_path: Path) -> None:
     assert claim(tmp_path, "a") is not None
 
 
-def write_owner(path: Path, *, host: str, pid: int, token: str = "other") -> None:
-    path.write_text(json.dumps({"token": token, "host": host, "pid": pid}))
+def write_owner(path: Path, *, pid: int, **changes: str) -> None:
+    path.write_text(json.dumps({**claims.owner(pid), "token": "other", **changes}))
 
 
 def dead_pid() -> int:
@@ -36,14 +35,41 @@ def dead_pid() -> int:
 
 
 def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
-    write_owner(tmp_path / "a.claim", host=socket.gethostname(), pid=dead_pid())
+    write_owner(tmp_path / "a.claim", pid=dead_pid())
     assert is_stale(tmp_path / "a.claim")
     assert claim(tmp_path, "a") is not None
 
 
 def test_the_claim_of_a_living_process_is_not(tmp_path: Path) -> None:
-    write_owner(tmp_path / "a.claim", host=socket.gethostname(), pid=os.getpid())
+    write_owner(tmp_path / "a.claim", pid=os.getpid())
     assert claim(tmp_path, "a") is None
+
+
+def test_a_later_process_with_the_same_number_is_another(tmp_path: Path) -> None:
+    write_owner(tmp_path / "a.claim", pid=os.getpid(), start="1")
+    assert is_stale(tmp_path / "a.claim")
+    assert claim(tmp_path, "a") is not None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+def test_the_start_is_read_behind_any_name() -> None:
+    program = "open('/proc/self/comm', 'w').write('a) Z 1 (b'); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as later:
+        assert later.stdout is not None
+        later.stdout.readline()
+        here, there = (claims.owner(pid)["start"] for pid in (os.getpid(), later.pid))
+        later.communicate(b"\n")
+    assert isinstance(here, str)
+    assert isinstance(there, str)
+    assert 0 < int(here) < int(there)
+    assert claims.owner(later.pid)["start"] is None
+
+
+def test_without_proc_the_number_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_PROC", tmp_path / "none")
+    for pid, stale in ((os.getpid(), False), (dead_pid(), True)):
+        write_owner(tmp_path / "a.claim", pid=pid)
+        assert is_stale(tmp_path / "a.claim") == stale
 
 
 def test_on_another_machine_the_heartbeat_decides(tmp_path: Path) -> None:
@@ -59,9 +85,21 @@ def test_on_another_machine_the_heartbeat_decides(tmp_path: Path) -> None:
 def test_a_claim_that_was_taken_over_is_not_released_by_its_old_owner(tmp_path: Path) -> None:
     held = claim(tmp_path, "a")
     assert held is not None
-    write_owner(held.path, host=socket.gethostname(), pid=os.getpid(), token="new")
+    assert held.is_held()
+    write_owner(held.path, pid=os.getpid(), token="new")
+    assert not held.is_held()
     held.release()
     assert held.path.exists()
+
+
+def test_a_claim_that_was_taken_over_is_not_kept_alive(tmp_path: Path) -> None:
+    beats = iter([False, False])
+    held = claims.Claim(tmp_path / "a.claim", "mine")
+    held._stop.wait = lambda _seconds: next(beats)  # type: ignore[method-assign, assignment, misc]
+    write_owner(held.path, pid=os.getpid(), token="new")
+    os.utime(held.path, (0, 0))
+    held._beat()
+    assert held.path.stat().st_mtime == 0
 
 
 def test_the_heartbeat_touches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +120,7 @@ def _try(folder: str, barrier: object, won: object) -> None:
 
 
 def test_of_many_that_find_a_stale_claim_one_gets_it(tmp_path: Path) -> None:
-    write_owner(tmp_path / "a.claim", host=socket.gethostname(), pid=dead_pid())
+    write_owner(tmp_path / "a.claim", pid=dead_pid())
     context = multiprocessing.get_context("fork")
     barrier, won = context.Barrier(8), context.Queue()
     processes = [context.Process(target=_try, args=(str(tmp_path), barrier, won)) for _ in range(8)]

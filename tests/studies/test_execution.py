@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import idle_worker
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -20,6 +21,7 @@ from rango.cli import main
 from rango.decisions import Posteriors
 from rango.errors import Interrupted
 from rango.studies import Plan, Store, Study, Watch, plan_study, read_outcomes, worker, write_csv
+from rango.studies.claims import claim
 from rango.studies.running import begin, describe
 from rango.studies.table import study_table
 from rango.studies.units import Unit, read_banks
@@ -214,6 +216,14 @@ class TestAdaptations:
         scaled = log_softmax(np.exp(best.x) * expected.log_posteriors, axis=1)
         np.testing.assert_allclose(calibrated.log_posteriors, scaled, atol=2e-3)
 
+    def test_dropout_posteriors_on_instances_trained_on_are_not_left_behind(self, prepare: Made) -> None:
+        base = {"adaptation": "mc-dropout", "samples": 2, "lora": {"dropout": 0.2}, "regime": "all"}
+        plan, store = prepare(base=base)
+        work(plan, store)
+        assert statuses(plan, store) == ["done", "done"]
+        there = {split: store.posteriors_file(plan.jobs[1], split, "mc-dropout-2") for split in ("test", "validation")}
+        assert {split: file.is_file() for split, file in there.items()} == {"test": True, "validation": False}
+
     def test_they_differ(self, ladder: tuple[Plan, Store]) -> None:
         plan, store = ladder
         found = [
@@ -262,6 +272,30 @@ class TestFaults:
         work(plan, store)
         assert statuses(plan, store) == ["done"] * 3
 
+    @pytest.mark.parametrize(("taken", "status"), [(True, "waiting"), (False, "failed")])
+    def test_what_was_taken_over_is_its_new_owners_to_fail(
+        self, prepare: Made, monkeypatch: Any, taken: bool, status: str
+    ) -> None:
+        def lose(here: Worker, job: Any) -> None:
+            if taken:
+                file = here.store.claims / f"{job.id}.claim"
+                file.write_text(json.dumps({**json.loads(file.read_text()), "token": "another"}))
+            raise MemoryError("no memory left")
+
+        plan, store = prepare()
+        monkeypatch.setattr(Worker, "_score_base", lose)
+        assert Worker(store, plan)._next() == "done"
+        assert store.status(plan.jobs[0]) == status
+
+    def test_a_process_of_another_machine_with_the_same_number_is_not_meant(self, prepare: Made) -> None:
+        plan, store = prepare()
+        held = claim(store.claims, plan.jobs[0].id)
+        assert held is not None
+        workers = Workers(store, plan, 1)
+        assert [unit.id for unit in workers._units_of(os.getpid())] == [plan.jobs[0].id]
+        held.path.write_text(json.dumps({**json.loads(held.path.read_text()), "host": "elsewhere"}))
+        assert workers._units_of(os.getpid()) == []
+
     def test_a_unit_in_which_workers_die_is_given_up(self, prepare: Made, monkeypatch: Any) -> None:
         plan, store = prepare(vary={"lora.rank": [1, 2, 4]})
         monkeypatch.setattr("rango.studies.workers.run_worker", die_at_rank_2)
@@ -271,6 +305,27 @@ class TestFaults:
         found = {job.config.lora.rank: job for job in plan.jobs if job.kind == "run"}
         assert [store.status(found[rank]) for rank in (1, 2, 4)] == ["done", "failed", "done"]
         assert "its worker died 2 times (exit code 9)" in store.failure(found[2].id)
+
+    def test_ctrl_c_ends_no_worker_that_is_still_starting(self, prepare: Made, monkeypatch: Any, capfd: Any) -> None:
+        """Ctrl-C reaches all processes of a terminal; what a worker does then is its parent's to say."""
+        plan, store = prepare()
+        monkeypatch.setattr("rango.studies.workers.run_worker", idle_worker.run_worker)
+        monkeypatch.setattr("rango.studies.workers._WATCH_SECONDS", 0.01)
+        begun: list[Any] = []
+
+        def press() -> None:
+            (process,) = workers._running
+            begun.append(process)
+            if process.is_alive():
+                os.kill(process.pid or 0, signal.SIGINT)
+
+        workers = Workers(store, plan, 1, press)
+        workers.run()
+        assert len(set(begun)) == 1
+        assert begun[0].exitcode == 0
+        assert (store.path / "blocked").read_text() == "SIGINT"
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        assert "Traceback" not in capfd.readouterr().err
 
     def test_a_bank_in_which_workers_die_is_divided(self, prepare: Made) -> None:
         plan, store = prepare(bank="on", vary={"lora.rank": [1, 2, 4]})

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from rango.errors import InputError
+from rango.files import fingerprint
 from rango.studies.plan import Plan, plan_study
 from rango.studies.study import Study, read_study
+from rango.training.options import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE: dict[str, Any] = {
@@ -72,6 +74,45 @@ class TestSharing:
             ("lora", 8, "v", "tokens"),
         ]
 
+    def test_values_are_told_as_the_configuration_reads_them(self) -> None:
+        # YAML takes 1e-3 for a word.
+        found = plan(vary={"learning_rate": ["1e-4", "1e-3", 0.001], "lora.rank": [8, 8.0, "8", 4]})
+        assert [tuple(row.axes.values()) for row in found.rows] == [(1e-4, 8), (1e-4, 4), (1e-3, 8), (1e-3, 4)]
+        assert {type(row.axes["learning_rate"]) for row in found.rows} == {float}
+
+    def test_targets_have_one_order(self) -> None:
+        found = plan(vary={"lora.targets": ["q,v", "v,q", ["v", "q"], "head,mlp,o"]})
+        assert [row.axes["lora.targets"] for row in found.rows] == ["q,v", "o,mlp,head"]
+        runs = [job.config.lora.targets for job in found.jobs if job.kind == "run"]
+        assert runs == [("q", "v"), ("o", "mlp", "head")]
+
+    def test_the_rule_belongs_to_choice(self) -> None:
+        found = plan(vary={"objective": ["answer", "choice"], "rule": ["logarithmic", "brier"]})
+        told = [tuple(row.axes.values()) for row in found.rows]
+        assert told == [("answer", None), ("choice", "logarithmic"), ("choice", "brier")]
+        assert kinds(found)["run"] == 3
+
+    def test_a_calibrator_left_open_is_told(self) -> None:
+        found = plan(vary={"adaptation": ["lora", "lora+calibration"], "calibrator": [None, "temperature", "bias"]})
+        assert [tuple(row.axes.values()) for row in found.rows] == [
+            ("lora", None), ("lora+calibration", "temperature"), ("lora+calibration", "bias"),
+        ]  # fmt: skip
+
+    def test_the_metric_of_the_study_chooses_checkpoints(self) -> None:
+        def chosen(**values: Any) -> set[str]:
+            return {job.config.select for job in plan(**values).jobs if job.kind == "run"}
+
+        assert chosen(select="accuracy") == {"accuracy"}
+        assert chosen(select="accuracy", base={"select": "brier"}) == {"brier"}
+        assert chosen(select="accuracy", vary={"select": ["nce", "brier"]}) == {"nce", "brier"}
+        assert chosen(select="cross_entropy") == {"nce"}  # they order alike, and share runs
+
+    @pytest.mark.parametrize("objective", ["answer", "choice"])
+    def test_each_regime_is_a_run(self, objective: str) -> None:
+        found = plan(base={"objective": objective}, vary={"regime": ["validation", "retrain", "all"]})
+        assert [row.axes["regime"] for row in found.rows] == ["validation", "retrain", "all"]
+        assert kinds(found) == {"base": 1, "run": 3}
+
     def test_letters_are_calibrated_affinely(self) -> None:
         (row,) = plan(base={"adaptation": "calibration", "form": "letter"}).rows
         assert row.cells[0].calibrator == "affine"
@@ -107,7 +148,7 @@ class TestWays:
 
 class TestIdentity:
     def test_more_values_leave_the_other_runs(self) -> None:
-        few, more = plan(vary={"lora.rank": [1]}), plan(vary={"lora.rank": [1, 2]}, select="brier")
+        few, more = plan(vary={"lora.rank": [1]}), plan(vary={"lora.rank": [1, 2]}, about="More.")
         assert {job.id for job in few.jobs} < {job.id for job in more.jobs}
 
     def test_own_models_do_not_tie_runs_to_a_folder(self) -> None:
@@ -120,6 +161,14 @@ class TestIdentity:
         found = plan(vary={"adaptation": ["none", "ensemble"]})
         assert Plan.model_validate_json(found.model_dump_json()) == found
 
+    def test_a_run_in_the_one_spelling_is_hashed_as_it_stands(self) -> None:
+        """Otherwise runs that are recorded would be trained again."""
+        values = {**BASE, "rule": "brier", "lora": {"targets": "q,k,v"}}
+        config = FinetuneConfig.build(values)
+        (_, run) = plan(base=values).jobs
+        assert run.config == config
+        assert run.id == fingerprint("run", config.model_dump_json())
+
 
 class TestMistakes:
     def test_all_at_once(self) -> None:
@@ -127,13 +176,46 @@ class TestMistakes:
             plan(vary={"lora.rank": [0, 1], "learning_rate": [-1, 0.1]})
         message = str(caught.value)
         assert message.startswith("study s: ")
-        assert "lora.rank 0, learning_rate 0.1: lora.rank is 0" in message
-        assert "lora.rank 1, learning_rate -1: learning_rate is -1" in message
+        assert message.count("lora.rank is 0: input should be greater than or equal to 1") == 1, "each once"
+        assert message.count("learning_rate is -1: input should be greater than 0") == 1
+
+    def test_keys_values_tasks_and_models_at_once(self) -> None:
+        """What is wrong with a key hides neither a value, nor a task that cannot be loaded, nor a model."""
+        with pytest.raises(InputError) as caught:
+            plan(
+                base={"trian": 3, "train": -1, "form": "clozee", "model": "/nowhere/lm"},
+                vary={"task": ["simulatd"], "lora.rnk": [1], "steps": []},
+                references=[{"name": "a", "where": {"tsk": "x"}, "metric": "acuracy", "value": 1, "source": "b"}],
+            )
+        for part in (
+            "unknown key in base 'trian': did you mean 'train'?",
+            "unknown key in vary 'lora.rnk': did you mean 'lora.rank'?",
+            "vary: steps has no values",
+            "metric of reference 'a' 'acuracy': did you mean 'accuracy'?",
+            "key in where of reference 'a' 'tsk': did you mean 'task'?",
+            "model folder /nowhere/lm does not exist; give a Hub id or a folder",
+            "did you mean 'simulated'?",
+        ):
+            assert part in str(caught.value)
+
+    def test_all_values_of_one_configuration_at_once(self) -> None:
+        with pytest.raises(InputError) as caught:
+            plan(base={"train": -1, "form": "clozee", "batch": 0, "task": "simulatd"}, vary={"lora.rank": [1, 2]})
+        message = str(caught.value)
+        for part in ("train is -1", "form is 'clozee'", "batch is 0", "'simulatd'"):
+            assert message.count(part) == 1
+
+    def test_nearly_the_name_of_an_own_model(self) -> None:
+        with pytest.raises(InputError, match="unknown model of the study 'tinny': did you mean 'tiny'"):
+            plan(base={"model": "tinny"}, models={"tiny": {"texts": "simulated"}})
 
     def test_a_task_that_cannot_load_is_told_once(self) -> None:
         with pytest.raises(InputError, match=r"data folder /nowhere/hellaswag does not exist") as caught:
             plan(base={"data": "/nowhere/{task}"}, vary={"task": ["hellaswag"], "lora.rank": [1, 2]})
         assert str(caught.value).count("/nowhere") == 1
+
+    def test_what_trains_nothing_may_be_calibrated_in_any_regime(self) -> None:
+        assert plan(base={"adaptation": "calibration", "regime": "all"}).rows[0].cells[0].calibrator == "temperature"
 
     @pytest.mark.parametrize(
         ("base", "message"),
@@ -142,6 +224,16 @@ class TestMistakes:
             ({"adaptation": "mc-dropout"}, r"mc-dropout needs lora.dropout above 0; it is 0.0"),
             ({"adaptation": "lore"}, "adaptation is 'lore'"),
             ({"task": "simulatd"}, "did you mean 'simulated'"),
+            (
+                {"adaptation": "lora+calibration", "regime": "all"},
+                "adaptation is lora.calibration and regime is all.*use regime validation, or lora without calibration",
+            ),
+            (
+                {"adaptation": "mc-dropout+calibration", "regime": "retrain", "lora": {"dropout": 0.1}},
+                "regime is retrain, which trains on the validation instances",
+            ),
+            ({"adaptation": "ensemble+calibration", "regime": "all"}, "or ensemble without calibration"),
+            ({"adaptation": "full+calibration", "regime": "retrain"}, "or full without calibration"),
         ],
     )
     def test_messages(self, base: dict[str, Any], message: str) -> None:

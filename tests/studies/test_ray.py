@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,53 @@ def test_a_killed_worker_changes_nothing(checkpoint: Callable[..., Path], tmp_pa
         state = "base" if job.kind == "base" else "adapted"
         one, other = (store.posteriors(job, "test", state).log_posteriors for store in (here, there))
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+class OneMachine:
+    """Ray as far as a study needs it, on this machine: a task is done when it is asked for."""
+
+    def __init__(self, gpus: float) -> None:
+        self.resources = {"GPU": gpus} if gpus else {}
+        self.asked: list[dict[str, Any]] = []
+        self.exceptions = SimpleNamespace(RayTaskError=ValueError, RayError=OSError)
+
+    def init(self, **_: Any) -> None:
+        """The cluster is there."""
+
+    shutdown = init
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self.resources
+
+    def remote(self, **asked: Any) -> Any:
+        self.asked.append(asked)
+        return lambda work: SimpleNamespace(remote=work)
+
+    def wait(self, tasks: list[str], **_: Any) -> tuple[list[str], list[str]]:
+        return tasks, []
+
+    def get(self, task: str) -> str:
+        return task
+
+
+@pytest.mark.parametrize(("there", "gpus", "expected"), [(2.0, 0.25, 0.25), (2.0, None, 1.0), (0.0, None, 0.0)])
+def test_a_task_may_ask_for_a_fraction_of_a_gpu(
+    there: float,
+    gpus: float | None,
+    expected: float,
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = OneMachine(there)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    study = Study.build(
+        {"name": "s", "base": {**BASE, "model": str(checkpoint("phi")), "task": "simulated", "steps": 2}}
+    )
+    plan, store = plan_study(study, tmp_path), Store(tmp_path)
+    run_on_ray(study, plan, store, address="local", bank="off", gpus=gpus)
+    assert ray.asked == [{"num_cpus": 1, "num_gpus": expected, "max_retries": 0}]
+    assert {store.status(job) for job in plan.jobs} == {"done"}
 
 
 def test_ray_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

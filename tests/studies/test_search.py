@@ -16,9 +16,10 @@ import yaml
 from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import write_yaml
-from rango.studies.plan import Job, Plan
+from rango.studies.plan import Job, Plan, plan_study
 from rango.studies.reading import read_outcomes
 from rango.studies.running import begin, prepare
+from rango.studies.search import Search
 from rango.studies.searching import Searcher
 from rango.studies.store import Store
 from rango.studies.study import Study, read_study
@@ -65,7 +66,7 @@ class Fake:
     def _train(self, store: Store, job: Job) -> None:
         folder = store.folder(job)
         folder.mkdir(parents=True)
-        hook, records, record = self.searcher.prunes(job), [], {"status": "complete"}
+        hook, records, record = self.searcher.prunes(job), [], {"status": "complete", "best_step": 4}
         for step, extra in ((0, 1.0), (2, 0.1), (4, 0.0)):
             values = dict.fromkeys(("nce", "accuracy"), planted(job) + extra)
             records.append({"step": step, "validation": values})
@@ -114,6 +115,23 @@ class TestChoices:
             assert 1e-4 <= axes["learning_rate"] <= 1e-1
             assert axes["lora.targets"] in SPACE["lora.targets"]
 
+    def test_no_configuration_is_tried_twice_and_the_space_may_end(self, tmp_path: Path) -> None:
+        # q,v and v,q are one run.
+        space = {"lora.targets": ["q,v", "v,q", "q"], "lora.rank": {"low": 1, "high": 3}}
+        searcher, fake = run(asked(9, space=space, prune=False), tmp_path)
+        tried = [("".join(sorted(axes["lora.targets"])), axes["lora.rank"]) for axes in searcher.chosen()]
+        assert len(tried) == len(set(tried)) == len(fake.trained) == 6
+        assert searcher.best_words().startswith("best of 6 trials, all of the space, by validation nce")
+
+    def test_the_grid_of_a_space(self) -> None:
+        space = {"lora.rank": {"low": 1, "high": 2}, "lora.targets": ["q", "v"]}
+        whole = Search.build({"space": space})
+        assert [tuple(axes.values()) for axes in whole.grid()] == [(1, "q"), (1, "v"), (2, "q"), (2, "v")]
+        endless = Search.build({"space": {**space, "learning_rate": {"low": 1e-4, "high": 1e-1}}})
+        assert list(endless.grid()) == []
+        wide = Search.build({"space": {"steps": {"low": 1, "high": 10**12}}})
+        assert next(wide.grid()) == {"steps": 1}
+
     def test_seed_decides(self, tmp_path: Path) -> None:
         assert run(asked(2), tmp_path / "a")[0].chosen() != run(asked(2, seed=1), tmp_path / "b")[0].chosen()
 
@@ -125,6 +143,16 @@ class TestResults:
         trials = searcher.trials(searcher.chosen())
         values = [trial.best for trial in trials if trial.best is not None]
         assert f"{best(values):.4f} on validation" in searcher.best_words()
+
+    def test_a_trial_is_worth_what_its_kept_checkpoint_is(self, tmp_path: Path) -> None:
+        """The base keeps checkpoints by NCE; the accuracy of another step is not that of what is tested."""
+        searcher, _ = run(asked(1, base={"select": "nce"}, select="accuracy", prune=False), tmp_path)
+        (job,) = (job for job in searcher.plan().jobs if job.kind == "run")
+        folder = searcher.store.folder(job)
+        values = {2: {"nce": 0.5, "accuracy": 0.9}, 4: {"nce": 0.3, "accuracy": 0.7}}
+        records = [json.dumps({"step": step, "validation": found}) + "\n" for step, found in values.items()]
+        (folder / "log.jsonl").write_text("".join(records))
+        assert [trial.best for trial in searcher.trials(searcher.chosen())] == [0.7]
 
     def test_a_run_that_is_there_is_not_repeated(self, tmp_path: Path) -> None:
         searcher, fake = run(asked(3), tmp_path)
@@ -161,7 +189,7 @@ class TestMessages:
         values = {"base": BASE, "vary": {"batch": [1]}, "seeds": [0, 1], "search": {"space": space}}
         path.write_text(yaml.safe_dump(values))
         with pytest.raises(InputError) as caught:
-            read_study(path)
+            plan_study(read_study(path), tmp_path / "out")
         message = str(caught.value)
         for part in (
             "did you mean 'lora.rank'", "lora.rank has low 8 above high 2", "steps has no values", "seed is set by",
@@ -170,7 +198,7 @@ class TestMessages:
             assert part in message
 
     def test_values_that_no_run_accepts(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"lora.rank 0: lora.rank is 0"):
+        with pytest.raises(InputError, match=r"study s: lora.rank is 0: input should be"):
             prepare(asked(2, space={"lora.rank": {"low": 0, "high": 4}}), tmp_path)
 
     @pytest.mark.parametrize(

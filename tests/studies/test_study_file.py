@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from rango.errors import InputError
-from rango.studies.study import Study, flatten, known_keys, read_study, unflatten
+from rango.studies.keys import flatten, known_keys, unflatten
+from rango.studies.plan import plan_study
+from rango.studies.study import Study, read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {"model": "m", "task": "simulated", "steps": 10}
@@ -61,8 +63,9 @@ class TestReading:
             runs=[{"train": 5}],
         )
         with pytest.raises(InputError) as caught:
-            read_study(path)
+            plan_study(read_study(path), tmp_path / "out")
         message = str(caught.value)
+        assert message.startswith("study a: ")
         assert "unknown key in base 'lerning_rate': did you mean 'learning_rate'?" in message
         assert "unknown key in vary 'lora.rnk': did you mean 'lora.rank'?" in message
         assert "vary: steps has no values" in message
@@ -88,11 +91,50 @@ class TestReading:
             ({"seeds": []}, "seeds"),
             ({"seeds": [-1]}, "seeds"),
             ({"select": "acuracy"}, "select is 'acuracy'"),
+            ({"seeds": [0, 0, 1]}, r"seeds: \[0, 0, 1\] has one seed twice; give each once"),
+            ({"seeds": True}, r"seeds: \[True\] are no seeds; give whole numbers, such as \[0, 1, 2\]"),
+            ({"name": "../x"}, "name: '../x' cannot name a folder; give a word, such as placement"),
+            ({"name": ""}, "name: '' cannot name a folder"),
+            ({"vary": {"lora.rank": 8}}, r"vary.lora.rank is 8: expected a list, such as \[8\]"),
+            ({"base": 3}, "base is 3: expected keys and values, such as {rank: 8}"),
+            ({"vary": {1: [2]}}, "vary: the key 1 is not a word; put it in quotes"),
+            (
+                {"search": {"space": {"steps": {"low": 1, "high": "a"}}}},
+                "search.space.steps.high is 'a': expected a number",
+            ),
+            ({"models": {"m": {"hiden": 1}}}, "unknown key in .* 'models.m.hiden': did you mean 'models.m.hidden'?"),
         ],
     )
     def test_fields_of_the_study(self, tmp_path: Path, values: dict[str, Any], message: str) -> None:
         with pytest.raises(InputError, match=message):
             read_study(write(tmp_path / "a.yaml", **values))
+
+    def test_fields_and_keys_at_once(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.yaml", base={"lora.rnk": 1}, seeds=[], selct="nce")
+        expected = r"seeds is \[\]: expected at least 1; unknown key 'selct'.*; unknown key in base 'lora.rnk'"
+        with pytest.raises(InputError, match=expected):
+            read_study(path)
+
+    def test_one_key_in_two_spellings(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.yaml", base={**BASE, "lora": {"rank": 2}, "lora.rank": 4})
+        with pytest.raises(InputError, match="base: lora.rank stands twice; keep one of them"):
+            plan_study(read_study(path), tmp_path / "out")
+
+    def test_hyphens_are_underscores(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.yaml", base={**BASE, "learning-rate": 1}, vary={"validate-every": [1, 2]})
+        study = read_study(path, changes=["learning-rate=2"])
+        assert study.base == {**BASE, "learning_rate": 2}
+        assert study.vary == {"validate_every": (1, 2)}
+
+    def test_an_axis_and_a_search_may_be_set(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.yaml", base={**BASE, "lora.rank": 1}, vary={"steps": [1], "seed": [2]})
+        study = read_study(path, changes=["vary.steps=[3, 4]", "vary.lora.alpha=[1]", "lora.rank=8"])
+        assert study.vary == {"steps": (3, 4), "seed": (2,), "lora.alpha": (1,)}
+        assert study.base == {**BASE, "lora": {"rank": 8}}
+        path = write(tmp_path / "b.yaml", search={"trials": 9, "space": {"steps": [1, 2], "batch": [1]}})
+        search = read_study(path, changes=["search.trials=3", "search.space.lora.rank=[4]"]).search
+        assert search is not None
+        assert (search.trials, dict(search.space)) == (3, {"steps": (1, 2), "batch": (1,), "lora.rank": (4,)})
 
     def test_set_needs_a_value(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="--set 'steps': expected KEY=VALUE"):

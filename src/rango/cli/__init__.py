@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 from cyclopts import ValidationError as CommandLineError
 
 from rango import __version__
@@ -97,7 +97,10 @@ def _fail(message: str, code: int) -> int:
 def _in_one_line(error: CycloptsError) -> str:
     cause = error.__cause__
     if isinstance(error, CommandLineError) and cause is not None and type(cause).__name__ == "ValidationError":
-        from rango.config import one_line
+        from rango.config import mistakes
 
-        return one_line(cause, where="command line")  # type: ignore[arg-type]
+        return "; ".join(mistakes(cause, where="command line"))  # type: ignore[arg-type]
+    if isinstance(error, UnusedCliTokensError):
+        first = (error.unused_tokens or [""])[0]
+        return f"unexpected argument {first!r} (rango COMMAND --help lists what it takes)"
     return f"{error} (rango --help lists the options)" if "option" in str(error).lower() else str(error)

@@ -34,7 +34,7 @@ def resolve(kind: type[C], file: Path | None, flags: BaseModel | None, **named: 
     given = {name: value for name, value in named.items() if value is not None}
     overrides = {**(flags.model_dump(exclude_unset=True) if flags is not None else {}), **given}
     where = "command line" if file is None else str(file)
-    values = merge(underscored(read_yaml(file), where=where) if file is not None else {}, overrides)
+    values = merge(_read(file) if file is not None else {}, overrides)
     for name in named:
         if values.get(name) is None:
             kind_of = "" if name in ("model", "task", "texts", "prompt") else "--"
@@ -44,6 +44,10 @@ def resolve(kind: type[C], file: Path | None, flags: BaseModel | None, **named: 
         name: _KINDS[name](values.pop(name), name=name, where=where) for name in named if name not in kind.model_fields
     }
     return kind.build(values, where=where), apart
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return {str(key): value for key, value in underscored(read_yaml(file), where=str(file)).items()}
 
 
 def _as_path(value: Any, *, name: str, where: str) -> Path:
@@ -84,7 +88,7 @@ def with_file(arguments: list[str], positional: Mapping[str, tuple[str, ...]]) -
         raise InputError("--config has no file; give the path of a YAML file")
     command, given = arguments[0], [*arguments[1:at], *rest]
     there = {argument.partition("=")[0] for argument in given}
-    values = underscored(read_yaml(Path(file)), where=file)
+    values = _read(Path(file))
     places = [str(values.pop(name)) for name in positional[command] if name in values]
     flags: list[str] = []
     for key, value in values.items():

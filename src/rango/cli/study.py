@@ -19,6 +19,7 @@ def study(
     out: Path | None = None,
     workers: int = 1,
     ray: str | None = None,
+    gpus: float | None = None,
     bank: Literal["auto", "on", "off"] = "auto",
     tiny: Annotated[bool, Parameter(negative=())] = False,
     change: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
@@ -40,6 +41,8 @@ def study(
         Processes on this machine.
     ray
         Run on a Ray cluster instead: its address, or `local`.
+    gpus
+        With --ray, GPUs of each task: 0.5 lets two share one; one where the cluster has any when absent.
     bank
         Train runs that share a base in one pass: where a short measurement says that it pays (auto), on, off.
     tiny
@@ -55,6 +58,10 @@ def study(
     """
     if workers < 1:
         raise InputError(f"--workers is {workers}; expected 1 or more")
+    if gpus is not None and ray is None:
+        raise InputError("--gpus is for tasks on a Ray cluster; give --ray ADDRESS too, or leave it out")
+    if gpus is not None and not 0 <= gpus < float("inf"):
+        raise InputError(f"--gpus is {gpus}; expected 0 or more, such as 0.5")
     from rich.console import Console
 
     from rango.reports import write_study_report
@@ -63,9 +70,9 @@ def study(
     asked = read_study(file, tiny=tiny, changes=change)
     folder = out or Path("runs") / asked.name
     plan, store = prepare(asked, folder)
+    if asked.search is not None and (ray is not None or workers > 1):
+        raise InputError("a search runs its trials one after the other; leave --workers and --ray out")
     if not dry_run:
-        if asked.search is not None and ray is not None:
-            raise InputError("--ray: a search runs its trials one after the other; leave --ray out")
         need_writable(folder)
     console = Console(stderr=True, highlight=False, quiet=quiet)
     for line in describe(plan, store):
@@ -80,7 +87,7 @@ def study(
         if ray is None:
             run_study(asked, plan, store, workers=workers, bank=bank, retry=retry, watch=watch)
         else:
-            run_on_ray(asked, plan, store, address=ray, bank=bank, retry=retry, watch=watch)
+            run_on_ray(asked, plan, store, address=ray, bank=bank, retry=retry, gpus=gpus, watch=watch)
     finally:
         watch.stop()
     shown = write_study_report(folder)

@@ -1,8 +1,9 @@
 """Who works on what, when several workers share a folder: a claim is a file with a heartbeat.
 
 A claim is made by creating its file, which one process alone can do. Its owner touches it while it works. A claim is
-stale when its process is gone (on this machine) or its heartbeat is older than a minute (on another): then it is taken
-over. Take-overs happen under one lock, so that two workers cannot both find the same claim stale and take it in turn.
+stale when its process is gone (on this machine; a later process with its number has another start) or its heartbeat is
+older than a minute (on another): then it is taken over. Take-overs happen under one lock, so that two workers cannot
+both find the same claim stale and take it in turn.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
+_PROC = Path("/proc")
 
 
 @dataclass
@@ -36,14 +39,20 @@ class Claim:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
-        while not self._stop.wait(BEAT_SECONDS):
+        # A claim that was taken over is not ours to keep alive.
+        while not self._stop.wait(BEAT_SECONDS) and self.is_held():
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self.path)
 
+    def is_held(self) -> bool:
+        """Whether the claim is still this one's: not released, not taken over."""
+        return not self._stop.is_set() and _read(self.path).get("token") == self.token
+
     def release(self) -> None:
         """Give the claim back; one that was taken over meanwhile is left to its new owner."""
+        held = self.is_held()
         self._stop.set()
-        if _read(self.path).get("token") == self.token:
+        if held:
             self.path.unlink(missing_ok=True)
 
 
@@ -56,7 +65,7 @@ def claim(folder: Path, name: str) -> Claim | None:
             return None
         token = uuid.uuid4().hex
         temporary = folder / f".{name}.{token}"
-        temporary.write_text(json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid()}))
+        temporary.write_text(json.dumps(owner(os.getpid()) | {"token": token}))
         temporary.replace(path)
     held = Claim(path, token)
     held.beat()
@@ -72,26 +81,42 @@ def lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def owner(pid: int) -> dict[str, str | int | None]:
+    """What tells a process of this machine from all others, later ones with its number too."""
+    return {"host": socket.gethostname(), "pid": pid, "start": _start(pid)}
+
+
 def is_stale(path: Path) -> bool:
     """Whether the owner of a claim is gone."""
-    owner = _read(path)
-    if owner.get("host") == socket.gethostname():
-        return not _alive(int(owner["pid"]))
+    known = _read(path)
+    if known.get("host") == socket.gethostname():
+        start = _start(int(known["pid"]))
+        return start is None or start != known.get("start")
     try:
         return time.time() - path.stat().st_mtime > STALE_SECONDS
     except FileNotFoundError:
         return True
 
 
-def _alive(pid: int) -> bool:
+def _start(pid: int) -> str | None:
+    """When a process began, in the system's ticks; None when it is gone. The same for all where there is no /proc."""
+    if not (_PROC / "self" / "stat").exists():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass  # another user's, but there
+        return "unknown"
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        # Behind the name, which may hold anything: the state, and 19 fields on the start (proc(5), fields 3 and 22).
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else fields[19]  # a killed child that nobody has waited for is gone too
     except (OSError, IndexError):
-        return False
-    return state not in ("Z", "X")  # a killed child that nobody has waited for is gone too
+        return None
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rango.config import Config
-from rango.errors import InputError
+from rango.errors import InputError, unknown_name
 from rango.files import fingerprint
 from rango.training.pretrain_options import PretrainConfig
 
@@ -87,6 +88,21 @@ def plan_models(models: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ModelSp
     for name in models:
         visit(name, ())
     return planned
+
+
+def model_problems(model: str, *, own: Collection[str]) -> list[str]:
+    """Why a name can be no model's: a path where there is none; nearly the name of one of the study's own.
+
+    Whether the Hub has it is not asked.
+    """
+    folder = Path(model)
+    if not model or (folder / "config.json").is_file():
+        return []
+    if folder.exists() or model.startswith(("/", ".", "~")) or model.count("/") > 1:
+        what = "has no config.json" if folder.exists() else "does not exist"
+        return [f"model folder {model} {what}; give a Hub id or a folder with a transformers checkpoint"]
+    near = "/" not in model and difflib.get_close_matches(model, own, n=1, cutoff=0.7)
+    return [str(unknown_name("model of the study", model, own))] if near else []
 
 
 def needed_models(models: dict[str, ModelSpec], used: Collection[str]) -> dict[str, ModelSpec]:

@@ -15,23 +15,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from rango.config import Config
+from rango.config import Config, merge
 from rango.errors import InputError
 from rango.files import fingerprint
-from rango.models.options import ModelOptions
 from rango.scoring.options import ScoringOptions
 from rango.studies.adaptation import AdaptationOptions
+from rango.studies.keys import unflatten
+from rango.studies.mistakes import key_problems, sound_part
 from rango.studies.outcomes import Reference
-from rango.studies.own_models import ModelSpec, missing_texts, needed_models, plan_models
-from rango.studies.study import Axes, Study, default_of, flatten, unflatten
+from rango.studies.own_models import ModelSpec, missing_texts, model_problems, needed_models, plan_models
+from rango.studies.resolving import BASE_KEYS, base_values, run_config, told_axes
+from rango.studies.study import Axes, Study
 from rango.tasks import Task, TaskOptions, load_task
 from rango.training.options import FinetuneConfig, Selection
 
 MODELS = "models"
-_BASE_KEYS = {"model", "task", "seed"}.union(
-    *(kind.model_fields for kind in (TaskOptions, ScoringOptions, ModelOptions))
-)
-"""What decides the posteriors of a model that is not trained."""
 
 
 class Source(Config):
@@ -106,7 +104,7 @@ class Planner:
     out: Path
     jobs: dict[str, Job] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    tasks: dict[tuple[str, TaskOptions], Task | None] = field(default_factory=dict)
+    tasks: dict[tuple[str, TaskOptions], Task | InputError] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     """Folders under models/ that some configuration names."""
 
@@ -121,20 +119,23 @@ class Planner:
         Raises:
             InputError: all mistakes of all configurations, each once.
         """
-        study = self.study
+        self.problems += key_problems(self.study)
+        study = self.study = sound_part(self.study)  # what is wrong with the rest is told as well
         rows: dict[tuple[Any, ...], Row] = {}
         for axes in study.combinations():
             cells = self.cells(axes)
             if cells:
                 key = tuple((cell.sources, cell.calibrator) for cell in cells)
-                told = self._told(axes)
+                told = told_axes(study, axes)
+                if "calibrator" in told and cells[0].calibrator:
+                    told["calibrator"] = cells[0].calibrator
                 rows[key] = Row(axes=_merge_axes(rows[key].axes, told) if key in rows else told, cells=cells)
         models = needed_models(dict(self.models.values()), self.used)
         self.problems += missing_texts(models, self.out / MODELS)
         if self.problems:
-            unique = dict.fromkeys(self.problems)
-            raise InputError(f"study {study.name}: " + "; ".join(unique))
-        notes = dict.fromkeys(note for task in self.tasks.values() if task for note in task.notes)
+            first, *rest = dict.fromkeys(self.problems)
+            raise InputError(f"study {study.name}: {first}", *rest)
+        notes = dict.fromkeys(note for task in self.tasks.values() if isinstance(task, Task) for note in task.notes)
         return Plan(
             name=study.name,
             about=study.about,
@@ -147,40 +148,51 @@ class Planner:
             notes=tuple(notes),
         )
 
-    def _told(self, axes: Axes) -> dict[str, Any]:
-        """The value of every axis: where a listed run does not name one, what the base says, or its default."""
-        base = flatten(self.study.base)
-        return {name: axes.get(name, base.get(name, default_of(name))) for name in self.study.axes}
-
     def cells(self, axes: Axes) -> tuple[Cell, ...]:
         """The cells of one configuration; none when it is wrong. Seeds that change nothing are one cell."""
         where = ", ".join(f"{key} {value}" for key, value in axes.items()) or "base"
         try:
-            options, values = self._split(axes, where)
+            options, values = self._split(axes)
             cells = [self._cell(options, values, seed, where) for seed in self.study.seeds]
         except InputError as error:
-            self.problems.append(str(error))
+            self.problems += error.mistakes
+            self._try_task(axes)
             return ()
         first = cells[0]
         same = all(cell.sources == first.sources for cell in cells)
         return (first,) if same else tuple(cells)
 
-    def _split(self, axes: Axes, where: str) -> tuple[AdaptationOptions, dict[str, Any]]:
-        from rango.config import merge
+    def _try_task(self, axes: Axes) -> None:
+        """Load the task of a configuration that is wrong: if it cannot be loaded, that is told as well."""
+        values = self._values(axes)
+        data = {key: values[key] for key in ("data",) if key in values}  # its other options may be what is wrong
+        try:
+            self._task(str(values.get("task", "")), TaskOptions.build(data, where=""))
+        except InputError as error:
+            self.problems += error.mistakes
 
-        values = merge(unflatten(dict(self.study.base)), unflatten(axes))
-        own = {key: values.pop(key) for key in list(values) if key in AdaptationOptions.model_fields}
+    def _values(self, axes: Axes) -> dict[str, Any]:
+        """The base with a configuration's axes on top, nested."""
+        values = merge(unflatten(base_values(self.study)), unflatten(axes))
         if isinstance(values.get("data"), str):
             values["data"] = values["data"].replace("{task}", str(values.get("task")))
-        model = str(values.get("model"))
+        return values
+
+    def _split(self, axes: Axes) -> tuple[AdaptationOptions, dict[str, Any]]:
+        values = self._values(axes)
+        own = {key: values.pop(key) for key in list(values) if key in AdaptationOptions.model_fields}
+        model = str(values.get("model", ""))
         if model in self.models:
             folder = self.models[model][0]
             self.used.add(folder)
             values["model"] = str(self.out / MODELS / folder)
-        return AdaptationOptions.build(own, where=where), values
+        else:
+            self.problems += model_problems(model, own=self.models)
+        return AdaptationOptions.build(own, where=""), values
 
     def _cell(self, options: AdaptationOptions, values: Mapping[str, Any], seed: int, where: str) -> Cell:
-        config = self._config(options, {**values, "seed": seed}, where)
+        config = run_config(options, {**values, "seed": seed}, where=where)
+        self._task_of(config)
         way = options.way
         if way in ("none", "few-shot"):
             sources = [Source(job=self._base(config), state="base")]
@@ -198,43 +210,29 @@ class Planner:
             sources = [Source(job=self._run(config), state="adapted")]
         calibrator = None
         if options.calibrated:
-            letters = (config.form or self._task(config).default_form) == "letter"
+            letters = (config.form or self._task_of(config).default_form) == "letter"
             calibrator = options.calibrator or ("affine" if letters else "temperature")
         return Cell(seed=seed, sources=tuple(sources), calibrator=calibrator)
 
-    def _config(self, options: AdaptationOptions, values: Mapping[str, Any], where: str) -> FinetuneConfig:
-        """The configuration of a run, checked; what the adaptation does not use is left at its default."""
-        way = options.way
-        if way in ("none", "few-shot"):
-            # A base is not trained: how, must neither matter nor contradict.
-            values = {key: value for key, value in values.items() if key in _BASE_KEYS}
-        if way == "few-shot":
-            if not values.get("shots"):
-                raise InputError(f"{where}: few-shot needs shots, the number of training instances in the prompt")
-            values = {**values, "shots_seed": values["seed"]}
-        else:
-            values = {**values, "shots": 0}
-        if way == "full":
-            values = {key: value for key, value in values.items() if key != "lora"}
-        values = {**values, "adaptation": "full" if way == "full" else "lora"}
-        config = FinetuneConfig.build(values, where=where)
-        self._task(config)
-        return config
+    def _task_of(self, config: FinetuneConfig) -> Task:
+        return self._task(config.task, config.pick(TaskOptions))
 
-    def _task(self, config: FinetuneConfig) -> Task:
-        """The task, loaded once; a task that cannot be loaded is one problem, not one for each configuration."""
-        key = (config.task, config.pick(TaskOptions))
+    def _task(self, name: str, options: TaskOptions) -> Task:
+        """The task, loaded once; one that cannot be loaded is one problem, not one for each configuration."""
+        key = (name, options)
         if key not in self.tasks:
-            self.tasks[key] = None
-            self.tasks[key] = load_task(config.task, key[1])
+            try:
+                self.tasks[key] = load_task(name, options)
+            except InputError as error:
+                self.tasks[key] = error
         task = self.tasks[key]
-        if task is None:
-            raise InputError(self.problems[-1] if self.problems else f"task {config.task} cannot be loaded")
+        if isinstance(task, InputError):
+            raise task
         return task
 
     def _base(self, config: FinetuneConfig) -> str:
         """The job that scores the base on what this configuration is tested on; its id is one of content."""
-        task = self._task(config)
+        task = self._task_of(config)
         scoring = config.pick(ScoringOptions)
         parts = [self._identity(config.model), config.dtype, config.device, scoring.model_dump_json()]
         parts += [config.task, task.fingerprint_of("validation", "test")]
@@ -242,7 +240,7 @@ class Planner:
             parts.append(task.fingerprint_of("train"))
         identity = fingerprint("base", *parts)
         if identity not in self.jobs:
-            plain = FinetuneConfig.build({name: getattr(config, name) for name in _BASE_KEYS - {"seed"}})
+            plain = FinetuneConfig.build({name: getattr(config, name) for name in BASE_KEYS - {"seed"}})
             self.jobs[identity] = Job(id=identity, kind="base", config=plain, group=self._group(plain), base=identity)
         return identity
 

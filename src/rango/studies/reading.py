@@ -48,7 +48,13 @@ def _outcome(store: Store, plan: Plan, row: Row) -> Outcome:
         if missing:
             failures[cell.seed] = missing
             continue
-        posteriors[cell.seed] = read_cell(store, plan, cell)
+        try:
+            posteriors[cell.seed] = read_cell(store, plan, cell)
+        except (
+            InputError
+        ) as error:  # one cell's posteriors, such as a 0 that a matrix cannot move, are no other's fault
+            failures[cell.seed] = str(error)
+            continue
         logs[cell.seed] = tuple(read_log(store.folder(plan.job(cell.sources[0].job))))
     jobs = [plan.job(source.job) for cell in row.cells for source in cell.sources]
     floor = store.posteriors_file(plan.job(jobs[0].base), "test", "floor")
@@ -63,7 +69,11 @@ def _outcome(store: Store, plan: Plan, row: Row) -> Outcome:
 
 
 def read_cell(store: Store, plan: Plan, cell: Cell) -> Posteriors:
-    """The test posteriors of a cell: the mean of its sources, calibrated on validation if asked."""
+    """The test posteriors of a cell: the mean of its sources, calibrated on validation if asked.
+
+    Raises:
+        InputError: they cannot be calibrated in that way, or a file of them is damaged.
+    """
     test = _mean(store, plan, cell, "test")
     if cell.calibrator is None:
         return test

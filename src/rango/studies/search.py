@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -47,7 +48,7 @@ class Search(Config):
     """How the configurations of a study are chosen, one after the other."""
 
     trials: Annotated[int, Field(ge=1)] = 20
-    """Configurations to try."""
+    """Configurations to try, each once; fewer where the space holds no more."""
     sampler: Literal["tpe", "random"] = "tpe"
     """tpe (ten random ones, then where good ones are dense and bad ones are rare) or random."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -65,6 +66,23 @@ class Search(Config):
         for name, values in ends.items():
             for value in values:
                 yield {**first, name: value}
+
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """Every configuration of the space, the last axis fastest; none where an axis has no countable values."""
+        axes = {
+            name: range(int(axis.low), int(axis.high) + 1) if isinstance(axis, Range) else axis
+            for name, axis in self.space.items()
+            if not isinstance(axis, Range) or axis.whole
+        }
+        if len(axes) < len(self.space):
+            return
+        # By number: itertools.product would hold all values of a wide range at once.
+        for number in range(math.prod(map(len, axes.values()))):
+            found, rest = {}, number
+            for name, values in reversed(axes.items()):
+                rest, place = divmod(rest, len(values))
+                found[name] = values[place]
+            yield {name: found[name] for name in axes}
 
     def problems(self, known: Sequence[str]) -> Iterator[str]:
         """What is wrong with the space, before any value is tried."""

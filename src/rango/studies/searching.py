@@ -6,6 +6,7 @@ run. So a search that goes on after an interruption makes the choices of one tha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from rango.studies.study import Axes, Study
 from rango.training.run import read_log
 
 _PRUNE_AFTER = 5  # trials that came to their end
+_ASKS = 20  # of the sampler, for a configuration that was not tried yet
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Trial:
     values: Mapping[int, float]
     """Step -> the selected metric on validation."""
     best: float | None
-    """The best of them; of a run that came to its end, that of the checkpoint it keeps."""
+    """That of the checkpoint which the run keeps; another than the best of them where the base has its own `select`."""
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Searcher:
 
     def plan(self) -> Plan:
         """The plan with every trial chosen so far; before the first one is written down, with that."""
-        return self._planner(self.chosen() or [self.next([])]).plan()
+        return self._planner(self.chosen() or [self._ask([])]).plan()
 
     def trials(self, choices: Sequence[Axes]) -> list[Trial]:
         """Choices with what their runs' logs tell."""
@@ -106,8 +108,7 @@ class Searcher:
             for record in read_log(self.store.folder(job))
             if record.get("validation")
         }
-        finite = [value for value in values.values() if value == value]
-        best = None if not finite else max(finite) if self._higher else min(finite)
+        best = values.get(self.store.record(job).get("best_step", -1))
         if status == "pruned" or (status == "done" and best is not None):
             return Trial(axes, "pruned" if status == "pruned" else "complete", values, best)
         return Trial(axes, "failed" if status in ("failed", "done") else "open", values, best)
@@ -116,14 +117,27 @@ class Searcher:
     def _higher(self) -> bool:
         return DIRECTIONS[self.study.select] == "higher"
 
-    def next(self, trials: Sequence[Trial]) -> Axes:
-        """The next choice after these."""
-        asked = self._history(trials).ask(self._distributions())
+    def next(self, trials: Sequence[Trial]) -> Axes | None:
+        """The next choice after these, never one that means an earlier one's run; None when the space holds no more."""
+        tried = {self._job(trial.axes).id for trial in trials}
+        asked = (self._ask(trials, again) for again in range(_ASKS))
+        left = itertools.chain(asked, self.search.grid())
+        return next((axes for axes in left if self._job(axes).id not in tried), None)
+
+    def _ask(self, trials: Sequence[Trial], again: int = 0) -> Axes:
+        """What the sampler chooses after these, with another seed each time it is asked again."""
+        asked = self._history(trials, again).ask(self._distributions())
         found: dict[str, Any] = {}
         for name, axis in self.search.space.items():
             value = asked.params[name]
             found[name] = axis.rounded(value) if isinstance(axis, Range) else axis[value]
         return found
+
+    def _job(self, axes: Axes) -> Job:
+        """The run of a choice."""
+        planner = self._planner([axes])
+        plan = planner.plan()
+        return plan.job(planner.cells(axes)[0].sources[0].job)
 
     def prunes(self, job: Job) -> Callable[[int, Mapping[str, float]], bool] | None:
         """What ends the run of a trial early; None where nothing does."""
@@ -149,10 +163,11 @@ class Searcher:
     def _pruner() -> Any:
         return _optuna().pruners.MedianPruner(n_startup_trials=_PRUNE_AFTER)
 
-    def _history(self, trials: Sequence[Trial]) -> Any:
+    def _history(self, trials: Sequence[Trial], again: int = 0) -> Any:
         """An Optuna study that knows these trials, with a sampler seeded for the next."""
         optuna = _optuna()
-        seed = int(fingerprint(str(self.search.seed), str(len(trials)))[:7], 16)
+        parts = [self.search.seed, len(trials), *([again] if again else [])]
+        seed = int(fingerprint(*map(str, parts))[:7], 16)
         samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
         history = optuna.create_study(
             direction="maximize" if self._higher else "minimize", sampler=samplers[self.search.sampler](seed=seed)
@@ -197,7 +212,10 @@ class Searcher:
                 work(plan)
             if len(choices) >= self.search.trials:
                 return
-            choices.append(self.next(self.trials(choices) if choices else []))
+            following = self.next(self.trials(choices) if choices else [])
+            if following is None:
+                return
+            choices.append(following)
             write_json(self.file, {"asked": self._asked(), "trials": choices})
 
     def best_words(self) -> str:
@@ -209,13 +227,11 @@ class Searcher:
             return f"no trial of {len(trials)} came to its end ({others})"
         key = (lambda trial: -trial.best) if self._higher else (lambda trial: trial.best)
         best = min(complete, key=key)
-        planner = self._planner([best.axes])
-        plan = planner.plan()
-        job = plan.job(planner.cells(best.axes)[0].sources[0].job)
-        test = getattr(self.store.posteriors(job, "test", "adapted"), self.study.select)()
+        test = getattr(self.store.posteriors(self._job(best.axes), "test", "adapted"), self.study.select)()
         axes = ", ".join(f"{name} {axis_text(value)}" for name, value in best.axes.items())
+        number = f"{len(trials)} trials{', all of the space,' if len(trials) < self.search.trials else ''}"
         return (
-            f"best of {len(trials)} trials by validation {self.study.select}: trial {trials.index(best)} ({axes}): "
+            f"best of {number} by validation {self.study.select}: trial {trials.index(best)} ({axes}): "
             f"{best.best:.4f} on validation, {test:.4f} on test ({others})"
         )
 

@@ -13,8 +13,9 @@ STUDY/
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,10 @@ class Store:
     """One study folder. Several processes may use it at once: every file is written whole, claims keep them apart."""
 
     path: Path
+    _records: dict[Path, tuple[tuple[int, ...], Mapping[str, Any]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """run.yaml as it was last read, with what tells that version of the file from others."""
 
     @property
     def claims(self) -> Path:
@@ -86,21 +91,29 @@ class Store:
         """Whether a run is complete; posteriors with dropout on may still be missing."""
         return self.record(job).get("status") == "complete"
 
-    def record(self, job: Job) -> dict[str, Any]:
-        """run.yaml of a job, empty before it is written."""
+    def record(self, job: Job) -> Mapping[str, Any]:
+        """run.yaml of a job, empty before it is written. It is parsed again only after it was written again.
+
+        A worker looks at every job before each unit; a file is replaced as a whole, so its inode or time tells.
+        """
         file = self.folder(job) / "run.yaml"
         try:
-            return read_yaml(file) if file.is_file() else {}
-        except InputError:
-            return {}  # replaced at this very moment, on a file system that shows it
+            # Opened, not only looked at: a network file system may answer a look from memory.
+            with file.open("rb") as opened:
+                found = os.fstat(opened.fileno())
+            version = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+            if self._records.get(file, ((),))[0] != version:
+                self._records[file] = version, read_yaml(file)
+            return self._records[file][1]
+        except (FileNotFoundError, InputError):
+            return {}  # not there, or replaced at this very moment on a file system that shows it
 
     def relocate(self, job: Job) -> None:
         """Have a run begun before the folder was moved name the model where it is now, so that it can go on."""
         record = self.record(job)
         config = record.get("config")
         if isinstance(config, dict) and config.get("model") != job.config.model:
-            config["model"] = job.config.model
-            write_yaml(self.folder(job) / "run.yaml", record)
+            write_yaml(self.folder(job) / "run.yaml", {**record, "config": {**config, "model": job.config.model}})
 
     def failure_file(self, identity: str) -> Path:
         """Where the reason of a failure stands."""

@@ -18,7 +18,7 @@ from rango.models import Adapter, Model, load_adapter, load_model
 from rango.models.options import ModelOptions
 from rango.scoring import encode, evaluate, make_reader, mean_posteriors, score_samples
 from rango.scoring.options import ScoringOptions
-from rango.studies.claims import claim
+from rango.studies.claims import Claim, claim
 from rango.studies.own_models import ModelSpec
 from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.store import Store
@@ -50,6 +50,8 @@ class Worker:
     screen: Screen = field(default_factory=lambda: Screen(quiet=True))
     prunes: Callable[[Job], OnValidation | None] = lambda _: None
     """What ends a run early."""
+    _claim: Claim | None = None
+    """What it is doing now."""
     _group: str | None = None
     _loaded: tuple[Model, Task] | None = None
 
@@ -76,7 +78,7 @@ class Worker:
             ready = unit.waits_for(self.store, self.plan)
             if ready == "others":
                 continue
-            held = claim(self.store.claims, unit.id)
+            held = self._claim = claim(self.store.claims, unit.id)
             if held is None:
                 continue
             try:
@@ -117,6 +119,8 @@ class Worker:
         # Whatever ends one unit (bad data, divergence, memory) must not end the others.
         except Exception as error:
             self._loaded, self._group = None, None
+            if self._claim is not None and not self._claim.is_held():
+                return  # taken over while this machine was out of reach: its new owner says what comes of it
             reason = str(error) or type(error).__name__
             # In a bank it may be the fault of one run, or of their number.
             if not dissolve(self.store, unit, why=reason):
@@ -182,12 +186,13 @@ class Worker:
                 self._sample(job, model, task)
 
     def _sample(self, job: Job, model: Model, task: Task) -> None:
-        """Posteriors with dropout on, for the cells that read them."""
+        """Posteriors with dropout on, for the cells that read them; on validation unless that was trained on."""
+        splits: tuple[Split, ...] = ("validation", "test") if job.config.regime == "validation" else ("test",)
         for count in job.samples:
             adapter = load_adapter(model, self.store.folder(job))
             assert isinstance(adapter, Adapter)  # only LoRA has dropout, as the plan has checked
             try:
-                for split in ("validation", "test"):
+                for split in splits:
                     found = self._samples(job, task, model, adapter, split=split, count=count)
                     self.store.write_posteriors(job, split, f"mc-dropout-{count}", found)
             finally:

@@ -6,12 +6,14 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -71,7 +73,12 @@ class Workers:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         arguments = (str(self.store.path), number, self.count, os.getpid())
         process = context.Process(target=run_worker, args=arguments, name=f"rango-worker-{number}")
-        process.start()
+        resource_tracker.ensure_running()  # begun by the first start, it would unblock what is blocked here
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()  # the child inherits the block, and needs it: it imports for seconds before its first line
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return process
 
     def _replace_dead(self) -> None:
@@ -97,14 +104,14 @@ class Workers:
                 raise RunError(f"workers die before they begin anything ({words}); the reason is in {log}")
 
     def _units_of(self, pid: int | None) -> list[Unit]:
-        """The units that a process holds claims on."""
+        """The units that a process of this machine holds claims on."""
         held = set()
         for file in self.store.claims.glob("*.claim"):
             try:
                 owner = json.loads(file.read_text())
             except (OSError, ValueError):
                 continue
-            if owner.get("pid") == pid:
+            if (owner.get("host"), owner.get("pid")) == (socket.gethostname(), pid):
                 held.add(file.stem)
         return [unit for unit in units(self.store.read_plan(), self.store) if unit.id in held]
 
@@ -133,6 +140,7 @@ def _exit_words(code: int) -> str:
 def run_worker(path: str, number: int, count: int, parent: int) -> None:
     """The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers when to stop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked until here, so that Ctrl-C ends no import
     _die_with(parent)
     log = Path(path) / "logs" / f"worker-{number}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
