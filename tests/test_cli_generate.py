@@ -49,6 +49,12 @@ def test_a_file_has_the_same_keys(checkpoint: Checkpoint, tmp_path: Path, capsys
         (["MODEL"], "PROMPT is missing; give it on the command line or as `prompt:` in --config"),
         (["MODEL", "a", "--top-p", "2"], "top-p"),
         (["MODEL", "a", "--tempreature", "1"], "--temperature"),
+        (["MODEL", "a", "--temperature", "inf"], "temperature is 'inf': input should be a finite number"),
+        (
+            ["MODEL", "a", "--seed", str(2**64)],
+            "seed is '18446744073709551616': input should be less than 92233720368547",
+        ),
+        (["MODEL", "x\udcff"], "the prompt: byte 0xff at character 2 is not UTF-8; give UTF-8 text"),
         (["NONE/x/y", "a"], "does not exist; expected a Hub id or a folder"),
         (["MODEL", "tea " * 300], "reads at most 128"),
         (["MODEL", "a", "--adapter", "NONE"], "holds no adapter_config.json"),
@@ -56,6 +62,7 @@ def test_a_file_has_the_same_keys(checkpoint: Checkpoint, tmp_path: Path, capsys
 )
 def test_bad_input(arguments: list[str], message: str, checkpoint: Checkpoint, capsys: Capture) -> None:
     places = {"MODEL": str(checkpoint("phi"))}
+    capsys.readouterr()  # what transformers says when it writes the checkpoint
     assert main(["generate", *(places.get(argument, argument) for argument in arguments)]) == 2
     captured = capsys.readouterr()
     assert message.replace("-", "_") in captured.err.replace("-", "_")

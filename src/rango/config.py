@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rango.errors import InputError, unknown_name
 from rango.files import read_yaml
@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="Config")
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""A seed: every random generator takes these."""
+
 
 class Config(BaseModel):
     """A frozen pydantic model. A docstring under a field is its help text, on the command line too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, where: str = "configuration") -> Self:

@@ -298,6 +298,15 @@ def plain(values: Any, where: str) -> list[Any]:
         raise InputError(f"{where}: a value cannot be read ({error}); write the Parquet file again") from None
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, without their ends; errors as in `read_text`.
+
+    A line ends as an editor ends it. `str.splitlines` would also cut at a form feed or a Unicode line separator, in the
+    middle of a document, and line numbers would no longer be those that an editor shows.
+    """
+    return read_text(path).replace("\r\n", "\n").split("\n")
+
+
 def fingerprint(*parts: str | bytes) -> str:
     """A short content hash: the first 16 hex digits of SHA-256 over the length-prefixed parts."""
     digest = hashlib.sha256()

@@ -92,6 +92,14 @@ CORRUPT = [
     ("-99\t<s>", "x\t<s>", "expected log10 of a probability, at most 0"),
     ("-99\t<s>", "0.5\t<s>", "expected log10 of a probability, at most 0"),
     ("-99\t<s>", "nan\t<s>", "expected log10 of a probability, at most 0"),
+    ("-99\t<s>", "-0_3\t<s>", "expected log10 of a probability, at most 0"),
+    ("-99\t<s>", "-\N{ARABIC-INDIC DIGIT THREE}\t<s>", "expected log10 of a probability, at most 0"),
+    ("ngram 1=9", "ngram 1=0", "expected at least one 1-gram, or no line for them and longer ones"),
+    ("ngram 1=9", "ngram 1=999999999999999", "1-grams, the number of lines in the file"),
+    ("ngram 1=9", "ngram 1=" + "9" * 23, "1-grams, the number of lines in the file"),
+    ("ngram 1=9", "ngram 1=" + "9" * 5000, "1-grams, the number of lines in the file"),
+    ("ngram 1=9", "ngram " + "1" * 5000 + "=9", "expected ngram 1=COUNT"),
+    ("ngram 1=9", "ngram 1=\N{ARABIC-INDIC DIGIT NINE}", "expected ngram 1=COUNT"),
     ("\t<s> a", "\ta <s>", "expected <s> as the first word only"),
     ("\t<s> a", "\t</s> a", "expected </s> as the last word only"),
     ("\t<s> a", "\t<s> c", "expected each 2-gram once"),
@@ -100,7 +108,7 @@ CORRUPT = [
 
 
 class TestBadInput:
-    @pytest.mark.parametrize(("good", "bad", "message"), CORRUPT, ids=[bad for _, bad, _ in CORRUPT])
+    @pytest.mark.parametrize(("good", "bad", "message"), CORRUPT, ids=[bad[:30] for _, bad, _ in CORRUPT])
     def test_a_corrupt_line_is_named(self, tmp_path: Path, good: str, bad: str, message: str) -> None:
         path = tmp_path / "model.arpa"
         write_arpa(path, made_model(2))
@@ -120,13 +128,52 @@ class TestBadInput:
             read_arpa(path, word_tokenizer())
 
     def test_a_history_that_is_not_there(self, tmp_path: Path) -> None:
-        lines = ["\\data\\", "ngram 1=2", "ngram 2=1", "ngram 3=1", "\\1-grams:", "-0.3 a", "-0.3 c"]
+        lines = ["\\data\\", "ngram 1=3", "ngram 2=1", "ngram 3=1", "\\1-grams:", "-0.3 a", "-0.3 c", "-0.3 </s>"]
         lines += ["\\2-grams:", "-0.3 a c", "\\3-grams:", "-0.3 c c a", "\\end\\"]
         (tmp_path / "model.arpa").write_text("\n".join(lines), encoding="utf-8")
         with pytest.raises(
-            InputError, match=r":11: '-0\.3 c c a'; expected its first 2 words to be one of the 2-grams"
+            InputError, match=r":12: '-0\.3 c c a'; expected its first 2 words to be one of the 2-grams"
         ):
             read_arpa(tmp_path / "model.arpa", word_tokenizer())
+
+    @pytest.mark.parametrize(
+        ("line", "wrong", "message"),
+        [
+            ("-0.7 c", "-0.7 d", ":11: '-0.4 c </s>'; expected words that are 1-grams of the file"),
+            ("-0.6 a -0.2", "-0.6 d -0.2", ":10: '-0.1 <s> a'; expected words that are 1-grams of the file"),
+            ("-99 <s> -0.5", "-99 e -0.5", ":10: '-0.1 <s> a'; expected words that are 1-grams of the file"),
+            ("-0.3 </s>", "-0.3 e", ":8: '-0.7 c'; expected </s> among the 1-grams, without which no document ends"),
+            ("-0.6 a -0.2", "-0.6 a 1e300", ":7: '-0.6 a 1e300'; expected log10 of a back-off weight, at most 99"),
+            ("-0.6 a -0.2", "-0.6 a 99.5", ":7: '-0.6 a 99.5'; expected log10 of a back-off weight, at most 99"),
+            ("-0.6 a -0.2", "-0.6 a inf", ":7: '-0.6 a inf'; expected log10 of a back-off weight, at most 99"),
+            ("ngram 2=2", "ngram 2=0\nngram 3=1", ":3: 'ngram 2=0'; expected at least one 2-gram, or no line for them"),
+        ],
+    )
+    def test_files_that_say_nothing_sound(self, tmp_path: Path, line: str, wrong: str, message: str) -> None:
+        lines = [
+            "\\data\\",
+            "ngram 1=4",
+            "ngram 2=2",
+            "\\1-grams:",
+            "-99 <s> -0.5",
+            "-0.3 </s>",
+            "-0.6 a -0.2",
+            "-0.7 c",
+        ]
+        lines += ["\\2-grams:", "-0.1 <s> a", "-0.4 c </s>", "\\end\\"]
+        path = tmp_path / "hand.arpa"
+        path.write_text("\n".join(lines))
+        read_arpa(path, word_tokenizer())
+        path.write_text("\n".join(wrong if each == line else each for each in lines))
+        with pytest.raises(InputError) as caught:
+            read_arpa(path, word_tokenizer())
+        assert message in str(caught.value)
+
+    @pytest.mark.parametrize("zero", ["-99", "-inf", "-INF", "-1e300", "-99.0", "-1" + "0" * 5000])
+    def test_ways_to_write_zero(self, tmp_path: Path, zero: str) -> None:
+        path = tmp_path / "hand.arpa"
+        path.write_text(f"\\data\\\nngram 1=2\n\\1-grams:\n+0e0 </s>\n{zero} a\n\\end\\\n")
+        assert logits(read_arpa(path, word_tokenizer()), torch.tensor([[0]]))[0, 0, [0, 2]].tolist() == [0, -math.inf]
 
     def test_a_tokenizer_without_an_end(self, tmp_path: Path) -> None:
         write_arpa(tmp_path / "model.arpa", made_model(2))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import tiny_tokenizer, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from rango.errors import InputError
@@ -96,6 +97,29 @@ def test_a_folder_without_a_tokenizer_is_refused(checkpoint: Checkpoint, tmp_pat
     (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(InputError, match="has no tokenizer; put"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["phi", "gpt2", "rango_lstm"])
+def test_a_tokenizer_with_more_tokens_is_refused(checkpoint: Checkpoint, tmp_path: Path, architecture: str) -> None:
+    folder = Path(shutil.copytree(checkpoint(architecture), tmp_path / "copy"))
+    model = load_model(folder)
+    model.tokenizer.add_tokens(["<new>"])
+    model.tokenizer.save_pretrained(folder)
+    size = len(model.tokenizer)
+    with pytest.raises(InputError) as caught:
+        load_model(folder)
+    assert str(caught.value) == (
+        f"model {folder}: the tokenizer has token {size - 1} ('<new>') and the network knows tokens 0 to {size - 2}; "
+        "put the tokenizer that the network was trained with into the folder"
+    )
+
+
+@pytest.mark.parametrize(("rows", "noted"), [(0, False), (20, False), (100, True)])
+def test_a_tokenizer_with_far_fewer_tokens_is_noted(tmp_path: Path, rows: int, noted: bool) -> None:
+    size = len(tiny_tokenizer())
+    notes = load_model(write_checkpoint(tmp_path / "lm", vocab_size=size + rows)).notes[1:]
+    told = f"the tokenizer has {size} tokens and the network {size + rows}: see that they belong together"
+    assert notes == ((told,) if noted else ())
 
 
 def test_devices_never_fall_back_silently() -> None:

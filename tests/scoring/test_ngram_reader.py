@@ -57,7 +57,9 @@ def test_scores_equal_one_token_at_a_time(folders: dict[str, Path], name: str) -
     trees = encode(model, TASK.test[:8], task=TASK, form=form)
     reader = make_reader(model)
     assert not any(reader.as_tree(tree) for tree in trees)
+    reach = model.network.config.entries[1:]
     assert "-gram" in reader.notes[0]
+    assert reader.notes[0].endswith(f"from the {len(reach)} before it" if reach else "whatever stands before it")
     values = score(reader, trees, options=ScoringOptions(), form=form).values
     for row, tree in enumerate(trees):
         for choice in range(len(tree.branches)):

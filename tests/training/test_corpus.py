@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rango.errors import InputError
+from rango.scoring import read_words
 from rango.training.corpus import (
     END_OF_TEXT,
     Source,
@@ -47,6 +48,15 @@ class TestReadSources:
         assert {source.documents for source in sources} == {tuple(lines)}
         assert len({source.fingerprint for source in sources}) == 1
         assert read_sources(lines)[0].documents == tuple(lines)
+
+    @pytest.mark.parametrize("inside", ["\f", "\v", "\u2028", "\u2029", "\x85", "\x1c"])
+    def test_only_the_end_of_a_line_ends_a_document(self, tmp_path: Path, inside: str) -> None:
+        path = tmp_path / "a.txt"
+        path.write_bytes(f"one{inside}two\r\nthree\n".encode())
+        assert read_sources([path])[0].documents == (f"one{inside}two", "three")
+        (tmp_path / "words.txt").write_text(f"one\t2{inside}\ntwo words too many\n", encoding="utf-8")
+        with pytest.raises(InputError, match=r"words\.txt:2: 'two words too many'; expected a word"):
+            read_words(tmp_path / "words.txt")
 
     def test_a_jsonl_document_keeps_its_lines(self, tmp_path: Path) -> None:
         path = tmp_path / "book.jsonl"

@@ -19,7 +19,8 @@ from transformers.activations import ACT2FN
 from rango.errors import InputError, Interrupted
 from rango.files import read_yaml
 from rango.training import pretrain_loop
-from rango.training.corpus import consecutive_windows, read_sources, tokenise, train_tokenizer
+from rango.training.corpus import Corpus, consecutive_windows, read_sources, tokenise, train_tokenizer
+from rango.training.model_folder import held_out_measures, work_folder
 from rango.training.networks import build_network
 from rango.training.pretrain import PretrainConfig, pretrain
 from rango.training.pretrain_loop import Trainer, token_losses
@@ -118,6 +119,7 @@ class TestFolder:
     def test_what_is_said(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=512, evaluate_every=2), screen=Screen())
         said = " ".join(capfd.readouterr().err.split())
+        assert "tokens of text from 1 source, " in said
         assert "budget 512 tokens" in said
         assert "nats/token" in said
         assert "(perplexity " in said
@@ -129,6 +131,11 @@ class TestFolder:
 
 
 class TestLoss:
+    def test_a_perplexity_beyond_all_numbers_is_infinite(self) -> None:
+        corpus = Corpus(np.zeros(9, np.int32), np.zeros(9, np.int32), held_out_bytes=8, starts=(0,))
+        measured = {nats: held_out_measures(nats, 8, corpus)["held_out_perplexity"] for nats in (2.0, 710.0, math.inf)}
+        assert measured == {2.0: 7.3891, 710.0: math.inf, math.inf: math.inf}
+
     @pytest.mark.parametrize("architecture", ["phi", "gpt2", "qwen2"])
     def test_parity_with_the_networks_own_logits(self, architecture: str) -> None:
         network = build_network(tiny(architecture=architecture), end_of_text=0)
@@ -252,6 +259,9 @@ class TestBadInput:
                 {"architecture": "bert"},
                 "architecture is 'bert': expected phi, llama, gpt2, mistral, qwen2 or the path of a config.json",
             ),
+            ({"seed": 2**63}, "seed is 9223372036854775808: input should be less than 9223372036854775808"),
+            ({"learning_rate": math.inf}, "learning_rate is inf: input should be a finite number"),
+            ({"learning_rate": math.nan}, "learning_rate is nan: input should be a finite number"),
             ({"hiden": 3}, r"unknown key in configuration 'hiden': did you mean 'hidden'\?"),
         ],
     )
@@ -270,6 +280,16 @@ class TestBadInput:
                 {"learning_rate": 1e30, "warmup": 0.0},
                 r"the loss is (nan|inf) at step \d+; expected a finite",
             ),
+            (
+                story(100),
+                {"learning_rate": 1e30, "warmup": 0.0, "tokens": 128},
+                r"held-out loss (nan|inf) nats/token at step 1; expected less than 710: lower learning_rate",
+            ),
+            (
+                story(100),
+                {"learning_rate": 1e5, "warmup": 0.0, "tokens": 128},
+                r"held-out loss \d\.\d+e\+\d+ nats/token at step 1; expected less than 710: lower learning_rate",
+            ),
         ],
     )
     def test_nothing_is_left_behind(
@@ -281,13 +301,61 @@ class TestBadInput:
 
     def test_a_folder_that_holds_something_else(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-        with pytest.raises(InputError, match="already holds something else; give another folder, or delete this one"):
+        with pytest.raises(InputError, match=r"something else \(notes\.txt\); give another folder, or empty this one"):
             pretrain(story(100), out=tmp_path, config=tiny())
         with pytest.raises(InputError, match="notes.txt is a file; give a folder that does not exist yet"):
             pretrain(story(100), out=tmp_path / "notes.txt", config=tiny())
         out = pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=256))
         with pytest.raises(InputError, match="already holds something else"):
             pretrain(story(100), out=out, config=tiny(tokens=512))
+
+    @pytest.mark.parametrize("hidden", [".git/HEAD", ".env", ".lm.unfinished/state.safetensors"])
+    def test_a_hidden_file_is_something_else(self, tmp_path: Path, hidden: str) -> None:
+        kept = tmp_path / "lm" / hidden
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(b"mine")
+        with pytest.raises(InputError, match=r"lm already holds something else \(\.[a-z.]+\); give another folder"):
+            pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=256))
+        assert kept.read_bytes() == b"mine"
+
+    def test_what_comes_into_the_folder_meanwhile_is_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "lm").mkdir()
+        with pytest.raises(OSError, match="not empty"), work_folder(tmp_path / "lm", "x"):
+            (tmp_path / "lm" / "late.txt").write_text("mine", encoding="utf-8")
+        assert (tmp_path / "lm" / "late.txt").exists()
+
+    @pytest.mark.parametrize(
+        ("out", "message"),
+        [
+            (".", "is the current folder, which cannot be replaced; give a folder in it or elsewhere"),
+            ("../here", "is the current folder"),
+            ("/", "^/ is a mount point, which cannot be replaced; give a folder in it or elsewhere"),
+            ("file/x/lm", "file is a file, so .*/file/x/lm cannot be in it; give a folder that does not exist yet"),
+        ],
+    )
+    def test_a_place_for_no_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, message: str
+    ) -> None:
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        Path("file").touch()
+        with pytest.raises(InputError, match=message):
+            pretrain(story(100), out=Path(out), config=tiny(tokens=256))
+        assert [path.name for path in tmp_path.rglob("*")] == ["here", "file"]
+
+    def test_a_relative_place_and_a_link(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("disk").mkdir()
+        Path("link").symlink_to("disk")
+        assert pretrain(story(100), out=Path("link/../link"), config=tiny(tokens=256)) == Path("link/../link")
+        assert Path("link").is_symlink()
+        assert Path("disk/config.json").is_file()
+
+    def test_folders_made_for_a_refused_one_go(self, tmp_path: Path) -> None:
+        (tmp_path / "q").mkdir()
+        with pytest.raises(InputError, match="the text has"):
+            pretrain(story(100), out=tmp_path / "q" / "r" / "s" / "lm", config=tiny(context=4096))
+        assert [path.name for path in tmp_path.rglob("*")] == ["q"]
 
     def test_an_empty_folder_is_filled(self, tmp_path: Path) -> None:
         assert (pretrain(story(100), out=tmp_path, config=tiny(tokens=256)) / "config.json").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from rango.cli import main
+from rango.decisions import read_posteriors
 from rango.errors import InputError
 from rango.files import read_yaml
 from rango.models import load_model, read_arpa
@@ -33,7 +35,9 @@ def ngram(**changes: Any) -> PretrainConfig:
 class TestFolder:
     def test_record_and_held_out_loss(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         out = pretrain(TEXT, out=tmp_path / "lm", config=ngram(order=3, arpa=True), screen=Screen())
-        assert "nats/token" in capfd.readouterr().err
+        said = " ".join(capfd.readouterr().err.split())
+        assert "tokens of 1 source in " in said
+        assert "nats/token" in said
         model = load_model(out)
         record = read_yaml(out / "pretrain.yaml")
         assert PretrainConfig.build(record["config"]) == ngram(order=3, arpa=True)
@@ -77,6 +81,61 @@ class TestFolder:
         assert main([*command, "--out", str(tmp_path / "lm")]) == 0
         config = load_model(tmp_path / "lm").network.config
         assert (config.model_type, config.smoothing, len(config.entries)) == ("rango_ngram", "add-k", 2)
+
+
+class TestCountedElsewhere:
+    @pytest.mark.parametrize("unit", ["tokens", "words"])
+    def test_an_arpa_file_becomes_the_model_that_wrote_it(self, tmp_path: Path, unit: str) -> None:
+        counted = pretrain(TEXT, out=tmp_path / "counted", config=ngram(order=3, unit=unit, arpa=True))
+        packed = tmp_path / "model.arpa.gz"
+        packed.write_bytes(gzip.compress((counted / "model.arpa").read_bytes()))
+        flags = ["--model", "ngram", "--tokenizer", str(counted), "--out", str(tmp_path / "read"), "--quiet"]
+        assert main(["pretrain", str(packed), *flags]) == 0
+        first, second = (load_model(folder) for folder in (counted, tmp_path / "read"))
+        tokens = torch.randint(0, first.network.config.vocab_size, (4, 12), generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(second.network(tokens).logits, first.network(tokens).logits, atol=1e-6, rtol=0)
+        assert main(["pretrain", str(packed), *flags]) == 0  # complete already
+        record = read_yaml(tmp_path / "read" / "pretrain.yaml")
+        assert record["entries"] == read_yaml(counted / "pretrain.yaml")["entries"]
+        assert record["texts"][0]["name"] == "model.arpa.gz"
+        assert "held_out" not in record
+
+    def test_it_can_be_evaluated(self, tmp_path: Path) -> None:
+        counted = pretrain(TEXT, out=tmp_path / "counted", config=ngram(order=2, arpa=True))
+        read = pretrain([counted / "model.arpa"], out=tmp_path / "read", config=ngram(tokenizer=counted))
+        found = []
+        for folder in (counted, read):
+            out = tmp_path / f"{folder.name}-evaluated"
+            assert main(["evaluate", str(folder), "simulated", "--test", "8", "--out", str(out), "--quiet"]) == 0
+            found.append(read_posteriors(out / "posteriors" / "test-base.parquet").log_posteriors)
+        np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("texts", "changes", "message"),
+        [
+            (
+                ["a.arpa"],
+                {"tokenizer": None},
+                r"a\.arpa: which tokenizer has its words as tokens\? Give --tokenizer FOLDER",
+            ),
+            (
+                ["a.arpa"],
+                {"order": 2},
+                r"a\.arpa: its n-grams are counted and smoothed already; leave the ngram options",
+            ),
+            (["a.arpa", "b.txt"], {}, r"a\.arpa is a whole model and 1 other texts are given; give it alone"),
+            (["a.arpa"], {"model": "lstm"}, r"a\.arpa holds n-grams and model is lstm; give --model ngram"),
+            (["none.arpa"], {}, r"none\.arpa does not exist"),
+            (["a.arpa"], {}, r"a\.arpa:2: 'ngram 1=0'; expected at least one 1-gram"),
+        ],
+    )
+    def test_what_is_refused(self, tmp_path: Path, texts: list[str], changes: dict[str, Any], message: str) -> None:
+        train_tokenizer(read_sources(TEXT), 300).save_pretrained(tmp_path / "tokenizer")
+        (tmp_path / "a.arpa").write_text("\\data\\\nngram 1=0\n", encoding="utf-8")
+        config = ngram(**{"tokenizer": tmp_path / "tokenizer"} | changes)
+        with pytest.raises(InputError, match=message):
+            pretrain([tmp_path / text for text in texts], out=tmp_path / "lm", config=config)
+        assert {path.name for path in tmp_path.iterdir()} == {"tokenizer", "a.arpa"}
 
 
 class TestTokenizers:
@@ -140,12 +199,21 @@ class TestBadInput:
             ({"context": 64}, r"context \(64\) does not apply to model ngram"),
             ({"order": 6}, "ngram.order is 6: input should be less than or equal to 5"),
             ({"k": 1.0}, "k is 1 but smoothing is kneser-ney: k is of add-k, leave it out"),
+            ({"k": math.inf, "smoothing": "add-k"}, "ngram.k is inf: input should be"),
+            (
+                {"k": 1e308, "smoothing": "add-k"},
+                r"ngram.k is 1e\+308: input should be less than or equal to 1000000000",
+            ),
             ({"discount": 0.5, "smoothing": "add-k"}, "discount is 0.5 but smoothing is add-k: it is of kneser-ney"),
             ({"arpa": True, "smoothing": "add-k"}, "arpa with smoothing add-k: an ARPA file cannot say"),
             ({"smoothing": "katz"}, "ngram.smoothing is 'katz': input should be 'kneser-ney'"),
             ({"unit": "words", "tokenizer": "x"}, "the given tokenizer decides, leave ngram.unit out"),
-            ({"model": "lstm", "order": 2}, r"ngram \(order 2, .*\) does not apply to model lstm"),
-            ({"model": "transformer", "order": 2}, r"ngram \(order 2, .*\) does not apply to model transformer"),
+            ({"model": "lstm", "order": 2}, r"ngram \(order 2\) does not apply to model lstm"),
+            ({"model": "transformer", "order": 2}, r"ngram \(order 2\) does not apply to model transformer"),
+            (
+                {"model": "lstm", "order": 2, "unit": "words"},
+                r"ngram \(order 2, unit words\) does not apply to model ls",
+            ),
         ],
     )
     def test_configuration(self, changes: dict[str, Any], message: str) -> None:

@@ -116,7 +116,8 @@ def pretrain(
     Parameters
     ----------
     texts
-        Text files: .txt, or .jsonl with a field `text`; also with .gz.
+        Text files: .txt, or .jsonl with a field `text`; also with .gz. Or one .arpa file, with --model ngram and the
+        --tokenizer whose tokens are its words.
     out
         The folder to write.
     config

@@ -43,7 +43,7 @@ def generate(
     if settings.adapter is not None:
         load_adapter(loaded, settings.adapter)
     written = continue_text(loaded, settings.prompt, options=settings)
-    screen.say(f"{settings.model}: {loaded.notes[0]}")
+    screen.say(f"{settings.model}: {'; '.join(loaded.notes)}")
     # On a terminal the prompt stands before its continuation; the standard output has the continuation alone.
     screen.console.print(settings.prompt, end="", style="bold", markup=False, soft_wrap=True)
     try:

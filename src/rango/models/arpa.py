@@ -34,6 +34,7 @@ from rango.models.ngram_smoothing import NGramTables
 START, END = "<s>", "</s>"
 _ZERO = -99.0
 _CHUNK = 100_000
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?|-inf", re.IGNORECASE | re.ASCII)
 _WRITABLE = ("kneser-ney", "maximum-likelihood", "arpa")
 
 
@@ -111,8 +112,8 @@ def read_arpa(path: Path, tokenizer: PreTrainedTokenizerBase) -> Model:
 
     Raises:
         InputError: a tokenizer without an end-of-text token, or a line that is not as the format says (named with its
-            number and what was expected there): also a word that the tokenizer lacks, an n-gram twice, or one whose
-            history is not in the file.
+            number and what was expected there): also a word that the tokenizer lacks, no </s>, an n-gram twice, or one
+            with a history or a word that is not in the file.
     """
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
@@ -128,6 +129,8 @@ class _Reading:
         self.path, self.vocabulary, self.size, self.end = path, vocabulary, size, end
         self.lines = read_text(path).split("\n")
         self.number = 0
+        # Which tokens are 1-grams as the first word of an n-gram, and as its last: <s> and </s> are one token here.
+        self.opening, self.closing = (np.zeros(size, dtype=np.bool_) for _ in range(2))
 
     def tables(self) -> NGramTables:
         self._skip_to("\\data\\", "the line \\data\\")
@@ -142,6 +145,7 @@ class _Reading:
                 unigrams, back = self._unigrams(tokens, values, backs, where)
                 logs.append(unigrams)
             else:
+                self._refuse_unlisted(tokens, where)
                 found, by_key = self._sorted_keys(tokens, keys, where)
                 keys.append(found)
                 logs.append(values[by_key])
@@ -176,14 +180,19 @@ class _Reading:
 
     def _sizes(self) -> list[int]:
         sizes: list[int] = []
-        while match := re.fullmatch(r"ngram (\d+)\s*=\s*(\d+)", self._next()):
-            if int(match[1]) != len(sizes) + 1:
-                raise self._fail(f"ngram {len(sizes) + 1}=COUNT")
-            sizes.append(int(match[2]))
+        while match := re.fullmatch(r"ngram ([0-9]+)\s*=\s*([0-9]+)", self._next()):
+            order, digits = len(sizes) + 1, match[2].lstrip("0")
+            if match[1] != str(order):
+                raise self._fail(f"ngram {order}=COUNT")
+            if not digits:
+                raise self._fail(f"at least one {order}-gram, or no line for them and longer ones")
+            # Compared by length first: Python refuses to read thousands of digits.
+            lines = len(self.lines)
+            if len(digits) > len(str(lines)) or int(digits) > lines:
+                raise self._fail(f"at most {lines} {order}-grams, the number of lines in the file")
+            sizes.append(int(digits))
         if not sizes:
             raise self._fail("ngram 1=COUNT")
-        if sizes[-1] == 0:
-            raise self._fail(f"at least one {len(sizes)}-gram, or no line for them")
         self.number -= 1  # the line after the sizes opens the unigrams
         return sizes
 
@@ -206,18 +215,17 @@ class _Reading:
                 raise self._fail("log10 of a probability, at most 0")
             tokens[place] = [self._token(word, at, order) for at, word in enumerate(parts[1 : order + 1])]
             if len(parts) == order + 2:
-                backs[place] = self._number_in(parts[-1], "log10 of a back-off weight")
+                backs[place] = self._number_in(parts[-1], "log10 of a back-off weight, at most 99")
+                if backs[place] > -_ZERO:
+                    raise self._fail("log10 of a back-off weight, at most 99")
             where[place] = self.number
         return tokens, _nats(logs), _nats(backs), where
 
     def _number_in(self, text: str, what: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if math.isnan(value) or value == math.inf:
+        # float() alone would take 0_3 and the digits of every script.
+        if not _NUMBER.fullmatch(text):
             raise self._fail(what)
-        return value
+        return float(text)
 
     def _token(self, word: str, at: int, order: int) -> int:
         if word == START:
@@ -246,9 +254,19 @@ class _Reading:
             seen.add(word)
             if word != START:
                 values[token] = log
+                self.closing[token] = True
             if word != END:
                 weights[token] = back
+                self.opening[token] = True
+        if END not in seen:
+            raise self._fail(f"{END} among the 1-grams, without which no document ends")
         return values, weights
+
+    def _refuse_unlisted(self, tokens: NDArray[np.int64], where: NDArray[np.int64]) -> None:
+        """Refuse n-grams (count, order) whose first or last word is no 1-gram; those between are histories' last."""
+        unlisted = ~(self.opening[tokens[:, 0]] & self.closing[tokens[:, -1]])
+        if unlisted.any():
+            raise self._fail("words that are 1-grams of the file", int(where[unlisted][0]))
 
     def _sorted_keys(
         self, tokens: NDArray[np.int64], keys: list[NDArray[np.int64]], where: NDArray[np.int64]

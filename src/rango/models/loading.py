@@ -25,6 +25,9 @@ from rango.models.options import Dtype
 register_lstm()
 register_ngram()
 
+# A tokenizer with a smaller share of the network's tokens may not be the network's: padding takes a few hundred.
+_FEW_TOKENS = 0.9
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -98,7 +101,8 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
         device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, ...
 
     Raises:
-        InputError: no such model, no causal language model, a checkpoint that lacks weights, no such device.
+        InputError: no such model, no causal language model, a checkpoint that lacks weights, no such device, a token of
+            the tokenizer that the network does not know.
     """
     source = str(name)
     _refuse_bad_folder(source)
@@ -109,11 +113,11 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
     tokenizer = load_tokenizer(source)
     network = load_network(source, chosen_dtype, chosen_device)
     if config.model_type == NGRAM:
-        _refuse_other_vocabulary(source, config.vocab_size, len(tokenizer))
         chosen_dtype = network.dtype  # its tables stay float32
     notes = (
         f"device {chosen_device} ({'asked for' if device != 'auto' else 'chosen'}), "
         f"dtype {str(chosen_dtype).removeprefix('torch.')} ({'asked for' if dtype != 'auto' else 'chosen'})",
+        *_compare_vocabularies(source, network, tokenizer),
     )
     return Model(name=source, network=network, tokenizer=tokenizer, notes=notes)
 
@@ -188,13 +192,32 @@ def _refuse_bad_folder(source: str) -> None:
         raise InputError(f"model folder {source} {what}; expected a Hub id or a folder with a transformers checkpoint")
 
 
-def _refuse_other_vocabulary(source: str, counted: int, tokens: int) -> None:
-    """An n-gram's probabilities are over exactly the tokenizer's vocabulary; a network's head may be padded."""
-    if counted != tokens:
+def _compare_vocabularies(source: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Refuse a tokenizer that is not the network's; a note where it has far fewer tokens than the network.
+
+    An n-gram's probabilities are over exactly the tokenizer's vocabulary; a network's matrices may be padded.
+    """
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if network.config.model_type == NGRAM:
+        counted = int(network.config.vocab_size)
+        if counted != highest + 1:
+            raise InputError(
+                f"model {source}: the n-grams are over a vocabulary of {counted} tokens, the tokenizer has "
+                f"{highest + 1}; put the tokenizer that the n-grams were counted with into the folder"
+            )
+        return ()
+    rows = getattr(network.get_input_embeddings(), "num_embeddings", None)
+    if not isinstance(rows, int):
+        return ()
+    if highest >= rows:
+        token = tokenizer.convert_ids_to_tokens(highest)
         raise InputError(
-            f"model {source}: the n-grams are over a vocabulary of {counted} tokens, the tokenizer has {tokens}; "
-            "put the tokenizer that the n-grams were counted with into the folder"
+            f"model {source}: the tokenizer has token {highest} ({token!r}) and the network knows tokens 0 to "
+            f"{rows - 1}; put the tokenizer that the network was trained with into the folder"
         )
+    if highest + 1 < _FEW_TOKENS * rows:
+        return (f"the tokenizer has {highest + 1:,} tokens and the network {rows:,}: see that they belong together",)
+    return ()
 
 
 def _read_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

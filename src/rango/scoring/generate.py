@@ -12,6 +12,7 @@ from rango.errors import InputError
 from rango.models import Model
 from rango.models.loading import accepts
 from rango.scoring.options import GenerateOptions
+from rango.scoring.sequences import refuse_broken_characters
 
 Stop = Literal["end of text", "max_tokens", "context"]
 
@@ -82,7 +83,7 @@ def generate(model: Model, prompt: str, *, options: GenerateOptions | None = Non
         options: temperature, top_p, max_tokens and seed (device, dtype and adapter are for who loads the model).
 
     Raises:
-        InputError: the prompt fills the model's context, or has no token at all.
+        InputError: the prompt fills the model's context, has no token at all, or characters that are no text.
     """
     return Generation(model, prompt, options or GenerateOptions())
 
@@ -184,6 +185,7 @@ class _Steps:
 
 
 def _encode(model: Model, prompt: str) -> list[int]:
+    refuse_broken_characters(prompt, "the prompt")
     ids = [*model.special_prefix, *model.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
     if not ids:
         beginning = next(

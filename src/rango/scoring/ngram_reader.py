@@ -20,7 +20,8 @@ class NGramReader(Reader):
     def __init__(self, model: Model) -> None:
         network = _network(model)
         reach = network.order - 1
-        note = f"{network.order}-gram ({network.config.smoothing}): a token is scored from the {reach} before it"
+        history = f"from the {reach} before it" if reach else "whatever stands before it"
+        note = f"{network.order}-gram ({network.config.smoothing}): a token is scored {history}"
         super().__init__(model=model, reads_trees=False, window=None, splits_head=False, notes=(note,))
 
     def log_probabilities(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:

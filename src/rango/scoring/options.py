@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rango.config import Config
+from rango.config import Config, Seed
 from rango.models.options import ModelOptions
 from rango.tasks import Form
 
@@ -25,7 +25,7 @@ class ScoringOptions(Config):
     shots: Annotated[int, Field(ge=0)] = 0
     """Training instances that stand answered before every question, balanced over the labels (the places of the right
     answer); they leave the training split."""
-    shots_seed: Annotated[int, Field(ge=0)] = 0
+    shots_seed: Seed = 0
     """Seed of the choice of shots."""
     batch_tokens: Annotated[int, Field(ge=1)] = 4096
     """Tokens of one forward pass while scoring, padding included; the result does not depend on it."""
@@ -40,7 +40,7 @@ class GenerateOptions(ModelOptions):
     """Draw among the fewest tokens, the most probable ones, that hold this share of the probability."""
     max_tokens: Annotated[int, Field(ge=1)] = 200
     """Write at most this many tokens; it ends earlier with the end of the text or when the model's context is full."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the draws: the same seed gives the same text."""
     adapter: Path | None = None
     """A run directory (its best checkpoint is taken) or an adapter folder in PEFT's format."""

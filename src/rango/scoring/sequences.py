@@ -149,6 +149,15 @@ def refuse_unreadable(text: str, where: str) -> None:
     """
     if not text.strip():
         raise InputError(f"{where} is blank; give at least one word")
+    refuse_broken_characters(text, where)
+
+
+def refuse_broken_characters(text: str, where: str) -> None:
+    """Refuse characters that are no text.
+
+    Raises:
+        InputError: half a surrogate pair, which also stands for a byte that is not UTF-8.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:

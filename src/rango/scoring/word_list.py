@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rango.errors import InputError
-from rango.files import read_text, write_text
+from rango.files import read_lines, write_text
 from rango.models import Model
 
 WORDS_FILE = "words.txt"
@@ -89,7 +89,7 @@ def read_words(path: Path) -> WordList:
         InputError: as `read_text`; a line that holds more than a word and a positive whole number.
     """
     counts: Counter[str] = Counter()
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         parts = line.split()
         if not parts:
             continue

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from rango.config import Config
+from rango.config import Config, Seed
 from rango.errors import unknown_name
 
 
@@ -51,7 +51,7 @@ class Search(Config):
     """Configurations to try, each once; fewer where the space holds no more."""
     sampler: Literal["tpe", "random"] = "tpe"
     """tpe (ten random ones, then where good ones are dense and bad ones are rare) or random."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the choices."""
     prune: bool = True
     """End a run whose best validation so far is worse than the median of the earlier ones' at the same step, once five

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from rango.config import Config, faulty_fields, merge, mistakes, underscored
+from rango.config import Config, Seed, faulty_fields, merge, mistakes, underscored
 from rango.errors import InputError
 from rango.files import read_yaml
 from rango.studies.keys import flatten, unflatten
@@ -61,7 +61,7 @@ class Study(Config):
     """Listed differences from the base, where a grid would hold combinations that nobody wants."""
     search: Search | None = None
     """Instead of vary and runs: each next configuration is chosen by what the earlier ones gave on validation."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seed_list), Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seed_list), Field(min_length=1)] = (0,)
     """Seeds of each configuration."""
     select: Selection = "nce"
     """The metric that marks the best configuration."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rango.config import Config
+from rango.config import Config, Seed
 from rango.errors import InputError, unknown_name
 from rango.files import fingerprint
 from rango.tasks.instance import Form, Instance, Prompt
@@ -36,7 +36,7 @@ class TaskOptions(Config):
     """Validation instances: a random subset, carved from the official training split."""
     test: Annotated[int, Field(ge=1)] = 2000
     """Test instances: a random subset of the official validation split."""
-    data_seed: Annotated[int, Field(ge=0)] = 0
+    data_seed: Seed = 0
     """Seed of the random subsets."""
     words: Words = "right"
     """HellaSwag keeps instances under 100 words, counting the context and the right ending (right) or all four

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rango.errors import InputError
-from rango.files import fingerprint, read_rows, read_text
+from rango.files import fingerprint, read_lines, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,7 +60,7 @@ class Corpus:
         return np.split(self.train, self.starts[1:])
 
 
-def read_sources(texts: Sequence[Path] | Iterable[str]) -> list[Source]:
+def read_sources(texts: Iterable[Path | str]) -> list[Source]:
     """Read text files (paths), or take documents as they are (strings).
 
     Raises:
@@ -78,11 +78,16 @@ def read_sources(texts: Sequence[Path] | Iterable[str]) -> list[Source]:
     return [_source("documents", (("documents", str(item)) for item in items))]
 
 
+def how_many(sources: Sequence[Source]) -> str:
+    """The number of sources in words, such as `1 source`."""
+    return f"{len(sources)} source{'s' if len(sources) != 1 else ''}"
+
+
 def _read_file(path: Path) -> Iterator[tuple[str, str]]:
     """(where, document) for each document of a file."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "txt":
-        for number, line in enumerate(read_text(path).splitlines(), start=1):
+        for number, line in enumerate(read_lines(path), start=1):
             yield f"{path}:{number}", line
     elif kind == "jsonl":
         for number, row in read_rows(path):

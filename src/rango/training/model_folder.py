@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,12 +19,14 @@ from transformers.utils import logging as transformers_logging
 
 from rango import __version__
 from rango.errors import InputError
-from rango.files import holds_files, read_yaml, write_yaml
+from rango.files import read_yaml, write_yaml
 from rango.training.corpus import Corpus, Source
 from rango.training.pretrain_options import PretrainConfig
 
 STATE = "state.safetensors"
 RECORD = "pretrain.yaml"
+MOST_NATS = math.log(sys.float_info.max)
+"""Nats per token, 709.8: beyond it the perplexity is no number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,41 +34,68 @@ class Pretrained:
     """What a pre-training gives, whatever the kind of model."""
 
     network: PreTrainedModel
-    corpus: Corpus
+    corpus: Corpus | None
+    """None where nothing was learned from text: the model was read."""
     facts: Mapping[str, Any]
-    """For the record: how it was made and the held-out loss."""
+    """For the record: how it was made and, if there is text, the held-out loss."""
 
 
 def held_out_measures(nats_per_token: float, tokens: int, corpus: Corpus) -> dict[str, float]:
-    """The held-out loss in nats per token, its exponential, and, comparable between tokenizers, in bits per byte."""
+    """The held-out loss in nats per token, its exponential, and, comparable between tokenizers, in bits per byte.
+
+    A perplexity beyond float64 is infinite, as is that of a text that an unsmoothed model rules out.
+    """
+    perplexity = math.exp(nats_per_token) if nats_per_token < MOST_NATS else math.inf
     bits = nats_per_token * tokens / corpus.held_out_bytes / math.log(2)
     return {
         "held_out_nats_per_token": round(nats_per_token, 6),
-        "held_out_perplexity": round(math.exp(nats_per_token), 4),
+        "held_out_perplexity": round(perplexity, 4),
         "held_out_bits_per_byte": round(bits, 6),
     }
+
+
+def refuse_place(out: Path) -> None:
+    """Refuse a place to which no folder can be renamed when it is complete.
+
+    Args:
+        out: resolved: absolute, without links.
+
+    Raises:
+        InputError: the current folder, a mount point (such as /), a file, or a place inside a file.
+    """
+    if out == Path.cwd():
+        raise InputError(f"{out} is the current folder, which cannot be replaced; give a folder in it or elsewhere")
+    if os.path.ismount(out):
+        raise InputError(f"{out} is a mount point, which cannot be replaced; give a folder in it or elsewhere")
+    there = next(place for place in (out, *out.parents) if place.exists())
+    if not there.is_dir():
+        inside = "" if there == out else f", so {out} cannot be in it"
+        raise InputError(f"{there} is a file{inside}; give a folder that does not exist yet")
 
 
 def is_complete(out: Path, identity: str) -> bool:
     """Whether `out` holds this very pre-training, complete.
 
     Raises:
-        InputError: `out` is a file or holds something else.
+        InputError: `out` holds something else, be it hidden.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder that does not exist yet")
-    if not holds_files(out):
+    found = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
+    if not found:
         return False
     if (out / RECORD).is_file() and read_yaml(out / RECORD).get("identity") == identity:
         return True
-    raise InputError(f"{out} already holds something else; give another folder, or delete this one")
+    raise InputError(f"{out} already holds something else ({found[0]}); give another folder, or empty this one")
 
 
-def work_folder(out: Path, identity: str) -> Path:
-    """The hidden folder beside `out` in which an unfinished pre-training stands.
+@contextlib.contextmanager
+def work_folder(out: Path, identity: str) -> Iterator[Path]:
+    """A hidden folder beside `out` that gets its name when the block ends without an error.
+
+    It stays when the block is interrupted, and the same pre-training goes on in it. After an `InputError` it goes, with
+    the folders that were made for it.
 
     Raises:
-        InputError: another one stands there.
+        InputError: another unfinished pre-training stands there.
     """
     work = out.parent / f".{out.name}.unfinished"
     record = work / RECORD
@@ -72,12 +104,23 @@ def work_folder(out: Path, identity: str) -> Path:
             f"{work} holds an unfinished pre-training with another configuration or text; "
             "give another folder, or delete this one"
         )
+    made = [folder for folder in work.parents if not folder.exists()]
     if not record.exists():
         work.mkdir(parents=True, exist_ok=True)
         # A state without its record is of unknown origin: never go on from it.
         (work / STATE).unlink(missing_ok=True)
         write_yaml(record, {"status": "running", "identity": identity})
-    return work
+    try:
+        yield work
+    except InputError:
+        shutil.rmtree(work)
+        with contextlib.suppress(OSError):  # somebody else uses one of them now
+            for folder in made:
+                folder.rmdir()
+        raise
+    if out.is_dir():
+        out.rmdir()  # it was empty, as checked; what has come since is not ours to delete
+    work.rename(out)
 
 
 def write_folder(
@@ -108,7 +151,7 @@ def write_folder(
             {"name": source.name, "documents": len(source.documents), "fingerprint": source.fingerprint}
             for source in sources
         ],
-        "text_tokens": {"train": len(made.corpus.train), "held_out": len(made.corpus.held_out)},
+        **_text_tokens(made.corpus),
         "versions": {"rango": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "transformers", "tokenizers")},
     }
@@ -116,9 +159,5 @@ def write_folder(
     (work / STATE).unlink(missing_ok=True)
 
 
-def put_in_place(work: Path, out: Path) -> None:
-    """Give the complete folder its name."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir():  # holds nothing but hidden files, as checked; a rename needs it gone
-        shutil.rmtree(out)
-    work.rename(out)
+def _text_tokens(corpus: Corpus | None) -> dict[str, Any]:
+    return {} if corpus is None else {"text_tokens": {"train": len(corpus.train), "held_out": len(corpus.held_out)}}

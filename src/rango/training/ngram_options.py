@@ -17,7 +17,7 @@ class NGramOptions(Config):
     smoothing: Literal["kneser-ney", "stupid-backoff", "add-k", "maximum-likelihood"] = "kneser-ney"
     """kneser-ney (interpolated), stupid-backoff (scores that do not sum to one), add-k, or maximum-likelihood (what was
     never seen is impossible: -inf)."""
-    k: Annotated[float, Field(gt=0)] | None = None
+    k: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """Of add-k: what is added to every count; 1 when absent."""
     discount: Annotated[float, Field(ge=0, le=1)] | None = None
     """Of kneser-ney: one fixed discount for the orders above 1 (tokens that the text lacks are then impossible); when

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rango.config import Config
+from rango.config import Config, Seed
 from rango.models.options import LoRA, ModelOptions
 from rango.scoring.options import ScoringOptions
 from rango.tasks import Split, TaskOptions
@@ -61,7 +61,7 @@ class TrainingOptions(Config):
     """Stop after this many validations without a better one; never when absent."""
     select: Selection = "nce"
     """Validation metric that chooses the best checkpoint."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the adapter's start, the order of the instances and dropout. The choice of instances has its own,
     data-seed."""
 
@@ -107,7 +107,7 @@ class EvaluateOptions(ScoringOptions, TaskOptions, ModelOptions):
     mc_dropout: Annotated[int, Field(ge=1)] | None = None
     """Average the posteriors of this many passes with the adapter's dropout on (MC dropout); one pass without dropout
     when absent."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the bootstrap and of MC dropout's masks."""
 
     @model_validator(mode="after")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from rango.errors import InputError
 from rango.files import fingerprint
 from rango.scoring import WordList, count_words, write_words
 from rango.scoring.word_list import WORDS_FILE
-from rango.training.corpus import Corpus, Source, documents, read_sources, tokenise
-from rango.training.model_folder import STATE, Pretrained, is_complete, put_in_place, work_folder, write_folder
+from rango.training.corpus import Corpus, Source, documents, how_many, read_sources, tokenise
+from rango.training.model_folder import STATE, Pretrained, is_complete, refuse_place, work_folder, write_folder
 from rango.training.networks import architecture_text
+from rango.training.pretrain_arpa import arpa_file, arpa_source, read_counted
 from rango.training.pretrain_loop import Trainer
 from rango.training.pretrain_ngram import pretrain_ngram
 from rango.training.pretrain_options import PretrainConfig
@@ -31,14 +30,15 @@ def pretrain(
     """Train a small causal language model and its tokenizer; `rango.load_model` loads `out`.
 
     A network minimises the mean of -log P(token | tokens before it in its window), in nats, with AdamW; transformers'
-    `AutoModelForCausalLM` loads it. An n-gram is counted.
+    `AutoModelForCausalLM` loads it. An n-gram is counted, or read from an ARPA file.
 
     Args:
-        texts: text files (.txt, .jsonl with a `text` field, also .gz), or documents as strings.
-        out: the folder to make: config.json, model.safetensors, tokenizer files, `words.txt` (the words of the
-            training text and their counts) and `pretrain.yaml`. It appears when all is complete; until then the work
-            stands in a hidden folder beside it, from which the same call goes on after an interruption. A complete
-            folder of the same configuration and text is left as it is.
+        texts: text files (.txt, .jsonl with a `text` field, also .gz), or documents as strings; or for an n-gram
+            one ARPA file (.arpa, .arpa.gz), over the words of the `tokenizer` that `config` names.
+        out: the folder to make: config.json, model.safetensors, tokenizer files, `pretrain.yaml`, and of a text
+            `words.txt` (its words and their counts). It appears when all is complete; until then the work stands in a
+            hidden folder beside it, from which the same call goes on after an interruption. A complete folder of the
+            same configuration and text is left as it is.
         config: size, budget, schedule. With a `tokens` budget and the same seed, machine and number of threads the
             result is the same to the last bit, also across an interruption.
         screen: where progress is shown; silent when absent.
@@ -47,27 +47,30 @@ def pretrain(
         `out`.
 
     Raises:
-        InputError: bad text, a vocabulary that does not fit it, a folder that holds something else, a loss that is
-            no longer finite (nothing is left behind).
+        InputError: bad text, a vocabulary that does not fit it, a folder that holds something else (a hidden file
+            too) or is the current one, a loss that is no longer finite (nothing is left behind).
         Interrupted: a signal came; the state is saved.
     """
     screen = screen or Screen(quiet=True)
-    sources = read_sources(texts)
+    place = out.resolve()
+    refuse_place(place)
+    given: list[Path | str] = list(texts)
+    arpa = arpa_file(given, config)
+    sources = read_sources(given) if arpa is None else [arpa_source(arpa)]
     identity = _identity(config, sources)
-    if is_complete(out, identity):
+    if is_complete(place, identity):
         screen.say(f"{out} is complete already, with this configuration and text")
         return out
-    work = work_folder(out, identity)
     learn = pretrain_ngram if config.model == "ngram" else _pretrain_network
-    try:
+    with work_folder(place, identity) as work:
         tokenizer = make_tokenizer(config, sources)
-        made = learn(config, sources, tokenizer, work=work, screen=screen)
-        write_words(work / WORDS_FILE, _words(sources, made.corpus, tokenizer))
+        if arpa is None:
+            made = learn(config, sources, tokenizer, work=work, screen=screen)
+        else:
+            made = read_counted(arpa, tokenizer, screen=screen)
+        if made.corpus is not None:
+            write_words(work / WORDS_FILE, _words(sources, made.corpus, tokenizer))
         write_folder(work, made, tokenizer, config=config, sources=sources, identity=identity)
-    except InputError:
-        shutil.rmtree(work)
-        raise
-    put_in_place(work, out)
     return out
 
 
@@ -111,7 +114,7 @@ def _opening(config: PretrainConfig, trainer: Trainer, sources: Sequence[Source]
     resumed = f"; goes on from step {position.step:,}" if position.step else ""
     return (
         f"{trainer.parameters:,} parameters ({trainer.network.config.model_type}), {len(corpus.train):,} tokens of "
-        f"text from {len(sources)} sources, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
+        f"text from {how_many(sources)}, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
         f"in {str(trainer.dtype).removeprefix('torch.')}{resumed}"
     )
 

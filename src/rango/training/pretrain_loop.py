@@ -21,7 +21,7 @@ from rango.files import atomic_path
 from rango.models.loading import choose_device, multiplies_bfloat16
 from rango.scoring.dropout import mask_seed
 from rango.training.corpus import Corpus, Tokens, consecutive_windows, windows
-from rango.training.model_folder import held_out_measures
+from rango.training.model_folder import MOST_NATS, held_out_measures
 from rango.training.networks import build_network
 from rango.training.pretrain_options import PretrainConfig
 from rango.training.progress import Screen
@@ -149,10 +149,7 @@ class Trainer:
             loss = token_losses(self.network, batch, apart=self._apart)
         value = loss.item()
         if not math.isfinite(value):
-            raise InputError(
-                f"the loss is {value} at step {self.position.step + 1}; expected a finite number: "
-                f"lower learning_rate (now {self.config.learning_rate:g})"
-            )
+            raise self._diverged(f"the loss is {value} at step {self.position.step + 1}; expected a finite number")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
@@ -161,6 +158,9 @@ class Trainer:
         self.position.step += 1
         self.position.tokens += batch[:, 1:].numel()
         return value
+
+    def _diverged(self, what: str) -> InputError:
+        return InputError(f"{what}: lower learning_rate (now {self.config.learning_rate:g})")
 
     def _products(self) -> torch.autocast:
         """Within the block matrices are multiplied in the chosen type; sums, softmax and the loss stay in float32."""
@@ -186,6 +186,11 @@ class Trainer:
         """Record the held-out loss and put it into a sentence."""
         position = self.position
         nats = self.held_out_loss()
+        # The last step's update is seen here only: the loss is measured before each update.
+        if not nats < MOST_NATS:
+            raise self._diverged(
+                f"held-out loss {nats:.4g} nats/token at step {position.step}; expected less than {MOST_NATS:.0f}"
+            )
         tokens = self._held_out[:, 1:].size
         measures = held_out_measures(nats, tokens, self.corpus)
         train = sum(position.losses) / len(position.losses)
@@ -201,7 +206,7 @@ class Trainer:
         )
         return (
             f"step {position.step:,}: {position.tokens:,} tokens (epoch {position.epoch + 1}), train {train:.3f}, "
-            f"held out {nats:.3f} nats/token (perplexity {math.exp(nats):,.1f}), "
+            f"held out {nats:.3f} nats/token (perplexity {measures['held_out_perplexity']:,.1f}), "
             f"{measures['held_out_bits_per_byte']:.3f} bits/byte, {position.tokens / position.seconds:,.0f} tokens/s, "
             f"{_time_left(position.seconds, self.progress)}"
         )

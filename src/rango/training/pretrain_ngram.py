@@ -15,7 +15,7 @@ from rango.models import Model, write_arpa
 from rango.models.ngram import NGramForCausalLM
 from rango.models.ngram_counts import count_ngrams
 from rango.models.ngram_smoothing import smooth
-from rango.training.corpus import Corpus, Source, tokenise
+from rango.training.corpus import Corpus, Source, how_many, tokenise
 from rango.training.model_folder import Pretrained, held_out_measures
 from rango.training.ngram_options import NGramOptions
 from rango.training.pretrain_options import PretrainConfig
@@ -45,7 +45,7 @@ def pretrain_ngram(
     entries = network.config.entries
     screen.say(
         f"{' + '.join(f'{size:,}' for size in entries)} n-grams of 1 to {options.order} tokens ({options.smoothing}) "
-        f"from {len(corpus.train):,} tokens of {len(sources)} sources in {seconds:.1f} s, held out "
+        f"from {len(corpus.train):,} tokens of {how_many(sources)} in {seconds:.1f} s, held out "
         f"{measured['held_out_nats_per_token']:.3f} nats/token, {measured['held_out_bits_per_byte']:.3f} bits/byte"
     )
     if options.arpa:

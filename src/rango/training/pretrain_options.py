@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rango.config import Config
+from rango.config import Config, Seed
 from rango.training.corpus import SMALLEST_VOCABULARY
 from rango.training.ngram_options import NGramOptions
 
@@ -79,7 +80,7 @@ class PretrainConfig(Config):
     """Type of the matrix products; weights and moments are float32. auto: bfloat16 where the machine has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU if there is one."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the initial weights and of the order of the windows."""
 
     @property
@@ -127,5 +128,12 @@ class PretrainConfig(Config):
         for name in names:
             value = getattr(self, name)
             if value != type(self).model_fields[name].default:
-                shown = ", ".join(f"{key} {v}" for key, v in value) if isinstance(value, Config) else value
+                shown = ", ".join(_given(value)) if isinstance(value, Config) else value
                 raise ValueError(f"{name} ({shown}) does not apply to {what}, which has {has}; leave it out")
+
+
+def _given(options: Config) -> Iterator[str]:
+    """The fields that are not at their default, with their values."""
+    for key, value in options:
+        if value != type(options).model_fields[key].default:
+            yield f"{key} {value}"

@@ -6,7 +6,49 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+_WIDE, _NARROW = 100, 80  # columns of a terminal for a long bar, and for any
+
+
+def short(number: float) -> str:
+    """A count in at most five characters.
+
+    >>> [short(number) for number in (0, 9_999, 14_336, 99_960, 999_900, 1_300_000)]
+    ['0', '9999', '14.3k', '100k', '1M', '1.3M']
+    """
+    if number < 10_000:
+        return str(int(number))
+    rounded = float(f"{number:.3g}")
+    scale, letter = max((scale, letter) for scale, letter in ((1e3, "k"), (1e6, "M"), (1e9, "G")) if scale <= rounded)
+    return f"{rounded / scale:g}{letter}"
+
+
+class _Count(ProgressColumn):
+    """What is done of what there is, such as 14.3k/120k."""
+
+    def render(self, task: Task) -> Text:
+        total = short(task.total or 0)
+        return Text(f"{short(task.completed):>{len(total)}}/{total}", style="progress.download")
+
+
+class _Words(ProgressColumn):
+    """The words beside the bar: cut before anything else is where the terminal is narrow."""
+
+    def __init__(self) -> None:
+        # Columns that may wrap are the first to give way; these words are cut instead, so that the bar stays one line.
+        super().__init__(table_column=Column(no_wrap=False))
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["words"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def progress_columns(width: int) -> list[ProgressColumn]:
+    """What stands in a line of progress on a terminal that is so wide: where it is narrow, all but the bar."""
+    bar = [BarColumn(bar_width=24 if width >= _WIDE else 10)] if width >= _NARROW else []
+    return [TextColumn("{task.description}"), *bar, _Count(), _Words(), TimeRemainingColumn(compact=True)]
 
 
 class Bar:
@@ -40,12 +82,5 @@ class Screen:
         if self.quiet or not self.console.is_terminal:
             yield Bar(None, 0)
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10 if self.console.width < 100 else 24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[words]}", style="dim"),
-            TimeRemainingColumn(compact=True),
-        )
-        with Progress(*columns, console=self.console) as progress:
+        with Progress(*progress_columns(self.console.width), console=self.console) as progress:
             yield Bar(progress, progress.add_task(label, total=total, words=""))
