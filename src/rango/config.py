@@ -64,6 +64,24 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def underscored(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The keys of a file with `_` for `-`, in nested mappings too.
+
+    >>> underscored({"learning-rate": 0.01, "lora": {"rank": 2}}, where="a.yaml")
+    {'learning_rate': 0.01, 'lora': {'rank': 2}}
+
+    Raises:
+        InputError: two spellings of one key.
+    """
+    found: dict[Any, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_") if isinstance(key, str) else key
+        if name in found:
+            raise InputError(f"{where}: {name} stands twice, spelt with - and with _; keep one of them")
+        found[name] = underscored(value, where=where) if isinstance(value, Mapping) else value
+    return found
+
+
 def mistakes(error: ValidationError, *, where: str = "", model: type[BaseModel] | None = None) -> list[str]:
     """Every mistake that pydantic found, the first after `where`; with `model`, unknown keys get their nearest name."""
     found = error.errors(include_url=False)

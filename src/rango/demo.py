@@ -29,7 +29,7 @@ from rango.scoring import ScoringOptions, evaluate
 from rango.tasks import Task, TaskOptions, load_task, simulated_narratives
 from rango.training import FinetuneConfig, PretrainConfig, Run, Screen, finetune, pretrain
 from rango.training.measures import measure
-from rango.training.model_folder import RECORD, put_in_place
+from rango.training.model_folder import RECORD
 from rango.training.run import RunWriter, open_output
 
 UNTRAINED = "untrained.yaml"
@@ -145,7 +145,9 @@ def _write_untrained(base: Path, out: Path, record: Mapping[str, Any]) -> None:
     AutoTokenizer.from_pretrained(base).save_pretrained(work)
     network.save_pretrained(work)
     write_yaml(work / UNTRAINED, record)
-    put_in_place(work, out)
+    if out.is_dir():
+        out.rmdir()  # it was empty, as checked
+    work.rename(out)
 
 
 def _add_states(run: Run, others: Mapping[str, Posteriors], seed: int) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import gzip
 import hashlib
 import io
 import json
 import os
+import re
 import tempfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +26,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes `path` when the block ends without an error.
 
     Write, fsync, rename: a reader sees the old file or the whole new one, never a part.
+
+    Raises:
+        InputError: `path` is a folder, or no file can be made there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of a file")
+    with _place_refused(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -36,6 +46,40 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# What the disk does at the moment, such as being full, is no fault of the path that was given.
+_OF_THE_PLACE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
+
+
+@contextlib.contextmanager
+def _place_refused(folder: Path) -> Iterator[None]:
+    """An OSError of the block that another place would not give, such as a missing permission, as an InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise InputError(f"{folder} cannot be written to ({reason}); give another place") from None
+
+
+def need_writable(folder: Path) -> None:
+    """Raise InputError where a folder cannot be made or written to, before long work; leaves nothing behind."""
+    made: list[Path] = []
+    with _place_refused(folder):
+        try:
+            made = [place for place in (folder, *folder.parents) if not place.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        finally:
+            for place in made:  # the innermost first
+                with contextlib.suppress(OSError):
+                    place.rmdir()
 
 
 def holds_files(folder: Path) -> bool:
@@ -91,7 +135,7 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{path} does not exist; give the path of an existing file")
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}); check the file") from None
     if not data.strip():
         raise InputError(f"{path} is empty; expected at least one line")
@@ -100,10 +144,38 @@ def read_bytes(path: Path) -> bytes:
 
 def read_json(path: Path) -> Any:
     """Read JSON; a syntax error names the line."""
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: JSON.
+        where: the file, for messages.
+        line: the line of the file that `text` is; None for the whole file.
+
+    Raises:
+        InputError: no JSON, a number too long or nested too deep for Python, half a surrogate pair (no UTF-8 text).
+    """
+    place = where if line is None else f"{where}:{line}"
     try:
-        return json.loads(read_text(path))
+        value = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg}); fix the line") from None
+        raise InputError(f"{where}:{line or error.lineno}: not JSON ({error.msg}); fix the line") from None
+    except UnicodeEncodeError as error:
+        broken = error.object[error.start]
+        raise InputError(f"{place}: {broken!r} is half a surrogate pair; save the text as UTF-8") from None
+    except RecursionError:
+        raise InputError(f"{place}: nested too deep; expected an ordinary JSON value") from None
+    except ValueError:  # Python refuses to read whole numbers of more than 4,300 digits
+        raise InputError(f"{place}: a number has too many digits; shorten it or put it in quotation marks") from None
+    return value
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -111,23 +183,40 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """PyYAML takes the last of two equal keys without a word."""
+        """PyYAML takes the last of two equal keys without a word, and values that contain themselves."""
+
+        def __init__(self, stream: str) -> None:
+            super().__init__(stream)
+            self.deep_construct = True  # what contains itself is then an error
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
             for key, _ in node.value:
-                if key.value in seen and isinstance(key.value, str):
+                if not isinstance(key.value, str):
+                    continue  # a list or a mapping: refused below
+                if key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-                seen.add(str(key.value))
+                seen.add(key.value)
             return super().construct_mapping(node, deep=deep)
 
+        def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+            if isinstance(node.value, str) and any("\ud800" <= character <= "\udfff" for character in node.value):
+                raise yaml.constructor.ConstructorError(None, None, "half a surrogate pair", node.start_mark)
+            return super().construct_scalar(node)
+
+    text = read_text(path)
     try:
-        value = yaml.load(read_text(path), Loader)
+        value = yaml.load(text, Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not YAML ({error.problem}); fix the line") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); fix the file") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deep; expected `key: value` lines") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # a number or a date that is none
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: a value cannot be read ({reason}); put it in quotation marks") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}; expected `key: value` lines")
     return value
@@ -154,10 +243,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{number}: not JSON ({error.msg}); fix the line") from None
+        row = parse_json(line, str(path), line=number)
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: holds a {type(row).__name__}; expected a JSON object")
         yield number, row
@@ -165,12 +251,21 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    columns = len(reader.fieldnames or ())
-    for row in reader:
-        if None in row or None in row.values():
-            seen = sum(value is not None for value in row.values()) + (len(row[None]) - 1 if None in row else 0)
-            raise InputError(f"{path}:{reader.line_num}: {seen} values; expected {columns} as in the first line")
-        yield reader.line_num, dict(row)
+    begin = 1  # a value may hold line breaks
+    try:
+        names = reader.fieldnames or ()
+        begin = reader.line_num + 1
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise InputError(f"{path}:1: column {twice[0]!r} stands twice; give each column a name of its own")
+        for row in reader:
+            if None in row or None in row.values():
+                seen = sum(value is not None for value in row.values()) + (len(row[None]) - 1 if None in row else 0)
+                raise InputError(f"{path}:{reader.line_num}: {seen} values; expected {len(names)} as in the first line")
+            yield reader.line_num, dict(row)
+            begin = reader.line_num + 1
+    except csv.Error as error:  # most often a quotation mark that is never closed, so that the rest is one value
+        raise InputError(f"{path}:{begin}: not CSV ({error}); look for a missing quotation mark") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -184,11 +279,23 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"{path} is not a Parquet file ({str(error).splitlines()[0]}); check the file") from None
     number = 0
     for batch in table.to_batches():
-        for row in batch.to_pylist():
+        for row in plain(batch, str(path)):
             number += 1
             yield number, row
     if not number:
         raise InputError(f"{path} is empty; expected at least one row")
+
+
+def plain(values: Any, where: str) -> list[Any]:
+    """The Python values of an Arrow batch or column.
+
+    Raises:
+        InputError: text that is not UTF-8, a date that Python has not: Arrow reads them without a look.
+    """
+    try:
+        return list(values.to_pylist())
+    except ValueError as error:
+        raise InputError(f"{where}: a value cannot be read ({error}); write the Parquet file again") from None
 
 
 def read_lines(path: Path) -> list[str]:

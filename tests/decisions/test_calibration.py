@@ -347,6 +347,9 @@ def test_linear_calibrators_by_hand() -> None:
     np.testing.assert_allclose(np.exp(swap.transform(np.log([[0.9, 0.1]]))), [[0.1, 0.9]])
 
 
+REPORT = '{"n": 3, "converged": true, "iterations": 2, "gradient": 0, "loss_before": 1, %s}'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -359,6 +362,28 @@ def test_linear_calibrators_by_hand() -> None:
             "values of a temperature calibrator are not numbers",
         ),
         ('{"method": "temperature", "report": 3, "scale": 1}', "values of a temperature calibrator are not numbers"),
+        ('{"method": ["affine"]}', "unknown method in {path}"),
+        *(
+            (
+                f'{{"method": "{damaged[0]}", "report": {damaged[1]}, {damaged[2]}}}',
+                f"values of a {damaged[0]} calibrator are not numbers that",
+            )
+            for damaged in (
+                ("temperature", "null", '"scale": [1]'),
+                ("temperature", "null", '"scale": null'),
+                ("temperature", "null", '"scale": 1' + "0" * 400),
+                ("bias", "null", '"bias": 3, "priors": null'),
+                ("bias", "null", '"bias": [0, [1]], "priors": null'),
+                ("bias", "null", '"bias": [0, 1], "priors": [1]'),
+                ("vector", "null", '"bias": [0, 1], "priors": null, "scales": [1]'),
+                ("matrix", "null", '"bias": [0, 1], "priors": null, "weights": [[1, 0]]'),
+                ("isotonic", "null", '"starts": [0], "values": [1]'),
+                ("histogram", "null", '"edges": [0, 1], "values": [0.5, 0.5]'),
+                ("temperature", REPORT % '"loss_after": [1]', '"scale": 1'),
+                ("temperature", REPORT % '"loss_after": 1, "note": 3', '"scale": 1'),
+                ("temperature", '{"n": 3}', '"scale": 1'),
+            )
+        ),
         ("{", "not JSON"),
     ],
 )

@@ -45,10 +45,11 @@ def test_a_hub_that_cannot_be_reached_is_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_model_that_is_no_causal_language_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+def test_a_model_that_is_no_causal_language_model_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint("phi"), tmp_path / "copy"))
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(InputError, match=r"model '.*' cannot be loaded"):
-        load_model(tmp_path)
+        load_model(folder)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -58,6 +59,44 @@ def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint: Checkpoint, tmp_
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks 1 weights \(model\.layers\.1\.self_attn\.q_proj\.weight"):
         load_model(folder)
+
+
+def test_a_cut_off_checkpoint_is_one_line(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint("phi"), tmp_path / "copy"))
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(InputError, match=r"cannot be loaded \(.*; give a Hub id or a folder") as error:
+        load_model(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"model_type": "phi", "hidden_size": "wide"}', '{"model_type": 3}'])
+def test_a_configuration_of_other_things_is_one_line(checkpoint: Checkpoint, tmp_path: Path, content: str) -> None:
+    folder = Path(shutil.copytree(checkpoint("phi"), tmp_path / "copy"))
+    (folder / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"cannot be loaded \(.*; give a Hub id or a folder") as error:
+        load_model(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_fails_in_use_is_one_line(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint("phi"), tmp_path / "copy"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": [1]}))
+    with pytest.raises(InputError, match=r"cannot be loaded \("):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("architecture", ["phi", "llama", "gpt2", "rango_lstm"])
+def test_a_folder_without_a_tokenizer_is_refused(checkpoint: Checkpoint, tmp_path: Path, architecture: str) -> None:
+    for file in checkpoint(architecture).iterdir():
+        if file.name in ("config.json", "model.safetensors", "tokenizer_config.json"):
+            shutil.copy(file, tmp_path)
+    with pytest.raises(InputError, match=r"model folder .* has no tokenizer; put the model's tokenizer\.json into it"):
+        load_model(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(InputError, match="has no tokenizer; put"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("architecture", ["phi", "gpt2", "rango_lstm"])
@@ -85,8 +124,9 @@ def test_a_tokenizer_with_far_fewer_tokens_is_noted(tmp_path: Path, rows: int, n
 
 def test_devices_never_fall_back_silently() -> None:
     assert choose_device("cpu").type == "cpu"
-    with pytest.raises(InputError, match="device 'tpux' is not known"):
-        choose_device("tpux")
+    for name in ("tpux", "meta", "mps", ""):
+        with pytest.raises(InputError, match=f"device '{name}' is not known; expected auto, cpu, cuda or cuda:N"):
+            choose_device(name)
     count = torch.cuda.device_count()
     with pytest.raises(InputError, match=f"device 'cuda:{count}': this machine has {count} CUDA devices"):
         choose_device(f"cuda:{count}")

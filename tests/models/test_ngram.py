@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from rango.errors import InputError
-from rango.models.ngram import NGramForCausalLM
+from rango.models.ngram import NGramConfig, NGramForCausalLM
 from rango.models.ngram_counts import count_ngrams
 from rango.models.ngram_smoothing import Smoothing, estimate_discounts, smooth
 from rango.models.placement import place
@@ -226,6 +227,11 @@ class TestBadInput:
     def test_an_order_that_no_document_has(self) -> None:
         with pytest.raises(InputError, match="order is 5 but no document has 4 tokens, its start and end counted"):
             count_ngrams([np.array([1, 0, 2, 0])], order=5, vocabulary=4, end=END)
+
+    @pytest.mark.parametrize("entries", [[], ["a"], [-1]])
+    def test_entries_that_are_no_counts(self, entries: list[Any]) -> None:
+        with pytest.raises(ValueError, match="expected the number of n-grams of each order"):
+            NGramForCausalLM(NGramConfig(vocab_size=4, entries=entries))
 
     def test_lora_has_nothing_to_adapt(self) -> None:
         with pytest.raises(InputError, match="the model is an n-gram: a table .* has no linear layers for LoRA"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rango.errors import InputError
 from rango.tasks import Task, load_task
+from rango.tasks.instance import named
 
 SENTIMENT = {"prompt": "Review: {text}\nVerdict:", "choices": ["bad", "good"], "label": "verdict"}
 QUIZ = {"prompt": "{question}", "choices": "options", "label": "answer"}
@@ -181,6 +182,13 @@ def test_braces_in_template_and_data(tmp_path: Path) -> None:
         ),
         ({"lable": "verdict"}, {}, "unknown key in"),
         ({"prompt": ""}, {}, "prompt is ''"),
+        ({"prompt": "{text. Mood:"}, {}, "task.yaml: prompt: a lone { at '{text. Mood:'; write {column} for a column"),
+        ({"prompt": "{{text}: {text}"}, {}, "task.yaml: prompt: a lone } at '}: {text}'; write {column} for a column"),
+        ({"prompt": "{text}} is"}, {}, "a lone } at '} is'; write {column} for a column, }} for a brace"),
+        ({"label": "mood"}, {}, "rows.jsonl:1: unknown column 'mood' (known: text, verdict); `label` in"),
+        ({"choices": ["bad", "good", " bad"]}, {}, "task.yaml: choices: choice 2 is 'bad' like choice 0; name each"),
+        ({"choices": ["1", 1]}, {}, "task.yaml: choices: choice 1 is '1' like choice 0; name each once"),
+        ({"choices": ["bad", " "]}, {}, "task.yaml: choices: choice 1 is blank; give it words"),
     ],
 )
 def test_a_bad_table(tmp_path: Path, keys: dict[str, Any], change: dict[str, Any], message: str) -> None:
@@ -202,6 +210,22 @@ def test_a_bad_row_of_a_table_with_its_own_choices(tmp_path: Path, change: dict[
     rows = [quiz(k) | (change if k == 1 else {}) for k in range(12)]
     with pytest.raises(InputError, match=re.escape(message)):
         load_task(table(tmp_path, rows, QUIZ), **SIZES)
+
+
+@pytest.mark.parametrize("column", ["text", "verdict"])
+def test_a_column_that_one_row_lacks_is_missing_and_not_unknown(tmp_path: Path, column: str) -> None:
+    rows = [review(k) for k in range(12)]
+    del rows[4][column]
+    key = {"text": "prompt", "verdict": "label"}[column]
+    with pytest.raises(InputError, match=rf"rows\.jsonl:5: {column} is missing; `{key}` in .*task\.yaml needs it"):
+        load_task(table(tmp_path, rows), **SIZES)
+
+
+def test_an_instance_knows_its_line(tmp_path: Path) -> None:
+    task = load_task(table(tmp_path, [review(k) for k in range(12)]), **SIZES)
+    for instance in all_of(task).values():
+        assert instance.where == f"{tmp_path}/rows.jsonl:{instance.id}"
+        assert named(instance) == f"{tmp_path}/rows.jsonl:{instance.id}: instance {instance.id!r}"
 
 
 def test_a_missing_key(tmp_path: Path) -> None:

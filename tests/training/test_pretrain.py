@@ -224,6 +224,22 @@ class TestInterruption:
         out = pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=256))
         assert (out / "model.safetensors").read_bytes() == (clean / "model.safetensors").read_bytes()
 
+    def test_a_damaged_state_goes_with_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = tiny(tokens=256, save_minutes=0)
+
+        def fail(*_: Any) -> None:
+            raise OSError("no space")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pretrain_loop.Trainer, "_evaluate", fail)
+            with pytest.raises(OSError, match="no space"):
+                pretrain(story(100), out=tmp_path / "lm", config=config)
+        state = tmp_path / ".lm.unfinished" / "state.safetensors"
+        state.write_bytes(state.read_bytes()[:-9])
+        with pytest.raises(InputError, match=r"state\.safetensors is damaged \(.*\); repeat the command to begin anew"):
+            pretrain(story(100), out=tmp_path / "lm", config=config)
+        assert not state.exists()
+
     def test_repeating_a_finished_command_leaves_it(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         out = pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=256))
         before = (out / "pretrain.yaml").stat().st_mtime_ns

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli.resolve import resolve
+from rango.files import need_writable
 from rango.models.options import ModelOptions
 from rango.tasks import TaskOptions
 from rango.training.options import EvaluateConfig, EvaluateOptions, FinetuneConfig, FinetuneOptions
@@ -54,9 +55,11 @@ def finetune(
 
     with launched(settings.device) as (ranks, device):
         screen = Screen(quiet=quiet or not ranks.first)
+        if ranks.first:
+            need_writable(apart["out"])
         asked = load_task(settings.task, settings.pick(TaskOptions))
         base = load_model(settings.model, dtype=settings.dtype, device=device)
-        run = train(base, asked, out=Path(apart["out"]), config=settings, screen=screen)
+        run = train(base, asked, out=apart["out"], config=settings, screen=screen)
         if ranks.first:
             print_result(run.path, split="test", shown=write_report(run.path))
 
@@ -93,11 +96,11 @@ def evaluate(
     from rango.training import Screen, as_the_run, write_evaluation
 
     settings, notes = as_the_run(settings)
+    need_writable(apart["out"])
     asked = load_task(settings.task, settings.pick(TaskOptions))
     base = load_model(settings.model, **dict(settings.pick(ModelOptions)))
-    out = Path(apart["out"])
-    write_evaluation(base, asked, out=out, config=settings, screen=Screen(quiet=quiet), notes=notes)
-    print_result(out, split=settings.split, shown=out / "metrics.json")
+    write_evaluation(base, asked, out=apart["out"], config=settings, screen=Screen(quiet=quiet), notes=notes)
+    print_result(apart["out"], split=settings.split, shown=apart["out"] / "metrics.json")
 
 
 def pretrain(
@@ -127,7 +130,6 @@ def pretrain(
     from rango.training import Screen
     from rango.training import pretrain as train
 
-    folder = train(
-        [Path(text) for text in apart["texts"]], out=Path(apart["out"]), config=settings, screen=Screen(quiet=quiet)
-    )
+    need_writable(apart["out"].parent)
+    folder = train(apart["texts"], out=apart["out"], config=settings, screen=Screen(quiet=quiet))
     print(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rango.cli.adaptation import Quiet
+from rango.files import need_writable
 
 
 def demo(*, out: Path = Path("runs/demo"), seed: int = 0, quiet: Quiet = False) -> None:
@@ -23,5 +24,6 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, quiet: Quiet = False) 
     from rango.demo import run_demo
     from rango.training import Screen
 
+    need_writable(out)
     run = run_demo(out, seed=seed, screen=Screen(quiet=quiet))
     print_result(run.path, split="test", shown=run.path / "report.html")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from rango.config import Config, merge
+from rango.config import Config, merge, underscored
 from rango.errors import InputError
 from rango.files import read_yaml
 
@@ -25,28 +25,43 @@ def resolve(kind: type[C], file: Path | None, flags: BaseModel | None, **named: 
         **named: arguments with a place of their own (model, task, out, ...); None for not given.
 
     Returns:
-        The configuration, and the named values that are not among its fields (such as `out`).
+        The configuration, and the named values that are not among its fields: `out`, a path, and `texts`, a list of
+        paths (the file may name a single one).
 
     Raises:
-        InputError: an unknown key, a bad value, or a named value that is given nowhere.
+        InputError: an unknown key, one in two spellings, a bad value, or a named value that is given nowhere.
     """
     given = {name: value for name, value in named.items() if value is not None}
     overrides = {**(flags.model_dump(exclude_unset=True) if flags is not None else {}), **given}
-    values = merge(_with_underscores(read_yaml(file)) if file is not None else {}, overrides)
+    where = "command line" if file is None else str(file)
+    values = merge(_read(file) if file is not None else {}, overrides)
     for name in named:
         if values.get(name) is None:
             kind_of = "" if name in ("model", "task", "texts", "prompt") else "--"
             shown = name.upper() if not kind_of else name
             raise InputError(f"{kind_of}{shown} is missing; give it on the command line or as `{name}:` in --config")
-    apart = {name: values.pop(name) for name in named if name not in kind.model_fields}
-    return kind.build(values, where=str(file) if file is not None else "command line"), apart
-
-
-def _with_underscores(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        str(key).replace("-", "_"): _with_underscores(value) if isinstance(value, Mapping) else value
-        for key, value in values.items()
+    apart = {
+        name: _KINDS[name](values.pop(name), name=name, where=where) for name in named if name not in kind.model_fields
     }
+    return kind.build(values, where=where), apart
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return {str(key): value for key, value in underscored(read_yaml(file), where=str(file)).items()}
+
+
+def _as_path(value: Any, *, name: str, where: str) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise InputError(f"{where}: {name} is {value!r}; expected a path, as text")
+    return Path(value)
+
+
+def _as_paths(value: Any, *, name: str, where: str) -> list[Path]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [_as_path(one, name=name, where=where) for one in values]
+
+
+_KINDS = {"out": _as_path, "texts": _as_paths}
 
 
 def with_file(arguments: list[str], positional: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -62,18 +77,23 @@ def with_file(arguments: list[str], positional: Mapping[str, tuple[str, ...]]) -
     Raises:
         InputError: the file cannot be read, or `--config` has no file.
     """
-    if not arguments or arguments[0] not in positional or "--config" not in arguments:
+    at = next((at for at, argument in enumerate(arguments) if argument.partition("=")[0] == "--config"), None)
+    if at is None or arguments[0] not in positional:
         return arguments
-    at = arguments.index("--config")
-    if at + 1 == len(arguments):
+    _, sign, file = arguments[at].partition("=")
+    rest = arguments[at + 1 :]
+    if not sign and rest:
+        file, *rest = rest
+    if not file:
         raise InputError("--config has no file; give the path of a YAML file")
-    command, given = arguments[0], [*arguments[1:at], *arguments[at + 2 :]]
-    values = _with_underscores(read_yaml(Path(arguments[at + 1])))
+    command, given = arguments[0], [*arguments[1:at], *rest]
+    there = {argument.partition("=")[0] for argument in given}
+    values = _read(Path(file))
     places = [str(values.pop(name)) for name in positional[command] if name in values]
     flags: list[str] = []
     for key, value in values.items():
         flag = f"--{key.replace('_', '-')}"
-        if flag in given or value is None or value is False:
+        if flag in there or value is None or value is False:
             continue
         flags += (
             [flag] if value is True else [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from rango.cli.adaptation import Quiet
 from rango.errors import InputError, RunError
+from rango.files import need_writable
 
 
 def study(
@@ -69,11 +70,13 @@ def study(
     asked = read_study(file, tiny=tiny, changes=change)
     folder = out or Path("runs") / asked.name
     plan, store = prepare(asked, folder)
+    if asked.search is not None and (ray is not None or workers > 1):
+        raise InputError("a search runs its trials one after the other; leave --workers and --ray out")
+    if not dry_run:
+        need_writable(folder)
     console = Console(stderr=True, highlight=False, quiet=quiet)
     for line in describe(plan, store):
         console.print(line, markup=False, soft_wrap=True)
-    if asked.search is not None and (ray is not None or workers > 1):
-        raise InputError("a search runs its trials one after the other; leave --workers and --ray out")
     if asked.search is not None:
         chosen = len(Searcher(asked, store).chosen())
         console.print(f"  a search ({asked.search.sampler}): {chosen} of {asked.search.trials} trials chosen so far")

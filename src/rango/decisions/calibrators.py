@@ -85,7 +85,7 @@ class Calibrator(ABC):
         """
         if not isinstance(values, Mapping) or "method" not in values:
             raise InputError(f"{where}: no key method; expected a calibrator written by rango")
-        if values["method"] not in CALIBRATORS:
+        if not isinstance(values["method"], str) or values["method"] not in CALIBRATORS:
             raise unknown_name(f"method in {where}", str(values["method"]), CALIBRATORS)
         kind = CALIBRATORS[values["method"]]
         expected = {field.name for field in fields(kind)}
@@ -94,12 +94,13 @@ class Calibrator(ABC):
             state = "missing" if odd[0] in expected else "unknown"
             raise InputError(f"{where}: {odd[0]} is {state}; expected the keys method, {', '.join(sorted(expected))}")
         try:
-            report = None if given.pop("report") is None else FitReport(**values["report"])
+            report = None if given.pop("report") is None else _report(values["report"])
+            _refuse_shapes(given)
             fitted: Calibrator = kind(report=report, **{key: _plain(value) for key, value in given.items()})
             return fitted
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(
-                f"{where}: values of a {values['method']} calibrator are not numbers; fit it again"
+                f"{where}: values of a {values['method']} calibrator are not numbers that fit each other; fit it again"
             ) from None
 
 
@@ -265,6 +266,37 @@ def _check_width(log_posteriors: Array, n_choices: int) -> None:
         raise InputError(
             f"{log_posteriors.shape[1]} choices for a calibrator of {n_choices}; fit it on the same choices"
         )
+
+
+# Dimensions of every field; those of the first line have one entry, or row and column, for each choice.
+_OF_CHOICES = {"bias": 1, "priors": 1, "scales": 1, "weights": 2}
+_DIMENSIONS = {**_OF_CHOICES, "scale": 0, "starts": 1, "values": 1, "edges": 1}
+
+
+def _refuse_shapes(given: Mapping[str, Any]) -> None:
+    """Raise ValueError or TypeError where fields of a calibrator are not arrays of numbers that fit each other."""
+    arrays = {
+        key: np.asarray(value, dtype=np.float64)
+        for key, value in given.items()
+        if value is not None or key != "priors"  # which may be absent
+    }
+    wrong = [key for key, array in arrays.items() if array.ndim != _DIMENSIONS[key] or np.isnan(array).any()]
+    choices = {size for key in arrays.keys() & _OF_CHOICES for size in arrays[key].shape}
+    steps = len(arrays["values"]) if "values" in arrays and not wrong else 0
+    uneven = any(len(arrays[key]) != steps + off for key, off in (("starts", -1), ("edges", 1)) if key in arrays)
+    if wrong or len(choices) > 1 or uneven:
+        raise ValueError("shapes")
+
+
+def _report(values: Mapping[str, Any]) -> FitReport:
+    """The report in JSON values; raises TypeError where they are not of its types."""
+    report = FitReport(**values)
+    numbers = (report.n, report.iterations, report.gradient, report.loss_before, report.loss_after)
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in numbers):
+        raise TypeError("report")
+    if not isinstance(report.converged, bool) or not isinstance(report.note, str | None):
+        raise TypeError("report")
+    return report
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from rango.decisions.arrays import Array
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
-from rango.files import atomic_path, read_bytes, read_rows
+from rango.files import atomic_path, parse_json, plain, read_bytes, read_rows
 
 _ENDINGS = ".parquet, .csv, .jsonl or .npz"
 # column -> how it becomes posteriors
@@ -96,7 +97,7 @@ def _gathered(columns: dict[str, Sequence[Any]], path: Path) -> Mapping[str, Seq
     for kind in (*_KINDS, "choices"):
         stem = kind.removesuffix("s") + "_"
         found = sorted(
-            (key for key in columns if key.startswith(stem) and key.removeprefix(stem).isdigit()),
+            (key for key in columns if key.startswith(stem) and re.fullmatch("[0-9]{1,6}", key.removeprefix(stem))),
             key=lambda key: int(key.removeprefix(stem)),
         )
         if not found:
@@ -149,7 +150,7 @@ def _read_parquet(path: Path) -> Mapping[str, Sequence[Any] | np.ndarray[Any, An
             even = len(lengths) > 0 and (lengths == lengths[0]).all()
             columns[name] = values.reshape(len(lengths), -1) if even else np.split(values, np.cumsum(lengths)[:-1])
         else:
-            columns[name] = column.to_pylist()
+            columns[name] = plain(column, str(path))
     return columns
 
 
@@ -158,7 +159,7 @@ def _matrix(values: Sequence[Any] | np.ndarray[Any, Any], missing: float, kind: 
         return values
     try:
         rows = [np.asarray(row, dtype=np.float64) for row in values]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{kind} holds something other than lists of numbers") from None
     if any(row.ndim != 1 for row in rows):
         raise InputError(f"{kind} holds something other than lists of numbers")
@@ -179,8 +180,8 @@ def _label_array(values: Sequence[Any] | np.ndarray[Any, Any]) -> np.ndarray[Any
 
 def _is_whole(value: float | str) -> bool:
     try:
-        return float(value).is_integer()
-    except ValueError:
+        return float(value).is_integer() and abs(float(value)) < 2**53
+    except (ValueError, OverflowError):
         return False
 
 
@@ -196,8 +197,8 @@ def _choices(columns: Mapping[str, Any]) -> list[list[str]] | None:
         words = row
         if isinstance(row, str):
             # NPZ holds plain arrays only, so there a row of choices is its JSON text.
-            with contextlib.suppress(json.JSONDecodeError):
-                words = json.loads(row)
+            with contextlib.suppress(InputError):
+                words = parse_json(row, f"choices[{index}]")
         if not isinstance(words, (list, np.ndarray)):
             raise InputError(f"choices[{index}] is {row!r}; expected a list of texts")
         result.append([str(word) for word in words])

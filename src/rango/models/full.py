@@ -7,14 +7,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from rango.files import atomic_path, write_json
 from rango.models.adapter import refuse_second
-from rango.models.loading import Model, quiet_transformers
+from rango.models.loading import Model, load_network, quiet_transformers
 
 RECORD = "full_finetuning.json"
 
@@ -71,9 +70,12 @@ class FullTuning:
         write_json(folder / RECORD, record)
 
     def load(self, folder: Path) -> None:
-        """Copy the weights from a checkpoint of this same network."""
-        with quiet_transformers():
-            network: Any = type(self.model.network).from_pretrained(folder, dtype=torch.float32)
+        """Copy the weights from a checkpoint of this same network.
+
+        Raises:
+            InputError: it is damaged, or lacks weights.
+        """
+        network = load_network(str(folder), torch.float32, torch.device("cpu"))
         self.load_state({name: parameter.detach() for name, parameter in network.named_parameters()})
 
     def alone(self) -> contextlib.AbstractContextManager[None]:

@@ -109,9 +109,9 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
     chosen_device = choose_device(device)
     with quiet_transformers():
         config = _attempt(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-        chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
-        tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-        network = _attempt(source, lambda: _load_network(source, chosen_dtype, chosen_device))
+    chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
+    tokenizer = load_tokenizer(source)
+    network = load_network(source, chosen_dtype, chosen_device)
     if config.model_type == NGRAM:
         chosen_dtype = network.dtype  # its tables stay float32
     notes = (
@@ -124,10 +124,26 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer from the Hub or a folder; errors as in `load_model`."""
+    folder = Path(source)
+    # transformers makes an empty tokenizer of the model's kind where there are no files.
+    if folder.is_dir() and not any(file for pattern in _VOCABULARIES for file in folder.glob(pattern)):
+        raise InputError(f"model folder {source} has no tokenizer; put the model's tokenizer.json into it")
     with quiet_transformers():
         tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        _attempt(source, lambda: tokenizer("a"))  # some damage shows in use only
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
+
+
+_VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
+
+
+def load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Load the network alone, frozen; errors as in `load_model`."""
+    with quiet_transformers():
+        network = _attempt(source, lambda: _read_network(source, dtype, device))
+    assert isinstance(network, PreTrainedModel)
+    return network
 
 
 def choose_device(device: str) -> torch.device:
@@ -141,7 +157,9 @@ def choose_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise InputError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N") from None
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
@@ -202,7 +220,7 @@ def _compare_vocabularies(source: str, network: PreTrainedModel, tokenizer: PreT
     return ()
 
 
-def _load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def _read_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     # Plain matrix products beat the fused kernel's backward pass on a CPU for the short sequences of choice tasks.
     attention = "eager" if device.type == "cpu" else "sdpa"
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -227,7 +245,8 @@ def _attempt(source: str, load: Any) -> Any:
         return load()
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    # A damaged folder ends in an error of whichever library trips over it.
+    except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise InputError(
             f"model {source!r} cannot be loaded ({lines[0].strip()[:300]}); "

@@ -77,6 +77,8 @@ class NGramForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: NGramConfig) -> None:
         super().__init__(config)
         entries = config.entries
+        if not entries or not all(isinstance(size, int) and size >= 0 for size in entries):
+            raise ValueError(f"entries is {entries}; expected the number of n-grams of each order")
         self.log_probabilities = nn.ParameterList(_frozen(size) for size in entries)
         self.back_off = nn.ParameterList(_frozen(size) for size in entries[:-1])
         for order, size in enumerate(entries[1:], start=2):

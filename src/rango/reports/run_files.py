@@ -88,4 +88,13 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    level = {str(key): inner for key, inner in value.items()}
+    for below in ("states", "metrics", "numbers"):
+        for place, inner in level.items():
+            if not isinstance(inner, dict):
+                raise InputError(f"{path}: {place} is a {type(inner).__name__}; expected an object of {below}")
+        level = {f"{place}.{key}": each for place, inner in level.items() for key, each in inner.items()}
+    for place, each in level.items():
+        if place.endswith((".value", ".low", ".high")) and not isinstance(each, int | float | None):
+            raise InputError(f"{path}: {place} is {each!r}; expected a number")
     return value

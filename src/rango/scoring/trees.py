@@ -9,6 +9,7 @@ from rango.errors import InputError
 from rango.models import Model
 from rango.scoring.options import Normalisation
 from rango.tasks import Form, Instance, Prompt, Task
+from rango.tasks.instance import named
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: For
             characters=tuple(len(branch.strip()) for branch in prompt.branches),
             label=instance.label,
         )
-        _refuse_long(model, tree, shots=len(task.shots))
+        _refuse_long(model, instance, tree, shots=len(task.shots))
         trees.append(tree)
     return trees
 
@@ -89,7 +90,7 @@ def _branch(instance: Instance, prompt: Prompt, trunk: Sequence[int], path: Sequ
     shared = len(trunk)
     if list(path[:shared]) != list(trunk) or len(path) == shared:
         raise InputError(
-            f"instance {instance.id!r}: the tokenizer does not keep the end of the prompt {prompt.trunk[-20:]!r} apart "
+            f"{named(instance)}: the tokenizer does not keep the end of the prompt {prompt.trunk[-20:]!r} apart "
             f"from choice {k} {prompt.branches[k]!r}; begin the choice with a space and end the prompt without one"
         )
     return tuple(path[shared:])
@@ -102,7 +103,7 @@ def _refuse_inseparable(
         if form == "letter" and len(branch) != 1:
             pieces = " + ".join(repr(model.tokenizer.decode([token])) for token in branch)
             raise InputError(
-                f"instance {instance.id!r}: the tokenizer splits the letter {prompt.branches[k]!r} into {pieces}; "
+                f"{named(instance)}: the tokenizer splits the letter {prompt.branches[k]!r} into {pieces}; "
                 "the letter form needs one token, use --form cloze"
             )
         twin = branches.index(branch)
@@ -110,16 +111,16 @@ def _refuse_inseparable(
         # differ but have the same tokens would share it silently.
         if twin != k and (form == "letter" or prompt.branches[twin] != prompt.branches[k]):
             raise InputError(
-                f"instance {instance.id!r}: choices {twin} ({prompt.branches[twin]!r}) and {k} "
+                f"{named(instance)}: choices {twin} ({prompt.branches[twin]!r}) and {k} "
                 f"({prompt.branches[k]!r}) are the same tokens; choices must differ for the tokenizer"
             )
 
 
-def _refuse_long(model: Model, tree: TokenTree, *, shots: int) -> None:
+def _refuse_long(model: Model, instance: Instance, tree: TokenTree, *, shots: int) -> None:
     limit = model.context_length
     if limit is not None and tree.path_length > limit:
         before, fewer = (f" with {shots} shots before it", "take fewer shots, ") if shots else ("", "")
         raise InputError(
-            f"instance {tree.id!r} is {tree.path_length} tokens long{before}, {model.name} reads at most {limit}; "
+            f"{named(instance)} is {tree.path_length} tokens long{before}, {model.name} reads at most {limit}; "
             f"{fewer}shorten the instance or choose a model with a longer context"
         )

@@ -111,9 +111,9 @@ class Store:
     def relocate(self, job: Job) -> None:
         """Have a run begun before the folder was moved name the model where it is now, so that it can go on."""
         record = self.record(job)
-        if record and record["config"]["model"] != job.config.model:
-            config = {**record["config"], "model": job.config.model}
-            write_yaml(self.folder(job) / "run.yaml", {**record, "config": config})
+        config = record.get("config")
+        if isinstance(config, dict) and config.get("model") != job.config.model:
+            write_yaml(self.folder(job) / "run.yaml", {**record, "config": {**config, "model": job.config.model}})
 
     def failure_file(self, identity: str) -> Path:
         """Where the reason of a failure stands."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from rango.config import Config, Seed, faulty_fields, merge, mistakes
+from rango.config import Config, Seed, faulty_fields, merge, mistakes, underscored
 from rango.errors import InputError
 from rango.files import read_yaml
 from rango.studies.keys import flatten, unflatten
@@ -119,7 +119,7 @@ def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -
     Raises:
         InputError: fields that a study does not have, or of another kind; no such file.
     """
-    values = read_yaml(path)
+    values = _one_spelling(read_yaml(path), where=str(path))
     small = values.pop("tiny", None)
     if tiny:
         if not isinstance(small, Mapping):
@@ -129,6 +129,19 @@ def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -
         values = _changed(values, change)
     values.setdefault("name", path.stem)
     return Study.build(values, where=str(path))
+
+
+def _one_spelling(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The keys of a run's configuration with `_` for `-`, so that a change finds the key that it changes."""
+    result = dict(values)
+    for key, value in values.items():
+        if key in ("base", "vary") and isinstance(value, Mapping):
+            result[key] = underscored(value, where=where)
+        elif key == "tiny" and isinstance(value, Mapping):
+            result[key] = _one_spelling(value, where=where)
+        elif key == "runs" and isinstance(value, list):
+            result[key] = [underscored(run, where=where) if isinstance(run, Mapping) else run for run in value]
+    return result
 
 
 def _replace(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -162,4 +162,5 @@ def _instance(row: Row, part: str) -> Instance:
             label=int(label),
             group=context_group(context),
             fields={"domain": _domain(values, raw)},
+            where=row.where,
         )

@@ -35,6 +35,8 @@ class Instance:
     """(K,) The true log-posterior over the choices in nats, where the sampling distribution is known."""
     fields: Mapping[str, str] | None = field(default=None, hash=False)
     """What else is known of the instance, such as HellaSwag's domain."""
+    where: str = field(default="", compare=False)
+    """File and line that it was read from, for messages; empty where it was made."""
 
     def __post_init__(self) -> None:
         count = len(self.choices)
@@ -54,6 +56,11 @@ class Instance:
                 f"instance {self.id!r}: log_posterior has {len(self.log_posterior)} values; expected one for each of "
                 f"the {count} choices"
             )
+
+
+def named(instance: Instance) -> str:
+    """How messages name an instance: file and line where it has them, and its id."""
+    return f"{instance.where}: instance {instance.id!r}" if instance.where else f"instance {instance.id!r}"
 
 
 def context_group(context: str) -> str:
@@ -95,7 +102,7 @@ class Templates:
             return Prompt(trunk.strip(), tuple(f" {choice.strip()}" for choice in instance.choices))
         count = len(instance.choices)
         if count > len(LETTERS):
-            raise InputError(f"instance {instance.id!r}: {count} choices; the letter form has 26, use the cloze form")
+            raise InputError(f"{named(instance)}: {count} choices; the letter form has 26, use the cloze form")
         letters = LETTERS[:count]
         listed = "\n".join(f"{a}. {choice.strip()}" for a, choice in zip(letters, instance.choices, strict=True))
         trunk = self.letter.format(context=instance.context, question=instance.question, choices=listed)

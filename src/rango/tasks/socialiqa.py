@@ -86,5 +86,6 @@ def _instance(row: Row, part: str) -> Instance:
         raise InputError(f"{where}: label is {label or 'missing'}; expected 1, 2 or 3 (answerA, answerB, answerC)")
     context, question = text_of(row, "context"), text_of(row, "question")
     choices = tuple(text_of(row, name) for name in CHOICES)
+    identity, group = f"{part}:{row.number}", context_group(context)
     with located(row.where):
-        return Instance(f"{part}:{row.number}", context, question, choices, int(label) - 1, context_group(context))
+        return Instance(identity, context, question, choices, int(label) - 1, group, where=row.where)

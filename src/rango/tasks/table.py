@@ -11,7 +11,6 @@ splits: part                                    # optional column: train, valida
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pydantic import Field, field_validator
 
 from rango.config import Config
 from rango.errors import InputError, unknown_name
-from rango.files import read_rows
+from rango.files import parse_json, read_rows
 from rango.tasks.instance import LETTERS, Instance, Templates, context_group
 from rango.tasks.sources import Row, located
 from rango.tasks.splits import cut
@@ -55,6 +54,18 @@ class TableConfig(Config):
     splits: str | None = None
     """The column that says train, validation or test; a random cut when absent."""
 
+    @field_validator("prompt")
+    @classmethod
+    def _closed(cls, value: str) -> str:
+        rest = _PLACE.sub(lambda match: " " * len(match[0]), value)
+        lone = re.search("[{}]", rest)
+        if lone is not None:
+            raise ValueError(
+                f"a lone {lone[0]} at {value[lone.start() :][:20]!r}; write {{column}} for a column, {lone[0] * 2} for "
+                "a brace"
+            )
+        return value
+
     @field_validator("choices", mode="before")
     @classmethod
     def _quoted(cls, value: Any) -> Any:
@@ -64,9 +75,15 @@ class TableConfig(Config):
             # YAML reads a bare yes or no as true or false.
             if not isinstance(choice, str | int) or isinstance(choice, bool):
                 raise ValueError(f"choice {number} is {choice!r}; expected text, put it in quotation marks")
-        if len(value) < 2:
-            raise ValueError(f"{len(value)} choice(s); expected at least 2")
-        return tuple(str(choice).strip() for choice in value)
+        choices = tuple(str(choice).strip() for choice in value)
+        if len(choices) < 2:
+            raise ValueError(f"{len(choices)} choice(s); expected at least 2")
+        for number, choice in enumerate(choices):
+            if not choice:
+                raise ValueError(f"choice {number} is blank; give it words")
+            if choices.index(choice) != number:
+                raise ValueError(f"choice {number} is {choice!r} like choice {choices.index(choice)}; name each once")
+        return choices
 
 
 def load_table(path: Path, options: TaskOptions) -> Task:
@@ -139,6 +156,8 @@ class _Reader:
     yaml_path: Path
     readings: tuple[Reading, ...] = READINGS
     seen: dict[str, str] = field(default_factory=dict)
+    columns: set[str] = field(default_factory=set)
+    """Of the rows so far: a row may lack one."""
 
     def __post_init__(self) -> None:
         if self.config.label_is is not None:
@@ -146,13 +165,22 @@ class _Reader:
 
     def pools(self, rows: Iterator[Row]) -> dict[str, list[Instance]]:
         """The instances of each split; all in train where the table has no splits."""
-        drafts = [self._draft(row) for row in rows]
+        drafts = []
+        for row in rows:
+            drafts.append(self._draft(row))
+            self.columns |= row.values.keys()
         self._one_reading(drafts)
         pools: dict[str, list[Instance]] = {split: [] for split in SPLITS}
         for draft in drafts:
             with located(draft.where):
                 instance = Instance(
-                    draft.identity, draft.prompt, "", draft.choices, draft.labels[self.readings[0]], draft.group
+                    id=draft.identity,
+                    context=draft.prompt,
+                    question="",
+                    choices=draft.choices,
+                    label=draft.labels[self.readings[0]],
+                    group=draft.group,
+                    where=draft.where,
                 )
             pools[draft.split].append(instance)
         return pools
@@ -172,10 +200,10 @@ class _Reader:
         return _Draft(row.where, identity, prompt, choices, self._labels(row, choices), group, split)
 
     def _value(self, row: Row, column: str, key: str) -> Any:
-        if column not in row.values:
+        if column not in row.values and column not in self.columns:
             error = unknown_name("column", column, map(str, row.values))
             raise InputError(f"{row.where}: {error}; `{key}` in {self.yaml_path} names it")
-        value = row.values[column]
+        value = row.values.get(column)
         if value is None or value == "":
             raise InputError(f"{row.where}: {column} is missing; `{key}` in {self.yaml_path} needs it")
         return value
@@ -195,8 +223,8 @@ class _Reader:
         if isinstance(value, str):
             # A CSV cell holds a list as JSON.
             try:
-                value = json.loads(value)
-            except json.JSONDecodeError:
+                value = parse_json(value, row.where)
+            except InputError:
                 value = None
         if not isinstance(value, list):
             raise InputError(f"{row.where}: {column} is no list; expected the row's choices (in CSV as a JSON list)")
@@ -238,7 +266,7 @@ def _fits(value: Any, choices: tuple[str, ...]) -> dict[Reading, int]:
     # A choice that occurs twice is not named by its text.
     if choices.count(text) == 1:
         found["text"] = choices.index(text)
-    if text.isdecimal() and int(text) < len(choices):
+    if text.isdecimal() and len(text) < 10 and int(text) < len(choices):
         found["index"] = int(text)
     if len(text) == 1 and text in LETTERS[: len(choices)]:
         found["letter"] = LETTERS.index(text)

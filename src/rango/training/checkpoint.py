@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from rango.errors import InputError
 from rango.files import atomic_path
 from rango.models import Adaptation
 
@@ -90,7 +91,14 @@ def save_state(path: Path, members: Sequence[Saved]) -> None:
 
 
 def load_state(path: Path) -> State:
-    """Read what `save_state` wrote."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        return State(json.loads(file.metadata()["progress"]), tensors)
+    """Read what `save_state` wrote.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return State(json.loads(file.metadata()["progress"]), tensors)
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete the run's folder and begin it anew") from None

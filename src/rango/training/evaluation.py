@@ -8,8 +8,9 @@ from pathlib import Path
 from rango.decisions import Estimate, write_posteriors
 from rango.errors import InputError
 from rango.files import holds_files, read_yaml, write_json, write_yaml
-from rango.models import Adapter, Model, load_adapter
+from rango.models import Adaptation, Adapter, Model, load_adapter
 from rango.scoring import encode, make_reader, mean_posteriors, score, score_samples
+from rango.scoring.dropout import refuse_no_dropout
 from rango.tasks import Instance, Task, few_shot
 from rango.training.evaluation_of_run import refuse_other_data
 from rango.training.measures import measure, true_posteriors
@@ -41,19 +42,16 @@ def write_evaluation(
     form = config.form or task.default_form
     adapter = load_adapter(model, config.adapter) if config.adapter is not None else None
     try:
+        if adapter is not None and config.mc_dropout is not None:
+            _refuse_no_masks(adapter, config)
         reader = make_reader(model)
         trees = encode(model, instances, task=task, form=form)
         for note in (*notes, *model.notes, *reader.notes, *task.notes):
             screen.say(f"· {note}")
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
-        if adapter is None or config.mc_dropout is None:
+        if config.mc_dropout is None or not isinstance(adapter, Adapter):
             samples = [score(reader, trees, options=config, form=form)]
         else:
-            if not isinstance(adapter, Adapter):
-                raise InputError(
-                    f"mc_dropout is {config.mc_dropout} but {config.adapter} is a fully fine-tuned model, which has no "
-                    "adapter whose dropout could be on; leave mc_dropout out"
-                )
             screen.say(f"· {config.mc_dropout} passes with the adapter's dropout of {adapter.lora.dropout:g}")
             samples = score_samples(
                 reader, trees, adapter=adapter, samples=config.mc_dropout, seed=config.seed, options=config, form=form
@@ -90,10 +88,19 @@ def refuse_empty(instances: Sequence[Instance], *, shots: int) -> None:
         raise InputError(f"the {shots} shots are the whole training split; ask for fewer, or for more instances")
 
 
+def _refuse_no_masks(adapter: Adaptation, config: EvaluateConfig) -> None:
+    if not isinstance(adapter, Adapter):
+        raise InputError(
+            f"mc_dropout is {config.mc_dropout} but {config.adapter} is a fully fine-tuned model, which has no adapter "
+            "whose dropout could be on; leave mc_dropout out"
+        )
+    refuse_no_dropout(adapter)
+
+
 def _refuse_other_files(out: Path, config: EvaluateConfig) -> None:
     if out.is_file():
         raise InputError(f"--out {out} is a file; give a folder that does not exist yet")
     if not holds_files(out):
         return
-    if not (out / RECORD).is_file() or read_yaml(out / RECORD)["config"] != config.model_dump(mode="json"):
+    if not (out / RECORD).is_file() or read_yaml(out / RECORD).get("config") != config.model_dump(mode="json"):
         raise InputError(f"--out {out} already holds other files; give a folder that does not exist yet")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -234,9 +234,13 @@ class Trainer:
             save_file(tensors, temporary, metadata={"position": json.dumps(asdict(self.position))})
 
     def _load(self) -> None:
-        with safe_open(self.state_file, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            self.position = Position(**json.loads(file.metadata()["position"]))
+        try:
+            with safe_open(self.state_file, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                self.position = Position(**json.loads(file.metadata()["position"]))
+        except (SafetensorError, LookupError, TypeError, ValueError) as error:
+            # What is unfinished goes with this error, see `pretrain`.
+            raise InputError(f"{self.state_file} is damaged ({error}); repeat the command to begin anew") from None
         for name, parameter in self.network.named_parameters():
             parameter.data.copy_(tensors[f"weights/{name}"])
             self.optimizer.state[parameter] = {

@@ -43,7 +43,14 @@ class Run:
     @cached_property
     def config(self) -> FinetuneConfig:
         """The resolved configuration, equal to the one the run was started with."""
-        return FinetuneConfig.build(self.record["config"], where=str(self.path / "run.yaml"))
+        return FinetuneConfig.build(self.part("config"), where=str(self.path / "run.yaml"))
+
+    def part(self, key: str) -> dict[str, Any]:
+        """A mapping of run.yaml, such as `config`; errors when it is not there."""
+        part = self.record.get(key)
+        if not isinstance(part, dict):
+            raise InputError(f"{self.path / 'run.yaml'} has no {key}; expected a file that rango finetune wrote")
+        return part
 
     @property
     def complete(self) -> bool:
@@ -214,8 +221,8 @@ def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, s
     if not (path / "run.yaml").is_file():
         raise InputError(f"--out {path} already holds other files; give a folder that does not exist yet")
     run = Run(path)
-    _refuse_difference(path, run.record["config"], config.model_dump(mode="json"))
-    _refuse_difference(path, run.record["fingerprints"], dict(fingerprints))
+    _refuse_difference(path, run.part("config"), config.model_dump(mode="json"))
+    _refuse_difference(path, run.part("fingerprints"), dict(fingerprints))
     return run
 
 
