@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,21 +22,45 @@ from rango.errors import InputError
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes `path` when the block ends without an error.
 
-    Write, fsync, rename: a reader sees the old file or the whole new one, never a part.
+    Write, fsync, rename: a reader sees the old file or the whole new one, never a part. A link stays one: the file that
+    it names is replaced. A device or a pipe stays too: what was made is copied into it at the end.
+
+    Raises:
+        InputError: as `refuse_unwritable`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    refuse_unwritable(path)
+    special = path.exists() and not path.is_file()
+    target = path if special else Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=None if special else target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        if special:
+            with temporary.open("rb") as made, target.open("wb") as file:
+                shutil.copyfileobj(made, file)
+            return
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         # mkstemp gives 0600; a result is as readable as any file the user makes.
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a place where no file can be written, before any work is spent on its content.
+
+    Raises:
+        InputError: a folder, or a place below a file.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of a file")
+    above = next((folder for folder in path.parents if folder.exists()), None)
+    if above is not None and not above.is_dir():
+        raise InputError(f"{path.parent} cannot be written to ({above} is a file); give another place")
 
 
 def holds_files(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from rango.errors import InputError
-from rango.files import read_text, write_text
+from rango.files import read_text, refuse_unwritable, write_text
 from rango.models.options import Dtype
 from rango.scoring.options import SpellingOptions
 
@@ -50,6 +50,8 @@ def score_text(
         JSONL file to write, a line per text: tokens, their characters and log-probabilities.
     """
     nats, share = _threshold(threshold)
+    if out is not None:
+        refuse_unwritable(out)
     lines = [(number, line.strip()) for number, line in enumerate(_lines(file), start=1) if line.strip()]
     from rango.models import load_model
     from rango.reports.texts import improbable_below, print_scores
@@ -93,6 +95,8 @@ def spell(
     """
     if (text is None) == (file is None):
         raise InputError("give the text to check, or --file FILE" + (", not both" if text is not None else ""))
+    if out is not None:
+        refuse_unwritable(out)
     lines = [(1, text)] if text is not None else []
     if file is not None:
         lines = [(number, line.strip()) for number, line in enumerate(_lines(file), start=1) if line.strip()]
