@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from rango.cli import main
 from rango.models import load_model
 from rango.reports.texts import improbable_below, improbable_spans, marked, print_scores
 from rango.scoring import TextScore, score_texts
+from rango.training import PretrainConfig, pretrain
 
 Capture = pytest.CaptureFixture[str]
 Checkpoint = Callable[..., Path]
@@ -116,3 +118,64 @@ def test_bad_input(model: Path, tmp_path: Path, capsys: Capture) -> None:
     assert "not both" in fails(capsys, "spell", model, "the fox", "--file", text)
     assert "error" in fails(capsys, "spell", model, "the", "--error-rate", "2")
     assert not out.exists()
+
+
+def strictly(line: str) -> dict[str, Any]:
+    """A line of JSON that holds no NaN and no Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    row: dict[str, Any] = json.loads(line, parse_constant=refuse)
+    return row
+
+
+@pytest.fixture(scope="module")
+def unsmoothed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A maximum-likelihood bigram of words: what it never saw is impossible."""
+    ngram = {"order": 2, "unit": "words", "smoothing": "maximum-likelihood"}
+    config = PretrainConfig.build({"model": "ngram", "ngram": ngram})
+    text = ["the cat sat", "the cut hurt", "a cat ran", "a cut hurt", "the cat sat"] * 20
+    return pretrain(text, out=tmp_path_factory.mktemp("unsmoothed") / "lm", config=config)
+
+
+class TestUnsmoothedModel:
+    def test_impossible_tokens_are_marked_and_written_as_json(
+        self, unsmoothed: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        file, out = tmp_path / "text.txt", tmp_path / "scores.jsonl"
+        file.write_text("the cat sat\nthe sat cat ran\n")
+        assert main(["score-text", str(unsmoothed), str(file), "--out", str(out), "--threshold", "5%"]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "the [sat] [cat] ran" in shown
+        assert "in [brackets]: 2 of 7 tokens, the impossible ones." in shown
+        assert "2 of these 2 tokens are impossible for the model (probability 0)" in shown
+        possible, ruled_out = map(strictly, out.read_text().splitlines())
+        assert (possible["impossible"], ruled_out["impossible"]) == (False, True)
+        assert ruled_out["log_probability"] is ruled_out["perplexity"] is ruled_out["bits_per_byte"] is None
+        assert [token["impossible"] for token in ruled_out["tokens"]] == [False, True, True, False]
+        assert [token["log_probability"] is None for token in ruled_out["tokens"]] == [False, True, True, False]
+
+    def test_impossible_tokens_are_marked_whatever_the_threshold(
+        self, unsmoothed: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        file = tmp_path / "text.txt"
+        file.write_text("the sat cat ran\n")
+        for threshold in ("0%", "1000"):
+            assert main(["score-text", str(unsmoothed), str(file), "--threshold", threshold]) == 0
+            assert "the [sat] [cat] ran" in capsys.readouterr().out
+        assert main(["score-text", str(unsmoothed), str(file), "--threshold", "100%"]) == 0
+        assert "4 of 4 tokens, all tokens" in capsys.readouterr().out
+
+    def test_infinite_log_odds_are_null_with_a_reason(self, unsmoothed: Path, tmp_path: Path, capsys: Capture) -> None:
+        out = tmp_path / "spelling.jsonl"
+        for text, expected in (
+            ("a cut sat", ("cut", None, "typed")),
+            ("the cut hurt", ("cut", None, "others")),
+            ("sat cut", ("cut", None, None)),
+        ):
+            assert main(["spell", str(unsmoothed), text, "--out", str(out)]) == 0
+            words = strictly(out.read_text())["words"]
+            found = next(word for word in words if word["word"] == expected[0])
+            assert (found["word"], found["log_odds"], found["impossible"]) == expected
+        assert capsys.readouterr().out.count("put right: a cat sat") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,7 +48,8 @@ def score_text(
     threshold
         Which tokens are marked: a share of all, such as 5%, or those with -log P above so many nats, such as 8.
     out
-        JSONL file to write, a line per text: tokens, their characters and log-probabilities.
+        JSONL file to write, a line per text: tokens, their characters and log-probabilities (nats; null where nothing
+        predicts a token, and with "impossible": true where the model gives it probability 0).
     """
     nats, share = _threshold(threshold)
     if out is not None:
@@ -91,7 +93,8 @@ def spell(
     words
         Known words, one a line with its count (word, tab, count); the model's own words.txt if absent.
     out
-        JSONL file to write, a line per text: every word with its log-odds and alternatives.
+        JSONL file to write, a line per text: every word with its alternatives and log-odds (nats; null where there is
+        nothing to compare, and where the model gives probability 0 to what "impossible" names: "typed" or "others").
     """
     if (text is None) == (file is None):
         raise InputError("give the text to check, or --file FILE" + (", not both" if text is not None else ""))
@@ -163,11 +166,18 @@ def _score_row(line: int, score: TextScore) -> dict[str, Any]:
     return {
         "line": line,
         "text": score.text,
-        "log_probability": score.log_probability,
-        "perplexity": _defined(score.perplexity),
-        "bits_per_byte": _defined(score.bits_per_byte),
+        "log_probability": _finite(score.log_probability),
+        "perplexity": _finite(score.perplexity),
+        "bits_per_byte": _finite(score.bits_per_byte),
+        "impossible": score.log_probability == -math.inf,
         "tokens": [
-            {"text": token, "start": start, "end": end, "log_probability": _defined(float(value))}
+            {
+                "text": token,
+                "start": start,
+                "end": end,
+                "log_probability": _finite(float(value)),
+                "impossible": bool(value == -math.inf),
+            }
             for token, (start, end), value in zip(score.tokens, score.spans, score.log_probabilities, strict=True)
         ],
     }
@@ -185,7 +195,8 @@ def _check_row(line: int, check: SpellingCheck) -> dict[str, Any]:
                 "end": word.end,
                 "known": word.known,
                 "flagged": word.flagged,
-                "log_odds": word.log_odds,
+                "log_odds": None if word.log_odds is None else _finite(word.log_odds),
+                "impossible": {math.inf: "typed", -math.inf: "others"}.get(word.log_odds or 0.0),
                 "alternatives": [
                     {"word": one.word, "probability": one.probability, "distance": one.distance}
                     for one in word.alternatives
@@ -196,12 +207,13 @@ def _check_row(line: int, check: SpellingCheck) -> dict[str, Any]:
     }
 
 
-def _defined(value: float) -> float | None:
-    return None if value != value else value
+def _finite(value: float) -> float | None:
+    """A number that JSON can write."""
+    return value if math.isfinite(value) else None
 
 
 def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def _console() -> Console:

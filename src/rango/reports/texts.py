@@ -35,17 +35,23 @@ def improbable_below(scores: Sequence[TextScore], *, nats: float | None, share: 
 
 
 def improbable_spans(score: TextScore, *, below: float) -> list[tuple[int, int]]:
-    """Characters of the tokens less probable than `below`: neighbours joined, white space at their ends left out."""
+    """Characters of the tokens less probable than `below` and of the impossible ones, whatever `below` is: neighbours
+    joined, white space at their ends left out.
+    """
     joined: list[tuple[int, int]] = []
     for (start, end), value in zip(score.spans, score.log_probabilities, strict=True):
         start += len(score.text[start:end]) - len(score.text[start:end].lstrip())
-        if not value < below or start >= end:
+        if not _improbable(value, below) or start >= end:
             continue
         if joined and start <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
             joined.append((start, end))
     return [(start, start + len(score.text[start:end].rstrip())) for start, end in joined]
+
+
+def _improbable(value: float, below: float) -> bool:
+    return value < below or value == -math.inf
 
 
 def marked(text: str, spans: Iterable[tuple[int, int]], *, colour: bool) -> Text:
@@ -76,15 +82,28 @@ def print_scores(
          marked(score.text, improbable_spans(score, below=below), colour=colour))
         for line, score in zip(lines, scores, strict=True)
     ]  # fmt: skip
-    count = sum(value < below for score in scores for value in score.log_probabilities)
+    values = [value for score in scores for value in score.log_probabilities]
+    count = sum(_improbable(value, below) for value in values)
     summary = Text(f"{tokens:,} tokens, {bits_per_byte(total, size):.3f} bits per byte")
     rows.append(("total", f"{total:,.1f}", f"{perplexity(total, tokens):,.1f}", summary))
     _print_rows(console, ("line", "log P", "perplexity", "text"), rows)
     how = "in colour" if colour else "in [brackets]"
-    surprise = f"-log P above {-below:.1f} nats" if math.isfinite(below) else "all tokens"
+    first = f"{how}: {count:,} of {tokens:,} tokens, {_which(below)}. log P in nats, perplexity per token."
+    impossible = values.count(-math.inf)
+    ruled_out = (
+        f"{impossible:,} of these {count:,} tokens are impossible for the model (probability 0), and with them their "
+        "texts; a smoothed model, such as Kneser-Ney, rules nothing out."
+    )
     console.print()
-    for note in (f"{how}: {count:,} of {tokens:,} tokens, {surprise}. log P in nats, perplexity per token.", *notes):
+    for note in (first, *([ruled_out] if impossible else []), *notes):
         console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
+
+
+def _which(below: float) -> str:
+    """Which tokens are marked, in words."""
+    if below == -math.inf:
+        return "the impossible ones"
+    return f"-log P above {-below:.1f} nats" if below < math.inf else "all tokens"
 
 
 def _print_rows(console: Console, head: Sequence[str], rows: Sequence[tuple[str, str, str, Text]]) -> None:
