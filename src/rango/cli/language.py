@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Device = Annotated[str, Parameter(help="Where to compute: auto, cpu, cuda or cuda:N.")]
 Type = Annotated[Dtype, Parameter(help="Type of the weights.")]
 
+# Words from which on spell shows a progress bar.
+_LONG = 200
+
 
 def score_text(
     model: str,
@@ -107,13 +110,17 @@ def spell(
     from rango.reports.texts import print_spelling
     from rango.scoring import SpellChecker, read_words
     from rango.scoring.sequences import refuse_unreadable
+    from rango.scoring.word_list import words_of
+    from rango.training import Screen
 
     for number, line in lines:
         refuse_unreadable(line, f"line {number}" if file is not None else "the text")
     known = read_words(words) if words is not None else None
     settings = options or SpellingOptions()
     checker = SpellChecker(load_model(model, dtype=dtype, device=device), words=known, options=settings)
-    checks = checker.check([line for _, line in lines])
+    total = sum(1 for _, line in lines for _ in words_of(line))
+    with Screen(quiet=total < _LONG).bar("words", total) as bar:
+        checks = checker.check([line for _, line in lines], progress=bar.advance)
     if out is not None:
         _write_lines(out, [_check_row(number, check) for (number, _), check in zip(lines, checks, strict=True)])
     names = [f"line {number}" if file is not None else None for number, _ in lines]
