@@ -134,7 +134,7 @@ def measure(system: str, mistakes: Sequence[Mistake], checks: Sequence[SpellingC
         hits += word.flagged
         first += offered[:1] == [right]
         five += right in offered
-        put_right += word.flagged and offered[:1] == [right]
+        put_right += word.replacement is not None and fold(word.replacement.word) == right
         caught[mistake.listed].append(word.flagged)
     count = len(mistakes)
     return Result(
@@ -166,9 +166,10 @@ def check_by_list(texts: Sequence[str], words: WordList) -> list[SpellingCheck]:
         judged = []
         for start, end in words_of(text):
             typed = text[start:end]
-            near = tuple(Alternative(one.word, float("nan"), one.distance) for one in index.near(typed, most=5))
+            near = index.near(typed, most=5)
+            offers = tuple(Alternative(one.word, float(one is near[0]), one.distance) for one in near)
             flagged = typed not in words and bool(near)
-            judged.append(WordCheck(start, end, typed, typed in words, None, near, flagged))
+            judged.append(WordCheck(start, end, typed, typed in words, None, offers, flagged))
         checks.append(SpellingCheck(text, tuple(judged)))
     return checks
 

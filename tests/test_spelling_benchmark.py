@@ -63,7 +63,15 @@ def test_mistakes_stand_where_they_say(benchmark: ModuleType) -> None:
 
 def test_rates_by_hand(benchmark: ModuleType) -> None:
     def word(start: int, flagged: bool, *offers: str) -> WordCheck:
-        return WordCheck(start, start + 3, "xxx", True, 0.0, tuple(Alternative(o, 0.1, 1) for o in offers), flagged)
+        return WordCheck(
+            start,
+            start + 3,
+            "xxx",
+            True,
+            0.0,
+            tuple(Alternative(o, 0.6**n, n) for n, o in enumerate(offers, 1)),
+            flagged,
+        )
 
     mistakes = [
         benchmark.Mistake("xxx xxx", 0, 3, "Cat", "swap", True),

@@ -138,9 +138,10 @@ def print_spelling(
             shown = Text.assemble((f"{place}  ", "dim"), shown)
         console.print(shown, soft_wrap=not console.is_terminal)
         if spans:
-            right = Text.assemble(("put right: ", "dim"), check.corrected)
             console.print(_offers(check.flagged))
-            console.print(Padding(right, (0, 0, 0, 2), expand=False), soft_wrap=not console.is_terminal)
+            if check.corrected != check.text:
+                right = Text.assemble(("put right: ", "dim"), check.corrected)
+                console.print(Padding(right, (0, 0, 0, 2), expand=False), soft_wrap=not console.is_terminal)
             console.print()
     words = sum(len(check.words) for check in checks)
     flagged = sum(len(check.flagged) for check in checks)

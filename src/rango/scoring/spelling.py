@@ -23,15 +23,16 @@ from scipy.special import logsumexp
 
 from rango.errors import InputError
 from rango.models import Model
-from rango.scoring.candidates import Candidate, Candidates
+from rango.scoring.candidates import Candidate, Candidates, as_typed
 from rango.scoring.channel import Channel
 from rango.scoring.options import ScoringOptions, SpellingOptions
 from rango.scoring.reader import make_reader
 from rango.scoring.scorer import score
-from rango.scoring.sequences import beginning, ending, refuse_unreadable
+from rango.scoring.sequences import refuse_unreadable
 from rango.scoring.spelling_paths import Paths, Place, reach_of
 from rango.scoring.trees import TokenTree
-from rango.scoring.word_list import WordList, words_of, words_of_model
+from rango.scoring.word_forms import WordForms, capitalised, in_small_letters
+from rango.scoring.word_list import WordList, fold, words_of, words_of_model
 
 # Tokens of one tree, or twice its trunk if that is more; further branches go into another tree with the same trunk.
 # The cost of a tree's mask grows with its square, that of the trunk with the number of trees.
@@ -67,6 +68,16 @@ class WordCheck:
     """Other words, the most probable first."""
     flagged: bool
 
+    @property
+    def replacement(self) -> Alternative | None:
+        """The first alternative of a flagged word where it is more probable than the word as typed: others may be so
+        only together.
+        """
+        if not self.flagged:
+            return None
+        typed = 1 - sum(one.probability for one in self.alternatives)
+        return self.alternatives[0] if self.alternatives[0].probability > typed else None
+
 
 @dataclass(frozen=True)
 class SpellingCheck:
@@ -88,11 +99,12 @@ class SpellingCheck:
 
     @property
     def corrected(self) -> str:
-        """The text with each flagged word replaced by its first alternative."""
+        """The text with each flagged word replaced by its first alternative, where that is the more probable one."""
         parts, done = [], 0
         for word in self.flagged:
-            parts += [self.text[done : word.start], word.alternatives[0].word]
-            done = word.end
+            if (right := word.replacement) is not None:
+                parts += [self.text[done : word.start], right.word]
+                done = word.end
         return "".join([*parts, self.text[done:]])
 
 
@@ -100,7 +112,9 @@ class SpellingCheck:
 class _Word:
     """A word of a text, and the other words that may have been meant."""
 
+    typed: str
     place: Place
+    """Where it stands, with its forms and theirs that the model is asked for."""
     candidates: tuple[Candidate, ...]
 
 
@@ -133,6 +147,7 @@ class SpellChecker:
         self.channel = Channel(self.options.error_rate, self.words.alphabet_size)
         self._scoring = scoring or ScoringOptions()
         self._candidates = Candidates(self.words, self.channel)
+        self._forms = WordForms(model, self.words, self.channel)
         self._reader = make_reader(model)
         self._reach, self._limit = reach_of(model)
 
@@ -155,8 +170,13 @@ class SpellChecker:
         return found
 
     def _check(self, texts: Sequence[str], progress: Callable[[int], None]) -> list[SpellingCheck]:
-        words = [word for number, text in enumerate(texts) for word in self._words(number, text)]
-        paths = Paths(self.model, texts, reach=self._reach)
+        readings = self._readings(texts)
+        paths = Paths(self.model, readings, reach=self._reach)
+        words = [
+            word
+            for number, (text, reading) in enumerate(zip(texts, readings, strict=True))
+            for word in self._words(number, text, reading)
+        ]
         judged: list[list[WordCheck]] = [[] for _ in texts]
         for start in range(0, len(words), _WORDS_AT_ONCE):
             some = words[start : start + _WORDS_AT_ONCE]
@@ -165,11 +185,35 @@ class SpellChecker:
             progress(len(some))
         return [SpellingCheck(text, tuple(checks)) for text, checks in zip(texts, judged, strict=True)]
 
-    def _words(self, number: int, text: str) -> Iterator[_Word]:
+    def _readings(self, texts: Sequence[str]) -> list[str]:
+        """The texts, as long as they are, in the letters in which the model is asked for them (`word_forms.py`)."""
+        small = [in_small_letters(text) for text in texts]
+        readings = [self._forms.read_text(text) for text, _ in small]
+        places = []
+        for number, (_, changed) in enumerate(small):
+            for start, end in changed:
+                word = readings[number][start:end]
+                other = word.lower() if word[:1].isupper() else capitalised(word)
+                # Of a word that may be mistyped, the letters say little about its capital.
+                if word in self.words and len(other) == len(word) and self._forms.known(other):
+                    places.append(Place(number, start, end, (word, other)))
+        if not places:
+            return readings
+        paths = Paths(self.model, readings, reach=self._reach)
+        for first in range(0, len(places), _WORDS_AT_ONCE):
+            some = places[first : first + _WORDS_AT_ONCE]
+            for place, values in zip(some, self._scores(paths, some), strict=True):
+                if values is not None and values[1] > values[0]:
+                    text = readings[place.text]
+                    readings[place.text] = text[: place.start] + place.options[1] + text[place.end :]
+        return readings
+
+    def _words(self, number: int, text: str, reading: str) -> Iterator[_Word]:
         for start, end in words_of(text):
-            near = self._candidates.near(text[start:end], most=self.options.candidates)
-            options = (text[start:end], *(candidate.word for candidate in near))
-            yield _Word(Place(number, start, end, options), tuple(near))
+            typed, read = text[start:end], reading[start:end]
+            near = self._candidates.near(typed, most=self.options.candidates)
+            options = self._forms.read([as_typed(fold(candidate.word), read) for candidate in near])
+            yield _Word(typed, Place(number, start, end, (read, *options)), tuple(near))
 
     def _scores(self, paths: Paths, places: Sequence[Place]) -> list[NDArray[np.float64] | None]:
         """Per place (options,) log P(sentence and all before it), up to a constant; None where nothing is said.
@@ -205,17 +249,15 @@ class SpellChecker:
             yield TokenTree(repr(typed), trunk, some, (1,) * len(some), 0)
 
     def _judge(self, word: _Word, language: NDArray[np.float64] | None) -> WordCheck:
-        place, typed = word.place, word.place.options[0]
+        place, typed = word.place, word.typed
         known = typed in self.words
         if language is None or np.isneginf(language).all():
             # Nothing near, or nothing that could predict the word: there is no other word to be more probable.
             return WordCheck(place.start, place.end, typed, known, None, (), False)
         channel = [self.channel.log_probability(typed, 0), *(one.log_channel for one in word.candidates)]
-        joint = language + np.array(channel)
+        joint = language + np.array(channel) + np.array([self._forms.log_share(form) for form in place.options])
         if not known:
             joint[0] += math.log(self.options.unlisted)
-        if self._is_unknown(typed):
-            joint[0] += self.channel.log_spelling(typed)
         log_odds = float(logsumexp(joint[1:]) - joint[0])
         posterior = np.exp(joint - logsumexp(joint))
         order = np.argsort(-joint[1:], kind="stable")
@@ -224,13 +266,6 @@ class SpellChecker:
         )
         flagged = log_odds > self.options.threshold
         return WordCheck(place.start, place.end, typed, known, log_odds, alternatives, flagged)
-
-    def _is_unknown(self, typed: str) -> bool:
-        """Whether the tokenizer reads the word as any unknown word: the model then pays nothing for its letters."""
-        unknown = self.model.tokenizer.unk_token_id
-        if unknown is None or unknown in (*beginning(self.model), *ending(self.model)):
-            return False
-        return unknown in self.model.tokenizer(typed, add_special_tokens=False)["input_ids"]
 
 
 def _shared(paths: Sequence[tuple[int, ...]]) -> int:

@@ -66,7 +66,7 @@ class Paths:
     def __init__(self, model: Model, texts: Sequence[str], *, reach: int) -> None:
         self._tokenizer: Any = model.tokenizer
         self._before, self._after = beginning(model), ending(model)
-        self._texts = texts
+        self._texts = tuple(texts)
         self._reach = reach
         self._read = self._read_texts() if model.tokenizer.is_fast else None
 
