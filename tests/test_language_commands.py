@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ from rich.console import Console
 
 from rango.cli import main
 from rango.models import load_model
-from rango.reports.texts import improbable_below, improbable_spans, marked, print_scores
-from rango.scoring import TextScore, score_texts
+from rango.reports.texts import improbable_below, improbable_spans, marked, print_scores, print_spelling
+from rango.scoring import SpellingCheck, TextScore, WordCheck, score_texts
+from rango.scoring.spelling import Alternative
 from rango.training import PretrainConfig, pretrain
 
 Capture = pytest.CaptureFixture[str]
@@ -98,6 +100,59 @@ def test_spell_prints_and_writes_each_word(model: Path, tmp_path: Path, capsys: 
     (tmp_path / "two.txt").write_text("zzzzzz\nthe fxo\n")
     assert main(["spell", str(model), "--file", str(tmp_path / "two.txt"), *known]) == 0
     assert capsys.readouterr().out.startswith("line 2  the [fxo]\n")
+
+
+def test_words_are_marked_whole() -> None:
+    text = "Donaudampf, don't x9-y ¡no!"
+    #       0         10        20
+    spans = ((0, 3), (3, 5), (5, 10), (10, 11), (11, 15), (15, 17), (17, 19), (19, 20), (20, 21), (21, 22), (22, 27))
+
+    def marks(*improbable: int) -> str:
+        values = np.array([-9.0 if number in improbable else -1.0 for number in range(len(spans))])
+        return marked(text, improbable_spans(TextScore(text, spans, values), below=-5), colour=False).plain
+
+    assert marks(1) == marks(0, 2) == "[Donaudampf], don't x9-y ¡no!"
+    assert marks(5) == "Donaudampf, [don't] x9-y ¡no!"
+    assert marks(3, 7) == "Donaudampf[,] don't [x9]-y ¡no!"
+    assert marks(8, 9, 10) == "Donaudampf, don't x9[-y] [¡no!]"
+
+
+def spelling(*words: WordCheck) -> SpellingCheck:
+    return SpellingCheck(" ".join(word.word for word in words), words)
+
+
+def shown(check: SpellingCheck, *, width: int, terminal: bool) -> str:
+    console = Console(width=width, force_terminal=terminal, record=True, highlight=False, file=io.StringIO())
+    print_spelling(console, [check], names=[None], threshold=0.0)
+    return console.export_text()
+
+
+OFFERS = (Alternative("movement", 0.9, 1), Alternative("moment", 0.05, 1), Alternative("cement", 0.005, 2))
+FLAGGED = WordCheck(0, 7, "movemnt", False, 5.0, OFFERS, True)
+
+
+def test_offers_are_plain_lines_in_a_pipe() -> None:
+    lines = shown(spelling(FLAGGED), width=40, terminal=False).splitlines()
+    assert lines[1] == "  movemnt  movement 90%, moment 5%, cement < 1%  not in the list"
+    assert all(line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_offers_break_between_words_only(width: int) -> None:
+    offers = shown(spelling(FLAGGED), width=width, terminal=True).splitlines()[1:4]
+    text = "\n".join(offers)
+    assert all(one in text for one in ("movement 90%", "moment 5%", "cement < 1%", "not in the list"))
+    assert max(map(len, offers)) <= width
+
+
+def test_a_word_list_of_another_language_is_told() -> None:
+    def check(*known: bool) -> SpellingCheck:
+        return spelling(*[WordCheck(5 * n, 5 * n + 4, "niño", k, None, (), False) for n, k in enumerate(known)])
+
+    said = "3 of 4 words are not in the word list: it seems to be of another language than the text"
+    assert said in " ".join(shown(check(False, False, False, True), width=60, terminal=True).split())
+    assert "another language" not in shown(check(False, False, True, True), width=200, terminal=True)
+    assert "another language" not in shown(check(False, False, False), width=200, terminal=True)
 
 
 def test_bad_input(model: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rango.models import Model, load_model
-from rango.scoring import SpellChecker, SpellingCheck, WordCheck, WordList, count_words
+from rango.scoring import SpellChecker, SpellingCheck, SpellingOptions, WordCheck, WordList, count_words
 from rango.scoring.channel import Channel
 from rango.scoring.spelling import Alternative
 from rango.scoring.word_forms import WordForms, forms_of, in_small_letters
@@ -71,6 +71,19 @@ class TestCapitals:
             [(0, 1), (2, 5), (7, 8), (9, 12)],
         )
         assert in_small_letters("EL NIÑO İÇİN VA")[0] == "El niño İÇİN va"  # its small letters are longer
+
+
+def test_an_unlisted_name_inside_a_sentence_is_more_readily_believed(checker: SpellChecker) -> None:
+    texts = ["Every day Bov eats an apple", "Every day bov eats an apple"]
+    words = WordList({**checker.words.counts, "boy": 9})
+    odds = {}
+    for factor in (0.05, 5.0):
+        options = SpellingOptions(unlisted_names=factor)
+        name, other = (one.words[2] for one in SpellChecker(checker.model, words=words, options=options).check(texts))
+        assert name.word == "Bov"
+        odds[factor] = (name.log_odds, other.log_odds)
+    assert odds[0.05][0] == pytest.approx(odds[5.0][0] + math.log(100))
+    assert odds[0.05][1] == odds[5.0][1]
 
 
 class TestUnknownWords:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,7 +17,11 @@ from rango.scoring import SpellingCheck, TextScore, WordCheck
 from rango.scoring.sequences import bits_per_byte, perplexity
 
 _MARK = "bold red"
+# What is marked as a whole: letters and digits with the apostrophes between them.
+_MARKED = re.compile(r"\w+(?:['’]\w+)*")
 _OFFERED = 3
+# Words of a text from which on its share of unlisted words tells something of its language.
+_FEWEST_WORDS = 4
 
 
 def improbable_below(scores: Sequence[TextScore], *, nats: float | None, share: float | None) -> float:
@@ -35,14 +41,21 @@ def improbable_below(scores: Sequence[TextScore], *, nats: float | None, share: 
 
 
 def improbable_spans(score: TextScore, *, below: float) -> list[tuple[int, int]]:
-    """Characters of the tokens less probable than `below` and of the impossible ones, whatever `below` is: neighbours
-    joined, white space at their ends left out.
+    """Characters of the words that have a token less probable than `below` or an impossible one, whatever `below` is.
+
+    A word is marked as a whole; neighbours are joined, white space at the ends is left out.
     """
+    words = [match.span() for match in _MARKED.finditer(score.text)]
+    ends = [end for _, end in words]
     joined: list[tuple[int, int]] = []
     for (start, end), value in zip(score.spans, score.log_probabilities, strict=True):
         start += len(score.text[start:end]) - len(score.text[start:end].lstrip())
         if not _improbable(value, below) or start >= end:
             continue
+        for first, last in words[bisect_right(ends, start) :]:
+            if first >= end:
+                break
+            start, end = min(start, first), max(end, last)
         if joined and start <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
@@ -138,29 +151,72 @@ def print_spelling(
             shown = Text.assemble((f"{place}  ", "dim"), shown)
         console.print(shown, soft_wrap=not console.is_terminal)
         if spans:
-            console.print(_offers(check.flagged))
+            _print_offers(console, check.flagged)
             if check.corrected != check.text:
                 right = Text.assemble(("put right: ", "dim"), check.corrected)
-                console.print(Padding(right, (0, 0, 0, 2), expand=False), soft_wrap=not console.is_terminal)
+                if console.is_terminal:
+                    console.print(Padding(right, (0, 0, 0, 2), expand=False))
+                else:
+                    console.print(Text("  ") + right, soft_wrap=True)
             console.print()
+    for note in _remarks(checks, threshold):
+        console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
+
+
+def _remarks(checks: Sequence[SpellingCheck], threshold: float) -> list[str]:
+    """What is true of all texts together."""
     words = sum(len(check.words) for check in checks)
     flagged = sum(len(check.flagged) for check in checks)
+    unknown = sum(not word.known for check in checks for word in check.words)
     unlisted = list(dict.fromkeys(word.word for check in checks for word in check.unlisted))
-    console.print(
-        Text(f"{flagged:,} of {words:,} words flagged: log-odds of another word above {threshold:g} nats", style="dim")
-    )
+    remarks = [f"{flagged:,} of {words:,} words flagged: log-odds of another word above {threshold:g} nats"]
     if unlisted:
-        names_shown = ", ".join(unlisted[:10]) + (f" and {len(unlisted) - 10:,} more" if len(unlisted) > 10 else "")
-        console.print(Text(f"not in the word list, and no listed word within two edits: {names_shown}", style="dim"))
+        some = ", ".join(unlisted[:10]) + (f" and {len(unlisted) - 10:,} more" if len(unlisted) > 10 else "")
+        remarks.append(f"not in the word list, and no listed word within two edits: {some}")
+    if words >= _FEWEST_WORDS and 2 * unknown > words:
+        remarks.append(
+            f"{unknown:,} of {words:,} words are not in the word list: it seems to be of another language than "
+            "the text. Choose a model of the text's language, or give its words with --words FILE."
+        )
+    return remarks
 
 
-def _offers(words: Sequence[WordCheck]) -> Padding:
+def _print_offers(console: Console, words: Sequence[WordCheck]) -> None:
+    """A row per flagged word: what may have been meant, and why it is flagged."""
+    rows = [
+        (
+            word.word,
+            [f"{one.word} {_percent(one.probability)}" for one in word.alternatives[:_OFFERED]],
+            "improbable here" if word.known else "not in the list",
+        )
+        for word in words
+    ]
+    if not console.is_terminal:
+        for word, offers, why in rows:
+            console.print(Text(f"  {word}  {', '.join(offers)}  {why}"), soft_wrap=True)
+        return
+    others = max(len(word) for word, _, _ in rows) + max(len(why) for _, _, why in rows)
     table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    for word in words:
-        offers = [f"{one.word} {_percent(one.probability)}" for one in word.alternatives[:_OFFERED]]
-        why = "improbable here" if word.known else "not in the list"
-        table.add_row(Text(word.word, style="bold"), Text(", ".join(offers)), Text(why, style="dim"))
-    return Padding(table, (0, 0, 0, 2))
+    for word, offers, why in rows:
+        lines = _in_lines(offers, width=console.width - others - 6)  # an indent and two gaps of two
+        table.add_row(Text(word, style="bold"), Text("\n".join(lines)), Text(why, style="dim"))
+    console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _in_lines(offers: Sequence[str], *, width: int) -> list[str]:
+    """Offers with commas between them, in lines that break between offers only.
+
+    >>> _in_lines(["movement 71%", "moment < 1%", "moved < 1%"], width=28)
+    ['movement 71%, moment < 1%,', 'moved < 1%']
+    """
+    lines: list[str] = []
+    for number, offer in enumerate(offers):
+        piece = offer + ("," if number < len(offers) - 1 else "")
+        if lines and len(lines[-1]) + 1 + len(piece) <= width:
+            lines[-1] += f" {piece}"
+        else:
+            lines.append(piece)
+    return lines
 
 
 def _percent(share: float) -> str:

@@ -31,7 +31,7 @@ from rango.scoring.scorer import score
 from rango.scoring.sequences import refuse_unreadable
 from rango.scoring.spelling_paths import Paths, Place, reach_of
 from rango.scoring.trees import TokenTree
-from rango.scoring.word_forms import WordForms, capitalised, in_small_letters
+from rango.scoring.word_forms import WordForms, capitalised, in_small_letters, may_be_name
 from rango.scoring.word_list import WordList, fold, words_of, words_of_model
 
 # Tokens of one tree, or twice its trunk if that is more; further branches go into another tree with the same trunk.
@@ -113,6 +113,8 @@ class _Word:
     """A word of a text, and the other words that may have been meant."""
 
     typed: str
+    name: bool
+    """Whether a capital inside a sentence makes it look like a name."""
     place: Place
     """Where it stands, with its forms and theirs that the model is asked for."""
     candidates: tuple[Candidate, ...]
@@ -213,7 +215,8 @@ class SpellChecker:
             typed, read = text[start:end], reading[start:end]
             near = self._candidates.near(typed, most=self.options.candidates)
             options = self._forms.read([as_typed(fold(candidate.word), read) for candidate in near])
-            yield _Word(typed, Place(number, start, end, (read, *options)), tuple(near))
+            name = may_be_name(text, start, end)
+            yield _Word(typed, name, Place(number, start, end, (read, *options)), tuple(near))
 
     def _scores(self, paths: Paths, places: Sequence[Place]) -> list[NDArray[np.float64] | None]:
         """Per place (options,) log P(sentence and all before it), up to a constant; None where nothing is said.
@@ -257,7 +260,7 @@ class SpellChecker:
         channel = [self.channel.log_probability(typed, 0), *(one.log_channel for one in word.candidates)]
         joint = language + np.array(channel) + np.array([self._forms.log_share(form) for form in place.options])
         if not known:
-            joint[0] += math.log(self.options.unlisted)
+            joint[0] += math.log(self.options.unlisted_names if word.name else self.options.unlisted)
         log_odds = float(logsumexp(joint[1:]) - joint[0])
         posterior = np.exp(joint - logsumexp(joint))
         order = np.argsort(-joint[1:], kind="stable")
