@@ -6,9 +6,10 @@ Tokenizers cut a text at white space first, so another word changes the tokens o
     chunk             niño[ come manzna todos] los …       read for each word, from a space to a space
     path        before + head + chunk + tail + after
 
-That a chunk gives the tokens it has in the text is checked with the word as typed; where it does not (tokenizers that
-put a mark before every text), the whole text is read for each word. Of head and tail, tokens further from the chunk
-than `reach` are left out: a model of N-grams sees N - 1, any other no more than its context.
+That a chunk gives the tokens it has in the text is checked with the word as typed. Where it does not, it is read
+without the space before it (some tokenizers put a mark for one before every text), else the whole text is read. Of
+head and tail, tokens further from the chunk than `reach` are left out: a model of N-grams sees N - 1, any other no more
+than its context.
 """
 
 from __future__ import annotations
@@ -72,12 +73,14 @@ class Paths:
 
     def of(self, places: Sequence[Place]) -> list[list[tuple[int, ...]]]:
         """For each place and each of its options, the tokens up to the end of the sentence."""
-        chunks = [self._chunk(place) for place in places]
         found: list[list[tuple[int, ...]] | None] = [None] * len(places)
-        if self._read is not None:
-            local = self._written(places, chunks)
-            for number, (place, chunk, middles) in enumerate(zip(places, chunks, local, strict=True)):
-                found[number] = self._joined(self._read[place.text], place, chunk, middles)
+        for skipped in (0, 1) if self._read is not None else ():
+            left = [number for number, paths in enumerate(found) if paths is None]
+            chunks = [self._chunk(places[number]) for number in left]
+            parts = [(first + skipped if first else 0, last) for first, last in chunks]
+            middles = self._written([places[number] for number in left], parts)
+            for number, chunk, some in zip(left, chunks, middles, strict=True):
+                found[number] = self._joined(places[number], chunk, some)
         rest = [number for number, paths in enumerate(found) if paths is None]
         wholes = self._written([places[n] for n in rest], [(0, self._stop(places[n])) for n in rest])
         for number, whole in zip(rest, wholes, strict=True):
@@ -102,10 +105,11 @@ class Paths:
         return [[tuple(next(tokens)) for _ in place.options] for place in places]
 
     def _joined(
-        self, read: _Read, place: Place, chunk: tuple[int, int], middles: Sequence[tuple[int, ...]]
+        self, place: Place, chunk: tuple[int, int], middles: Sequence[tuple[int, ...]]
     ) -> list[tuple[int, ...]] | None:
         """The chunk's tokens with those around it; None if it has others in the text."""
-        text, stop = self._texts[place.text], self._stop(place)
+        assert self._read is not None
+        text, stop, read = self._texts[place.text], self._stop(place), self._read[place.text]
         first = read.until(chunk[0], text) if chunk[0] else 0
         last = read.until(chunk[1], text)
         if read.ids[first:last] != middles[0]:
