@@ -12,7 +12,8 @@ channel is offered.
 
 Columns: precision and recall of the flagged words (a mistake found, of all flags; of all mistakes), recall for words in
 no list and for listed ones, the right word first and among the first five (of all mistakes, flagged or not), mistakes
-flagged and put right, seconds a sentence. Ends with one line of JSON.
+flagged and put right, seconds a sentence. Rates have their 95 % intervals (Wilson); all systems judge the same
+sentences, so a difference may be surer than two intervals tell. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from scipy.stats import binomtest
 
 from rango.errors import InputError
 from rango.files import read_text, write_json
@@ -59,6 +62,9 @@ class Result:
 
     system: str
     sentences: int
+    flags: int
+    not_words: int
+    """Mistakes that are in no list."""
     precision: float
     recall: float
     recall_unlisted: float
@@ -134,12 +140,14 @@ def measure(system: str, mistakes: Sequence[Mistake], checks: Sequence[SpellingC
         hits += word.flagged
         first += offered[:1] == [right]
         five += right in offered
-        put_right += word.flagged and offered[:1] == [right]
+        put_right += word.replacement is not None and fold(word.replacement.word) == right
         caught[mistake.listed].append(word.flagged)
     count = len(mistakes)
     return Result(
         system=system,
         sentences=count,
+        flags=flags,
+        not_words=len(caught[False]),
         precision=hits / flags if flags else float("nan"),
         recall=hits / count,
         recall_unlisted=_mean(caught[False]),
@@ -166,9 +174,10 @@ def check_by_list(texts: Sequence[str], words: WordList) -> list[SpellingCheck]:
         judged = []
         for start, end in words_of(text):
             typed = text[start:end]
-            near = tuple(Alternative(one.word, float("nan"), one.distance) for one in index.near(typed, most=5))
+            near = index.near(typed, most=5)
+            offers = tuple(Alternative(one.word, float(one is near[0]), one.distance) for one in near)
             flagged = typed not in words and bool(near)
-            judged.append(WordCheck(start, end, typed, typed in words, None, near, flagged))
+            judged.append(WordCheck(start, end, typed, typed in words, None, offers, flagged))
         checks.append(SpellingCheck(text, tuple(judged)))
     return checks
 
@@ -194,18 +203,34 @@ def run(
     return results
 
 
+def with_interval(rate: float, count: int) -> str:
+    """A rate of `count` cases with its 95 % interval (Wilson)."""
+    if not count:
+        return "-"
+    interval = binomtest(round(rate * count), count).proportion_ci(method="wilson")
+    return f"{rate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
 def show(results: Sequence[Result]) -> str:
-    """The results as a Markdown table."""
+    """The results as a Markdown table; how many cases a rate is of stands in its head or, of flags, before it."""
+    every, not_words = results[0].sentences, results[0].not_words
     head = (
-        "| system | precision | recall | recall, not a word | recall, a word | right first | among five | put right "
-        "| false alarms / 100 words | s / sentence |"
+        f"| system | flags | precision, of flags | recall, of {every} | recall, not a word, of {not_words} "
+        f"| recall, a word, of {every - not_words} | right first, of {every} | among five, of {every} "
+        f"| put right, of {every} | false alarms / 100 words | s / sentence |"
     )
-    rows = [
-        f"| {r.system} | {r.precision:.3f} | {r.recall:.3f} | {r.recall_unlisted:.3f} | {r.recall_listed:.3f} | "
-        f"{r.right_first:.3f} | {r.right_among_five:.3f} | {r.put_right:.3f} | {r.false_alarms_per_100_words:.2f} | "
-        f"{r.seconds_per_sentence:.3f} |"
-        for r in results
-    ]
+    rows = []
+    for r in results:
+        rates = [
+            (r.precision, r.flags),
+            (r.recall, every),
+            (r.recall_unlisted, not_words),
+            (r.recall_listed, every - not_words),
+            *((rate, every) for rate in (r.right_first, r.right_among_five, r.put_right)),
+        ]
+        cells = [with_interval(rate, count) for rate, count in rates]
+        last = f"{r.false_alarms_per_100_words:.2f} | {r.seconds_per_sentence:.3f}"
+        rows.append(f"| {r.system} | {r.flags} | {' | '.join(cells)} | {last} |")
     return "\n".join([head, "|---|" + "---:|" * (head.count("|") - 2), *rows])
 
 

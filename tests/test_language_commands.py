@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from rich.console import Console
 
 from rango.cli import main
 from rango.models import load_model
-from rango.reports.texts import improbable_below, improbable_spans, marked, print_scores
-from rango.scoring import TextScore, score_texts
+from rango.reports.texts import improbable_below, improbable_spans, marked, print_scores, print_spelling
+from rango.scoring import SpellingCheck, TextScore, WordCheck, score_texts
+from rango.scoring.spelling import Alternative
+from rango.training import PretrainConfig, pretrain
 
 Capture = pytest.CaptureFixture[str]
 Checkpoint = Callable[..., Path]
@@ -98,6 +102,59 @@ def test_spell_prints_and_writes_each_word(model: Path, tmp_path: Path, capsys: 
     assert capsys.readouterr().out.startswith("line 2  the [fxo]\n")
 
 
+def test_words_are_marked_whole() -> None:
+    text = "Donaudampf, don't x9-y ¡no!"
+    #       0         10        20
+    spans = ((0, 3), (3, 5), (5, 10), (10, 11), (11, 15), (15, 17), (17, 19), (19, 20), (20, 21), (21, 22), (22, 27))
+
+    def marks(*improbable: int) -> str:
+        values = np.array([-9.0 if number in improbable else -1.0 for number in range(len(spans))])
+        return marked(text, improbable_spans(TextScore(text, spans, values), below=-5), colour=False).plain
+
+    assert marks(1) == marks(0, 2) == "[Donaudampf], don't x9-y ¡no!"
+    assert marks(5) == "Donaudampf, [don't] x9-y ¡no!"
+    assert marks(3, 7) == "Donaudampf[,] don't [x9]-y ¡no!"
+    assert marks(8, 9, 10) == "Donaudampf, don't x9[-y] [¡no!]"
+
+
+def spelling(*words: WordCheck) -> SpellingCheck:
+    return SpellingCheck(" ".join(word.word for word in words), words)
+
+
+def shown(check: SpellingCheck, *, width: int, terminal: bool) -> str:
+    console = Console(width=width, force_terminal=terminal, record=True, highlight=False, file=io.StringIO())
+    print_spelling(console, [check], names=[None], threshold=0.0)
+    return console.export_text()
+
+
+OFFERS = (Alternative("movement", 0.9, 1), Alternative("moment", 0.05, 1), Alternative("cement", 0.005, 2))
+FLAGGED = WordCheck(0, 7, "movemnt", False, 5.0, OFFERS, True)
+
+
+def test_offers_are_plain_lines_in_a_pipe() -> None:
+    lines = shown(spelling(FLAGGED), width=40, terminal=False).splitlines()
+    assert lines[1] == "  movemnt  movement 90%, moment 5%, cement < 1%  not in the list"
+    assert all(line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_offers_break_between_words_only(width: int) -> None:
+    offers = shown(spelling(FLAGGED), width=width, terminal=True).splitlines()[1:4]
+    text = "\n".join(offers)
+    assert all(one in text for one in ("movement 90%", "moment 5%", "cement < 1%", "not in the list"))
+    assert max(map(len, offers)) <= width
+
+
+def test_a_word_list_of_another_language_is_told() -> None:
+    def check(*known: bool) -> SpellingCheck:
+        return spelling(*[WordCheck(5 * n, 5 * n + 4, "niño", k, None, (), False) for n, k in enumerate(known)])
+
+    said = "3 of 4 words are not in the word list: it seems to be of another language than the text"
+    assert said in " ".join(shown(check(False, False, False, True), width=60, terminal=True).split())
+    assert "another language" not in shown(check(False, False, True, True), width=200, terminal=True)
+    assert "another language" not in shown(check(False, False, False), width=200, terminal=True)
+
+
 def test_bad_input(model: Path, tmp_path: Path, capsys: Capture) -> None:
     text, out = tmp_path / "text.txt", tmp_path / "out.jsonl"
     (tmp_path / "latin.txt").write_bytes("un niño".encode("latin-1"))
@@ -116,3 +173,64 @@ def test_bad_input(model: Path, tmp_path: Path, capsys: Capture) -> None:
     assert "not both" in fails(capsys, "spell", model, "the fox", "--file", text)
     assert "error" in fails(capsys, "spell", model, "the", "--error-rate", "2")
     assert not out.exists()
+
+
+def strictly(line: str) -> dict[str, Any]:
+    """A line of JSON that holds no NaN and no Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    row: dict[str, Any] = json.loads(line, parse_constant=refuse)
+    return row
+
+
+@pytest.fixture(scope="module")
+def unsmoothed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A maximum-likelihood bigram of words: what it never saw is impossible."""
+    ngram = {"order": 2, "unit": "words", "smoothing": "maximum-likelihood"}
+    config = PretrainConfig.build({"model": "ngram", "ngram": ngram})
+    text = ["the cat sat", "the cut hurt", "a cat ran", "a cut hurt", "the cat sat"] * 20
+    return pretrain(text, out=tmp_path_factory.mktemp("unsmoothed") / "lm", config=config)
+
+
+class TestUnsmoothedModel:
+    def test_impossible_tokens_are_marked_and_written_as_json(
+        self, unsmoothed: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        file, out = tmp_path / "text.txt", tmp_path / "scores.jsonl"
+        file.write_text("the cat sat\nthe sat cat ran\n")
+        assert main(["score-text", str(unsmoothed), str(file), "--out", str(out), "--threshold", "5%"]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "the [sat] [cat] ran" in shown
+        assert "in [brackets]: 2 of 7 tokens, the impossible ones." in shown
+        assert "2 of these 2 tokens are impossible for the model (probability 0)" in shown
+        possible, ruled_out = map(strictly, out.read_text().splitlines())
+        assert (possible["impossible"], ruled_out["impossible"]) == (False, True)
+        assert ruled_out["log_probability"] is ruled_out["perplexity"] is ruled_out["bits_per_byte"] is None
+        assert [token["impossible"] for token in ruled_out["tokens"]] == [False, True, True, False]
+        assert [token["log_probability"] is None for token in ruled_out["tokens"]] == [False, True, True, False]
+
+    def test_impossible_tokens_are_marked_whatever_the_threshold(
+        self, unsmoothed: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        file = tmp_path / "text.txt"
+        file.write_text("the sat cat ran\n")
+        for threshold in ("0%", "1000"):
+            assert main(["score-text", str(unsmoothed), str(file), "--threshold", threshold]) == 0
+            assert "the [sat] [cat] ran" in capsys.readouterr().out
+        assert main(["score-text", str(unsmoothed), str(file), "--threshold", "100%"]) == 0
+        assert "4 of 4 tokens, all tokens" in capsys.readouterr().out
+
+    def test_infinite_log_odds_are_null_with_a_reason(self, unsmoothed: Path, tmp_path: Path, capsys: Capture) -> None:
+        out = tmp_path / "spelling.jsonl"
+        for text, expected in (
+            ("a cut sat", ("cut", None, "typed")),
+            ("the cut hurt", ("cut", None, "others")),
+            ("sat cut", ("cut", None, None)),
+        ):
+            assert main(["spell", str(unsmoothed), text, "--out", str(out)]) == 0
+            words = strictly(out.read_text())["words"]
+            found = next(word for word in words if word["word"] == expected[0])
+            assert (found["word"], found["log_odds"], found["impossible"]) == expected
+        assert capsys.readouterr().out.count("put right: a cat sat") == 1

@@ -63,7 +63,15 @@ def test_mistakes_stand_where_they_say(benchmark: ModuleType) -> None:
 
 def test_rates_by_hand(benchmark: ModuleType) -> None:
     def word(start: int, flagged: bool, *offers: str) -> WordCheck:
-        return WordCheck(start, start + 3, "xxx", True, 0.0, tuple(Alternative(o, 0.1, 1) for o in offers), flagged)
+        return WordCheck(
+            start,
+            start + 3,
+            "xxx",
+            True,
+            0.0,
+            tuple(Alternative(o, 0.6**n, n) for n, o in enumerate(offers, 1)),
+            flagged,
+        )
 
     mistakes = [
         benchmark.Mistake("xxx xxx", 0, 3, "Cat", "swap", True),
@@ -79,7 +87,11 @@ def test_rates_by_hand(benchmark: ModuleType) -> None:
     assert (result.false_alarms_per_100_words, result.seconds_per_sentence) == (50.0, 1.5)
     nothing = benchmark.measure("nothing", mistakes[:1], [SpellingCheck("xxx xxx", (word(0, False),) * 2)], 1.0)
     assert math.isnan(nothing.precision)
-    assert benchmark.show([result]).count("\n") == 2
+    head, _, row = benchmark.show([result]).split("\n")
+    assert head.startswith("| system | flags | precision, of flags | recall, of 2 | recall, not a word, of 1 |")
+    # Wilson for 1 of 2: (1 + z^2 / 2 -+ z sqrt(1 / 2 + z^2 / 4)) / (2 + z^2) with z = 1.96
+    assert row.startswith("| made up | 2 | 0.500 (0.095 to 0.905) | 0.500 (0.095 to 0.905) | 0.000 (0.000 to 0.793) |")
+    assert "| - |" in benchmark.show([nothing])
 
 
 def test_it_runs_on_a_model(benchmark: ModuleType, checkpoint: Callable[..., Path]) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 import zlib
 from collections import Counter
@@ -25,25 +26,32 @@ from rango.errors import InputError
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes `path` when the block ends without an error.
 
-    Write, fsync, rename: a reader sees the old file or the whole new one, never a part.
+    Write, fsync, rename: a reader sees the old file or the whole new one, never a part. A link stays one: the file that
+    it names is replaced. A device or a pipe stays too: what was made is copied into it at the end.
 
     Raises:
         InputError: `path` is a folder, or no file can be made there.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of a file")
-    with _place_refused(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    special = path.exists() and not path.is_file()
+    target = path if special else Path(os.path.realpath(path))
+    with _place_refused(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=None if special else target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        if special:
+            with temporary.open("rb") as made, target.open("wb") as file:
+                shutil.copyfileobj(made, file)
+            return
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         # mkstemp gives 0600; a result is as readable as any file the user makes.
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -80,6 +88,13 @@ def need_writable(folder: Path) -> None:
             for place in made:  # the innermost first
                 with contextlib.suppress(OSError):
                     place.rmdir()
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise InputError where a file cannot be written, before any work is spent on its content."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of a file")
+    need_writable(path.parent)
 
 
 def holds_files(folder: Path) -> bool:

@@ -98,6 +98,12 @@ class TestScores:
             for one, other in zip(together.words, english.check([text])[0].words, strict=True):
                 assert one.log_odds == (other.log_odds and pytest.approx(other.log_odds, abs=1e-4))
 
+    def test_progress_adds_up_to_all_words(self, english: SpellChecker) -> None:
+        told: list[int] = []
+        checks = english.check(["She reads a bok at night. " * 60, "Our cat drnks milk."], progress=told.append)
+        assert sum(told) == sum(len(check.words) for check in checks)
+        assert len(told) > 1
+
     def test_a_higher_threshold_flags_a_subset(self, english: SpellChecker) -> None:
         text = ["Teh boy eats an aple evry day with hs friend"]
         flags = []

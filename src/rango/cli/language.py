@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from rango.errors import InputError
-from rango.files import read_text, write_text
+from rango.files import read_text, refuse_unwritable, write_text
 from rango.models.options import Dtype
 from rango.scoring.options import SpellingOptions
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Device = Annotated[str, Parameter(help="Where to compute: auto, cpu, cuda or cuda:N.")]
 Type = Annotated[Dtype, Parameter(help="Type of the weights.")]
+
+# Words from which on spell shows a progress bar.
+_LONG = 200
 
 
 def score_text(
@@ -47,9 +51,12 @@ def score_text(
     threshold
         Which tokens are marked: a share of all, such as 5%, or those with -log P above so many nats, such as 8.
     out
-        JSONL file to write, a line per text: tokens, their characters and log-probabilities.
+        JSONL file to write, a line per text: tokens, their characters and log-probabilities (nats; null where nothing
+        predicts a token, and with "impossible": true where the model gives it probability 0).
     """
     nats, share = _threshold(threshold)
+    if out is not None:
+        refuse_unwritable(out)
     lines = [(number, line.strip()) for number, line in enumerate(_lines(file), start=1) if line.strip()]
     from rango.models import load_model
     from rango.reports.texts import improbable_below, print_scores
@@ -89,10 +96,13 @@ def spell(
     words
         Known words, one a line with its count (word, tab, count); the model's own words.txt if absent.
     out
-        JSONL file to write, a line per text: every word with its log-odds and alternatives.
+        JSONL file to write, a line per text: every word with its alternatives and log-odds (nats; null where there is
+        nothing to compare, and where the model gives probability 0 to what "impossible" names: "typed" or "others").
     """
     if (text is None) == (file is None):
         raise InputError("give the text to check, or --file FILE" + (", not both" if text is not None else ""))
+    if out is not None:
+        refuse_unwritable(out)
     lines = [(1, text)] if text is not None else []
     if file is not None:
         lines = [(number, line.strip()) for number, line in enumerate(_lines(file), start=1) if line.strip()]
@@ -100,13 +110,17 @@ def spell(
     from rango.reports.texts import print_spelling
     from rango.scoring import SpellChecker, read_words
     from rango.scoring.sequences import refuse_unreadable
+    from rango.scoring.word_list import words_of
+    from rango.training import Screen
 
     for number, line in lines:
         refuse_unreadable(line, f"line {number}" if file is not None else "the text")
     known = read_words(words) if words is not None else None
     settings = options or SpellingOptions()
     checker = SpellChecker(load_model(model, dtype=dtype, device=device), words=known, options=settings)
-    checks = checker.check([line for _, line in lines])
+    total = sum(1 for _, line in lines for _ in words_of(line))
+    with Screen(quiet=total < _LONG).bar("words", total) as bar:
+        checks = checker.check([line for _, line in lines], progress=bar.advance)
     if out is not None:
         _write_lines(out, [_check_row(number, check) for (number, _), check in zip(lines, checks, strict=True)])
     names = [f"line {number}" if file is not None else None for number, _ in lines]
@@ -159,11 +173,18 @@ def _score_row(line: int, score: TextScore) -> dict[str, Any]:
     return {
         "line": line,
         "text": score.text,
-        "log_probability": score.log_probability,
-        "perplexity": _defined(score.perplexity),
-        "bits_per_byte": _defined(score.bits_per_byte),
+        "log_probability": _finite(score.log_probability),
+        "perplexity": _finite(score.perplexity),
+        "bits_per_byte": _finite(score.bits_per_byte),
+        "impossible": score.log_probability == -math.inf,
         "tokens": [
-            {"text": token, "start": start, "end": end, "log_probability": _defined(float(value))}
+            {
+                "text": token,
+                "start": start,
+                "end": end,
+                "log_probability": _finite(float(value)),
+                "impossible": bool(value == -math.inf),
+            }
             for token, (start, end), value in zip(score.tokens, score.spans, score.log_probabilities, strict=True)
         ],
     }
@@ -181,7 +202,8 @@ def _check_row(line: int, check: SpellingCheck) -> dict[str, Any]:
                 "end": word.end,
                 "known": word.known,
                 "flagged": word.flagged,
-                "log_odds": word.log_odds,
+                "log_odds": None if word.log_odds is None else _finite(word.log_odds),
+                "impossible": {math.inf: "typed", -math.inf: "others"}.get(word.log_odds or 0.0),
                 "alternatives": [
                     {"word": one.word, "probability": one.probability, "distance": one.distance}
                     for one in word.alternatives
@@ -192,12 +214,13 @@ def _check_row(line: int, check: SpellingCheck) -> dict[str, Any]:
     }
 
 
-def _defined(value: float) -> float | None:
-    return None if value != value else value
+def _finite(value: float) -> float | None:
+    """A number that JSON can write."""
+    return value if math.isfinite(value) else None
 
 
 def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def _console() -> Console:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,7 +17,11 @@ from rango.scoring import SpellingCheck, TextScore, WordCheck
 from rango.scoring.sequences import bits_per_byte, perplexity
 
 _MARK = "bold red"
+# What is marked as a whole: letters and digits with the apostrophes between them.
+_MARKED = re.compile(r"\w+(?:['’]\w+)*")
 _OFFERED = 3
+# Words of a text from which on its share of unlisted words tells something of its language.
+_FEWEST_WORDS = 4
 
 
 def improbable_below(scores: Sequence[TextScore], *, nats: float | None, share: float | None) -> float:
@@ -35,17 +41,30 @@ def improbable_below(scores: Sequence[TextScore], *, nats: float | None, share: 
 
 
 def improbable_spans(score: TextScore, *, below: float) -> list[tuple[int, int]]:
-    """Characters of the tokens less probable than `below`: neighbours joined, white space at their ends left out."""
+    """Characters of the words that have a token less probable than `below` or an impossible one, whatever `below` is.
+
+    A word is marked as a whole; neighbours are joined, white space at the ends is left out.
+    """
+    words = [match.span() for match in _MARKED.finditer(score.text)]
+    ends = [end for _, end in words]
     joined: list[tuple[int, int]] = []
     for (start, end), value in zip(score.spans, score.log_probabilities, strict=True):
         start += len(score.text[start:end]) - len(score.text[start:end].lstrip())
-        if not value < below or start >= end:
+        if not _improbable(value, below) or start >= end:
             continue
+        for first, last in words[bisect_right(ends, start) :]:
+            if first >= end:
+                break
+            start, end = min(start, first), max(end, last)
         if joined and start <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
             joined.append((start, end))
     return [(start, start + len(score.text[start:end].rstrip())) for start, end in joined]
+
+
+def _improbable(value: float, below: float) -> bool:
+    return value < below or value == -math.inf
 
 
 def marked(text: str, spans: Iterable[tuple[int, int]], *, colour: bool) -> Text:
@@ -76,15 +95,28 @@ def print_scores(
          marked(score.text, improbable_spans(score, below=below), colour=colour))
         for line, score in zip(lines, scores, strict=True)
     ]  # fmt: skip
-    count = sum(value < below for score in scores for value in score.log_probabilities)
+    values = [value for score in scores for value in score.log_probabilities]
+    count = sum(_improbable(value, below) for value in values)
     summary = Text(f"{tokens:,} tokens, {bits_per_byte(total, size):.3f} bits per byte")
     rows.append(("total", f"{total:,.1f}", f"{perplexity(total, tokens):,.1f}", summary))
     _print_rows(console, ("line", "log P", "perplexity", "text"), rows)
     how = "in colour" if colour else "in [brackets]"
-    surprise = f"-log P above {-below:.1f} nats" if math.isfinite(below) else "all tokens"
+    first = f"{how}: {count:,} of {tokens:,} tokens, {_which(below)}. log P in nats, perplexity per token."
+    impossible = values.count(-math.inf)
+    ruled_out = (
+        f"{impossible:,} of these {count:,} tokens are impossible for the model (probability 0), and with them their "
+        "texts; a smoothed model, such as Kneser-Ney, rules nothing out."
+    )
     console.print()
-    for note in (f"{how}: {count:,} of {tokens:,} tokens, {surprise}. log P in nats, perplexity per token.", *notes):
+    for note in (first, *([ruled_out] if impossible else []), *notes):
         console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
+
+
+def _which(below: float) -> str:
+    """Which tokens are marked, in words."""
+    if below == -math.inf:
+        return "the impossible ones"
+    return f"-log P above {-below:.1f} nats" if below < math.inf else "all tokens"
 
 
 def _print_rows(console: Console, head: Sequence[str], rows: Sequence[tuple[str, str, str, Text]]) -> None:
@@ -119,28 +151,72 @@ def print_spelling(
             shown = Text.assemble((f"{place}  ", "dim"), shown)
         console.print(shown, soft_wrap=not console.is_terminal)
         if spans:
-            right = Text.assemble(("put right: ", "dim"), check.corrected)
-            console.print(_offers(check.flagged))
-            console.print(Padding(right, (0, 0, 0, 2), expand=False), soft_wrap=not console.is_terminal)
+            _print_offers(console, check.flagged)
+            if check.corrected != check.text:
+                right = Text.assemble(("put right: ", "dim"), check.corrected)
+                if console.is_terminal:
+                    console.print(Padding(right, (0, 0, 0, 2), expand=False))
+                else:
+                    console.print(Text("  ") + right, soft_wrap=True)
             console.print()
+    for note in _remarks(checks, threshold):
+        console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
+
+
+def _remarks(checks: Sequence[SpellingCheck], threshold: float) -> list[str]:
+    """What is true of all texts together."""
     words = sum(len(check.words) for check in checks)
     flagged = sum(len(check.flagged) for check in checks)
+    unknown = sum(not word.known for check in checks for word in check.words)
     unlisted = list(dict.fromkeys(word.word for check in checks for word in check.unlisted))
-    console.print(
-        Text(f"{flagged:,} of {words:,} words flagged: log-odds of another word above {threshold:g} nats", style="dim")
-    )
+    remarks = [f"{flagged:,} of {words:,} words flagged: log-odds of another word above {threshold:g} nats"]
     if unlisted:
-        names_shown = ", ".join(unlisted[:10]) + (f" and {len(unlisted) - 10:,} more" if len(unlisted) > 10 else "")
-        console.print(Text(f"not in the word list, and no listed word within two edits: {names_shown}", style="dim"))
+        some = ", ".join(unlisted[:10]) + (f" and {len(unlisted) - 10:,} more" if len(unlisted) > 10 else "")
+        remarks.append(f"not in the word list, and no listed word within two edits: {some}")
+    if words >= _FEWEST_WORDS and 2 * unknown > words:
+        remarks.append(
+            f"{unknown:,} of {words:,} words are not in the word list: it seems to be of another language than "
+            "the text. Choose a model of the text's language, or give its words with --words FILE."
+        )
+    return remarks
 
 
-def _offers(words: Sequence[WordCheck]) -> Padding:
+def _print_offers(console: Console, words: Sequence[WordCheck]) -> None:
+    """A row per flagged word: what may have been meant, and why it is flagged."""
+    rows = [
+        (
+            word.word,
+            [f"{one.word} {_percent(one.probability)}" for one in word.alternatives[:_OFFERED]],
+            "improbable here" if word.known else "not in the list",
+        )
+        for word in words
+    ]
+    if not console.is_terminal:
+        for word, offers, why in rows:
+            console.print(Text(f"  {word}  {', '.join(offers)}  {why}"), soft_wrap=True)
+        return
+    others = max(len(word) for word, _, _ in rows) + max(len(why) for _, _, why in rows)
     table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    for word in words:
-        offers = [f"{one.word} {_percent(one.probability)}" for one in word.alternatives[:_OFFERED]]
-        why = "improbable here" if word.known else "not in the list"
-        table.add_row(Text(word.word, style="bold"), Text(", ".join(offers)), Text(why, style="dim"))
-    return Padding(table, (0, 0, 0, 2))
+    for word, offers, why in rows:
+        lines = _in_lines(offers, width=console.width - others - 6)  # an indent and two gaps of two
+        table.add_row(Text(word, style="bold"), Text("\n".join(lines)), Text(why, style="dim"))
+    console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _in_lines(offers: Sequence[str], *, width: int) -> list[str]:
+    """Offers with commas between them, in lines that break between offers only.
+
+    >>> _in_lines(["movement 71%", "moment < 1%", "moved < 1%"], width=28)
+    ['movement 71%, moment < 1%,', 'moved < 1%']
+    """
+    lines: list[str] = []
+    for number, offer in enumerate(offers):
+        piece = offer + ("," if number < len(offers) - 1 else "")
+        if lines and len(lines[-1]) + 1 + len(piece) <= width:
+            lines[-1] += f" {piece}"
+        else:
+            lines.append(piece)
+    return lines
 
 
 def _percent(share: float) -> str:

@@ -66,5 +66,8 @@ class SpellingOptions(Config):
     unlisted: Annotated[float, Field(gt=0, le=1)] = 0.05
     """What the language model's belief in a word as typed is multiplied by where the word list lacks it: models spell
     out strings that are no words too readily."""
+    unlisted_names: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    """The same for a word with a capital inside a sentence: most are names that the list and the model have never seen,
+    and in those models believe too little."""
     candidates: Annotated[int, Field(ge=1)] = 20
     """Known words near each word that the language model compares."""

@@ -182,7 +182,7 @@ def score_with(reader: Reader, texts: Sequence[str], *, closed: bool, options: S
     pieces: list[list[NDArray[np.float64]]] = [[] for _ in texts]
     for owner, values in zip(owners, _log_probabilities(reader, trees, options), strict=True):
         pieces[owner].append(values)
-    unknown = _unknown(model)
+    unknown = unknown_token(model)
     found = []
     for text, (ids, spans), parts in zip(texts, encodings, pieces, strict=True):
         unscored = [np.full(1 - min(1, len(before)), np.nan)]
@@ -232,7 +232,7 @@ def _encode(model: Model, texts: Sequence[str]) -> list[tuple[list[int], list[tu
     return encodings
 
 
-def _unknown(model: Model) -> int | None:
+def unknown_token(model: Model) -> int | None:
     """The id for what the tokenizer does not know; None for one that knows all bytes.
 
     Tokenizers without an unknown token often name their end of text for it, which then means what it is.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -23,19 +23,22 @@ from scipy.special import logsumexp
 
 from rango.errors import InputError
 from rango.models import Model
-from rango.scoring.candidates import Candidate, Candidates
+from rango.scoring.candidates import Candidate, Candidates, as_typed
 from rango.scoring.channel import Channel
 from rango.scoring.options import ScoringOptions, SpellingOptions
 from rango.scoring.reader import make_reader
 from rango.scoring.scorer import score
-from rango.scoring.sequences import beginning, ending, refuse_unreadable
+from rango.scoring.sequences import refuse_unreadable
+from rango.scoring.spelling_paths import Paths, Place, reach_of
 from rango.scoring.trees import TokenTree
-from rango.scoring.word_list import WordList, sentence_end, words_of, words_of_model
+from rango.scoring.word_forms import WordForms, capitalised, in_small_letters, may_be_name
+from rango.scoring.word_list import WordList, fold, words_of, words_of_model
 
 # Tokens of one tree, or twice its trunk if that is more; further branches go into another tree with the same trunk.
 # The cost of a tree's mask grows with its square, that of the trunk with the number of trees.
 _TREE_TOKENS = 256
 _TEXTS_AT_ONCE = 16
+_WORDS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,16 @@ class WordCheck:
     """Other words, the most probable first."""
     flagged: bool
 
+    @property
+    def replacement(self) -> Alternative | None:
+        """The first alternative of a flagged word where it is more probable than the word as typed: others may be so
+        only together.
+        """
+        if not self.flagged:
+            return None
+        typed = 1 - sum(one.probability for one in self.alternatives)
+        return self.alternatives[0] if self.alternatives[0].probability > typed else None
+
 
 @dataclass(frozen=True)
 class SpellingCheck:
@@ -86,21 +99,24 @@ class SpellingCheck:
 
     @property
     def corrected(self) -> str:
-        """The text with each flagged word replaced by its first alternative."""
+        """The text with each flagged word replaced by its first alternative, where that is the more probable one."""
         parts, done = [], 0
         for word in self.flagged:
-            parts += [self.text[done : word.start], word.alternatives[0].word]
-            done = word.end
+            if (right := word.replacement) is not None:
+                parts += [self.text[done : word.start], right.word]
+                done = word.end
         return "".join([*parts, self.text[done:]])
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A word of a text with what may have been meant, and the score of each: index 0 is the word as typed."""
+class _Word:
+    """A word of a text, and the other words that may have been meant."""
 
-    text: int
-    start: int
-    end: int
+    typed: str
+    name: bool
+    """Whether a capital inside a sentence makes it look like a name."""
+    place: Place
+    """Where it stands, with its forms and theirs that the model is asked for."""
     candidates: tuple[Candidate, ...]
 
 
@@ -133,11 +149,16 @@ class SpellChecker:
         self.channel = Channel(self.options.error_rate, self.words.alphabet_size)
         self._scoring = scoring or ScoringOptions()
         self._candidates = Candidates(self.words, self.channel)
+        self._forms = WordForms(model, self.words, self.channel)
         self._reader = make_reader(model)
-        self._before, self._after = beginning(model), ending(model)
+        self._reach, self._limit = reach_of(model)
 
-    def check(self, texts: Sequence[str]) -> list[SpellingCheck]:
+    def check(self, texts: Sequence[str], *, progress: Callable[[int], None] = lambda _: None) -> list[SpellingCheck]:
         """Judge every word of every text.
+
+        Args:
+            texts: each is taken for a document of its own.
+            progress: told, now and then, how many more words are judged.
 
         Raises:
             InputError: a blank text, half a surrogate pair, a word with more tokens than the model's context.
@@ -147,31 +168,66 @@ class SpellChecker:
         composed = [unicodedata.normalize("NFC", text) for text in texts]
         found: list[SpellingCheck] = []
         for start in range(0, len(composed), _TEXTS_AT_ONCE):
-            found += self._check(composed[start : start + _TEXTS_AT_ONCE])
+            found += self._check(composed[start : start + _TEXTS_AT_ONCE], progress)
         return found
 
-    def _check(self, texts: Sequence[str]) -> list[SpellingCheck]:
-        places = [place for number, text in enumerate(texts) for place in self._places(number, text)]
-        scores = self._scores(texts, places)
+    def _check(self, texts: Sequence[str], progress: Callable[[int], None]) -> list[SpellingCheck]:
+        readings = self._readings(texts)
+        paths = Paths(self.model, readings, reach=self._reach)
+        words = [
+            word
+            for number, (text, reading) in enumerate(zip(texts, readings, strict=True))
+            for word in self._words(number, text, reading)
+        ]
         judged: list[list[WordCheck]] = [[] for _ in texts]
-        for place, values in zip(places, scores, strict=True):
-            judged[place.text].append(self._judge(texts[place.text], place, values))
-        return [SpellingCheck(text, tuple(words)) for text, words in zip(texts, judged, strict=True)]
+        for start in range(0, len(words), _WORDS_AT_ONCE):
+            some = words[start : start + _WORDS_AT_ONCE]
+            for word, values in zip(some, self._scores(paths, [word.place for word in some]), strict=True):
+                judged[word.place.text].append(self._judge(word, values))
+            progress(len(some))
+        return [SpellingCheck(text, tuple(checks)) for text, checks in zip(texts, judged, strict=True)]
 
-    def _places(self, number: int, text: str) -> Iterator[_Place]:
+    def _readings(self, texts: Sequence[str]) -> list[str]:
+        """The texts, as long as they are, in the letters in which the model is asked for them (`word_forms.py`)."""
+        small = [in_small_letters(text) for text in texts]
+        readings = [self._forms.read_text(text) for text, _ in small]
+        places = []
+        for number, (_, changed) in enumerate(small):
+            for start, end in changed:
+                word = readings[number][start:end]
+                other = word.lower() if word[:1].isupper() else capitalised(word)
+                # Of a word that may be mistyped, the letters say little about its capital.
+                if word in self.words and len(other) == len(word) and self._forms.known(other):
+                    places.append(Place(number, start, end, (word, other)))
+        if not places:
+            return readings
+        paths = Paths(self.model, readings, reach=self._reach)
+        for first in range(0, len(places), _WORDS_AT_ONCE):
+            some = places[first : first + _WORDS_AT_ONCE]
+            for place, values in zip(some, self._scores(paths, some), strict=True):
+                if values is not None and values[1] > values[0]:
+                    text = readings[place.text]
+                    readings[place.text] = text[: place.start] + place.options[1] + text[place.end :]
+        return readings
+
+    def _words(self, number: int, text: str, reading: str) -> Iterator[_Word]:
         for start, end in words_of(text):
-            near = self._candidates.near(text[start:end], most=self.options.candidates)
-            yield _Place(number, start, end, tuple(near))
+            typed, read = text[start:end], reading[start:end]
+            near = self._candidates.near(typed, most=self.options.candidates)
+            options = self._forms.read([as_typed(fold(candidate.word), read) for candidate in near])
+            name = may_be_name(text, start, end)
+            yield _Word(typed, name, Place(number, start, end, (read, *options)), tuple(near))
 
-    def _scores(self, texts: Sequence[str], places: Sequence[_Place]) -> list[NDArray[np.float64] | None]:
-        """Per place (1 + candidates,) log P(sentence and all before it), up to a constant; None where nothing is said.
+    def _scores(self, paths: Paths, places: Sequence[Place]) -> list[NDArray[np.float64] | None]:
+        """Per place (options,) log P(sentence and all before it), up to a constant; None where nothing is said.
 
         The tokens that all alternatives begin with are the trunk of a tree, the rest of each is a branch.
         """
+        asked = [number for number, place in enumerate(places) if len(place.options) > 1]
         trees: list[TokenTree] = []
         owners: list[int] = []
-        for number, paths in self._paths(texts, places):
-            for tree in self._trees(texts[places[number].text], places[number], paths):
+        for number, found in zip(asked, paths.of([places[number] for number in asked]), strict=True):
+            for tree in self._trees(places[number].options[0], found):
                 trees.append(tree)
                 owners.append(number)
         if not trees:
@@ -182,65 +238,37 @@ class SpellChecker:
             parts.setdefault(owner, []).append(row[: len(tree.branches)])
         return [np.concatenate(parts[number]) if number in parts else None for number in range(len(places))]
 
-    def _paths(self, texts: Sequence[str], places: Sequence[_Place]) -> Iterator[tuple[int, list[tuple[int, ...]]]]:
-        """The tokens of each alternative of each place that has any, in one call of the tokenizer."""
-        asked = [number for number, place in enumerate(places) if place.candidates]
-        written: list[str] = []
-        for number in asked:
-            place, text = places[number], texts[places[number].text]
-            stop = sentence_end(text, place.end)
-            options = (text[place.start : place.end], *(candidate.word for candidate in place.candidates))
-            written += [text[: place.start] + option + text[place.end : stop] for option in options]
-        if not written:
-            return
-        tokens = iter(self.model.tokenizer(written, add_special_tokens=False)["input_ids"])
-        for number in asked:
-            place = places[number]
-            whole = sentence_end(texts[place.text], place.end) == len(texts[place.text])
-            after = self._after if whole else ()
-            yield number, [(*self._before, *next(tokens), *after) for _ in range(1 + len(place.candidates))]
-
-    def _trees(self, text: str, place: _Place, paths: Sequence[tuple[int, ...]]) -> Iterator[TokenTree]:
+    def _trees(self, typed: str, paths: Sequence[tuple[int, ...]]) -> Iterator[TokenTree]:
         shared = min(_shared(paths), min(map(len, paths)) - 1)  # a branch has at least one token
         if shared < 1:
             return  # the first word, and nothing before it that could predict it
         trunk, branches = paths[0][:shared], [path[shared:] for path in paths]
-        limit = self.model.context_length
-        if limit is not None:
-            trunk, branches = _fit(trunk, branches, limit, text[place.start : place.end])
+        if self._limit is not None:
+            trunk, branches = _fit(trunk, branches, self._limit, typed)
         longest = max(map(len, branches))
         at_once = max(1, max(_TREE_TOKENS - len(trunk), len(trunk)) // longest)
         for start in range(0, len(branches), at_once):
             some = tuple(branches[start : start + at_once])
-            yield TokenTree(f"{text[place.start : place.end]!r}", trunk, some, (1,) * len(some), 0)
+            yield TokenTree(repr(typed), trunk, some, (1,) * len(some), 0)
 
-    def _judge(self, text: str, place: _Place, language: NDArray[np.float64] | None) -> WordCheck:
-        typed = text[place.start : place.end]
+    def _judge(self, word: _Word, language: NDArray[np.float64] | None) -> WordCheck:
+        place, typed = word.place, word.typed
         known = typed in self.words
         if language is None or np.isneginf(language).all():
             # Nothing near, or nothing that could predict the word: there is no other word to be more probable.
             return WordCheck(place.start, place.end, typed, known, None, (), False)
-        channel = [self.channel.log_probability(typed, 0), *(one.log_channel for one in place.candidates)]
-        joint = language + np.array(channel)
+        channel = [self.channel.log_probability(typed, 0), *(one.log_channel for one in word.candidates)]
+        joint = language + np.array(channel) + np.array([self._forms.log_share(form) for form in place.options])
         if not known:
-            joint[0] += math.log(self.options.unlisted)
-        if self._is_unknown(typed):
-            joint[0] += self.channel.log_spelling(typed)
+            joint[0] += math.log(self.options.unlisted_names if word.name else self.options.unlisted)
         log_odds = float(logsumexp(joint[1:]) - joint[0])
         posterior = np.exp(joint - logsumexp(joint))
         order = np.argsort(-joint[1:], kind="stable")
         alternatives = tuple(
-            Alternative(place.candidates[k].word, float(posterior[k + 1]), place.candidates[k].distance) for k in order
+            Alternative(word.candidates[k].word, float(posterior[k + 1]), word.candidates[k].distance) for k in order
         )
         flagged = log_odds > self.options.threshold
         return WordCheck(place.start, place.end, typed, known, log_odds, alternatives, flagged)
-
-    def _is_unknown(self, typed: str) -> bool:
-        """Whether the tokenizer reads the word as any unknown word: the model then pays nothing for its letters."""
-        unknown = self.model.tokenizer.unk_token_id
-        if unknown is None or unknown in (*self._before, *self._after):
-            return False
-        return unknown in self.model.tokenizer(typed, add_special_tokens=False)["input_ids"]
 
 
 def _shared(paths: Sequence[tuple[int, ...]]) -> int:

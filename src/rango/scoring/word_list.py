@@ -63,6 +63,16 @@ def sentence_end(text: str, position: int) -> int:
     return match.start() if match else len(text)
 
 
+def sentences_of(text: str) -> Iterator[tuple[int, int]]:
+    """Where the sentences of a text stand, with what follows their end before the next begins.
+
+    >>> list(sentences_of("He came. She left."))
+    [(0, 8), (8, 18)]
+    """
+    ends = [match.start() for match in _SENTENCE_END.finditer(text)]
+    return zip([0, *ends], [*ends, len(text)], strict=True)
+
+
 def fold(word: str) -> str:
     """The form under which a word is known: lower case, composed, with a plain apostrophe."""
     return unicodedata.normalize("NFC", word).lower().replace("’", "'")

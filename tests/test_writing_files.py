@@ -1,0 +1,72 @@
+"""Files are written whole or not at all; links, pipes and folders stay what they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rango.cli import main
+from rango.errors import InputError
+from rango.files import refuse_unwritable, write_text
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "a.txt"
+    write_text(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(file, "half \ud800")
+    assert file.read_text() == "old"
+    assert [entry.name for entry in file.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name, target in (("known", "there/a.txt"), ("dangling", "there/b.txt")):
+        (tmp_path / name).symlink_to(target)
+        write_text(tmp_path / name, "new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / target).read_text() == "new"
+
+
+def test_a_pipe_gets_the_content_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "new")
+        assert os.read(reader, 100) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_folders_and_places_below_files_are_refused(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "text")
+    with pytest.raises(InputError, match="is a folder; give the path of a file"):
+        refuse_unwritable(tmp_path)
+    for place in ("a.txt/b.txt", "a.txt/b/c"):
+        with pytest.raises(InputError, match="cannot be written to .*; give another place"):
+            write_text(tmp_path / place, "text")
+    refuse_unwritable(tmp_path / "b" / "c")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"), [("", "is a folder; give the path of a file"), ("a.txt/b.txt", "cannot be written to")]
+)
+@pytest.mark.parametrize("command", ["score-text", "spell"])
+def test_commands_refuse_a_place_before_the_work(
+    command: str, place: str, message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("the quick fox")
+    given = str(text) if command == "score-text" else "the fox"
+    assert main([command, str(tmp_path / "no model"), given, "--out", str(tmp_path / place)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
