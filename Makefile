@@ -31,6 +31,7 @@ format: $(VENV)/.dev
 # torch first and from the constraints, so that nothing installed after it picks another build.
 $(VENV)/.package: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Rango needs Python 3.11 or newer; make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) -e .

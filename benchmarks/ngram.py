@@ -1,10 +1,10 @@
 """How fast are n-grams counted and scored, in how much memory, and do KenLM and nltk agree?
 
-    python benchmarks/ngram.py [--tokens 10000000] [--order 5] [--data ../shared/data] [--work runs/bench-ngram]
+    python benchmarks/ngram.py [--tokens 10000000] [--order 5] [--data DATA] [--work runs/bench-ngram]
 
 Synthetic: tokens drawn from a Zipf distribution over 50,000 types, each with one of 20 followers half of the time, in
-documents of about 100. Memory is the peak of a process that does nothing else. Real text, where the data folder is
-there: WikiText-2's validation part to learn from and its test part to score, and the Gutenberg stories with every
+documents of about 100. Memory is the peak of a process that does nothing else. Real text, where DATA is
+given: WikiText-2's validation part to learn from and its test part to score, and the Gutenberg stories with every
 twentieth paragraph held out; `lmplz` (KenLM's estimator) is compared where it is on the path, reading with
 `kenlm` where that is installed, nltk on a small part. The ceiling: one sort per order. Ends with one line of JSON.
 """
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", type=int, default=10_000_000)
     parser.add_argument("--order", type=int, default=5)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/bench-ngram"))
     parser.add_argument("--only-synthetic", action="store_true")
     arguments = parser.parse_args()
@@ -202,7 +202,7 @@ def main() -> None:
             print(result["nltk"], flush=True)
         except ImportError:
             print("nltk is not installed", file=sys.stderr)
-        if (arguments.data / "text").is_dir():
+        if arguments.data is not None:
             result["real"] = [real(*text, order, arguments.work) for text in texts(arguments.data) for order in (3, 5)]
             for row in result["real"]:
                 print(row, flush=True)
