@@ -20,6 +20,7 @@ from scipy.special import log_softmax, logsumexp
 from rango.cli import main
 from rango.decisions import Posteriors
 from rango.errors import Interrupted
+from rango.models import Model, load_model
 from rango.studies import Plan, Store, Study, Watch, plan_study, read_outcomes, worker, write_csv
 from rango.studies.claims import claim
 from rango.studies.running import begin, describe
@@ -60,6 +61,26 @@ def work(plan: Plan, store: Store) -> None:
 
 def statuses(plan: Plan, store: Store) -> list[str]:
     return [store.status(job) for job in plan.jobs]
+
+
+def test_the_base_is_read_once_for_several_training_sizes(prepare: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def load(source: str, **options: Any) -> Model:
+        read.append(source)
+        return load_model(source, **options)
+
+    monkeypatch.setattr(worker, "load_model", load)
+    plan, store = prepare(vary={"train": [6, 12]})
+    work(plan, store)
+    assert len({job.group for job in plan.jobs}) == 2
+    assert len(read) == 1
+    assert statuses(plan, store) == ["done"] * len(plan.jobs)
+    alone, other = prepare(vary={"train": [12]}, out=store.path.parent / "alone")
+    work(alone, other)
+    (run,) = (job for job in alone.jobs if job.kind == "run")
+    one, two = (each.posteriors(run, "test", "adapted").log_posteriors for each in (store, other))
+    np.testing.assert_array_equal(one, two)
 
 
 def results(store: Store) -> dict[str, tuple[int, bytes]]:

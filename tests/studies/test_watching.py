@@ -216,5 +216,5 @@ class TestWords:
             "s: 1 configuration, 1 result over all seeds",
             "  1 fine-tuning run: 0 there already, 0 to go on with, 1 to start, 0 failed",
             "  1 scoring of a base model, shared: 0 there already",
-            "  1 group sharing model and task",
+            f"  1 run on the base {Path(plan.jobs[0].config.model).name} for simulated",
         ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from rango.errors import InputError
 from rango.files import write_yaml
-from rango.studies.plan import Plan, groups, plan_study
+from rango.studies.plan import Job, Plan, own_model, plan_study
 from rango.studies.searching import Searcher
 from rango.studies.store import Store
 from rango.studies.study import Study
@@ -16,6 +17,7 @@ from rango.studies.units import form_banks, has_model
 from rango.studies.workers import Workers
 
 Bank = Literal["auto", "on", "off"]
+_SHOWN_SHARES = 6
 
 _OURS = {
     "study.yaml",
@@ -62,7 +64,7 @@ def describe(plan: Plan, store: Store) -> list[str]:
         f"  {_count(len(runs), 'fine-tuning run')}: {done['done']} there already, {done['started']} to go on with, "
         f"{done['waiting']} to start, {done['failed']} failed",
         f"  {_count(len(bases), 'scoring')} of a base model, shared: {store.counts(bases)['done']} there already",
-        f"  {_count(sum(1 for _ in groups(plan.jobs)), 'group')} sharing model and task",
+        *_shares(plan, runs),
     ]
     if plan.models:
         there = sum(has_model(store, name) for name in plan.models)
@@ -70,6 +72,21 @@ def describe(plan: Plan, store: Store) -> list[str]:
     failed = [job for job in plan.jobs if store.status(job) == "failed"]
     lines += [f"  failed: {job.id}: {store.failure(job.id)} (--retry tries it again)" for job in failed]
     return [*lines, *(f"· {note}" for note in plan.notes)]
+
+
+def _shares(plan: Plan, runs: Sequence[Job]) -> Iterator[str]:
+    """Which runs share a base: how many there are for each model and task."""
+
+    def name(run: Job) -> str:
+        own = own_model(run, plan)
+        return Path(run.config.model).name if own is None else own.rpartition("-")[0]
+
+    found = Counter((name(run), Path(run.config.task).name) for run in runs)
+    for (model, task), count in found.most_common(_SHOWN_SHARES):
+        yield f"  {_count(count, 'run')} on the base {model} for {task}"
+    rest = found.total() - sum(count for _, count in found.most_common(_SHOWN_SHARES))
+    if rest:
+        yield f"  {_count(rest, 'run')} on {_count(len(found) - _SHOWN_SHARES, 'other base')}"
 
 
 def _count(number: int, word: str) -> str:

@@ -54,6 +54,8 @@ class Worker:
     """What it is doing now."""
     _group: str | None = None
     _loaded: tuple[Model, Task] | None = None
+    _model: tuple[str, ModelOptions] | None = None
+    """What the loaded model was loaded from: groups may differ in the task alone, as with several training sizes."""
 
     def work(self) -> None:
         """Do units until none is left.
@@ -135,10 +137,12 @@ class Worker:
 
     def _load(self, job: Job) -> tuple[Model, Task]:
         if self._loaded is None or self._group != job.group:
+            wanted = self.store.model(job, self.plan), job.config.pick(ModelOptions)
+            model = self._loaded[0] if self._loaded is not None and self._model == wanted else None
             self._loaded = None  # frees the old base before the new one is read
             task = load_task(job.config.task, job.config.pick(TaskOptions))
-            self._loaded = load_model(self.store.model(job, self.plan), **dict(job.config.pick(ModelOptions))), task
-            self._group = job.group
+            self._loaded = model or load_model(wanted[0], **dict(wanted[1])), task
+            self._model, self._group = wanted, job.group
         return self._loaded
 
     def _score_base(self, job: Job) -> None:
