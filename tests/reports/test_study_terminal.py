@@ -145,6 +145,17 @@ def test_bits_of_held_out_text_are_a_column_where_the_bases_differ() -> None:
     assert "Bits/byte" not in printed(study_table(outcomes, select="nce", replicates=20), 140)
 
 
+def test_perplexities_are_shown_where_one_tokenizer_makes_them_compare() -> None:
+    truth = make_truth(50)
+    outcomes = [make_outcome({"model": name}, truth, scale=0.5, noise=0.2) for name in ("unigram", "lstm")]
+    for bits, shown in ((0.5, True), (0.6, False)):  # bits per byte of the second: as the first's per nat, and not
+        for outcome, nats, per_byte in zip(outcomes, (2.0, 1.0), (1.0, bits), strict=True):
+            known = {"held_out_nats_per_token": nats, "held_out_bits_per_byte": per_byte}
+            outcome.facts.update(known | {"held_out_perplexity": 7.389 if nats == 2.0 else 2.718})  # type: ignore[attr-defined]
+        text = printed(study_table(outcomes, select="nce", replicates=0), 140)
+        assert ("Perplexity ↓" in text, "7.389" in text) == (shown, shown)
+
+
 def test_of_several_bases_the_adapted_one_is_named() -> None:
     truth = make_truth(60)
     rows = [("lstm", "none"), ("phi", "none"), ("phi", "lora")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,6 +32,12 @@ FACTS = (
         "Bits/byte",
         "lower",
         "what the base model needs of held-out text",
+    ),
+    Column(
+        "held_out_perplexity",
+        "Perplexity",
+        "lower",
+        "of the base model on held-out text, per token",
     ),
 )
 """What is known of the base models, shown where it differs. Bits, unlike perplexities, compare across tokenizers."""
@@ -114,9 +121,18 @@ def shown_columns(table: StudyTable) -> tuple[Column, ...]:
         if name in table.first or (name in table.metrics and _TWINS.get(name) not in kept):
             kept.append(name)
     columns = [column_named(name) for name in kept]
-    facts = (fact for fact in FACTS if len({row.facts.get(fact.key) for row in table.rows}) > 1)
+    facts = [fact for fact in FACTS if len({row.facts.get(fact.key) for row in table.rows}) > 1]
+    if not _one_tokenizer(table):
+        facts = [fact for fact in facts if fact.key != "held_out_perplexity"]
     first = max(2, len(table.first))
     return (*columns[:first], *facts, *columns[first:])
+
+
+def _one_tokenizer(table: StudyTable) -> bool:
+    """Whether all base models cut the held-out text into as many tokens, so that their perplexities compare."""
+    pairs = ((row.facts.get("held_out_nats_per_token"), row.facts.get("held_out_bits_per_byte")) for row in table.rows)
+    per_byte = [bits / nats for nats, bits in pairs if nats and bits and math.isfinite(nats)]
+    return bool(per_byte) and max(per_byte) <= 1.0001 * min(per_byte)
 
 
 def sections(table: StudyTable) -> tuple[Section, ...]:

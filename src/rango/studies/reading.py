@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,3 +121,6 @@ def _facts(store: Store, plan: Plan, jobs: list[Job]) -> Iterator[tuple[str, flo
         return
     for key, value in held_out.items():
         yield key, float(value)
+    nats = float(held_out.get("held_out_nats_per_token", math.inf))
+    if "held_out_perplexity" not in held_out and nats < 700:  # exp of much more is no number
+        yield "held_out_perplexity", math.exp(nats)
