@@ -1,11 +1,11 @@
 """Does a study that is killed again and again end with the same table, to the last byte, as one left in peace?
 
-    python benchmarks/kill.py [--kills 20] [--seed 0] [--out runs/bench-kill]
+    python benchmarks/kill.py [--kills 20] [--bank on|off|auto] [--workers 1] [--seed 0] [--out runs/bench-kill]
 
 A small study (a model it pre-trains, a base, a bank of six runs, a run with dropout) is started as a process group of
 its own and the whole group is killed with SIGKILL at a random moment, then the same command is repeated. A study that
-reaches its end before its moment is compared, and the next begins afresh. One worker, one thread. Ends with one line
-of JSON; exit code 1 if a table differs.
+reaches its end before its moment is compared, and the next begins afresh. One thread for each worker. Ends with one
+line of JSON; exit code 1 if a table differs.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ STUDY = {
 }  # fmt: skip
 
 
-def start(file: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "rango", "study", str(file), "--out", str(out), "--bank", "on", "--quiet"]
+def start(file: Path, out: Path, log: Path, options: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "rango", "study", str(file), "--out", str(out), "--quiet", *options]
     with log.open("ab") as stream:
         return subprocess.Popen(
             command,
@@ -66,22 +66,25 @@ def stage(out: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--bank", choices=["on", "off", "auto"], default="on")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/bench-kill"))
     arguments = parser.parse_args()
+    options = ["--bank", arguments.bank, "--workers", str(arguments.workers)]
     out, generator = arguments.out, random.Random(arguments.seed)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     file, log = out / "kill.yaml", out / "log.txt"
     file.write_text(json.dumps(STUDY))
     began = time.perf_counter()
-    finish(start(file, out / "peace", log), log)
+    finish(start(file, out / "peace", log, options), log)
     whole = time.perf_counter() - began
     expected = (out / "peace" / "table.csv").read_bytes()
     kills, equal, rounds, stages, unfinished = 0, 0, 0, [], True
     while kills < arguments.kills or unfinished:
         folder = out / str(rounds)
-        process = start(file, folder, log)
+        process = start(file, folder, log, options)
         try:
             if kills < arguments.kills:
                 process.wait(timeout=generator.uniform(0.2 * whole, whole))
@@ -98,7 +101,8 @@ def main() -> None:
         equal += (folder / "table.csv").read_bytes() == expected
         print(f"study {rounds} at its end after {kills} kills, {equal} of {rounds} tables equal", flush=True)
     found = {name: stages.count(name) for name in sorted(set(stages))}
-    figures = {"kills": kills, "studies": rounds, "equal": equal, "seconds_undisturbed": round(whole, 1)}
+    figures: dict[str, object] = {"bank": arguments.bank, "workers": arguments.workers}
+    figures |= {"kills": kills, "studies": rounds, "equal": equal, "seconds_undisturbed": round(whole, 1)}
     print(json.dumps({"benchmark": "kill", **figures, "killed_in": found}))
     sys.exit(equal != rounds)
 

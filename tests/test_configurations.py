@@ -57,4 +57,4 @@ def test_the_numbers_are_found() -> None:
 def test_a_number_that_is_not_finite_is_refused(kind: type[Config], name: str, value: Any) -> None:
     with pytest.raises(ValidationError) as refusal:
         kind.model_validate({name: value})
-    assert name in {error["loc"][0] for error in refusal.value.errors()}
+    assert name in str(refusal.value)
