@@ -21,7 +21,14 @@ Checkpoint = Callable[..., Path]
 
 def jobs(model: Model, folder: Path, count: int, **settings: Any) -> list[BankJob]:
     task = toy_task()
-    shared = {**task.options.model_dump(), "model": model.name, "task": task.name, "batch": 4, "steps": 9, **settings}
+    shared = {
+        **task.options.model_dump(),
+        "model": model.name,
+        "task": task.name,
+        "batch": 4,
+        "steps": 2000,
+        **settings,
+    }
     return [BankJob(folder / str(seed), FinetuneConfig.build({**shared, "seed": seed})) for seed in range(count)]
 
 
@@ -79,6 +86,15 @@ def test_memory_limits_a_bank(checkpoint: Checkpoint, tmp_path: Path, monkeypatc
     assert "at most 4 fit" in choice.reason
     monkeypatch.setattr(bank_choice, "free_bytes", lambda _: each)
     assert "two do not fit" in choose_bank(model, toy_task(), jobs(model, tmp_path, 6)).reason
+
+
+def test_short_runs_are_not_measured_on_a_cpu(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Six runs: banks of 2, 3 and 6 in turn cost 5 steps for each member and one for each bank, 58."""
+    model = load_model(checkpoint("phi"))
+    choice = choose_bank(model, toy_task(), jobs(model, tmp_path, 6, steps=96))
+    assert (choice.size, choice.ratio) == (1, None)
+    assert choice.reason == "trained apart: measuring costs 58 steps, too many beside the 576 to train"
+    assert choose_bank(model, toy_task(), jobs(model, tmp_path, 6, steps=97)).ratio is not None
 
 
 def test_what_cannot_be_a_bank_is_not_measured(checkpoint: Checkpoint, tmp_path: Path) -> None:

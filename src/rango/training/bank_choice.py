@@ -19,6 +19,7 @@ from rango.tasks import Task
 from rango.training.bank import BankJob, bankable, run_key
 from rango.training.gradients import accumulate_gradients
 from rango.training.member import Data, Member
+from rango.training.options import FinetuneConfig
 from rango.training.run import RunWriter
 
 _WORTH = 1.05
@@ -26,6 +27,9 @@ _WORTH = 1.05
 
 _FREE_SHARE = 0.8
 """Of the free memory, what a bank may fill."""
+
+_SHARE = 0.1
+"""Of the steps to train, what measuring may cost on a CPU, where a bank gains a few tenths at most."""
 
 _BATCHES = 32
 """Batches of training instances that are looked at: what `BatchPlan` sorts together."""
@@ -63,9 +67,13 @@ def choose_bank(model: Model, task: Task, jobs: Sequence[BankJob]) -> BankChoice
     size = min(len(jobs), int(_FREE_SHARE * free_bytes(model.device) // each))
     if size < 2:
         return BankChoice(1, f"trained apart: a step of each takes about {_gigabytes(each)} and two do not fit")
+    sizes = sorted({size, -(-size // 2), 2})
+    steps, cost = sum(_steps(job.config, len(task.train)) for job in jobs), sum(5 * tried + 1 for tried in sizes)
+    if model.device.type == "cpu" and cost > _SHARE * steps:
+        return BankChoice(1, f"trained apart: measuring costs {cost} steps, too many beside the {steps} to train")
     data = Data(make_reader(model), form, trees, (), ())
     ratios: dict[int, float] = {}
-    for tried in sorted({size, -(-size // 2), 2}):
+    for tried in sizes:
         try:
             ratios[tried] = _measure(model, data, jobs[:tried])
         except torch.cuda.OutOfMemoryError:
@@ -84,6 +92,11 @@ def _best(ratios: Mapping[int, float], *, asked: int, each: int) -> BankChoice:
     what = f"{size} together: a step is {ratio:.2f} times faster than one after the other"
     limit = f"; at most {max(ratios)} fit with {_gigabytes(each)} each" if max(ratios) < asked else ""
     return BankChoice(size, what + limit, ratio)
+
+
+def _steps(config: FinetuneConfig, instances: int) -> int:
+    """Optimizer steps of a run, at most."""
+    return config.steps or (config.epochs or 3) * -(-instances // config.batch)
 
 
 def step_bytes(model: Model, trees: Sequence[TokenTree], rows: int) -> int:
