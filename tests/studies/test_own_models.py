@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ class TestWork:
         facts = [outcome.facts for outcome in read_outcomes(tmp_path).outcomes]
         held_out = [read_yaml(tmp_path / "models" / name / "pretrain.yaml")["held_out"] for name in plan.models]
         assert facts == held_out[::-1]  # the axis has the second before the first
+        shutil.rmtree(tmp_path / "models")
+        assert [outcome.facts for outcome in read_outcomes(tmp_path).outcomes] == facts, "tables need no model"
         assert facts[0]["held_out_bits_per_byte"] < facts[1]["held_out_bits_per_byte"]
 
     def test_it_waits_and_falls_with_it(self, tmp_path: Path) -> None:

@@ -129,10 +129,13 @@ def shown_columns(table: StudyTable) -> tuple[Column, ...]:
 
 
 def _one_tokenizer(table: StudyTable) -> bool:
-    """Whether all base models cut the held-out text into as many tokens, so that their perplexities compare."""
+    """Whether all base models cut the held-out text into as many tokens, to 1 %, so that their perplexities compare.
+
+    Windows of another length leave out other first tokens, which changes the number a little.
+    """
     pairs = ((row.facts.get("held_out_nats_per_token"), row.facts.get("held_out_bits_per_byte")) for row in table.rows)
     per_byte = [bits / nats for nats, bits in pairs if nats and bits and math.isfinite(nats)]
-    return bool(per_byte) and max(per_byte) <= 1.0001 * min(per_byte)
+    return bool(per_byte) and max(per_byte) <= 1.01 * min(per_byte)
 
 
 def sections(table: StudyTable) -> tuple[Section, ...]:

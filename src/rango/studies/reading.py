@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from rango.decisions import Posteriors, average_posteriors, fit_calibrator
 from rango.errors import InputError
-from rango.files import read_yaml
 from rango.studies.outcomes import Outcome, Reference
 from rango.studies.plan import Cell, Job, Plan, Row
 from rango.studies.store import Store
@@ -115,12 +113,4 @@ def _facts(store: Store, plan: Plan, jobs: list[Job]) -> Iterator[tuple[str, flo
         values = [record[key] for record in records if record.get(key) is not None]
         if values:
             yield key, sum(values) / len(values)
-    try:
-        held_out = read_yaml(Path(store.model(jobs[0], plan)) / "pretrain.yaml").get("held_out", {})
-    except InputError:
-        return
-    for key, value in held_out.items():
-        yield key, float(value)
-    nats = float(held_out.get("held_out_nats_per_token", math.inf))
-    if "held_out_perplexity" not in held_out and nats < 700:  # exp of much more is no number
-        yield "held_out_perplexity", math.exp(nats)
+    yield from store.held_out(plan.job(jobs[0].base)).items()

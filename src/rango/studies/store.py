@@ -3,7 +3,7 @@
 STUDY/
   study.yaml  plan.json      what was asked, and what it resolves to
   models/NAME-ID/            small language models of the study
-  bases/ID/                  posteriors of an unadapted base on validation and test, shared by the runs
+  bases/ID/                  posteriors of an unadapted base on validation and test, shared by the runs; held-out.yaml
   runs/ID/                   run directories
   banks/ID.json  .state.*    which runs are trained in one pass, and the state that a resume needs
   claims/  failures/ID.json  who works on what; what went wrong
@@ -13,6 +13,7 @@ STUDY/
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from rango.files import read_json, read_yaml, write_json, write_text, write_yaml
 from rango.studies.plan import MODELS, Job, Plan, own_model
 
 Status = Literal["waiting", "started", "done", "failed", "pruned"]
+HELD_OUT = "held-out.yaml"
 ENDED: frozenset[Status] = frozenset({"done", "failed", "pruned"})
 """Nothing is left to do: it has its result, cannot have one, or was ended early by a search."""
 
@@ -68,6 +70,20 @@ class Store:
             InputError: they are not there.
         """
         return read_posteriors(self.posteriors_file(job, split, state))
+
+    def keep_held_out(self, job: Job, plan: Plan) -> None:
+        """Keep beside a base's posteriors what its pre-training says of held-out text: tables do without the model."""
+        record = Path(self.model(job, plan)) / "pretrain.yaml"
+        found = read_yaml(record).get("held_out", {}) if record.is_file() else {}
+        nats = float(found.get("held_out_nats_per_token", math.inf))
+        if nats < 700:  # exp of much more is no number
+            found = {"held_out_perplexity": round(math.exp(nats), 4), **found}
+        write_yaml(self.folder(job) / HELD_OUT, found)
+
+    def held_out(self, job: Job) -> dict[str, float]:
+        """What is known of a base on held-out text; empty where nothing is."""
+        file = self.folder(job) / HELD_OUT
+        return {key: float(value) for key, value in read_yaml(file).items()} if file.is_file() else {}
 
     def write_posteriors(self, job: Job, split: str, state: str, posteriors: Posteriors) -> None:
         """Store posteriors of a job."""

@@ -147,6 +147,7 @@ class Worker:
 
     def _score_base(self, job: Job) -> None:
         model, task = self._load(job)
+        self.store.keep_held_out(job, self.plan)
         for split in ("validation", "test"):
             options = job.config.pick(ScoringOptions)
             posteriors = evaluate(model, task.split(split), task=task, options=options)
