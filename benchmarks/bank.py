@@ -149,15 +149,16 @@ def main() -> None:
         model = load_model(write_model(Path(folder), task, arguments), device=arguments.device, dtype=arguments.dtype)
         jobs = make_jobs(model, task, arguments)
         found = measure(model, task, jobs, arguments.steps)
-        choice = choose_bank(model, task, jobs)
+        choice, measured = choose_bank(model, task, jobs), choose_bank(model, task, jobs, measure=True)
     where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(
         f"{where}, hidden {arguments.hidden}, {arguments.layers} layers, batch {arguments.batch}, {arguments.objective}"
     )
     print(f"six runs, one step each: apart {found['apart_ms']} ms, bank {found['bank_ms']} ms, ratio {found['ratio']}")
     print(f"peak memory: apart {found['apart_peak_mb']} MB, bank {found['bank_peak_mb']} MB")
-    print(f"--bank auto: {choice.reason}")
-    print(json.dumps({"benchmark": "bank", "where": where, **vars(arguments), **found, "auto": choice.size}))
+    print(f"--bank auto: {choice.reason}\nmeasured: {measured.reason}")
+    sizes = {"auto": choice.size, "measured": measured.size}
+    print(json.dumps({"benchmark": "bank", "where": where, **vars(arguments), **found, **sizes}))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_the_measurement_leaves_no_trace(checkpoint: Checkpoint, tmp_path: Path)
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    choice = choose_bank(model, toy_task(), jobs(model, tmp_path, 4))
+    choice = choose_bank(model, toy_task(), jobs(model, tmp_path, 4), measure=True)
     assert torch.equal(torch.rand(4), expected), "the stream of random numbers is where it was"
     assert choice.ratio is not None
     assert choice.ratio > 0
@@ -68,7 +68,7 @@ def test_the_fastest_way_is_chosen_and_said(
 ) -> None:
     model = load_model(checkpoint("phi"))
     monkeypatch.setattr(bank_choice, "_measure", lambda _model, _data, chosen: ratios[len(chosen)])
-    choice = choose_bank(model, toy_task(), jobs(model, tmp_path, 6))
+    choice = choose_bank(model, toy_task(), jobs(model, tmp_path, 6), measure=True)
     assert choice.size == size
     assert re.match(reason, choice.reason)
 
@@ -81,20 +81,29 @@ def test_memory_limits_a_bank(checkpoint: Checkpoint, tmp_path: Path, monkeypatc
     assert each == int(longest * 4 * 32 * 2 * (34 + 5 * 4 * longest / 32) * 2)
     monkeypatch.setattr(bank_choice, "_measure", lambda _model, _data, chosen: float(len(chosen)))
     monkeypatch.setattr(bank_choice, "free_bytes", lambda _: 5 * each)
-    choice = choose_bank(model, toy_task(), jobs(model, tmp_path, 6))
+    choice = choose_bank(model, toy_task(), jobs(model, tmp_path, 6), measure=True)
     assert choice.size == 4
     assert "at most 4 fit" in choice.reason
     monkeypatch.setattr(bank_choice, "free_bytes", lambda _: each)
-    assert "two do not fit" in choose_bank(model, toy_task(), jobs(model, tmp_path, 6)).reason
+    assert "two do not fit" in choose_bank(model, toy_task(), jobs(model, tmp_path, 6), measure=True).reason
 
 
-def test_short_runs_are_not_measured_on_a_cpu(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """Six runs: banks of 2, 3 and 6 in turn cost 5 steps for each member and one for each bank, 58."""
+def test_on_a_cpu_arithmetic_decides_and_not_a_stopwatch(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same study must give the same bits whenever it is computed."""
+    monkeypatch.setattr(bank_choice, "_measure", None)
     model = load_model(checkpoint("phi"))
-    choice = choose_bank(model, toy_task(), jobs(model, tmp_path, 6, steps=96))
+    trees = encode(model, toy_task().train, task=toy_task(), form="cloze")
+    work = 4 * sum(tree.input_length for tree in trees) / len(trees) * 12 * 2 * 32**2
+    monkeypatch.setattr(bank_choice, "_LIGHT", work * 1.001)
+    choice = choose_bank(model, toy_task(), jobs(model, tmp_path, 6))
+    assert (choice.size, choice.ratio) == (6, None)
+    assert choice.reason.startswith("6 together: a step is light (")
+    monkeypatch.setattr(bank_choice, "_LIGHT", work * 0.999)
+    choice = choose_bank(model, toy_task(), jobs(model, tmp_path, 6))
     assert (choice.size, choice.ratio) == (1, None)
-    assert choice.reason == "trained apart: measuring costs 58 steps, too many beside the 576 to train"
-    assert choose_bank(model, toy_task(), jobs(model, tmp_path, 6, steps=97)).ratio is not None
+    assert re.match(r"trained apart: a step takes \de\+06 multiply-adds; on a CPU a bank pays below", choice.reason)
 
 
 def test_what_cannot_be_a_bank_is_not_measured(checkpoint: Checkpoint, tmp_path: Path) -> None:

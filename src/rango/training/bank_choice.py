@@ -1,6 +1,8 @@
 """`--bank auto`: whether runs are better trained in one pass or one after the other, by memory and a measurement.
 
-The choice changes how long it takes, never what comes out: nothing is trained here and nothing is written.
+The choice changes how long it takes, and of what comes out the last bits only: nothing is trained here, nothing is
+written. On a CPU the same study must give the same bits whenever it is computed, so there the choice is a function of
+model, data and configuration (from measurements made once, docs/benchmarks.md) and not of a stopwatch.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from rango.tasks import Task
 from rango.training.bank import BankJob, bankable, run_key
 from rango.training.gradients import accumulate_gradients
 from rango.training.member import Data, Member
-from rango.training.options import FinetuneConfig
 from rango.training.run import RunWriter
 
 _WORTH = 1.05
@@ -28,8 +29,9 @@ _WORTH = 1.05
 _FREE_SHARE = 0.8
 """Of the free memory, what a bank may fill."""
 
-_SHARE = 0.1
-"""Of the steps to train, what measuring may cost on a CPU, where a bank gains a few tenths at most."""
+_LIGHT = 3e7
+"""Multiply-adds in the frozen matrices for a step of one run, below which a CPU core spends most of it on overhead that
+a bank shares."""
 
 _BATCHES = 32
 """Batches of training instances that are looked at: what `BatchPlan` sorts together."""
@@ -46,10 +48,16 @@ class BankChoice:
     """Seconds of a step of each run on its own, summed, over seconds of a step of the bank; None if not measured."""
 
 
-def choose_bank(model: Model, task: Task, jobs: Sequence[BankJob]) -> BankChoice:
-    """Measure two steps in banks of all runs, of half of them and of two, and alone, and choose the fastest way.
+def choose_bank(model: Model, task: Task, jobs: Sequence[BankJob], *, measure: bool | None = None) -> BankChoice:
+    """Choose how many runs to train in one pass.
 
-    Smaller banks can be faster where the activations of all leave the processor's caches.
+    Args:
+        model: the base.
+        task: with the training instances.
+        jobs: the runs, alike enough for one bank.
+        measure: two steps in banks of all runs, of half of them and of two, and alone, and take the fastest way
+            (smaller banks can be faster where the activations of all leave the caches); otherwise go by the arithmetic
+            of a step. Only off a CPU when None.
 
     Raises:
         InputError: instances that cannot be encoded, a placement that the architecture lacks.
@@ -67,13 +75,11 @@ def choose_bank(model: Model, task: Task, jobs: Sequence[BankJob]) -> BankChoice
     size = min(len(jobs), int(_FREE_SHARE * free_bytes(model.device) // each))
     if size < 2:
         return BankChoice(1, f"trained apart: a step of each takes about {_gigabytes(each)} and two do not fit")
-    sizes = sorted({size, -(-size // 2), 2})
-    steps, cost = sum(_steps(job.config, len(task.train)) for job in jobs), sum(5 * tried + 1 for tried in sizes)
-    if model.device.type == "cpu" and cost > _SHARE * steps:
-        return BankChoice(1, f"trained apart: measuring costs {cost} steps, too many beside the {steps} to train")
+    if not (model.device.type != "cpu" if measure is None else measure):
+        return _by_arithmetic(model, trees, rows, size)
     data = Data(make_reader(model), form, trees, (), ())
     ratios: dict[int, float] = {}
-    for tried in sizes:
+    for tried in sorted({size, -(-size // 2), 2}):
         try:
             ratios[tried] = _measure(model, data, jobs[:tried])
         except torch.cuda.OutOfMemoryError:
@@ -94,9 +100,18 @@ def _best(ratios: Mapping[int, float], *, asked: int, each: int) -> BankChoice:
     return BankChoice(size, what + limit, ratio)
 
 
-def _steps(config: FinetuneConfig, instances: int) -> int:
-    """Optimizer steps of a run, at most."""
-    return config.steps or (config.epochs or 3) * -(-instances // config.batch)
+def _by_arithmetic(model: Model, trees: Sequence[TokenTree], rows: int, size: int) -> BankChoice:
+    """Together where a step is light: rows x mean tokens x 12 L h^2 multiply-adds (L: layers, h: hidden size)."""
+    config: Any = model.network.config.get_text_config()
+    tokens = rows * sum(tree.input_length for tree in trees) / len(trees)
+    work = tokens * 12 * config.num_hidden_layers * config.hidden_size**2
+    if work < _LIGHT:
+        return BankChoice(
+            size, f"{size} together: a step is light ({work:.1g} multiply-adds), a bank shares its overhead"
+        )
+    return BankChoice(
+        1, f"trained apart: a step takes {work:.1g} multiply-adds; on a CPU a bank pays below {_LIGHT:.0e}"
+    )
 
 
 def step_bytes(model: Model, trees: Sequence[TokenTree], rows: int) -> int:
