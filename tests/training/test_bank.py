@@ -218,3 +218,5 @@ def test_a_bank_is_refused_another_banks_state_and_a_folder_for_two(
             finetune_bank(model, toy_task(), asked[:2], state=tmp_path / "state")
     with pytest.raises(InputError, match=r"state is the state of another bank: it lacks the run of .*2; give another"):
         finetune_bank(model, toy_task(), asked[1:], state=tmp_path / "state")
+    with pytest.raises(InputError, match=r"state is the state of another run, or of another version's; delete it"):
+        finetune_bank(model, toy_task(), asked[2:], state=tmp_path / "state")

@@ -168,6 +168,10 @@ def _refuse_other_bank(state: Path, members: Sequence[Member]) -> None:
         return
     saved = load_state(state).progress
     missing = [member.writer.path for member in members if member.key not in saved]
+    if missing and len(members) == 1:
+        raise InputError(
+            f"{state} is the state of another run, or of another version's; delete it to begin this run anew"
+        )
     if missing:
         raise InputError(
             f"{state} is the state of another bank: it lacks the run of {missing[0]}; give another state file, or the "
