@@ -44,8 +44,8 @@ def study(
     gpus
         With --ray, GPUs of each task: 0.5 lets two share one; one where the cluster has any when absent.
     bank
-        Train runs that share a base in one pass: where it pays (auto: measured on a GPU, by a step's size on a CPU), on,
-        off.
+        Train runs that share a base in one pass: where it pays (auto: measured on a GPU, by a step's size on a CPU),
+        always (on), never (off).
     tiny
         Apply the file's `tiny:` block: the same study, small.
     change
