@@ -29,7 +29,7 @@ _WORTH = 1.05
 _FREE_SHARE = 0.8
 """Of the free memory, what a bank may fill."""
 
-_LIGHT = 3e7
+_LIGHT = 5e7
 """Multiply-adds in the frozen matrices for a step of one run, below which a CPU core spends most of it on overhead that
 a bank shares."""
 
