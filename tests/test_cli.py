@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from command import Capture, fails
 
 from rango import __version__
 from rango.cli import main
@@ -21,7 +22,6 @@ from rango.training import Run
 from rango.training.loop import Trainer
 
 Checkpoint = Callable[..., Path]
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +51,6 @@ def run(checkpoint: Checkpoint, table: Path, tmp_path_factory: pytest.TempPathFa
     flags = ["--steps", "6", "--batch", "8", "--lora.rank", "2", "--lora.targets", "q,v", "--learning-rate", "0.01"]
     assert main(["finetune", str(checkpoint("phi")), str(table), "--out", str(out), *sizes(), *flags, "--quiet"]) == 0
     return out
-
-
-def fails(capsys: Capture, *arguments: object, code: int = 2) -> str:
-    """The one line that a bad command prints."""
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == code
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1, captured.err
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def test_finetune_writes_a_run_and_a_page(run: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from command import Capture, fails
 
 from rango.cli import main
 from rango.cli.resolve import resolve, with_file
@@ -22,18 +23,7 @@ from rango.training.options import FinetuneConfig
 from rango.training.pretrain_options import PretrainConfig
 
 Checkpoint = Callable[..., Path]
-Capture = pytest.CaptureFixture[str]
 SIZES = ("--train", 8, "--validation", 4, "--test", 6)
-
-
-def fails(capsys: Capture, *arguments: object, code: int = 2) -> str:
-    """The one line that a bad command prints."""
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == code
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1, captured.err
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 MOODS = ("happy", "sad", "angry")

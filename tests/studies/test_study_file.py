@@ -123,6 +123,7 @@ class TestReading:
     def test_hyphens_are_underscores(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.yaml", base={**BASE, "learning-rate": 1}, vary={"validate-every": [1, 2]})
         study = read_study(path, changes=["learning-rate=2"])
+        assert read_study(path, changes=["vary={weight-decay: [0]}"]).vary == {"weight_decay": (0,)}
         assert study.base == {**BASE, "learning_rate": 2}
         assert study.vary == {"validate_every": (1, 2)}
 

@@ -59,20 +59,17 @@ def study(
     """
     if workers < 1:
         raise InputError(f"--workers is {workers}; expected 1 or more")
-    if gpus is not None and ray is None:
-        raise InputError("--gpus is for tasks on a Ray cluster; give --ray ADDRESS too, or leave it out")
-    if gpus is not None and not 0 <= gpus < float("inf"):
-        raise InputError(f"--gpus is {gpus}; expected 0 or more, such as 0.5")
+    _check_gpus(gpus, ray)
     from rich.console import Console
 
     from rango.reports import write_study_report
     from rango.studies import Searcher, Watch, describe, prepare, read_study, run_on_ray, run_study
+    from rango.studies.running import refuse_parallel_search
 
     asked = read_study(file, tiny=tiny, changes=change)
     folder = out or Path("runs") / asked.name
     plan, store = prepare(asked, folder)
-    if asked.search is not None and (ray is not None or workers > 1):
-        raise InputError("a search runs its trials one after the other; leave --workers and --ray out")
+    refuse_parallel_search(asked, workers=workers, ray=ray)
     if not dry_run:
         need_writable(folder)
     console = Console(stderr=True, highlight=False, quiet=quiet)
@@ -100,3 +97,10 @@ def study(
     failed = [job for job in plan.jobs if store.status(job) == "failed"]
     if failed:
         raise RunError(f"{len(failed)} of {len(plan.jobs)} jobs failed; rango study … --retry tries them again")
+
+
+def _check_gpus(gpus: float | None, ray: str | None) -> None:
+    if gpus is not None and ray is None:
+        raise InputError("--gpus is for tasks on a Ray cluster; give --ray ADDRESS too, or leave it out")
+    if gpus is not None and not 0 <= gpus < float("inf"):
+        raise InputError(f"--gpus is {gpus}; expected 0 or more, such as 0.5")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from rango.config import merge
@@ -18,17 +19,22 @@ def known_keys() -> list[str]:
     return sorted({*_dotted(FinetuneConfig), *AdaptationOptions.model_fields} - {"seed"})
 
 
+def field_of(key: str) -> FieldInfo:
+    """The field of a configuration that a dotted key names."""
+    kind: type[BaseModel] = AdaptationOptions if key in AdaptationOptions.model_fields else FinetuneConfig
+    *path, name = key.split(".")
+    for part in path:
+        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
+    return kind.model_fields[name]
+
+
 def default_of(key: str) -> Any:
     """What a dotted key is when neither base nor axis names it; None where it must be named.
 
     >>> default_of("lora.rank"), default_of("adaptation"), default_of("task")
     (8, 'lora', None)
     """
-    kind: type[BaseModel] = AdaptationOptions if key in AdaptationOptions.model_fields else FinetuneConfig
-    *path, name = key.split(".")
-    for part in path:
-        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
-    value = kind.model_fields[name].get_default()
+    value = field_of(key).get_default()
     return None if value is PydanticUndefined else list(value) if isinstance(value, tuple) else value
 
 
@@ -41,17 +47,22 @@ def _dotted(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings as dotted keys.
 
     >>> flatten({"lora": {"rank": 2}, "steps": 10})
     {'lora.rank': 2, 'steps': 10}
     """
-    flat: dict[str, Any] = {}
+    return dict(dotted_items(values))
+
+
+def dotted_items(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values, a key as often as it stands."""
     for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
+        if isinstance(value, Mapping):
+            yield from dotted_items(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:

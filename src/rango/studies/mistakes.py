@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rango.decisions import DIRECTIONS
 from rango.errors import unknown_name
-from rango.studies.keys import flatten, known_keys
+from rango.studies.keys import dotted_items, flatten, known_keys
 from rango.studies.study_costs import COST_METRICS
 
 if TYPE_CHECKING:
@@ -38,19 +38,10 @@ def sound_part(study: Study) -> Study:
 
 
 def _places(study: Study) -> Iterator[tuple[str, list[str]]]:
-    yield "base", list(_keys(study.base))
+    yield "base", [key for key, _ in dotted_items(study.base)]
     yield "vary", list(study.vary)
     for number, run in enumerate(study.runs):
-        yield f"runs[{number}]", list(_keys(run))
-
-
-def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted keys as often as they stand."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+        yield f"runs[{number}]", [key for key, _ in dotted_items(run)]
 
 
 def _unknown(study: Study) -> Iterator[str]:

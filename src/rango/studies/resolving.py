@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from rango.errors import InputError
 from rango.models.options import PLACEMENTS, ModelOptions, Placement
 from rango.scoring.options import ScoringOptions
 from rango.studies.adaptation import AdaptationOptions
-from rango.studies.keys import default_of, flatten
+from rango.studies.keys import default_of, field_of, flatten
 from rango.studies.outcomes import axis_text
 from rango.studies.study import Axes, Study
 from rango.tasks import TaskOptions
@@ -114,10 +114,6 @@ def _in_order(targets: tuple[Placement, ...]) -> tuple[Placement, ...]:
 @cache
 def _adapter(key: str) -> TypeAdapter[Any]:
     """What reads the value of one dotted key."""
-    kind: type[BaseModel] = AdaptationOptions if key in AdaptationOptions.model_fields else FinetuneConfig
-    *path, name = key.split(".")
-    for part in path:
-        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
-    field = kind.model_fields[name]
+    field = field_of(key)
     annotation: Any = field.annotation
     return TypeAdapter(Annotated[(annotation, *field.metadata)] if field.metadata else annotation)

@@ -53,6 +53,12 @@ def prepare(study: Study, out: Path) -> tuple[Plan, Store]:
     return searcher.plan(), store
 
 
+def refuse_parallel_search(study: Study, *, workers: int = 1, ray: str | None = None) -> None:
+    """Raise InputError where a search is to run on several workers or on Ray: each trial builds on the earlier ones."""
+    if study.search is not None and (workers > 1 or ray is not None):
+        raise InputError("a search runs its trials one after the other; leave --workers and --ray out")
+
+
 def describe(plan: Plan, store: Store) -> list[str]:
     """What there is to do, in sentences."""
     runs = [job for job in plan.jobs if job.kind == "run"]
@@ -117,8 +123,7 @@ def run_study(
     Raises:
         Interrupted: a signal; everything is saved.
     """
-    if study.search is not None and workers > 1:
-        raise InputError(f"--workers is {workers}; a search runs its trials one after the other, leave it at 1")
+    refuse_parallel_search(study, workers=workers)
     begin(study, plan, store, workers=workers, bank=bank, retry=retry)
     try:
         Workers(store, plan, workers, watch).run()

@@ -34,13 +34,6 @@ def _seed_list(value: Any) -> Any:
     return values
 
 
-def _words(value: Any) -> Any:
-    """Keys with underscores, however they are written; a mapping of a mapping too."""
-    if not isinstance(value, Mapping):
-        return value
-    return {key.replace("-", "_") if isinstance(key, str) else key: _words(inner) for key, inner in value.items()}
-
-
 def _file_name(value: str) -> str:
     if not value.strip() or value.startswith(".") or set(value) & set("/\\\0"):
         raise ValueError(f"{value!r} cannot name a folder; give a word, such as placement")
@@ -54,11 +47,11 @@ class Study(Config):
     """A word for the study, used in titles."""
     about: str = ""
     """The question that it answers, in a sentence."""
-    base: Annotated[Mapping[str, Any], BeforeValidator(_words)] = {}
+    base: Mapping[str, Any] = {}
     """Keys of `rango finetune`, and `adaptation`, `members`, `samples`, `calibrator`."""
-    vary: Annotated[Mapping[str, tuple[Any, ...]], BeforeValidator(_words)] = {}
+    vary: Mapping[str, tuple[Any, ...]] = {}
     """Dotted key -> its values: a grid."""
-    runs: tuple[Annotated[Mapping[str, Any], BeforeValidator(_words)], ...] = ()
+    runs: tuple[Mapping[str, Any], ...] = ()
     """Listed differences from the base, where a grid would hold combinations that nobody wants."""
     search: Search | None = None
     """Instead of vary and runs: each next configuration is chosen by what the earlier ones gave on validation."""
@@ -173,11 +166,17 @@ def _changed(values: Mapping[str, Any], text: str) -> dict[str, Any]:
     if head == "search" and inner:
         axis = inner.removeprefix("space.")
         nested = {inner: parsed} if axis == inner else {"space": {axis: parsed}}
-        return {**values, "search": merge(values.get("search") or {}, nested)}
+        return {**values, "search": merge(_mapping(values, "search"), nested)}
     if head == "vary" and inner:
-        return {**values, "vary": {**(values.get("vary") or {}), inner: parsed}}
-    dotted = f"{head}.{inner}" if inner else head
-    return _replace(values, {head: parsed} if dotted in Study.model_fields else {"base": unflatten({dotted: parsed})})
+        return {**values, "vary": {**_mapping(values, "vary"), inner: parsed}}
+    if head in Study.model_fields and not inner:
+        return _replace(values, _one_spelling({head: parsed}, where=f"--set {head}"))
+    return _replace(values, {"base": unflatten({f"{head}.{inner}" if inner else head: parsed})})
+
+
+def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _parsed(value: str) -> Any:
