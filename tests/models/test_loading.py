@@ -37,6 +37,8 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path)
     with pytest.raises(InputError, match=r"model folder .*/missing does not exist; expected a Hub id or a folder"):
         load_model(tmp_path / "missing")
+    with pytest.raises(InputError, match=r"model folder missing/ does not exist; expected a Hub id or a folder"):
+        load_model("missing/")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line() -> None:

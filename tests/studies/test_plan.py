@@ -193,7 +193,7 @@ class TestMistakes:
             "vary: steps has no values",
             "metric of reference 'a' 'acuracy': did you mean 'accuracy'?",
             "key in where of reference 'a' 'tsk': did you mean 'task'?",
-            "model folder /nowhere/lm does not exist; give a Hub id or a folder",
+            "model folder /nowhere/lm does not exist; expected a Hub id or a folder",
             "did you mean 'simulated'?",
         ):
             assert part in str(caught.value)

@@ -20,7 +20,7 @@ from rango.files import fingerprint
 from rango.models.lstm import register as register_lstm
 from rango.models.ngram import NGRAM
 from rango.models.ngram import register as register_ngram
-from rango.models.options import Dtype
+from rango.models.options import Dtype, folder_problem
 
 register_lstm()
 register_ngram()
@@ -105,7 +105,8 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
             the tokenizer that the network does not know.
     """
     source = str(name)
-    _refuse_bad_folder(source)
+    if (problem := folder_problem(source)) is not None:
+        raise InputError(problem)
     chosen_device = choose_device(device)
     with quiet_transformers():
         config = _attempt(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
@@ -182,14 +183,6 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def _refuse_bad_folder(source: str) -> None:
-    path = Path(source)
-    looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_local and not (path / "config.json").is_file():
-        what = "has no config.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
-        raise InputError(f"model folder {source} {what}; expected a Hub id or a folder with a transformers checkpoint")
 
 
 def _compare_vocabularies(source: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
@@ -44,3 +45,13 @@ class LoRA(Config):
     """Which projections are adapted: a comma-separated list among q, k, v, o, mlp, head."""
     layers: str | None = None
     """Which decoder layers are adapted, for example 0-7 or 0,3; all when absent."""
+
+
+def folder_problem(source: str) -> str | None:
+    """Why a model's name that means a folder names no model; None for one with config.json, and for a Hub id."""
+    path = Path(source)
+    looks_local = path.exists() or source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1
+    if not looks_local or (path / "config.json").is_file():
+        return None
+    what = "has no config.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
+    return f"model folder {source} {what}; expected a Hub id or a folder with a transformers checkpoint"

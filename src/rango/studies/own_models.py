@@ -12,6 +12,7 @@ from pydantic import Field
 from rango.config import Config
 from rango.errors import InputError, unknown_name
 from rango.files import fingerprint
+from rango.models.options import folder_problem
 from rango.training.pretrain_options import PretrainConfig
 
 _SIMULATED = "simulated"
@@ -95,12 +96,11 @@ def model_problems(model: str, *, own: Collection[str]) -> list[str]:
 
     Whether the Hub has it is not asked.
     """
-    folder = Path(model)
-    if not model or (folder / "config.json").is_file():
+    problem = folder_problem(model) if model else None
+    if problem is not None:
+        return [problem]
+    if (Path(model) / "config.json").is_file():
         return []
-    if folder.exists() or model.startswith(("/", ".", "~")) or model.count("/") > 1:
-        what = "has no config.json" if folder.exists() else "does not exist"
-        return [f"model folder {model} {what}; give a Hub id or a folder with a transformers checkpoint"]
     near = "/" not in model and difflib.get_close_matches(model, own, n=1, cutoff=0.7)
     return [str(unknown_name("model of the study", model, own))] if near else []
 
