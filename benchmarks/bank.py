@@ -24,13 +24,17 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
-from rango.models import Model, add_bank, load_model
-from rango.scoring import encode, make_reader
+from rango.models.adapter import add_bank
+from rango.models.loading import Model, load_model
+from rango.options import FinetuneConfig
+from rango.scoring.probe import make_reader
+from rango.scoring.trees import encode
 from rango.tasks import Task, load_task
-from rango.training import BankJob, FinetuneConfig, choose_bank
-from rango.training.gradients import accumulate_gradients
-from rango.training.member import Data, Member
-from rango.training.run import RunWriter
+from rango.training.bank import BankJob
+from rango.training.bank_choice import choose_bank
+from rango.training.run_folder import RunWriter
+from rango.training.trainer import accumulate_gradients
+from rango.training.training_run import Data, Member
 
 SIX: list[dict[str, Any]] = [
     {"lora": {"rank": 1, "targets": "q"}, "learning_rate": 1e-3},

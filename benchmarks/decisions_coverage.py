@@ -18,8 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from rango.decisions import Costs, Posteriors, summarise, summarise_difference
-from rango.decisions.intervals import IntervalKind
-from rango.decisions.resampling import Resample
+from rango.decisions.bootstrap import IntervalKind, Resample
 
 METRICS = ("nce", "cross_entropy", "error_rate", "brier", "normalised_expected_cost")
 K, GROUP = 3, 3

@@ -23,10 +23,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PhiConfig
 
-from rango.models import Model, load_model
-from rango.scoring import Scores, ScoringOptions, encode, make_reader, score
-from rango.tasks import Form, Task, few_shot, load_task, simulated_narratives
-from rango.training.corpus import read_sources, train_tokenizer
+from rango.language.corpus import read_sources, train_tokenizer
+from rango.models.loading import Model, load_model
+from rango.options import Form, ScoringOptions
+from rango.scoring.probe import make_reader
+from rango.scoring.scorer import Scores, score
+from rango.scoring.trees import encode
+from rango.tasks import Task, few_shot, load_task, simulated_narratives
 
 REPETITIONS = 3
 

@@ -29,12 +29,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rango.models import Model, read_arpa, write_arpa
+from rango.language.arpa import read_arpa, write_arpa
+from rango.language.corpus import read_sources, train_word_tokenizer
+from rango.language.ngram_estimation import count_ngrams, smooth
+from rango.models.loading import Model
 from rango.models.ngram import NGramForCausalLM
-from rango.models.ngram_counts import count_ngrams
-from rango.models.ngram_smoothing import smooth
-from rango.training.corpus import read_sources
-from rango.training.vocabularies import train_word_tokenizer
 
 END = 0
 TYPES = 50_000

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from scipy.optimize import least_squares
 
-from rango.training.corpus import Corpus, read_sources, tokenise, train_tokenizer
-from rango.training.pretrain_loop import Trainer
-from rango.training.pretrain_options import PretrainConfig
-from rango.training.progress import Screen
+from rango.console import Screen
+from rango.language.corpus import Corpus, read_sources, tokenise, train_tokenizer
+from rango.language.options import PretrainConfig
+from rango.language.trainer import Trainer
 
 SIZES = ((64, 2), (96, 3), (128, 4), (192, 4))  # hidden size, layers
 TOKENS = (250_000, 500_000, 1_000_000)

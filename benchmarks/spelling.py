@@ -34,11 +34,11 @@ from scipy.stats import binomtest
 
 from rango.errors import InputError
 from rango.files import read_text, write_json
-from rango.models import load_model
-from rango.scoring import SpellChecker, SpellingCheck, SpellingOptions, WordList, read_words
-from rango.scoring.candidates import Candidates, as_typed
-from rango.scoring.channel import Channel
-from rango.scoring.word_list import fold, words_of, words_of_model
+from rango.language.options import SpellingOptions
+from rango.language.spelling.candidates import Candidates, Channel, as_typed
+from rango.language.spelling.checker import SpellChecker, SpellingCheck
+from rango.language.words import WordList, fold, read_words, words_of, words_of_model
+from rango.models.loading import load_model
 
 EDITS = ("insert", "delete", "replace", "swap")
 
@@ -166,7 +166,7 @@ def _mean(values: Sequence[bool]) -> float:
 
 def check_by_list(texts: Sequence[str], words: WordList) -> list[SpellingCheck]:
     """The baseline without a language model: an unlisted word with a listed one near is flagged."""
-    from rango.scoring.spelling import Alternative, WordCheck
+    from rango.language.spelling.checker import Alternative, WordCheck
 
     index = Candidates(words, Channel(SpellingOptions().error_rate, words.alphabet_size))
     checks = []

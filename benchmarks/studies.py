@@ -132,8 +132,10 @@ class Bench:
 
     def __post_init__(self) -> None:
         """Pre-train the model and put the task into words."""
+        from rango.console import Screen
+        from rango.language.options import PretrainConfig
+        from rango.language.pretrain import pretrain
         from rango.tasks import load_task, simulated_narratives
-        from rango.training import PretrainConfig, Screen, pretrain
 
         asked = self.arguments
         sizes = {"hidden": asked.hidden, "layers": asked.layers, "heads": 4, "vocabulary": 800, "context": 128}
@@ -179,7 +181,7 @@ class Bench:
 
     def trainer(self, side: Side, runs: Sequence[tuple[str, int]]) -> None:
         """Some of the 12 with Trainer + PEFT."""
-        from rango.decisions import error_rate, nce
+        from rango.decisions import Posteriors
 
         labels = [each.label for each in self.task.test]
         for placement, seed in runs:
@@ -188,14 +190,15 @@ class Bench:
             spec |= {"seed": seed, "steps": self.arguments.steps, "device": self.arguments.device}
             side.command([sys.executable, __file__, "--peer", json.dumps(spec)])
             scores = json.loads((out / "scores.json").read_text())
-            side.scores.append((error_rate(scores, labels), nce(scores, labels)))
+            measured = Posteriors(scores, labels)
+            side.scores.append((measured.error_rate(), measured.nce()))
 
     def rango_scores(self, run: Path) -> tuple[float, float]:
         """Error rate and NCE of the adapted model on test, from a run's posteriors."""
-        from rango.decisions import error_rate, nce, read_posteriors
+        from rango.decisions import read_posteriors
 
-        found = read_posteriors(run / "posteriors" / "test-adapted.parquet")
-        return error_rate(found.log_posteriors, found.labels), nce(found.log_posteriors, found.labels)
+        adapted = read_posteriors(run / "posteriors" / "test-adapted.parquet")
+        return adapted.error_rate(), adapted.nce()
 
 
 RANGO = [sys.executable, "-c", "import sys; from rango.cli import main; sys.exit(main())"]

@@ -15,7 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # A program that needs an extra: looked through for examples, it would be imported where the extra is not.
-collect_ignore = ["studies/ray_study.py"]
+collect_ignore = ["helpers/ray_study.py"]
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def folder(architecture: str = "phi", **changes: Any) -> Path:
         key = f"{architecture} {sorted(changes.items())}"
         if key not in written:
-            from checkpoints import write_checkpoint
+            from helpers.checkpoints import write_checkpoint
 
             written[key] = write_checkpoint(tmp_path_factory.mktemp(architecture), architecture, **changes)
         return written[key]

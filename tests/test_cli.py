@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from command import Capture, fails
+from helpers.command import Capture, fails
 
 from rango import __version__
 from rango.cli import main
 from rango.decisions import Posteriors, read_posteriors, write_posteriors
 from rango.errors import RunError
-from rango.training import Run
-from rango.training.loop import Trainer
+from rango.training.run_folder import Run
+from rango.training.trainer import Trainer
 
 Checkpoint = Callable[..., Path]
 

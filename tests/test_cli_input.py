@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 import yaml
-from command import Capture, fails
+from helpers.command import Capture, fails
 
 from rango.cli import main
 from rango.cli.resolve import resolve, with_file
 from rango.config import underscored
 from rango.errors import InputError
 from rango.files import need_writable, write_text
-from rango.models import LoRA, add_adapter, load_model
-from rango.training.options import FinetuneConfig
-from rango.training.pretrain_options import PretrainConfig
+from rango.language.options import PretrainConfig
+from rango.models.adapter import add_adapter
+from rango.models.loading import load_model
+from rango.options import FinetuneConfig, LoRA
 
 Checkpoint = Callable[..., Path]
 SIZES = ("--train", 8, "--validation", 4, "--test", 6)

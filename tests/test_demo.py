@@ -13,10 +13,11 @@ from rango import demo
 from rango.cli import main
 from rango.errors import InputError
 from rango.files import read_yaml
-from rango.models import load_model
-from rango.scoring import ScoringOptions, evaluate
+from rango.models.loading import load_model
+from rango.options import ScoringOptions
+from rango.scoring.scorer import evaluate
 from rango.tasks import load_task
-from rango.training import Run
+from rango.training.run_folder import Run
 
 
 def test_the_demo_runs_and_repeats(

@@ -15,6 +15,7 @@ from rango.files import read_yaml
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+
 C = TypeVar("C", bound="Config")
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

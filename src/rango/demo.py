@@ -20,17 +20,21 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from rango.console import Screen
 from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import holds_files, read_yaml, write_yaml
-from rango.models import LoRA, load_model
-from rango.reports import write_report
-from rango.scoring import ScoringOptions, evaluate
-from rango.tasks import Task, TaskOptions, load_task, simulated_narratives
-from rango.training import FinetuneConfig, PretrainConfig, Run, Screen, finetune, pretrain
-from rango.training.measures import measure
-from rango.training.model_folder import RECORD
-from rango.training.run import RunWriter, open_output
+from rango.language.model_folder import RECORD
+from rango.language.options import PretrainConfig
+from rango.language.pretrain import pretrain
+from rango.models.loading import load_model
+from rango.options import FinetuneConfig, LoRA, ScoringOptions, TaskOptions
+from rango.reports.run.page import write_report
+from rango.scoring.scorer import evaluate
+from rango.tasks import Task, load_task, simulated_narratives
+from rango.training.evaluate import measure
+from rango.training.finetune import finetune
+from rango.training.run_folder import Run, RunWriter, open_output
 
 UNTRAINED = "untrained.yaml"
 NARRATIVE_LINES = 70_000

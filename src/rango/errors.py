@@ -39,3 +39,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f": did you mean {near[0]!r}?" if near else ""
     return InputError(f"unknown {kind} {name!r}{hint} (known: {', '.join(names)})")
+
+
+class DivergenceError(InputError):
+    """The loss became NaN or infinite: a configuration that cannot be trained, such as too high a learning rate."""

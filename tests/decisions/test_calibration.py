@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
+from helpers.made_posteriors import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_posteriors import make
 from sklearn.isotonic import IsotonicRegression
 
 from rango.decisions import (
@@ -27,9 +27,9 @@ from rango.decisions import (
     fit_calibrator,
     logarithmic_rule,
 )
-from rango.decisions import linear_fit as lf
+from rango.decisions import logistic_fit as lf
 from rango.decisions.calibration import _data
-from rango.decisions.families import affine_family, matrix_family, vector_family
+from rango.decisions.logistic_fit import affine_family, matrix_family, vector_family
 from rango.errors import InputError
 
 LINEAR = ["temperature", "bias", "affine", "vector", "matrix"]

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import tiny_tokenizer, write_checkpoint
+from helpers.checkpoints import tiny_tokenizer, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from rango.errors import InputError
-from rango.models import choose_device, load_model
-from rango.models.loading import choose_dtype
+from rango.models.loading import choose_device, choose_dtype, load_model
 
 Checkpoint = Callable[..., Path]
 

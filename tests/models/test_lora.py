@@ -18,19 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rango.errors import InputError
-from rango.models import (
-    Grouping,
-    LoRA,
-    LoRALinear,
-    Model,
-    add_adapter,
-    add_bank,
-    linear_rows,
-    load_adapter,
-    load_model,
-    place,
-)
-from rango.models.placement import parse_layers
+from rango.models.adapter import add_adapter, add_bank
+from rango.models.loading import Model, load_model
+from rango.models.lora import Grouping, LoRALinear, linear_rows
+from rango.models.peft_format import load_adapter
+from rango.models.placement import parse_layers, place
+from rango.options import LoRA
 
 Checkpoint = Callable[..., Path]
 ALL = ("q", "k", "v", "o", "mlp", "head")

@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.toy import toy_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import toy_task
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rango.errors import InputError
-from rango.models import LoRA, add_adapter, load_adapter, load_model
+from rango.models.adapter import add_adapter
+from rango.models.loading import load_model
 from rango.models.lstm import LSTMConfig, LSTMForCausalLM
-from rango.scoring import ScoringOptions, encode, make_reader, score
+from rango.models.peft_format import load_adapter
+from rango.options import LoRA, ScoringOptions
+from rango.scoring.probe import make_reader
+from rango.scoring.scorer import score
+from rango.scoring.trees import encode
 
 Checkpoint = Callable[..., Path]
 TASK = toy_task()

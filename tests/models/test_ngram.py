@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from brute_ngram import BruteKneserNey, ngrams
+from helpers.brute_ngram import BruteKneserNey, ngrams
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from rango.errors import InputError
+from rango.language.ngram_estimation import Smoothing, count_ngrams, estimate_discounts, smooth
 from rango.models.ngram import NGramConfig, NGramForCausalLM
-from rango.models.ngram_counts import count_ngrams
-from rango.models.ngram_smoothing import Smoothing, estimate_discounts, smooth
 from rango.models.placement import place
 
 END = 0

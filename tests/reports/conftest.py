@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reports_run import RECORD, make_log, make_metrics, make_states, write_run
+from helpers.reports_run import RECORD, make_log, make_metrics, make_states, write_run
 
 from rango.decisions import Posteriors
 

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from rango.decisions import Estimate
 from rango.errors import InputError
+from rango.reports.run.terminal import result_table
 from rango.reports.tables import estimate, estimate_notes, interval, number, result_rows
-from rango.reports.terminal import result_table
 
 
 def printed(metrics: dict[str, Any], width: int) -> str:

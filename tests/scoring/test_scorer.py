@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.reference import full_sequence_score
+from helpers.toy import toy_instances, toy_task, write_prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import full_sequence_score
-from toy import toy_instances, toy_task, write_prompt
 
 from rango.errors import InputError
-from rango.models import LoRA, Model, add_adapter, load_model
-from rango.scoring import ScoringOptions, collate, encode, evaluate, make_reader, score
-from rango.tasks import Form, Prompt
+from rango.models.adapter import add_adapter
+from rango.models.loading import Model, load_model
+from rango.options import Form, LoRA, ScoringOptions
+from rango.scoring.batches import collate
+from rango.scoring.probe import make_reader
+from rango.scoring.scorer import evaluate, score
+from rango.scoring.trees import encode
+from rango.tasks import Prompt
 
 Checkpoint = Callable[..., Path]
 TASK = toy_task()

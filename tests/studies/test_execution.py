@@ -11,25 +11,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import idle_worker
 import numpy as np
 import pytest
+from helpers import idle_worker
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
 from rango.cli import main
 from rango.decisions import Posteriors
 from rango.errors import Interrupted
-from rango.models import Model, load_model
-from rango.studies import Plan, Store, Study, Watch, plan_study, read_outcomes, worker, write_csv
-from rango.studies.claims import claim
-from rango.studies.running import begin, describe
-from rango.studies.table import study_table
-from rango.studies.units import Unit, read_banks
+from rango.models.loading import Model, load_model
+from rango.results.outcomes import read_outcomes
+from rango.results.table import study_table, write_csv
+from rango.studies import worker
+from rango.studies.execution import Workers, begin, describe, give_up
+from rango.studies.live_table import Watch
+from rango.studies.plan import Plan, plan_study
+from rango.studies.queue import Unit, claim, read_banks
+from rango.studies.store import Store
+from rango.studies.study import Study
 from rango.studies.worker import Worker
-from rango.studies.workers import Workers, give_up
-from rango.training.loop import Trainer
-from rango.training.run import read_log
+from rango.training.run_folder import read_log
+from rango.training.trainer import Trainer
 
 Checkpoint = Callable[..., Path]
 Made = Callable[..., tuple[Plan, Store]]
@@ -319,9 +322,9 @@ class TestFaults:
 
     def test_a_unit_in_which_workers_die_is_given_up(self, prepare: Made, monkeypatch: Any) -> None:
         plan, store = prepare(vary={"lora.rank": [1, 2, 4]})
-        monkeypatch.setattr("rango.studies.workers.run_worker", die_at_rank_2)
-        monkeypatch.setattr("rango.studies.workers.multiprocessing.get_context", fork_context)
-        monkeypatch.setattr("rango.studies.workers._WATCH_SECONDS", 0.02)
+        monkeypatch.setattr("rango.studies.execution.run_worker", die_at_rank_2)
+        monkeypatch.setattr("rango.studies.execution.multiprocessing.get_context", fork_context)
+        monkeypatch.setattr("rango.studies.execution._WATCH_SECONDS", 0.02)
         Workers(store, plan, 1).run()
         found = {job.config.lora.rank: job for job in plan.jobs if job.kind == "run"}
         assert [store.status(found[rank]) for rank in (1, 2, 4)] == ["done", "failed", "done"]
@@ -330,8 +333,8 @@ class TestFaults:
     def test_ctrl_c_ends_no_worker_that_is_still_starting(self, prepare: Made, monkeypatch: Any, capfd: Any) -> None:
         """Ctrl-C reaches all processes of a terminal; what a worker does then is its parent's to say."""
         plan, store = prepare()
-        monkeypatch.setattr("rango.studies.workers.run_worker", idle_worker.run_worker)
-        monkeypatch.setattr("rango.studies.workers._WATCH_SECONDS", 0.01)
+        monkeypatch.setattr("rango.studies.execution.run_worker", idle_worker.run_worker)
+        monkeypatch.setattr("rango.studies.execution._WATCH_SECONDS", 0.01)
         begun: list[Any] = []
 
         def press() -> None:

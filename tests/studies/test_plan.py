@@ -10,9 +10,10 @@ import pytest
 
 from rango.errors import InputError
 from rango.files import fingerprint
+from rango.options import FinetuneConfig
 from rango.studies.plan import Plan, plan_study
-from rango.studies.study import Study, read_study
-from rango.training.options import FinetuneConfig
+from rango.studies.study import Study
+from rango.studies.study_file import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE: dict[str, Any] = {

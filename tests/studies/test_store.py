@@ -10,7 +10,10 @@ import pytest
 
 from rango.decisions import Posteriors
 from rango.files import read_yaml, write_yaml
-from rango.studies import Plan, Store, Study, plan_study, store
+from rango.studies import store
+from rango.studies.plan import Plan, plan_study
+from rango.studies.store import Store
+from rango.studies.study import Study
 from rango.studies.worker import Worker
 
 BASE = {"model": "some/model", "task": "simulated", "train": 30, "validation": 20, "test": 25, "steps": 4}

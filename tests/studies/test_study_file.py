@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from rango.errors import InputError
-from rango.studies.keys import flatten, known_keys, unflatten
+from rango.studies.axes import flatten, known_keys, unflatten
 from rango.studies.plan import plan_study
-from rango.studies.study import Study, read_study
+from rango.studies.study import Study
+from rango.studies.study_file import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {"model": "m", "task": "simulated", "steps": 10}

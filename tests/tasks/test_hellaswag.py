@@ -12,7 +12,7 @@ import pytest
 from rango.errors import InputError
 from rango.tasks import load_task
 from rango.tasks.hellaswag import FILES, clean, domain, words_of
-from rango.tasks.instance import Instance
+from rango.tasks.task import Instance
 
 SIZES = {"train": 6, "validation": 2, "test": 4}
 

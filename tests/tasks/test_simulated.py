@@ -13,7 +13,7 @@ from scipy import stats
 from rango.errors import InputError
 from rango.tasks import Task, expected_scores, load_task, simulated_narratives, true_log_posteriors
 from rango.tasks.simulated import Scene, draw_instance, draw_scene
-from rango.tasks.world import EVENTS, KINDS, NAMES, OUTCOMES, RELATIONS, TRAITS, Kind, conditional
+from rango.tasks.simulated_world import EVENTS, KINDS, NAMES, OUTCOMES, RELATIONS, TRAITS, Kind, conditional
 
 
 def labels_of(task: Task) -> np.ndarray:

@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rango.errors import InputError
-from rango.tasks.instance import Instance
+from rango.options import TaskOptions
 from rango.tasks.splits import Cut, cut, draw_order, take
-from rango.tasks.task import TaskOptions
+from rango.tasks.task import Instance
 
 
 def pool(groups: list[int], *, prefix: str = "", start: int = 0) -> list[Instance]:

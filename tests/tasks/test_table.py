@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rango.errors import InputError
 from rango.tasks import Task, load_task
-from rango.tasks.instance import named
+from rango.tasks.task import named
 
 SENTIMENT = {"prompt": "Review: {text}\nVerdict:", "choices": ["bad", "good"], "label": "verdict"}
 QUIZ = {"prompt": "{question}", "choices": "options", "label": "answer"}

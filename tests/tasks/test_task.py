@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from rango.errors import InputError
-from rango.tasks import TASKS, Task, TaskOptions, load_task, show, task_text
+from rango.options import TaskOptions
+from rango.tasks import TASKS, Task, load_task, show, task_text
 
 
 @pytest.fixture

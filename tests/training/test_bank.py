@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.toy import toy_task
 from safetensors.torch import load_file
-from toy import toy_task
 
 from rango.errors import InputError
-from rango.models import LoRALinear, Model, load_model
-from rango.training import BankJob, FinetuneConfig, Run, bankable, finetune, finetune_bank
-from rango.training.loop import Trainer
-from rango.training.run import RunWriter
+from rango.models.loading import Model, load_model
+from rango.models.lora import LoRALinear
+from rango.options import FinetuneConfig
+from rango.training.bank import BankJob, bankable
+from rango.training.finetune import finetune, finetune_bank
+from rango.training.run_folder import Run, RunWriter
+from rango.training.trainer import Trainer
 
 Checkpoint = Callable[..., Path]
 

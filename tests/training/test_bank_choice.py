@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from toy import toy_task
+from helpers.toy import toy_task
 
-from rango.models import LoRALinear, Model, load_model
-from rango.scoring import encode
-from rango.training import BankJob, FinetuneConfig, bank_choice, choose_bank
-from rango.training.bank_choice import free_bytes, step_bytes
+from rango.models.loading import Model, load_model
+from rango.models.lora import LoRALinear
+from rango.options import FinetuneConfig
+from rango.scoring.trees import encode
+from rango.training import bank_choice
+from rango.training.bank import BankJob
+from rango.training.bank_choice import choose_bank, free_bytes, step_bytes
 
 Checkpoint = Callable[..., Path]
 

@@ -17,16 +17,20 @@ import numpy as np
 import peft
 import pytest
 import torch
+from helpers.toy import toy_task
 from rich.console import Console
 from safetensors.torch import load_file
-from toy import toy_task
 
-from rango.errors import InputError, Interrupted
-from rango.models import LoRALinear, load_adapter, load_model
-from rango.scoring import evaluate
+from rango.console import Screen
+from rango.errors import DivergenceError, InputError, Interrupted
+from rango.models.loading import load_model
+from rango.models.lora import LoRALinear
+from rango.models.peft_format import load_adapter
+from rango.scoring.scorer import evaluate
 from rango.tasks import Task
-from rango.training import DivergenceError, Run, Screen, finetune
-from rango.training.loop import Trainer
+from rango.training.finetune import finetune
+from rango.training.run_folder import Run
+from rango.training.trainer import Trainer
 
 Checkpoint = Callable[..., Path]
 QUICK: dict[str, Any] = {"steps": 12, "batch": 8, "learning_rate": 1e-2, "validate_every": 4, "lora": {"rank": 4}}

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toy import toy_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import toy_task
 
-from rango.models import LoRA, add_adapter, load_model
-from rango.scoring import TokenTree, encode, make_reader
-from rango.training import count_terms, loss_sum
+from rango.models.adapter import add_adapter
+from rango.models.loading import load_model
+from rango.options import LoRA
+from rango.scoring.probe import make_reader
+from rango.scoring.trees import TokenTree, encode
+from rango.training.objectives import count_terms, loss_sum
 from rango.training.schedule import BatchPlan, learning_rate_factor
 
 Checkpoint = Callable[..., Path]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts import ValidationError as CommandLineError
 
 from rango import __version__
 from rango.errors import InputError, Interrupted, RunError
+
+Quiet = Annotated[bool, Parameter(negative=())]
+"""The flag `--quiet`, without a `--no-quiet`."""
 
 app = App(
     name="rango",
@@ -22,10 +26,10 @@ app = App(
 )
 
 _COMMANDS = {
-    "finetune": ("adaptation:finetune", "Adapt a model to a task with LoRA, and measure base and adapted on test."),
-    "evaluate": ("adaptation:evaluate", "Write the posteriors and metrics of a model, with or without an adapter."),
-    "pretrain": ("adaptation:pretrain", "Train a small causal language model and its tokenizer from text files."),
-    "generate": ("generating:generate", "Continue a text with a model, token by token."),
+    "finetune": ("finetune:finetune", "Adapt a model to a task with LoRA, and measure base and adapted on test."),
+    "evaluate": ("evaluate:evaluate", "Write the posteriors and metrics of a model, with or without an adapter."),
+    "pretrain": ("pretrain:pretrain", "Train a small causal language model and its tokenizer from text files."),
+    "generate": ("language:generate", "Continue a text with a model, token by token."),
     "metrics": ("posteriors:metrics", "Every metric of a posteriors file from anywhere, with intervals."),
     "calibrate": ("posteriors:calibrate", "Fit a calibrator on one posteriors file and apply it to another."),
     "decide": ("posteriors:decide", "The Bayes decision of each instance under given costs."),
@@ -33,9 +37,9 @@ _COMMANDS = {
     "study": ("study:study", "Run every configuration of a study file, and show them in one table."),
     "score-text": ("language:score_text", "Log-probability and perplexity of each line, its improbable tokens marked."),
     "spell": ("language:spell", "Flag words in improbable places, and offer more probable ones."),
-    "tasks": ("describing:tasks", "List the tasks, or show one: its splits and its prompts."),
-    "report": ("describing:report", "Write the page of a run or study again, from its stored files."),
-    "demo": ("demonstration:demo", "Run the whole job on the simulated task and a tiny model, in minutes."),
+    "tasks": ("show:tasks", "List the tasks, or show one: its splits and its prompts."),
+    "report": ("show:report", "Write the page of a run or study again, from its stored files."),
+    "demo": ("demo:demo", "Run the whole job on the simulated task and a tiny model, in minutes."),
 }
 
 # Commands whose `--config` file is turned into flags, and which of its keys are places; the others read it themselves.

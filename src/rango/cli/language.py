@@ -1,4 +1,4 @@
-"""`rango score-text` and `rango spell`: what a language model makes of a text."""
+"""`rango generate`, `rango score-text` and `rango spell`: continuing a text, and what a model makes of one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.console import Console
 
+from rango.cli.resolve import resolve
 from rango.errors import InputError
 from rango.files import read_text, refuse_unwritable, write_text
-from rango.models.options import Dtype
-from rango.scoring.options import SpellingOptions
+from rango.language.options import GenerateConfig, GenerateOptions, SpellingOptions
+from rango.options import Dtype
 
 if TYPE_CHECKING:
-    from rango.models import Model
-    from rango.scoring import SpellingCheck, TextScore
+    from rango.language.spelling.checker import SpellingCheck
+    from rango.language.text_scores import TextScore
+    from rango.models.loading import Model
+
 
 Device = Annotated[str, Parameter(help="Where to compute: auto, cpu, cuda or cuda:N.")]
 Type = Annotated[Dtype, Parameter(help="Type of the weights.")]
@@ -58,9 +61,9 @@ def score_text(
     if out is not None:
         refuse_unwritable(out)
     lines = [(number, line.strip()) for number, line in enumerate(_lines(file), start=1) if line.strip()]
-    from rango.models import load_model
-    from rango.reports.texts import improbable_below, print_scores
-    from rango.scoring import score_texts
+    from rango.language.printing import improbable_below, print_scores
+    from rango.language.text_scores import score_texts
+    from rango.models.loading import load_model
 
     answering = load_model(model, dtype=dtype, device=device)
     scores = score_texts(answering, [line for _, line in lines])
@@ -106,12 +109,12 @@ def spell(
     lines = [(1, text)] if text is not None else []
     if file is not None:
         lines = [(number, line.strip()) for number, line in enumerate(_lines(file), start=1) if line.strip()]
-    from rango.models import load_model
-    from rango.reports.texts import print_spelling
-    from rango.scoring import SpellChecker, read_words
-    from rango.scoring.sequences import refuse_unreadable
-    from rango.scoring.word_list import words_of
-    from rango.training import Screen
+    from rango.console import Screen
+    from rango.language.printing import print_spelling
+    from rango.language.spelling.checker import SpellChecker
+    from rango.language.text_scores import refuse_unreadable
+    from rango.language.words import read_words, words_of
+    from rango.models.loading import load_model
 
     for number, line in lines:
         refuse_unreadable(line, f"line {number}" if file is not None else "the text")
@@ -146,7 +149,7 @@ def _threshold(given: str) -> tuple[float | None, float | None]:
 
 def _notes(model: Model, numbers: Sequence[int], scores: Sequence[TextScore]) -> list[str]:
     """What a reader must know to compare these numbers with others."""
-    from rango.scoring.sequences import beginning
+    from rango.language.text_scores import beginning
 
     before = beginning(model)
     name = model.tokenizer.decode(list(before)) if before else ""
@@ -225,3 +228,57 @@ def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
+
+
+def generate(
+    model: str | None = None,
+    prompt: str | None = None,
+    /,
+    *,
+    options: Annotated[GenerateOptions | None, Parameter(name="*")] = None,
+    config: Path | None = None,
+    quiet: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Continue a text with a model: the continuation goes to the standard output as it is written.
+
+    Parameters
+    ----------
+    model
+        Hub id, or folder with a transformers checkpoint, an LSTM or another model of rango pretrain.
+    prompt
+        The text to continue; "" begins a new text.
+    config
+        YAML file with the same keys; flags win.
+    quiet
+        Only the continuation.
+    """
+    settings, _ = resolve(GenerateConfig, config, options, model=model, prompt=prompt)
+    from rango.console import Screen
+    from rango.language.generate import generate as continue_text
+    from rango.models.loading import load_model
+    from rango.models.peft_format import load_adapter
+    from rango.options import ModelOptions
+
+    screen = Screen(quiet=quiet)
+    loaded = load_model(settings.model, **dict(settings.pick(ModelOptions)))
+    if settings.adapter is not None:
+        load_adapter(loaded, settings.adapter)
+    written = continue_text(loaded, settings.prompt, options=settings)
+    screen.say(f"{settings.model}: {'; '.join(loaded.notes)}")
+    # On a terminal the prompt stands before its continuation; the standard output has the continuation alone.
+    screen.console.print(settings.prompt, end="", style="bold", markup=False, soft_wrap=True)
+    try:
+        for piece in written:
+            print(piece, end="", flush=True)
+    finally:  # also when it is stopped by a signal
+        print(flush=True)
+    count = len(written.tokens)
+    screen.say(f"{count} tokens, {count / written.seconds:,.0f} tokens/s, ended by {_REASONS[written.stopped or '']}")
+
+
+_REASONS = {
+    "": "",
+    "end of text": "the end of the text",
+    "max_tokens": "--max-tokens",
+    "context": "the length of the model's context",
+}

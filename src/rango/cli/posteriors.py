@@ -26,7 +26,7 @@ from rango.decisions import compare as compare_systems
 from rango.decisions import decide as decide_all
 from rango.errors import InputError
 from rango.files import write_json, write_text
-from rango.reports import metrics_table
+from rango.reports.run.terminal import metrics_table
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
 Seed = Annotated[int, Parameter(help="Seed of the bootstrap and of folds.")]

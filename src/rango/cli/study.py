@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from rango.cli.adaptation import Quiet
+from rango.cli import Quiet
 from rango.errors import InputError, RunError
 from rango.files import need_writable
 
@@ -62,9 +62,12 @@ def study(
     _check_gpus(gpus, ray)
     from rich.console import Console
 
-    from rango.reports import write_study_report
-    from rango.studies import Searcher, Watch, describe, prepare, read_study, run_on_ray, run_study
-    from rango.studies.running import refuse_parallel_search
+    from rango.reports.study.report import write_study_report
+    from rango.studies.execution import describe, prepare, refuse_parallel_search, run_study
+    from rango.studies.live_table import Watch
+    from rango.studies.optuna_search import Searcher
+    from rango.studies.ray_cluster import run_on_ray
+    from rango.studies.study_file import read_study
 
     asked = read_study(file, tiny=tiny, changes=change)
     folder = out or Path("runs") / asked.name

@@ -1,21 +1,33 @@
-"""Fitting calibrators on held-out posteriors."""
+"""Fitting calibrators on held-out posteriors, and how much of a score is lost for want of calibration."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rango.decisions import calibrators, families
-from rango.decisions import scoring_rules as rules
+from rango.decisions import calibrators
+from rango.decisions import logistic_fit as families
+from rango.decisions import metrics as rules
 from rango.decisions.arrays import Array, Labels, check_priors
-from rango.decisions.calibration_error import BINS, Spacing
-from rango.decisions.calibrators import CALIBRATORS, Calibrator, FitReport, Method, check_no_zeros
-from rango.decisions.linear_fit import Objective, Optimum, fit
+from rango.decisions.calibrators import (
+    CALIBRATORS,
+    Calibrator,
+    FitReport,
+    Histogram,
+    Isotonic,
+    Method,
+    check_no_zeros,
+    log_odds,
+)
+from rango.decisions.costs import Costs
+from rango.decisions.logistic_fit import Objective, Optimum, fit
+from rango.decisions.metrics import BINS, Spacing, bin_edges, bin_index
 from rango.decisions.posteriors import Posteriors
-from rango.decisions.two_class_calibration import fit_two_classes
 from rango.errors import InputError, unknown_name
 
 
@@ -184,3 +196,147 @@ def _separated(logits: Array, labels: Labels) -> bool:
     own = logits[labels, columns].copy()
     logits[labels, columns] = -np.inf
     return bool((own > logits.max(axis=0)).all())
+
+
+def fit_two_classes(posteriors: Posteriors, *, method: Method, bins: int, spacing: Spacing) -> Isotonic | Histogram:
+    """An isotonic or a histogram calibrator; both minimise cross-entropy and Brier score within their family.
+
+    Raises:
+        InputError: more than two classes; fewer than one bin.
+
+    Source: Zadrozny and Elkan (2001 and 2002).
+    """
+    if posteriors.n_choices != 2:
+        raise InputError(f"{method} calibration is for 2 classes but there are {posteriors.n_choices}; use affine")
+    if method == "isotonic":
+        return _fit_isotonic(log_odds(posteriors.log_posteriors), posteriors.labels)
+    if bins < 1:
+        raise InputError(f"bins is {bins}; expected at least 1")
+    p = np.exp(posteriors.log_posteriors[:, 1])
+    edges = bin_edges(p, bins=bins, spacing=spacing)
+    index = bin_index(p, edges)
+    counts = np.bincount(index, minlength=bins)
+    # An empty bin knows nothing better than its middle.
+    values = (edges[:-1] + edges[1:]) / 2
+    hits = np.bincount(index, weights=posteriors.labels, minlength=bins)
+    np.divide(hits, counts, out=values, where=counts > 0)
+    return Histogram(edges=tuple(edges.tolist()), values=tuple(values.tolist()))
+
+
+def _fit_isotonic(odds: Array, labels: Labels) -> Isotonic:
+    from scipy.optimize import isotonic_regression
+
+    # Equal log-odds are one point: the pooled share of class 1, weighing as many instances.
+    points, index, counts = np.unique(odds, return_inverse=True, return_counts=True)
+    shares = np.bincount(index, weights=labels) / counts
+    found = isotonic_regression(shares, weights=counts.astype(np.float64))
+    blocks = np.asarray(found.blocks[:-1], dtype=np.intp)
+    values = np.clip(found.x[blocks], 0.0, 1.0)
+    return Isotonic(starts=tuple(points[blocks[1:]].tolist()), values=tuple(values.tolist()))
+
+
+Score: TypeAlias = Literal["cross_entropy", "brier", "expected_cost"]
+
+
+@dataclass(frozen=True)
+class CalibrationLoss:
+    """raw = calibrated + loss: what remains after calibration is discrimination, the rest was want of calibration."""
+
+    score: Score
+    method: Method
+    raw: float
+    """The score of the posteriors as they are."""
+    calibrated: float
+    """The score after cross-validated calibration: the discrimination part."""
+    loss: float
+    """raw − calibrated, the calibration part; slightly negative where there was nothing to calibrate. NaN if raw is
+    infinite."""
+    relative: float
+    """loss / raw, a fraction; NaN where that is undefined."""
+    folds: int
+    converged: bool
+    """Whether the fit of every fold converged."""
+
+
+def calibration_loss(
+    posteriors: Posteriors,
+    *,
+    method: Method = "affine",
+    score: Score = "cross_entropy",
+    costs: Costs | None = None,
+    priors: ArrayLike | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> CalibrationLoss:
+    """How much of a score is want of calibration: EPSR(raw) − EPSR(calibrated), calibrated by cross-validation.
+
+    It decomposes the score into discrimination (`calibrated`) and calibration (`loss`). A diagnosis: what counts is the
+    raw score. The calibrator is fitted by cross-entropy on the other folds.
+
+    Args:
+        posteriors: the test set.
+        method: of `fit_calibrator`.
+        score: "cross_entropy", "brier" or "expected_cost" (of `costs`, 0–1 if None).
+        costs: (K, D).
+        priors: (K,) target priors, for the weights of the score only.
+        folds: their number; fewer where there are fewer instances or groups.
+        seed: of the folds.
+        groups: kept together in a fold; None for the posteriors' own groups, if any. Inside a bootstrap give the
+            original instance of each copy, or duplicates leak between folds.
+
+    Raises:
+        InputError: fewer than two folds, instances or groups; as `fit_calibrator`.
+
+    Source: arXiv:2408.02841; arXiv:2209.05355.
+    """
+    if score not in ("cross_entropy", "brier", "expected_cost"):
+        raise unknown_name("score", score, ("cross_entropy", "brier", "expected_cost"))
+    fold = fold_of(posteriors.labels, folds=folds, seed=seed, groups=posteriors.groups if groups is None else groups)
+    calibrated = np.empty_like(posteriors.log_posteriors)
+    converged = True
+    for index in range(int(fold.max()) + 1):
+        out = fold == index
+        fitted = fit_calibrator(posteriors.take(~out), method=method)
+        converged &= bool(fitted.report and fitted.report.converged)
+        calibrated[out] = fitted.transform(posteriors.log_posteriors[out])
+
+    def measure(of: Posteriors) -> float:
+        if score == "expected_cost":
+            return of.expected_cost(costs or Costs.zero_one(of.n_choices), priors=priors)
+        return float(getattr(of, score)(priors=priors))
+
+    raw, after = measure(posteriors), measure(posteriors.replaced(calibrated))
+    loss = raw - after if math.isfinite(raw) else math.nan
+    relative = loss / raw if raw > 0 else math.nan
+    return CalibrationLoss(score, method, raw, after, loss, relative, int(fold.max()) + 1, converged)
+
+
+def fold_of(labels: Labels, *, folds: int, seed: int, groups: Sequence[str] | None = None) -> NDArray[np.int64]:
+    """The fold of each instance (N,): stratified by class, or whole groups balanced by size where there are groups.
+
+    Raises:
+        InputError: fewer than two folds, instances or groups.
+    """
+    n_units = len(labels) if groups is None else len(set(groups))
+    if folds < 2 or n_units < 2:
+        raise InputError(f"{folds} folds of {n_units} instances or groups; expected at least 2 of each")
+    folds = min(folds, n_units)
+    rng = np.random.default_rng(seed)
+    fold = np.empty(len(labels), dtype=np.int64)
+    if groups is None:
+        # Dealing the shuffled instances out class by class spreads every class evenly.
+        order = rng.permutation(len(labels))
+        order = order[np.argsort(labels[order], kind="stable")]
+        fold[order] = np.arange(len(labels)) % folds
+        return fold
+    if len(groups) != len(labels):
+        raise InputError(f"groups has {len(groups)} entries but there are {len(labels)} instances; give one for each")
+    _, unit, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    load = np.zeros(folds)
+    chosen = np.empty(len(sizes), dtype=np.int64)
+    shuffled = rng.permutation(len(sizes))
+    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        chosen[group] = load.argmin()
+        load[chosen[group]] += sizes[group]
+    return np.asarray(chosen[unit], dtype=np.int64)

@@ -1,96 +1,276 @@
-"""The metrics as functions on arrays: log-posteriors (N, K) in nats and labels (N,). Lower is better, but for accuracy.
-
-Each checks its arrays once (see `Posteriors`, which also names the errors) and takes `priors` (K,): target class priors
-that weigh the instances by w_i = π_y / p_y, never the posteriors. `normalised` means divided by the value of the system
-that always outputs the priors: 1 = no better than that, NaN where that system loses nothing.
-"""
+"""The metrics: proper scoring rules, calibration error, and an estimate with its interval."""
 
 from __future__ import annotations
 
-from numpy.typing import ArrayLike
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
-from rango.decisions.calibration_error import BINS, Spacing
-from rango.decisions.costs import Costs
-from rango.decisions.posteriors import Posteriors
-from rango.decisions.scoring_rules import Rule
+import numpy as np
+
+from rango.decisions.arrays import Array, Labels, row_pieces
+from rango.decisions.costs import Costs, bayes_decisions
+from rango.errors import InputError
+
+Direction: TypeAlias = Literal["lower", "higher", "none"]
+
+DIRECTIONS: dict[str, Direction] = {
+    "nce": "lower",
+    "cross_entropy": "lower",
+    "error_rate": "lower",
+    "accuracy": "higher",
+    "brier": "lower",
+    "normalised_brier": "lower",
+    "expected_cost": "lower",
+    "normalised_expected_cost": "lower",
+    "ece": "lower",
+}
+"""Each metric and which of its directions is better."""
+
+METRICS: tuple[str, ...] = tuple(DIRECTIONS)
+"""The names of the metrics, in the order of reports."""
 
 
-def epsr(log_posteriors: ArrayLike, labels: ArrayLike, *, rule: Rule, priors: ArrayLike | None = None) -> float:
-    """Expected proper scoring rule: (1/N) Σ_i w_i rule(y_i, q_i).
+@dataclass(frozen=True)
+class Estimate:
+    """A number measured on N instances, with an interval for the sampling of those instances.
 
-    Source: reference thesis, eq. 3.3; arXiv:2408.02841.
-
-    >>> import numpy as np
-    >>> from rango.decisions import brier_rule
-    >>> round(epsr(np.log([[0.5, 0.5], [0.8, 0.2]]), [0, 0], rule=brier_rule), 4)
-    0.29
+    >>> Estimate(0.25, 0.2, 0.3, 100, "lower").as_dict()
+    {'value': 0.25, 'low': 0.2, 'high': 0.3, 'n': 100, 'direction': 'lower'}
     """
-    return Posteriors(log_posteriors, labels).score(rule, priors=priors)
+
+    value: float
+    """The metric on the full set; NaN where it is undefined, infinite where it is."""
+    low: float | None
+    """Lower end of the interval; None where it is unknown."""
+    high: float | None
+    """Upper end of the interval; None where it is unknown."""
+    n: int
+    """Number of instances."""
+    direction: Direction
+    """Which direction is better."""
+    note: str | None = None
+    """What must be known to read the value: why it is undefined, or which instances make it infinite."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry of a metrics file; an undefined value is None, a note appears only where there is one."""
+        entry: dict[str, Any] = {
+            "value": None if math.isnan(self.value) else self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+            "direction": self.direction,
+        }
+        return entry if self.note is None else {**entry, "note": self.note}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Estimate:
+        """The estimate whose `as_dict` this is."""
+        return cls(**{**entry, "value": math.nan if entry["value"] is None else entry["value"]})
 
 
-def normalised_epsr(
-    log_posteriors: ArrayLike, labels: ArrayLike, *, rule: Rule, priors: ArrayLike | None = None
-) -> float:
-    """EPSR / Σ_k π_k rule(k, π), for any rule."""
-    return Posteriors(log_posteriors, labels).normalised_score(rule, priors=priors)
+Rule: TypeAlias = Callable[[Array, Labels], Array]
+"""A scoring rule: (log_posteriors (N, K), labels (N,)) → losses (N,), lower is better."""
 
 
-def cross_entropy(log_posteriors: ArrayLike, labels: ArrayLike, *, priors: ArrayLike | None = None) -> float:
-    """−Σ_k (π_k / N_k) Σ_{i: y(i) = k} ln q(i, k), nats (reference thesis, eqs. 3.5 to 3.7).
+def logarithmic_rule(log_posteriors: Array, labels: Labels) -> Array:
+    """The logarithmic score −ln q_y, in nats; infinite where the posterior of the right class is 0.
 
-    >>> import numpy as np
-    >>> round(cross_entropy(np.log([[0.5, 0.5], [0.5, 0.5]]), [0, 1]), 4)
-    0.6931
+    Source: reference thesis, eq. 3.5.
+
+    >>> logarithmic_rule(np.log([[0.5, 0.5]]), np.array([1])).round(4).tolist()
+    [0.6931]
     """
-    return Posteriors(log_posteriors, labels).cross_entropy(priors=priors)
+    at_label = np.take_along_axis(log_posteriors, labels[:, None], axis=1)[:, 0]
+    # Subtracting from zero gives 0.0, not -0.0, for a posterior of one.
+    return np.asarray(0.0 - at_label, dtype=np.float64)
 
 
-def nce(log_posteriors: ArrayLike, labels: ArrayLike, *, priors: ArrayLike | None = None) -> float:
-    """Normalised cross-entropy: cross-entropy / H(π)."""
-    return Posteriors(log_posteriors, labels).nce(priors=priors)
+def brier_rule(log_posteriors: Array, labels: Labels) -> Array:
+    """The Brier score Σ_k (1[k = y] − q_k)², summed (not averaged) over classes: from 0 to 2.
+
+    Source: Brier (1950), in the original sum over classes.
+
+    >>> brier_rule(np.log([[0.5, 0.5]]), np.array([1])).round(4).tolist()
+    [0.5]
+    """
+    losses = np.empty(len(labels), dtype=np.float64)
+    for rows in row_pieces(*log_posteriors.shape):
+        gap = np.exp(log_posteriors[rows])
+        # 1 − q_y by expm1: exact where q_y is near one.
+        at_label = np.take_along_axis(log_posteriors[rows], labels[rows, None], axis=1)
+        np.put_along_axis(gap, labels[rows, None], -np.expm1(at_label), axis=1)
+        losses[rows] = np.einsum("nk,nk->n", gap, gap)
+    return losses
 
 
-def brier(log_posteriors: ArrayLike, labels: ArrayLike, *, priors: ArrayLike | None = None) -> float:
-    """Mean of Σ_k (1[k = y] − q_k)², summed over classes (some packages take the mean)."""
-    return Posteriors(log_posteriors, labels).brier(priors=priors)
+def cost_rule(costs: Costs) -> Rule:
+    """The proper scoring rule that any costs construct: C*(k, q) = C[k, d_B(q)].
+
+    Source: reference thesis, eq. 3.2; arXiv:2408.02841.
+
+    >>> rule = cost_rule(Costs([[0, 1], [5, 0]]))
+    >>> rule(np.log([[0.7, 0.3], [0.9, 0.1]]), np.array([0, 1])).tolist()
+    [1.0, 5.0]
+    """
+
+    def rule(log_posteriors: Array, labels: Labels) -> Array:
+        decisions = bayes_decisions(log_posteriors, costs=costs)
+        return np.asarray(costs.matrix[labels, decisions], dtype=np.float64)
+
+    return rule
 
 
-def normalised_brier(log_posteriors: ArrayLike, labels: ArrayLike, *, priors: ArrayLike | None = None) -> float:
-    """Brier score / (1 − Σ_k π_k²)."""
-    return Posteriors(log_posteriors, labels).normalised_brier(priors=priors)
+def error_rule(log_posteriors: Array, labels: Labels) -> Array:
+    """1 where the most probable class (the first on ties) is not the label: `cost_rule` of 0–1 costs."""
+    return np.asarray(log_posteriors.argmax(axis=1) != labels, dtype=np.float64)
 
 
-def error_rate(log_posteriors: ArrayLike, labels: ArrayLike, *, priors: ArrayLike | None = None) -> float:
-    """Share of instances whose most probable choice (the first on ties) is not the label."""
-    return Posteriors(log_posteriors, labels).error_rate(priors=priors)
+def entropy(priors: Array) -> Array:
+    """Entropy H(π) = −Σ_k π_k ln π_k over the last axis, nats: the cross-entropy of the system that outputs π.
+
+    >>> float(entropy(np.full(3, 1 / 3)).round(4))
+    1.0986
+    """
+    logs = np.log(priors, out=np.zeros_like(priors), where=priors > 0)
+    return np.asarray(0.0 - (priors * logs).sum(axis=-1), dtype=np.float64)
 
 
-def accuracy(log_posteriors: ArrayLike, labels: ArrayLike, *, priors: ArrayLike | None = None) -> float:
-    """1 − error rate; higher is better."""
-    return Posteriors(log_posteriors, labels).accuracy(priors=priors)
+def brier_of_priors(priors: Array) -> Array:
+    """Brier score of the system that outputs π: 1 − Σ_k π_k² over the last axis."""
+    return np.asarray(1.0 - np.square(priors).sum(axis=-1), dtype=np.float64)
 
 
-def expected_cost(
-    log_posteriors: ArrayLike, labels: ArrayLike, *, costs: Costs, priors: ArrayLike | None = None
-) -> float:
-    """Mean cost of the Bayes decisions: (1/N) Σ_i w_i C[y(i), d_B(q_i)], unit of the costs (arXiv:2209.05355)."""
-    return Posteriors(log_posteriors, labels).expected_cost(costs, priors=priors)
+def score_of_priors(priors: Array, *, rule: Rule) -> float:
+    """Mean of any rule for the system that outputs the priors: Σ_k π_k rule(k, π), with 0 · ∞ = 0.
+
+    >>> round(score_of_priors(np.array([0.5, 0.5]), rule=brier_rule), 4)
+    0.5
+    """
+    n_classes = len(priors)
+    with np.errstate(divide="ignore"):
+        constant = np.broadcast_to(np.log(priors), (n_classes, n_classes))
+    losses = rule(constant, np.arange(n_classes))
+    return float((priors[priors > 0] * losses[priors > 0]).sum())
 
 
-def normalised_expected_cost(
-    log_posteriors: ArrayLike, labels: ArrayLike, *, costs: Costs, priors: ArrayLike | None = None
-) -> float:
-    """Expected cost / min_d Σ_k π_k C[k, d] (arXiv:2209.05355)."""
-    return Posteriors(log_posteriors, labels).normalised_expected_cost(costs, priors=priors)
+def class_shares(labels: Labels, *, n_classes: int) -> Array:
+    """Empirical priors p_k = N_k / N, shape (K,)."""
+    return np.asarray(np.bincount(labels, minlength=n_classes) / len(labels), dtype=np.float64)
 
 
-def ece(
-    log_posteriors: ArrayLike,
-    labels: ArrayLike,
-    *,
-    bins: int = BINS,
-    spacing: Spacing = "width",
-    priors: ArrayLike | None = None,
-) -> float:
-    """Expected calibration error of the top label, a fraction: a diagnosis, not a verdict; see `reliability_bins`."""
-    return Posteriors(log_posteriors, labels).ece(bins=bins, spacing=spacing, priors=priors)
+def weighted_mean(losses: Array, labels: Labels, *, n_classes: int, priors: Array | None = None) -> float:
+    """Mean loss under target priors: Σ_k (π_k / N_k) Σ_{i: y(i) = k} loss_i = (1/N) Σ_i w_i loss_i, w_i = π_y / p_y.
+
+    Without priors the plain mean. A class of prior 0 counts 0, infinite losses included.
+
+    Args:
+        losses: (N,).
+        labels: (N,).
+        n_classes: K.
+        priors: (K,), or None for the empirical ones.
+
+    Raises:
+        InputError: a class of positive prior has no instance, so its mean is unknown.
+
+    Source: reference thesis, eqs. 3.6 and 3.7.
+
+    >>> weighted_mean(np.array([1.0, 1.0, 4.0]), np.array([0, 0, 1]), n_classes=2, priors=np.array([0.5, 0.5]))
+    2.5
+    """
+    if priors is None:
+        return float(losses.mean())
+    counts = np.bincount(labels, minlength=n_classes)
+    check_present(counts, priors)
+    used = priors > 0
+    sums = np.bincount(labels, weights=losses, minlength=n_classes)
+    return float((priors[used] / counts[used] * sums[used]).sum())
+
+
+def check_present(counts: Labels, priors: Array) -> None:
+    """Raise InputError if a class of positive prior has no instance."""
+    missing = (counts == 0) & (priors > 0)
+    if missing.any():
+        k = int(missing.argmax())
+        raise InputError(
+            f"priors[{k}] is {priors[k]:g} but no instance has label {k}; set it to 0 or add instances of that class"
+        )
+
+
+Spacing: TypeAlias = Literal["width", "mass"]
+BINS = 15
+
+
+@dataclass(frozen=True, eq=False)
+class ReliabilityBins:
+    """Top-label confidence against accuracy in M bins. The counts sum to the number of instances."""
+
+    edges: Array
+    """(M + 1,) from 0 to 1; bin b is (edges[b], edges[b + 1]], the first closed at 0."""
+    counts: Labels
+    """(M,) instances in each bin."""
+    confidence: Array
+    """(M,) mean confidence; NaN in an empty bin."""
+    accuracy: Array
+    """(M,) share of right decisions; NaN in an empty bin."""
+    error: float
+    """The expected calibration error of these bins, a fraction."""
+
+
+def reliability_bins(
+    log_posteriors: Array, labels: Labels, *, bins: int = BINS, spacing: Spacing = "width", weights: Array | None = None
+) -> ReliabilityBins:
+    """Bins of confidence max_k q_k, and ECE = Σ_b (N_b / N) |accuracy_b − confidence_b|.
+
+    The expected calibration error is a diagnosis of posteriors, never the verdict on them: it ignores how well the
+    classes are told apart, sees the top class only, depends on the bins, and is biased upwards in small samples.
+    Judge by proper scoring rules (arXiv:2408.02841).
+
+    Args:
+        log_posteriors: (N, K), nats.
+        labels: (N,).
+        bins: M, their number.
+        spacing: "width" for equal widths, "mass" for equal numbers of instances (ties stay together).
+        weights: (N,) instance weights w_i, or None for ones.
+
+    Raises:
+        InputError: fewer than one bin.
+
+    Source: Naeini et al. (2015); Guo et al. (arXiv:1706.04599), eq. 3.
+    """
+    if bins < 1:
+        raise InputError(f"bins is {bins}; expected at least 1")
+    confidence = np.exp(log_posteriors.max(axis=1))
+    right = log_posteriors.argmax(axis=1) == labels
+    edges = bin_edges(confidence, bins=bins, spacing=spacing)
+    index = bin_index(confidence, edges)
+    counts = np.bincount(index, minlength=bins)
+    mass = np.ones(len(labels)) if weights is None else weights
+    totals = np.bincount(index, weights=mass, minlength=bins)
+    hits = np.bincount(index, weights=mass * right, minlength=bins)
+    sums = np.bincount(index, weights=mass * confidence, minlength=bins)
+    empty = np.full(bins, np.nan)
+    return ReliabilityBins(
+        edges=edges,
+        counts=counts,
+        confidence=np.divide(sums, totals, out=empty.copy(), where=totals > 0),
+        accuracy=np.divide(hits, totals, out=empty.copy(), where=totals > 0),
+        error=float(np.abs(hits - sums).sum() / mass.sum()),
+    )
+
+
+def bin_edges(confidence: Array, *, bins: int, spacing: Spacing) -> Array:
+    """Edges (M + 1,) that cover [0, 1]."""
+    if spacing == "width":
+        return np.linspace(0.0, 1.0, bins + 1)
+    if spacing != "mass":
+        raise InputError(f"spacing is {spacing!r}; expected 'width' or 'mass'")
+    inner = np.quantile(confidence, np.arange(1, bins) / bins, method="inverted_cdf")
+    return np.concatenate([[0.0], np.minimum(inner, 1.0), [1.0]])
+
+
+def bin_index(confidence: Array, edges: Array) -> Labels:
+    """The bin (low, high] of each confidence; 0 belongs to the first bin, 1 to the last that is not empty of width."""
+    index = np.searchsorted(edges, confidence, side="left") - 1
+    return np.asarray(np.clip(index, 0, len(edges) - 2), dtype=np.int64)

@@ -1,15 +1,16 @@
-"""Posteriors: ids, labels and log-posteriors. What everything that knows about models hands over, and all we need."""
+"""Class priors: re-weighting posteriors, and finding unknown priors from unlabelled posteriors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rango.decisions import scoring_rules as rules
+from rango.decisions import metrics as rules
 from rango.decisions.arrays import (
     Array,
     Labels,
@@ -21,9 +22,53 @@ from rango.decisions.arrays import (
     frozen,
     log_softmax,
 )
-from rango.decisions.calibration_error import BINS, Spacing, reliability_bins
 from rango.decisions.costs import Costs, naive_cost
+from rango.decisions.metrics import BINS, Spacing, reliability_bins
 from rango.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+def reweight_posteriors(log_posteriors: Array, *, priors: ArrayLike, training_priors: ArrayLike) -> Array:
+    """Posteriors under other class priors: q'_k ∝ q_k π_k / π⁰_k.
+
+    It changes what is decided. The other use of new priors, weighing the instances of a metric, is the `priors`
+    argument of the metrics.
+
+    Args:
+        log_posteriors: (N, K), nats.
+        priors: (K,), the new priors π.
+        training_priors: (K,), the priors π⁰ behind the posteriors.
+
+    Returns:
+        (N, K), nats.
+
+    Raises:
+        InputError: bad priors; a training prior of 0 for a class whose new prior is positive; a row left with nothing.
+
+    Source: Saerens, Latinne and Decaestecker (2002), eq. 2.4.
+
+    >>> logs = reweight_posteriors(np.log([[0.5, 0.5]]), priors=[0.9, 0.1], training_priors=[0.5, 0.5])
+    >>> np.exp(logs).round(3).tolist()
+    [[0.9, 0.1]]
+    """
+    n_classes = log_posteriors.shape[1]
+    new = check_priors(priors, n_classes=n_classes)
+    old = check_priors(training_priors, n_classes=n_classes, name="training_priors")
+    if ((old == 0) & (new > 0)).any():
+        k = int(((old == 0) & (new > 0)).argmax())
+        raise InputError(f"training_priors[{k}] is 0 but priors[{k}] is {new[k]:g}; expected a positive training prior")
+    shift = np.full(n_classes, -np.inf)
+    shift[new > 0] = np.log(new[new > 0]) - np.log(old[new > 0])
+    moved = log_posteriors + shift
+    nothing = np.isneginf(moved.max(axis=1))
+    if nothing.any():
+        raise InputError(
+            f"log_posteriors[{int(nothing.argmax())}] gives posterior 0 to every class of positive prior; "
+            "expected at least one"
+        )
+    return log_softmax(moved)
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -167,7 +212,6 @@ class Posteriors:
         Raises:
             InputError: bad priors; a training prior of 0 for a class whose new prior is positive.
         """
-        from rango.decisions.priors import reweight_posteriors
 
         old = self.priors() if training_priors is None else training_priors
         return self.replaced(reweight_posteriors(self.log_posteriors, priors=priors, training_priors=old))
@@ -265,3 +309,65 @@ def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels, n_choic
             raise InputError(f"choices[{row}] has {len(words)} entries; expected at most {n_choices}, the columns")
         if label >= len(words):
             raise InputError(f"labels[{row}] is {label} but that instance has {len(words)} choices")
+
+
+def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:
+    """The arithmetic mean of the members' posteriors: ln q(i, k) = ln Σ_m exp(ln q_m(i, k)) − ln M.
+
+    Its logarithmic and Brier scores are at most the mean of the members' (Jensen), and a posterior is 0 only where
+    every member's is. Ids, groups and choices are those of the first member that has them.
+
+    Args:
+        members: M ≥ 1 posteriors of the same instances, such as the seeds of one configuration.
+
+    Raises:
+        InputError: no members; ids, labels or choices that differ (names the member and the first difference).
+
+    Source: Lakshminarayanan et al. (2017), section 2.4.
+
+    >>> pair = [Posteriors.from_probabilities([row], [0]) for row in ([1.0, 0.0], [0.5, 0.5])]
+    >>> np.exp(average_posteriors(pair).log_posteriors).round(3).tolist()
+    [[0.75, 0.25]]
+    """
+    if not members:
+        raise InputError("no posteriors to average; give at least one")
+    first = members[0]
+    total = first.log_posteriors
+    groups, choices = first.groups, first.choices
+    for number, member in enumerate(members[1:], start=1):
+        try:
+            check_paired(first, member, purpose="an average")
+            _check_same_choices(choices, member)
+        except InputError as error:
+            raise InputError(f"member 0 beside member {number}: {error}") from None
+        total = np.logaddexp(total, member.log_posteriors)
+        groups, choices = groups or member.groups, choices or member.choices
+    if len(members) == 1:
+        return first
+    # The softmax divides by the sum once more, so that a posterior near one keeps its distance from it.
+    return Posteriors(log_softmax(total - math.log(len(members))), first.labels, first.ids, groups, choices)
+
+
+def _check_same_choices(choices: tuple[tuple[str, ...], ...] | None, member: Posteriors) -> None:
+    if choices is None or member.choices is None:
+        return
+    for name, one, other in zip(member.ids, choices, member.choices, strict=True):
+        if one != other:
+            raise InputError(f"id {name!r} has choices {list(one)} beside {list(other)}; an average needs the same")
+
+
+def check_paired(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> None:
+    """Raise InputError unless both hold the same instances in the same order with the same labels; names the first."""
+    if len(a) != len(b):
+        raise InputError(f"{len(a)} instances beside {len(b)}; {purpose} needs the same instances")
+    if a.n_choices != b.n_choices:
+        raise InputError(f"{a.n_choices} choices beside {b.n_choices}; {purpose} needs the same choices")
+    for row, (one, other) in enumerate(zip(a.ids, b.ids, strict=True)):
+        if one != other:
+            raise InputError(f"row {row} is id {one!r} beside id {other!r}; give both files the same ids in one order")
+    differ = a.labels != b.labels
+    if differ.any():
+        row = int(differ.argmax())
+        raise InputError(
+            f"id {a.ids[row]!r} has label {a.labels[row]} beside {b.labels[row]}; {purpose} needs the same labels"
+        )

@@ -1,18 +1,83 @@
-"""Costs that are not settled: risk over a family of costs, and the thresholds of two classes."""
+"""Acting on posteriors: Bayes decisions, and risk over costs, thresholds and coverage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from rango.decisions import scoring_rules as rules
-from rango.decisions.arrays import Array, check_priors
-from rango.decisions.costs import Costs, naive_cost
+from rango.decisions import metrics as rules
+from rango.decisions.arrays import Array, Labels, check_priors
+from rango.decisions.costs import Costs, bayes_decisions, expected_costs, naive_cost
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """One decision for each instance. Costs are expected under the posteriors used, in the unit of the costs."""
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    """Of the decisions, the columns of the costs."""
+    chosen: Labels
+    """(N,) column of the Bayes decision."""
+    expected_costs: Array
+    """(N,) expected cost of the Bayes decision."""
+    runners_up: Labels
+    """(N,) column of the second-best decision."""
+    runner_up_costs: Array
+    """(N,) expected cost of the second-best decision."""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One mapping for each instance: id, decision, expected_cost, runner_up, runner_up_cost."""
+        columns = (self.chosen, self.expected_costs, self.runners_up, self.runner_up_costs)
+        for name, chosen, cost, second, second_cost in zip(self.ids, *(c.tolist() for c in columns), strict=True):
+            yield {
+                "id": name,
+                "decision": self.names[chosen],
+                "expected_cost": cost,
+                "runner_up": self.names[second],
+                "runner_up_cost": second_cost,
+            }
+
+
+def decide(
+    posteriors: Posteriors,
+    *,
+    costs: Costs,
+    priors: ArrayLike | None = None,
+    training_priors: ArrayLike | None = None,
+) -> Decisions:
+    """The Bayes decision argmin_d Σ_k C[k, d] q_k of each instance, the first on ties, and the second-best one.
+
+    Args:
+        posteriors: N instances; the labels are used for the training priors only.
+        costs: (K, D). Abstaining is a column like any other.
+        priors: (K,) class priors to decide under: re-weights the posteriors by π_k / π⁰_k first. None: as they are.
+        training_priors: (K,) the priors π⁰ behind the posteriors; None for the shares of the labels.
+
+    Raises:
+        InputError: costs of another number of classes; as `Posteriors.with_priors`.
+
+    Source: reference thesis, eq. 3.1.
+
+    >>> posteriors = Posteriors(np.log([[0.7, 0.3]]), [0])
+    >>> next(decide(posteriors, costs=Costs.zero_one(["no", "yes"]).with_abstention(0.2)).rows())["decision"]
+    'abstain'
+    """
+    if priors is not None:
+        posteriors = posteriors.with_priors(priors, training_priors=training_priors)
+    chosen = bayes_decisions(posteriors.log_posteriors, costs=costs)
+    risks = expected_costs(posteriors.log_posteriors, costs=costs)
+    rows = np.arange(len(chosen))
+    best = risks[rows, chosen]
+    risks[rows, chosen] = np.inf
+    second = risks.argmin(axis=1)
+    return Decisions(posteriors.ids, costs.decisions, chosen, best, second, risks[rows, second])
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,3 +203,63 @@ def _two_by_two(costs: Costs) -> Array:
     if costs.matrix.shape != (2, 2):
         raise InputError(f"costs have shape {costs.matrix.shape}; thresholds need 2 classes and 2 decisions")
     return costs.matrix
+
+
+@dataclass(frozen=True, eq=False)
+class RiskCoverage:
+    """Mean loss of the most confident share of the instances, for every such share."""
+
+    coverage: Array
+    """(N,) shares 1/N, 2/N, …, 1."""
+    risk: Array
+    """(N,) mean loss of the covered instances; within a tie of confidence, its mean over all orders."""
+    possible: NDArray[np.bool_]
+    """(N,) False inside a tie, where no threshold on confidence stops."""
+
+    @property
+    def area(self) -> float:
+        """Area under the curve: the mean of the risk over the coverages 1/N … 1. Lower is better."""
+        return float(self.risk.mean())
+
+    def coverage_at(self, risk: float) -> float:
+        """The largest coverage a threshold on confidence can give at this risk or less; 0 if none does."""
+        # Rounding of a mean must not cost an instance.
+        reached = np.flatnonzero((self.risk <= risk + 1e-12) & self.possible)
+        return float(self.coverage[reached[-1]]) if reached.size else 0.0
+
+
+def risk_coverage(posteriors: Posteriors, *, costs: Costs | None = None) -> RiskCoverage:
+    """The risk–coverage curve of the Bayes decisions, most confident instances first.
+
+    risk(m/N) = (1/m) Σ loss over the m instances of least expected cost min_d Σ_k C[k, d] q_k. Without costs: the
+    errors of the most probable choice, by its posterior, compared as a logarithm so that 1 − 1e-20 is less sure than
+    1 − 1e-30.
+
+    Args:
+        posteriors: N instances.
+        costs: (K, D); None for 0–1 costs.
+
+    Raises:
+        InputError: costs of another number of classes.
+
+    Source: El-Yaniv and Wiener (2010); Geifman and El-Yaniv (arXiv:1705.08500).
+
+    >>> curve = risk_coverage(Posteriors(np.log([[0.9, 0.1], [0.6, 0.4]]), [0, 1]))
+    >>> curve.risk.tolist(), curve.area, curve.coverage_at(0.1)
+    ([0.0, 0.5], 0.25, 0.5)
+    """
+    logs = posteriors.log_posteriors
+    if costs is None or costs.is_zero_one:
+        doubt = -logs.max(axis=1)
+        losses = rules.error_rule(logs, posteriors.labels)
+    else:
+        doubt = expected_costs(logs, costs=costs).min(axis=1)
+        losses = rules.cost_rule(costs)(logs, posteriors.labels)
+    order = np.argsort(doubt, kind="stable")
+    n = len(order)
+    last = np.append(doubt[order][1:] != doubt[order][:-1], True)
+    ends = np.flatnonzero(last) + 1
+    # Over all orders of a tie the mean loss grows evenly through it.
+    totals = np.interp(np.arange(1, n + 1), np.append(0, ends), np.append(0.0, np.cumsum(losses[order])[ends - 1]))
+    counts = np.arange(1, n + 1)
+    return RiskCoverage(counts / n, totals / counts, last)

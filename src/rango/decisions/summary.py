@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rango.decisions import replicates as resampled
+from rango.decisions import bootstrap as resampled
 from rango.decisions.arrays import Array, check_priors
+from rango.decisions.bootstrap import (
+    Interval,
+    IntervalKind,
+    Resample,
+    Resampling,
+    bca_interval,
+    percentile_interval,
+    resampling_of,
+)
 from rango.decisions.costs import Costs
-from rango.decisions.estimates import DIRECTIONS, METRICS, Estimate
-from rango.decisions.intervals import Interval, IntervalKind, bca_interval, percentile_interval
-from rango.decisions.posteriors import Posteriors
-from rango.decisions.resampling import Resample, Resampling, resampling_of
+from rango.decisions.metrics import DIRECTIONS, METRICS, Estimate
+from rango.decisions.posteriors import Posteriors, check_paired
+from rango.decisions.significance import McNemar, mcnemar
 from rango.errors import InputError, unknown_name
 
 
@@ -129,23 +138,6 @@ def summarise_prior_only(
     return found
 
 
-def check_paired(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> None:
-    """Raise InputError unless both hold the same instances in the same order with the same labels; names the first."""
-    if len(a) != len(b):
-        raise InputError(f"{len(a)} instances beside {len(b)}; {purpose} needs the same instances")
-    if a.n_choices != b.n_choices:
-        raise InputError(f"{a.n_choices} choices beside {b.n_choices}; {purpose} needs the same choices")
-    for row, (one, other) in enumerate(zip(a.ids, b.ids, strict=True)):
-        if one != other:
-            raise InputError(f"row {row} is id {one!r} beside id {other!r}; give both files the same ids in one order")
-    differ = a.labels != b.labels
-    if differ.any():
-        row = int(differ.argmax())
-        raise InputError(
-            f"id {a.ids[row]!r} has label {a.labels[row]} beside {b.labels[row]}; {purpose} needs the same labels"
-        )
-
-
 class _Plan:
     """What is measured, checked once."""
 
@@ -230,3 +222,80 @@ def _estimates(
         low, high = intervals.get(name) or (None, None)
         result[name] = Estimate(value, low, high, n, DIRECTIONS[name], notes.get(name))
     return result
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems, a and b, on the same instances."""
+
+    a: dict[str, Estimate]
+    b: dict[str, Estimate]
+    difference: dict[str, Estimate]
+    """metric(b) − metric(a), with paired bootstrap intervals."""
+    mcnemar: McNemar
+    level: float
+    """Nominal coverage of the intervals."""
+
+    def sentence(self, *, names: tuple[str, str] = ("the first", "the second")) -> str:
+        """What the comparison says, in words, of the normalised cross-entropy and the error rate."""
+        return f"{self._of_nce(*names)} {self._of_errors(*names)}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The comparison as JSON values."""
+        parts = {"a": self.a, "b": self.b, "difference": self.difference}
+        entries: dict[str, Any] = {
+            part: {name: estimate.as_dict() for name, estimate in found.items()} for part, found in parts.items()
+        }
+        return {**entries, "mcnemar": asdict(self.mcnemar), "level": self.level, "sentence": self.sentence()}
+
+    def _of_nce(self, a: str, b: str) -> str:
+        found = self.difference["nce"]
+        n = f"On {found.n:,} shared instances"
+        if not math.isfinite(found.value) or found.low is None or found.high is None:
+            return (
+                f"{n} the normalised cross-entropies of {a} and {b} cannot be compared ({found.note or 'no interval'})."
+            )
+        interval = f"{found.value:+.4f}, {self.level:.0%} interval {found.low:+.4f} to {found.high:+.4f}"
+        if found.low <= 0 <= found.high:
+            return f"{n} the normalised cross-entropies of {a} and {b} cannot be told apart ({interval})."
+        word = "lower (better)" if found.value < 0 else "higher (worse)"
+        return f"{n} the normalised cross-entropy of {b} is {word} than that of {a} ({interval})."
+
+    def _of_errors(self, a: str, b: str) -> str:
+        test = self.mcnemar
+        rates = f"{self.a['error_rate'].value:.4f} and {self.b['error_rate'].value:.4f}"
+        only = f"only {a} is right on {test.only_a_right:,}, only {b} on {test.only_b_right:,}"
+        p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.4f}"
+        word = "differ" if test.p < 1 - self.level else "cannot be told apart"
+        return f"Their error rates, {rates}, {word}: {only} (exact McNemar {p})."
+
+
+def compare(
+    a: Posteriors,
+    b: Posteriors,
+    *,
+    costs: Costs | None = None,
+    priors: ArrayLike | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Comparison:
+    """Every metric of two systems and of their difference (b − a), resampled on shared instances, and McNemar's test.
+
+    Arguments as in `summarise`.
+
+    Raises:
+        InputError: ids or labels that differ (names the first that does); as `summarise`.
+
+    >>> import numpy as np
+    >>> a = Posteriors(np.log([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]]), [0, 1, 1])
+    >>> compare(a, a, replicates=100).mcnemar.p
+    1.0
+    """
+    return Comparison(
+        summarise(a, costs=costs, priors=priors, replicates=replicates, seed=seed, level=level),
+        summarise(b, costs=costs, priors=priors, replicates=replicates, seed=seed, level=level),
+        summarise_difference(a, b, costs=costs, priors=priors, replicates=replicates, seed=seed, level=level),
+        mcnemar(a, b),
+        level,
+    )

@@ -1,13 +1,14 @@
-"""An adapter: the LoRA layers put into a network, read and written in PEFT's format."""
+"""What is trained of a network: an adapter of LoRA layers, or anything else that training can ask the same of."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,11 +17,51 @@ from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
 from rango.files import atomic_path, write_json
-from rango.models.grouping import Grouping
 from rango.models.loading import Model
-from rango.models.lora import LoRALinear
-from rango.models.options import LoRA
+from rango.models.lora import Grouping, LoRALinear
 from rango.models.placement import head_name, place
+from rango.options import LoRA
+
+
+class Adaptation(Protocol):
+    """A change of a model's network that can be trained, saved, switched off and taken back."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, float32, in a fixed order."""
+
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+
+    def module_count(self) -> int:
+        """How many of the network's modules are adapted."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Copies of the trained numbers on the CPU."""
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Copy the numbers from what `state` gave."""
+
+    def reset(self, seed: int) -> None:
+        """Start afresh."""
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint that other programs read."""
+
+    def load(self, folder: Path) -> None:
+        """Read a checkpoint of this same adaptation."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Within the block the network is the base model with this adaptation."""
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Within the block the network is the base model."""
+
+    def enable_dropout(self) -> None:
+        """Switch on the adaptation's own dropout, if it has any."""
+
+    def remove(self) -> None:
+        """Give the network back as it was."""
+
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

@@ -20,10 +20,13 @@ from rango.files import fingerprint
 from rango.models.lstm import register as register_lstm
 from rango.models.ngram import NGRAM
 from rango.models.ngram import register as register_ngram
-from rango.models.options import Dtype, folder_problem
+from rango.options import Dtype, folder_problem
 
 register_lstm()
+
+
 register_ngram()
+
 
 # A tokenizer with a smaller share of the network's tokens may not be the network's: padding takes a few hundred.
 _FEW_TOKENS = 0.9

@@ -11,12 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from rango.models.ngram_smoothing import STUPID_WEIGHT, NGramTables
+Discounts = tuple[float, float, float]
+"""What is taken from counts of 1, of 2, and of 3 or more."""
+
+
+STUPID_WEIGHT = 0.4  # Brants et al. 2007, section 4
+
 
 NGRAM = "rango_ngram"
 
@@ -234,3 +241,19 @@ def register() -> None:
     """Let `AutoConfig` and `AutoModelForCausalLM` know the model, so that its folder loads as any other does."""
     AutoConfig.register(NGRAM, NGramConfig, exist_ok=True)
     AutoModelForCausalLM.register(NGramConfig, NGramForCausalLM, exist_ok=True)
+
+
+@dataclass(frozen=True, eq=False)
+class NGramTables:
+    """A smoothed model. Logarithms in nats, float32; orders as in `NGramCounts`."""
+
+    vocabulary: int
+    end: int
+    smoothing: str
+    keys: tuple[NDArray[np.int64], ...]
+    log_probabilities: tuple[NDArray[np.float32], ...]
+    """For orders 1 .. N."""
+    back_off: tuple[NDArray[np.float32], ...]
+    """For histories of 1 .. N - 1 tokens."""
+    discounts: tuple[Discounts, ...] = ()
+    """For orders 1 .. N; Kneser-Ney only."""

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError, unknown_name
 from rango.models.ngram import NGRAM
-from rango.models.options import PLACEMENTS
+from rango.options import PLACEMENTS
 
 _Ends = Mapping[str, tuple[str, ...]]
 

@@ -1,4 +1,4 @@
-"""One forward pass: from a batch of token trees to scores, with the output head applied only where it is needed."""
+"""A beginning that many trees share, such as shots: its keys and values are computed once, and every batch goes on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,96 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from rango.models import Model, linear_rows
-from rango.models.loading import accepts
+from rango.models.loading import Model, accepts
+from rango.models.lora import linear_rows
+from rango.models.ngram import NGramForCausalLM
 from rango.scoring.batches import Batch, Read, collate
-from rango.scoring.prefix import Prefix, read_prefix
 from rango.scoring.trees import TokenTree
+
+# A shorter beginning saves less than a forward pass of its own costs.
+_WORTH_IT = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The keys and values of some tokens in every layer. It serves batches of any size and is never changed."""
+
+    length: int
+    """Tokens."""
+    cache: Cache
+
+    def inputs(self, model: Model) -> dict[str, Any]:
+        """The arguments of a forward pass that goes on from here."""
+        return {_name_of_cache(model): self.cache, "use_cache": True}
+
+
+class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """One layer's keys and values, (1, heads, p, d) each, put before those of each batch, which are not kept."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of prefix and batch, (b, heads, p + t, d); this layer stays as it was."""
+        assert self.keys is not None
+        assert self.values is not None
+        return _joined(self.keys, key_states), _joined(self.values, value_states)
+
+
+def _joined(prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    return torch.cat([prefix.expand(len(states), -1, -1, -1), states], dim=-2)
+
+
+@torch.inference_mode()
+def read_prefix(model: Model, tokens: Sequence[int]) -> Prefix:
+    """Read some tokens once, with the adapter and its dropout as they are."""
+    cache = DynamicCache()
+    network: Any = model.network
+    inputs = {"input_ids": torch.tensor([list(tokens)], device=model.device), "use_cache": True}
+    network.get_decoder()(**inputs, **{_name_of_cache(model): cache})
+    read: list[Any] = list(cache.layers)
+    return Prefix(length=len(tokens), cache=Cache(layers=[_PrefixLayer(layer.keys, layer.values) for layer in read]))
+
+
+def shared_beginning(trees: Sequence[TokenTree]) -> int:
+    """How many tokens begin every trunk and are worth reading once; at least one token is left to every trunk.
+
+    It is found in the tokens, not computed from the shots' text: wherever the tokenizer cuts, what is scored is the
+    tokens of the whole text.
+    """
+    if len(trees) < 2:
+        return 0
+    # What the first and the last in order share, all between them share.
+    first, last = min(tree.trunk for tree in trees), max(tree.trunk for tree in trees)
+    most = min(len(tree.trunk) for tree in trees) - 1
+    shared = next((at for at in range(most) if first[at] != last[at]), most)
+    return shared if shared >= _WORTH_IT else 0
+
+
+def longest_short_rope(model: Model) -> int | None:
+    """The length beyond which the rotary frequencies of a model change (longrope), None where they never do.
+
+    Keys that were computed below that length do not fit a text that is longer.
+    """
+    config: Any = model.network.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    length = rope.get("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None))
+    return length if isinstance(length, int) else 0
+
+
+def _name_of_cache(model: Model) -> str:
+    return "cache" if accepts(model.network, "cache") else "past_key_values"
+
 
 # Rows of logits computed at once: 256 x a vocabulary of 51,200 in float32 is 50 MB.
 _HEAD_ROWS = 256
@@ -128,3 +211,38 @@ class Reader:
 
 def _pick(logits: torch.Tensor, at: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return logits[at, targets] - logits.logsumexp(dim=-1)[at]
+
+
+class NGramReader(Reader):
+    """An n-gram model has no hidden states and no head: a scored token costs a few binary searches.
+
+    Branches are read one to a row: a row's tokens are then the history as it stands in the text.
+    """
+
+    def __init__(self, model: Model) -> None:
+        network = _network(model)
+        reach = network.order - 1
+        history = f"from the {reach} before it" if reach else "whatever stands before it"
+        note = f"{network.order}-gram ({network.config.smoothing}): a token is scored {history}"
+        super().__init__(model=model, reads_trees=False, window=None, splits_head=False, notes=(note,))
+
+    def log_probabilities(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
+        """log P(target) of each scored token over the whole vocabulary, (m,) float32, in nats; there are no states."""
+        assert states is None
+        network = _network(self.model)
+        reach = max(1, network.order - 1)
+        padded = nn.functional.pad(batch.tokens, (reach - 1, 0), value=-1)
+        # Column c of the batch is column c + reach - 1 here, so its last `reach` tokens begin at c.
+        columns = batch.columns[:, None] + torch.arange(reach, device=batch.columns.device)
+        histories = network.histories(padded[batch.rows[:, None], columns])
+        last = torch.arange(1, len(batch.rows) + 1, device=batch.rows.device) * reach - 1
+        return network.log_probabilities_of(histories[last[batch.at]], batch.targets)
+
+    def choice_logits(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
+        """The log-probabilities themselves, (m,) float32: there is no cheaper score."""
+        return self.log_probabilities(batch, states)
+
+
+def _network(model: Model) -> NGramForCausalLM:
+    assert isinstance(model.network, NGramForCausalLM)
+    return model.network

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rango.errors import InputError
-from rango.models import Model
-from rango.scoring.options import Normalisation
-from rango.tasks import Form, Instance, Prompt, Task
-from rango.tasks.instance import named
+from rango.models.loading import Model
+from rango.options import Form, Normalisation
+from rango.tasks import Instance, Prompt, Task
+from rango.tasks.task import named
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,17 +18,13 @@ from typing import Any, Literal
 from rango.config import Config, merge
 from rango.errors import InputError
 from rango.files import fingerprint
-from rango.scoring.options import ScoringOptions
-from rango.studies.adaptation import AdaptationOptions
-from rango.studies.keys import unflatten
-from rango.studies.mistakes import key_problems, sound_part
-from rango.studies.outcomes import Reference
-from rango.studies.own_models import ModelSpec, missing_texts, model_problems, needed_models, plan_models
-from rango.studies.resolving import BASE_KEYS, base_values, run_config, told_axes
-from rango.studies.study import Axes, Study
+from rango.options import AdaptationOptions, FinetuneConfig, ScoringOptions, Selection, TaskOptions
+from rango.studies.axes import unflatten
+from rango.studies.configurations import BASE_KEYS, base_values, run_config, told_axes
+from rango.studies.pretrained_models import ModelSpec, missing_texts, model_problems, needed_models, plan_models
+from rango.studies.study import Axes, Reference, Study, key_problems, sound_part
 from rango.studies.study_costs import StudyCosts, misfit
-from rango.tasks import Task, TaskOptions, load_task
-from rango.training.options import FinetuneConfig, Selection
+from rango.tasks import Task, load_task
 
 MODELS = "models"
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rango.errors import InputError
+from rango.studies.execution import Bank, begin, give_up
 from rango.studies.plan import Plan, groups
-from rango.studies.running import Bank, begin
+from rango.studies.queue import units
 from rango.studies.store import ENDED, Store
 from rango.studies.study import Study
-from rango.studies.units import units
-from rango.studies.workers import give_up
 
 _DEATHS = 2  # of tasks in the same unit, before the unit is given up
 _WAIT_SECONDS = 0.5

@@ -1,24 +1,138 @@
-"""A study file: a base configuration, what is varied, seeds, and which metric selects."""
+"""A study: a base configuration, what is varied or searched, seeds, and which metric selects."""
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError
 
-from rango.config import Config, Seed, faulty_fields, merge, mistakes, underscored
-from rango.errors import InputError
-from rango.files import read_yaml
-from rango.studies.keys import flatten, unflatten
-from rango.studies.mistakes import key_problems
-from rango.studies.outcomes import Reference
-from rango.studies.own_models import ModelSpec
-from rango.studies.search import Search
-from rango.studies.study_costs import StudyCosts, stated_costs, stated_metrics
-from rango.training.options import Selection
+from rango.config import Config, Seed, faulty_fields, mistakes
+from rango.decisions import DIRECTIONS
+from rango.errors import InputError, unknown_name
+from rango.options import Selection
+from rango.studies.axes import TASK, axis_text, dotted_items, flatten, known_keys
+from rango.studies.pretrained_models import ModelSpec
+from rango.studies.study_costs import COST_METRICS, StudyCosts, stated_costs, stated_metrics
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A figure that a source states, shown beside what was measured and never mixed with it."""
+
+    name: str
+    """The system, such as "phi-2 adapted"."""
+    where: Mapping[str, object]
+    """Axes it belongs to, such as the task."""
+    metric: str
+    """Name of the metric, such as "accuracy"."""
+    value: float
+    source: str
+    """Who states it."""
+
+
+def belongs(reference: Reference, task: object) -> bool:
+    """Whether a reference stands beside the configurations of a task: it names that task, or there is none to name."""
+    stated = reference.where.get(TASK)
+    return stated is None or task is None or axis_text(stated) == axis_text(task)
+
+
+Number = int | float
+
+
+class Range(Config):
+    """Numbers between two ends, both included. Two whole ends make whole numbers."""
+
+    low: Number
+    """The smallest value."""
+    high: Number
+    """The largest value."""
+    log: bool = False
+    """Whether equal ratios, instead of equal differences, are equally likely at first."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def rounded(self, value: float) -> int | float:
+        """A value as a person would write it: whole, or with four digits, and still within the range."""
+        if self.whole:
+            return int(value)
+        return min(max(float(f"{value:.4g}"), float(self.low)), float(self.high))
+
+
+def _kind(value: Any) -> str:
+    return "range" if isinstance(value, Mapping | Range) else "choice"
+
+
+Axis = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[tuple[Any, ...], Tag("choice")],
+    Discriminator(_kind),
+]
+
+
+class Search(Config):
+    """How the configurations of a study are chosen, one after the other."""
+
+    trials: Annotated[int, Field(ge=1)] = 20
+    """Configurations to try, each once; fewer where the space holds no more."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """tpe (ten random ones, then where good ones are dense and bad ones are rare) or random."""
+    seed: Seed = 0
+    """Seed of the choices."""
+    prune: bool = True
+    """End a run whose best validation so far is worse than the median of the earlier ones' at the same step, once five
+    have come to their end."""
+    space: Mapping[str, Axis] = {}
+    """Dotted key -> `{low, high, log}`, or a list to choose from."""
+
+    def corners(self) -> Iterator[dict[str, Any]]:
+        """Every end and every choice of each axis once, the other axes at their first."""
+        ends = {name: (axis.low, axis.high) if isinstance(axis, Range) else axis for name, axis in self.space.items()}
+        first = {name: values[0] for name, values in ends.items()}
+        for name, values in ends.items():
+            for value in values:
+                yield {**first, name: value}
+
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """Every configuration of the space, the last axis fastest; none where an axis has no countable values."""
+        axes = {
+            name: range(int(axis.low), int(axis.high) + 1) if isinstance(axis, Range) else axis
+            for name, axis in self.space.items()
+            if not isinstance(axis, Range) or axis.whole
+        }
+        if len(axes) < len(self.space):
+            return
+        # By number: itertools.product would hold all values of a wide range at once.
+        for number in range(math.prod(map(len, axes.values()))):
+            found, rest = {}, number
+            for name, values in reversed(axes.items()):
+                rest, place = divmod(rest, len(values))
+                found[name] = values[place]
+            yield {name: found[name] for name in axes}
+
+    def problems(self, known: Sequence[str]) -> Iterator[str]:
+        """What is wrong with the space, before any value is tried."""
+        if not self.space:
+            yield "search: space is empty; give at least one axis"
+        for name, axis in self.space.items():
+            if name == "seed":
+                yield "search: seed is set by `seeds`; take it out of the space"
+            elif name not in known:
+                yield str(unknown_name("key in search.space", name, known))
+            if not isinstance(axis, Range):
+                if not axis:
+                    yield f"search: {name} has no values; give at least one, or take the axis out"
+            elif axis.low > axis.high:
+                yield f"search: {name} has low {axis.low} above high {axis.high}; exchange them"
+            elif axis.log and axis.low <= 0:
+                yield f"search: {name} is on a logarithmic scale from {axis.low}; give a low above 0, or take log out"
+
 
 Axes = Mapping[str, Any]
 """Dotted key -> value: what tells one configuration of a study from another."""
@@ -99,90 +213,82 @@ class Study(Config):
         return tuple(dict.fromkeys([*listed, *self.vary]))
 
 
-def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -> Study:
-    """Read a study file. What its keys and values say is checked where it is planned, with everything else.
-
-    Args:
-        path: YAML with the fields of `Study`, and optionally `tiny`: differences that make it small.
-        tiny: apply them.
-        changes: `KEY=VALUE`, a field of the study or a key of its base, such as `model=runs/lm` or `seeds=[0,1]`;
-            `vary.KEY=VALUES`, one axis of the grid; `search.KEY=VALUE`; or `models.NAME.KEY=VALUE`, such as
-            `models.small.texts=[book.txt]`.
-
-    Raises:
-        InputError: fields that a study does not have, or of another kind; no such file.
-    """
-    values = _one_spelling(read_yaml(path), where=str(path))
-    small = values.pop("tiny", None)
-    if tiny:
-        if not isinstance(small, Mapping):
-            raise InputError(f"{path} has no `tiny:` block; run the whole study, or add the differences that shrink it")
-        values = _replace(values, small)
-    for change in changes:
-        values = _changed(values, change)
-    values.setdefault("name", path.stem)
-    return Study.build(values, where=str(path))
+def key_problems(study: Study) -> list[str]:
+    """A line for each mistake in the keys of base, axes, search and references."""
+    return [*_unknown(study), *_clashes(study), *_of_search(study), *_of_references(study), *_of_costs(study)]
 
 
-def _one_spelling(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """The keys of a run's configuration with `_` for `-`, so that a change finds the key that it changes."""
-    result = dict(values)
-    for key, value in values.items():
-        if key in ("base", "vary") and isinstance(value, Mapping):
-            result[key] = underscored(value, where=where)
-        elif key == "tiny" and isinstance(value, Mapping):
-            result[key] = _one_spelling(value, where=where)
-        elif key == "runs" and isinstance(value, list):
-            result[key] = [underscored(run, where=where) if isinstance(run, Mapping) else run for run in value]
-    return result
+def sound_part(study: Study) -> Study:
+    """The study without the keys that are wrong, so that what is wrong with the rest can be found as well."""
+    known = set(known_keys())
+
+    def kept(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in flatten(values).items() if key in known}
+
+    listed = {key for run in study.runs for key in flatten(run)}
+    vary = {key: values for key, values in study.vary.items() if key in known and values and key not in listed}
+    runs = tuple(kept(run) for run in study.runs)
+    search = study.search
+    if search is not None:
+        space = {key: axis for key, axis in search.space.items() if key in known and axis}
+        search = search.model_copy(update={"space": space})
+    return study.model_copy(update={"base": kept(study.base), "vary": vary, "runs": runs, "search": search})
 
 
-def _replace(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `values`: base and models key by key, lists and axes as a whole."""
-    result = dict(values)
-    for key, value in over.items():
-        old = result.get(key)
-        if key in ("base", "models") and isinstance(value, Mapping) and isinstance(old, Mapping):
-            dotted = flatten(value)  # `lora.rank` gives way to `lora: {rank: …}`
-            value = merge(
-                {name: inner for name, inner in old.items() if "." not in str(name) or name not in dotted}, value
-            )
-        result[key] = value
-    return result
+def _places(study: Study) -> Iterator[tuple[str, list[str]]]:
+    yield "base", [key for key, _ in dotted_items(study.base)]
+    yield "vary", list(study.vary)
+    for number, run in enumerate(study.runs):
+        yield f"runs[{number}]", [key for key, _ in dotted_items(run)]
 
 
-def _changed(values: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """The values of a study file with one `KEY=VALUE` on top."""
-    key, sign, value = text.partition("=")
-    head, _, inner = key.strip().replace("-", "_").partition(".")
-    if not sign or not head:
-        raise InputError(f"--set {text!r}: expected KEY=VALUE, such as model=runs/lm")
-    parsed = _parsed(value)
-    if head == "models" and inner:
-        name, _, inner = key.strip().partition(".")[2].partition(".")  # a name may have hyphens
-        if not inner:
-            raise InputError(f"--set {text!r}: expected models.NAME.KEY=VALUE, such as models.small.texts=[book.txt]")
-        return _replace(values, {"models": {name: unflatten({inner.replace("-", "_"): parsed})}})
-    if head == "search" and inner:
-        axis = inner.removeprefix("space.")
-        nested = {inner: parsed} if axis == inner else {"space": {axis: parsed}}
-        return {**values, "search": merge(_mapping(values, "search"), nested)}
-    if head == "vary" and inner:
-        return {**values, "vary": {**_mapping(values, "vary"), inner: parsed}}
-    if head in Study.model_fields and not inner:
-        return _replace(values, _one_spelling({head: parsed}, where=f"--set {head}"))
-    return _replace(values, {"base": unflatten({f"{head}.{inner}" if inner else head: parsed})})
+def _unknown(study: Study) -> Iterator[str]:
+    known = known_keys()
+    for place, keys in _places(study):
+        for key in keys:
+            if key == "seed":
+                yield f"{place}: seed is set by `seeds`; take it out"
+            elif key not in known:
+                yield str(unknown_name(f"key in {place}", key, known))
 
 
-def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = values.get(key)
-    return found if isinstance(found, Mapping) else {}
+def _clashes(study: Study) -> Iterator[str]:
+    for place, keys in _places(study):
+        for key, count in Counter(keys).items():
+            if count > 1:
+                yield f"{place}: {key} stands twice; keep one of them"
+    for key, values in study.vary.items():
+        if not values:
+            yield f"vary: {key} has no values; give at least one, or take the axis out"
+        in_runs = [number for number, run in enumerate(study.runs) if key in flatten(run)]
+        if in_runs:
+            yield f"{key} is varied twice, in vary and in runs[{in_runs[0]}]; keep one of them"
 
 
-def _parsed(value: str) -> Any:
-    import yaml
+def _of_search(study: Study) -> Iterator[str]:
+    if study.search is None:
+        return
+    yield from study.search.problems(known_keys())
+    if study.vary or study.runs:
+        yield f"search and {'vary' if study.vary else 'runs'} are both given; a study has one of them"
+    if len(study.seeds) > 1:
+        yield (
+            f"search: seeds are {list(study.seeds)}; a search takes one; try the best with more seeds in a grid, "
+            "the same folder keeps their runs"
+        )
 
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
+
+def _of_references(study: Study) -> Iterator[str]:
+    known = known_keys()
+    for reference in study.references:
+        if reference.metric not in DIRECTIONS:
+            yield str(unknown_name(f"metric of reference {reference.name!r}", reference.metric, DIRECTIONS))
+        for key in reference.where:
+            if key not in known:
+                yield str(unknown_name(f"key in where of reference {reference.name!r}", key, known))
+
+
+def _of_costs(study: Study) -> Iterator[str]:
+    wanted = [name for name in study.metrics if name in COST_METRICS]
+    if wanted and study.costs is None:
+        yield f"metrics has {wanted[0]} but there are no costs; give costs, such as {{abstain: 0.3}}"

@@ -12,28 +12,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rango.console import Screen
 from rango.decisions import Posteriors
 from rango.errors import Interrupted
-from rango.models import Adapter, Model, load_adapter, load_model
-from rango.models.options import ModelOptions
-from rango.scoring import encode, evaluate, make_reader, mean_posteriors, score_samples
-from rango.scoring.options import ScoringOptions
-from rango.studies.claims import Claim, claim
-from rango.studies.own_models import ModelSpec
+from rango.language.pretrain import pretrain
+from rango.models.adapter import Adapter
+from rango.models.loading import Model, load_model
+from rango.models.peft_format import load_adapter
+from rango.options import ModelOptions, ScoringOptions, Split, TaskOptions
+from rango.scoring.probe import make_reader
+from rango.scoring.scorer import evaluate, mean_posteriors, score_samples
+from rango.scoring.trees import encode
 from rango.studies.plan import MODELS, Job, Plan
+from rango.studies.pretrained_models import ModelSpec
+from rango.studies.queue import BANKS, Claim, Unit, claim, dissolve, units, write_bank
 from rango.studies.store import Store
-from rango.studies.units import BANKS, Unit, dissolve, units, write_bank
-from rango.tasks import Split, Task, TaskOptions, load_task, simulated_narratives
-from rango.training import (
-    BankJob,
-    OnValidation,
-    Screen,
-    choose_bank,
-    finetune,
-    finetune_bank,
-    pretrain,
-    true_posteriors,
-)
+from rango.tasks import Task, load_task, simulated_narratives
+from rango.training.bank import BankJob, OnValidation
+from rango.training.bank_choice import choose_bank
+from rango.training.evaluate import true_posteriors
+from rango.training.finetune import finetune, finetune_bank
 
 _BELOW = "what it builds on failed: "
 POLL_SECONDS = 0.2

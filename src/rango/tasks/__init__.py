@@ -1,11 +1,9 @@
 """What is asked: instances, splits, prompts, and one file per task."""
 
-from rango.tasks.floor import expected_scores, true_log_posteriors
-from rango.tasks.instance import Form, Instance, Prompt, Templates
-from rango.tasks.loading import TASKS, load_task
-from rango.tasks.shots import few_shot
-from rango.tasks.simulated import simulated_narratives
-from rango.tasks.task import Split, Task, TaskOptions, show, task_text
+from rango.options import Form, Split, TaskOptions
+from rango.tasks.registry import TASKS, load_task
+from rango.tasks.simulated import expected_scores, simulated_narratives, true_log_posteriors
+from rango.tasks.task import Instance, Prompt, Task, Templates, few_shot, show, task_text
 
 __all__ = [
     "TASKS",

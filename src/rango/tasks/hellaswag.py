@@ -17,11 +17,10 @@ from typing import Any
 
 from rango.errors import InputError
 from rango.files import read_rows
-from rango.tasks.instance import Instance, Templates, context_group
-from rango.tasks.overlap import group_overlapping
+from rango.options import TaskOptions, Words
 from rango.tasks.sources import Repository, Row, find_file, hub_rows, located, need_folder, text_of
-from rango.tasks.splits import cut
-from rango.tasks.task import Task, TaskOptions, Words
+from rango.tasks.splits import cut, group_overlapping
+from rango.tasks.task import Instance, Task, Templates, context_group
 
 TEMPLATES = Templates(
     letter="{context}\nWhat comes next?\n{choices}\nAnswer:",

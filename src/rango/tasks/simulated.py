@@ -1,38 +1,26 @@
-"""A generated world whose sampling distribution is written down, so that the true posterior is known.
-
-`simulated` asks in SocialIQA's form (context, question, three answers), `simulated-continuations` in HellaSwag's (a
-text and four endings). `simulated_narratives` tells the same world as plain text, to pre-train on. The world is in
-`world.py`.
-
-**The true posterior.** An instance is drawn as follows: a context x (person, trait, event, relation) and a kind of
-question, uniformly; the answer a from P(a | x, kind) over M outcomes; K - 1 distractors uniformly without replacement
-from the other M - 1; the K choices in a uniformly random order c = (c_1 … c_K). The probability of seeing c with its
-right answer at place k is
-
-    P(c, label = k | x, kind) = P(c_k | x, kind) · 1 / C(M - 1, K - 1) · 1 / K!
-
-The two last factors do not depend on k, because the distractors are uniform whatever the answer, so they cancel:
-
-    P(label = k | c, x, kind) = P(c_k | x, kind) / Σ_j P(c_j | x, kind)
-
-The true posterior is P restricted to the choices. (Drawing K choices first and a label among them afterwards has the
-same posterior, but then the answers would not be distributed as P(a | x, kind), which is what narratives teach.)
-"""
+"""A generated world whose sampling distribution is written down, so that the true posterior is known."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import accumulate, islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rango.errors import InputError
-from rango.tasks.instance import Instance, Templates, context_group
-from rango.tasks.task import SPLITS, Split, Task, TaskOptions
-from rango.tasks.world import EVENTS, KINDS, NAMES, RELATIONS, TRAITS, Kind, conditional
+from rango.options import SPLITS, Split, TaskOptions
+from rango.tasks.simulated_world import EVENTS, KINDS, NAMES, RELATIONS, TRAITS, Kind, conditional
+from rango.tasks.task import Instance, Task, Templates, context_group
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
 
 QUESTION_TEMPLATES = Templates(
     letter="{context}\nQuestion: {question}\n{choices}\nAnswer:",
@@ -201,3 +189,68 @@ def _cumulative(kind: Kind, event: int, nature: int) -> tuple[float, ...]:
 
 def _side(context: str) -> int:
     return hashlib.sha256(context.encode()).digest()[0]
+
+
+# numpy is imported where it is used: the command line reads this room before it knows what is asked of it.
+
+
+def true_log_posteriors(instances: Sequence[Instance]) -> Array:
+    """(N, K) the true log-posteriors of the instances in nats; -inf where an instance has fewer choices.
+
+    Raises:
+        InputError: no instances, or one whose true posterior is not known.
+    """
+    import numpy as np
+
+    if not instances:
+        raise InputError("no instances; expected at least one with a true posterior")
+    rows = np.full((len(instances), max(len(instance.choices) for instance in instances)), -np.inf)
+    for row, instance in zip(rows, instances, strict=True):
+        if instance.log_posterior is None:
+            raise InputError(f"instance {instance.id!r} has no true posterior; only simulated tasks know it")
+        row[: len(instance.choices)] = instance.log_posterior
+    return rows
+
+
+def expected_scores(log_posteriors: Array, true: Array) -> dict[str, float]:
+    """Error rate, cross-entropy and NCE that the posteriors have on average over labels drawn from the true ones.
+
+    With p_i the true posterior, q_i the one in question and d_i = argmax_k q_ik (the first on ties):
+
+        error_rate    = (1/N) Σ_i (1 - p_i(d_i))
+        cross_entropy = -(1/N) Σ_i Σ_k p_ik ln q_ik                  (nats; a term with p_ik = 0 counts 0)
+        nce           = cross_entropy / H(π),   π_k = (1/N) Σ_i p_ik   the expected priors
+
+    At q = p these are the floor: no posterior has a lower expected cross-entropy or error rate.
+    All three: lower is better. On labels actually drawn, the metrics of `Posteriors` scatter around these values.
+
+    Args:
+        log_posteriors: (N, K) the posteriors in question, nats.
+        true: (N, K) the true ones, nats.
+
+    Raises:
+        InputError: the shapes differ or are not (N, K).
+    """
+    import numpy as np
+
+    q, p = np.asarray(log_posteriors, dtype=np.float64), np.exp(np.asarray(true, dtype=np.float64))
+    if q.shape != p.shape or q.ndim != 2 or not q.size:
+        raise InputError(f"log_posteriors {q.shape} and true {p.shape}; expected the same shape (N, K)")
+    hit = p[np.arange(len(p)), q.argmax(axis=1)]
+    loss = -_dot(p, q).mean()
+    priors = p.mean(axis=0)
+    entropy = -_dot(priors, np.log(priors, out=np.zeros_like(priors), where=priors > 0))
+    return {
+        "error_rate": float(1 - hit.mean()),
+        "cross_entropy": float(loss),
+        "nce": float(loss / entropy),
+    }
+
+
+def _dot(p: Array, log_q: Array) -> Array:
+    """Σ_k p_k log q_k over the last axis, where 0 · (-inf) counts 0."""
+    import numpy as np
+
+    products = np.multiply(p, log_q, out=np.zeros_like(p), where=p > 0)
+    total: Array = products.sum(axis=-1)
+    return total

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rango.errors import InputError
 from rango.files import read_rows, read_text
-from rango.tasks.instance import Instance, Templates, context_group
+from rango.options import TaskOptions
 from rango.tasks.sources import Repository, Row, find_file, hub_rows, located, need_folder, text_of
 from rango.tasks.splits import cut
-from rango.tasks.task import Task, TaskOptions
+from rango.tasks.task import Instance, Task, Templates, context_group
 
 TEMPLATES = Templates(
     letter="{context}\nQuestion: {question}\n{choices}\nAnswer:",

@@ -1,21 +1,15 @@
-"""Cutting instances into splits: by seed, in given sizes, never through a context.
-
-The order in which groups (instances that share a context) are drawn is the order of SHA-256(seed, group). So it does
-not depend on the order of the rows, on the other rows, or on a library's random generator; the Hub's copy and the
-folder's give the same splits. The front of the order is the test split or, where test has a pool of its own, the
-validation split; training takes from the back. So the size of one split does not change what is in another, as long as
-there is enough for all, and a smaller split is the beginning of a larger one.
-"""
+"""Cutting instances into splits: by seed, in given sizes, never through a context or through texts that overlap."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rango.errors import InputError
-from rango.tasks.instance import Instance
-from rango.tasks.task import TaskOptions
+from rango.options import TaskOptions
+from rango.tasks.task import Instance
 
 Groups = list[list[Instance]]
 
@@ -141,3 +135,43 @@ def _carved_sizes(n: int, options: TaskOptions, *, carved: tuple[bool, bool]) ->
         return validation, test
     # Independent of the training size, so that a study over training sizes keeps its test set.
     return max(1, n * validation // (3 * held)), max(1, n * test // (3 * held))
+
+
+# Words. In HellaSwag's validation file runs of 8 link 2,400 of 9,799 instances into groups of at most 63; runs of 6 are
+# idiom ("is standing in front of a") and link 1,100 into two groups, and runs of 12 miss endings that were shortened.
+RUN = 8
+
+_WORD = re.compile(r"\w+")
+
+
+def group_overlapping(instances: Sequence[Instance]) -> list[Instance]:
+    """The instances with one group for all that are linked by shared runs of words, in context and right answer.
+
+    Two instances are linked when they share a run of `RUN` words (case and punctuation ignored), or their context;
+    linked ones share the first group name, in alphabetical order, of any of them.
+    """
+    parent = list(range(len(instances)))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    first: dict[int | str, int] = {}
+    for number, instance in enumerate(instances):
+        keys: list[int | str] = [instance.group, *_runs(f"{instance.context} {instance.choices[instance.label]}")]
+        for key in keys:
+            one, two = root(first.setdefault(key, number)), root(number)
+            parent[max(one, two)] = min(one, two)
+    names: dict[int, str] = {}
+    for number, instance in enumerate(instances):
+        top = root(number)
+        names[top] = min(names.get(top, instance.group), instance.group)
+    return [replace(instance, group=names[root(number)]) for number, instance in enumerate(instances)]
+
+
+def _runs(text: str) -> Iterable[int]:
+    """A number for each run of `RUN` words; equal runs have equal numbers within one process."""
+    words = _WORD.findall(text.casefold())
+    return (hash(tuple(words[start : start + RUN])) for start in range(len(words) - RUN + 1))

@@ -1,6 +1,6 @@
-"""A table of the user's own: rows.jsonl (or CSV, Parquet; .gz) beside a task.yaml that says how to ask.
+r"""A table of the user's own: rows.jsonl (or CSV, Parquet; .gz) beside a task.yaml that says how to ask.
 
-prompt: "Review: {text}\\nIs it good or bad?"   # a template over the columns
+prompt: "Review: {text}\nIs it good or bad?"   # a template over the columns
 choices: ["bad", "good"]                        # a list, or the name of a list column (as many as each row has)
 label: stars                                    # a column: the choice's text, its index from 0, or its letter
 label_is: text                                  # optional: text, index or letter, where more than one reading fits
@@ -22,10 +22,10 @@ from pydantic import Field, field_validator
 from rango.config import Config
 from rango.errors import InputError, unknown_name
 from rango.files import parse_json, read_rows
-from rango.tasks.instance import LETTERS, Instance, Templates, context_group
+from rango.options import SPLITS, TaskOptions
 from rango.tasks.sources import Row, located
 from rango.tasks.splits import cut
-from rango.tasks.task import SPLITS, Task, TaskOptions
+from rango.tasks.task import LETTERS, Instance, Task, Templates, context_group
 
 TEMPLATES = Templates(letter="{context}\n{choices}\nAnswer:", cloze="{context}")
 

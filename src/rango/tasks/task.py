@@ -1,46 +1,117 @@
-"""A task: named instances in three splits and a way to put them into words."""
+"""A task: instances in three splits, and the words that they are put into."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from rango.config import Config, Seed
 from rango.errors import InputError, unknown_name
 from rango.files import fingerprint
-from rango.tasks.instance import Form, Instance, Prompt
+from rango.options import SPLITS, Form, Split, TaskOptions
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One question with K choices; `label` is the number of the right one, from 0.
+
+    Raises:
+        InputError: a blank context, fewer than two choices, a blank choice, a label outside 0..K-1, or a true
+            log-posterior of another length than the choices.
+    """
+
+    id: str
+    context: str
+    question: str
+    choices: tuple[str, ...]
+    label: int
+    group: str
+    """Instances that share a context share a group."""
+    log_posterior: tuple[float, ...] | None = None
+    """(K,) The true log-posterior over the choices in nats, where the sampling distribution is known."""
+    fields: Mapping[str, str] | None = field(default=None, hash=False)
+    """What else is known of the instance, such as HellaSwag's domain."""
+    where: str = field(default="", compare=False)
+    """File and line that it was read from, for messages; empty where it was made."""
+
+    def __post_init__(self) -> None:
+        count = len(self.choices)
+        if count < 2:
+            raise InputError(f"instance {self.id!r}: {count} choice(s); expected at least 2")
+        for number, choice in enumerate(self.choices):
+            if not choice.strip():
+                raise InputError(f"instance {self.id!r}: choice {number} is blank; give it words")
+        if not 0 <= self.label < count:
+            raise InputError(
+                f"instance {self.id!r}: label is {self.label} but there are {count} choices (valid: 0..{count - 1})"
+            )
+        if not (self.context.strip() or self.question.strip()):
+            raise InputError(f"instance {self.id!r}: context and question are blank; give at least one of them words")
+        if self.log_posterior is not None and len(self.log_posterior) != count:
+            raise InputError(
+                f"instance {self.id!r}: log_posterior has {len(self.log_posterior)} values; expected one for each of "
+                f"the {count} choices"
+            )
+
+
+def named(instance: Instance) -> str:
+    """How messages name an instance: file and line where it has them, and its id."""
+    return f"{instance.where}: instance {instance.id!r}" if instance.where else f"instance {instance.id!r}"
+
+
+def context_group(context: str) -> str:
+    """The group of a context: a hash of its words, blind to case and white space.
+
+    >>> context_group("Sam  ran home.") == context_group("sam ran home. ")
+    True
+    """
+    return fingerprint(" ".join(context.split()).casefold())
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """An instance in words: the trunk, which ends without white space, and branches, each beginning with its space.
+
+    The space belongs to the branch because tokenizers with a byte-level or SentencePiece vocabulary hold " word" as
+    one token: a trunk that ends in a space would split the pair where no training text does.
+    """
+
+    trunk: str
+    branches: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """A task's prompts, each form written once, over {context}, {question} and, in the letter form, {choices}."""
+
+    letter: str
+    cloze: str
+
+    def __call__(self, instance: Instance, form: Form) -> Prompt:
+        """The instance in words.
+
+        Raises:
+            InputError: the letter form of an instance with more than 26 choices.
+        """
+        if form == "cloze":
+            trunk = self.cloze.format(context=instance.context, question=instance.question)
+            return Prompt(trunk.strip(), tuple(f" {choice.strip()}" for choice in instance.choices))
+        count = len(instance.choices)
+        if count > len(LETTERS):
+            raise InputError(f"{named(instance)}: {count} choices; the letter form has 26, use the cloze form")
+        letters = LETTERS[:count]
+        listed = "\n".join(f"{a}. {choice.strip()}" for a, choice in zip(letters, instance.choices, strict=True))
+        trunk = self.letter.format(context=instance.context, question=instance.question, choices=listed)
+        return Prompt(trunk.strip(), tuple(f" {letter}" for letter in letters))
+
 
 SEPARATOR = "\n\n"
 """After each shot: a blank line, which ends one text before the next, and which tokenizers do not join to a word."""
-
-Words = Literal["right", "all"]
-"""What HellaSwag's limit of 100 words counts: context and right ending, or context and all four endings."""
-
-
-class TaskOptions(Config):
-    """Which data, and how much of it."""
-
-    data: Path | None = None
-    """Folder with the task's files; the Hub when absent."""
-    train: Annotated[int, Field(ge=1)] = 5000
-    """Training instances: a random subset."""
-    validation: Annotated[int, Field(ge=1)] = 300
-    """Validation instances: a random subset, carved from the official training split."""
-    test: Annotated[int, Field(ge=1)] = 2000
-    """Test instances: a random subset of the official validation split."""
-    data_seed: Seed = 0
-    """Seed of the random subsets."""
-    words: Words = "right"
-    """HellaSwag keeps instances under 100 words, counting the context and the right ending (right) or all four
-    endings (all)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,3 +212,60 @@ def show(task: Task, n: int, *, split: Split = "train") -> str:
                 for number, branch in enumerate(prompt.branches)
             ]
     return "\n".join(lines)
+
+
+def few_shot(task: Task, *, shots: int, seed: int) -> Task:
+    """The task with `shots` of its training instances, answered, before every prompt; the task itself for 0.
+
+    Only training instances are drawn, and those that are leave the training split: a model trained with them in its
+    prompt would learn to copy. A smaller number of shots is the beginning of a larger one.
+
+    Raises:
+        InputError: more shots than training instances.
+    """
+    if not shots:
+        return task
+    if shots > len(task.train):
+        raise InputError(
+            f"shots is {shots} but the training split has {len(task.train)} instances; ask for fewer shots or for more "
+            "training instances"
+        )
+    drawn = draw_shots(task.train, shots=shots, seed=seed)
+    ids = {instance.id for instance in drawn}
+    kept = tuple(instance for instance in task.train if instance.id not in ids)
+    return replace(task, train=kept, shots=drawn, notes=(*task.notes, _note(task.train, drawn)))
+
+
+def draw_shots(train: Sequence[Instance], *, shots: int, seed: int) -> tuple[Instance, ...]:
+    """Draw `shots` instances, balanced over the labels: each round takes one of every label, in an order of its own.
+
+    A label is the place of the right answer. So no place (or class, where the choices are the same for all instances)
+    is right more than once more often than another, as long as the split has enough of each; a last round that is not
+    full holds some labels only. Within a label, instances are drawn in the order of SHA-256(seed, id), as splits are.
+    """
+    waiting: dict[int, list[Instance]] = {}
+    for instance in sorted(train, key=lambda instance: _rank(seed, "instance", instance.id), reverse=True):
+        waiting.setdefault(instance.label, []).append(instance)
+    drawn: list[Instance] = []
+    turn = 0
+    while len(drawn) < shots and any(waiting.values()):
+        for label in sorted(waiting, key=lambda label: _rank(seed, f"round {turn}", str(label))):
+            if waiting[label]:
+                drawn.append(waiting[label].pop())
+        turn += 1
+    return tuple(drawn[:shots])
+
+
+def _rank(seed: int, kind: str, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0shots\0{kind}\0{name}".encode()).digest()
+
+
+def _note(train: Sequence[Instance], drawn: Sequence[Instance]) -> str:
+    counts = Counter(instance.label for instance in drawn)
+    labels = sorted({instance.label for instance in train})
+    told = ", ".join(f"{label}: {counts[label]}" for label in labels)
+    note = (
+        f"{len(drawn)} training instance(s) stand answered in every prompt and leave the training split "
+        f"(label: how many; {told})"
+    )
+    return note if len(drawn) >= len(labels) else f"{note}; fewer shots than labels"

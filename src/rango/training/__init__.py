@@ -1,8 +1,1 @@
-"""How it learns: objectives, the loop, checkpoints, the run directory, pre-training.
-
-The public names are listed in `__init__.pyi` and imported when first used: reading options must not load torch.
-"""
-
-import lazy_loader as _lazy
-
-__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+"""How it learns: objectives, the loop, checkpoints, the run directory."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rango.errors import InputError
 from rango.files import fingerprint
-from rango.training.options import FinetuneConfig
+from rango.options import FinetuneConfig
 
 FREE = frozenset(
     {

@@ -15,13 +15,16 @@ from typing import Any
 
 import torch
 
-from rango.models import Model, add_bank
-from rango.scoring import Reader, TokenTree, encode, make_reader
+from rango.models.adapter import add_bank
+from rango.models.loading import Model
+from rango.scoring.forward import Reader
+from rango.scoring.probe import make_reader
+from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Task
 from rango.training.bank import BankJob, bankable, run_key
-from rango.training.gradients import accumulate_gradients
-from rango.training.member import Data, Member
-from rango.training.run import RunWriter
+from rango.training.run_folder import RunWriter
+from rango.training.trainer import accumulate_gradients
+from rango.training.training_run import Data, Member
 
 _WORTH = 1.05
 """A bank must be this many times faster, as it also holds back the first result until the last is there."""

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from rango.errors import InputError
 from rango.files import atomic_path
-from rango.models import Adaptation
+from rango.models.adapter import Adaptation
 
 
 @dataclass

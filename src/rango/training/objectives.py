@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from rango.errors import InputError
-from rango.scoring import Normalisation, Read, Reader, TokenTree, collate
-from rango.training.options import Objective, Rule
+from rango.options import Normalisation, Objective, Rule
+from rango.scoring.batches import Read, collate
+from rango.scoring.forward import Reader
+from rango.scoring.trees import TokenTree
 
 READS: dict[Objective, Read] = {"tokens": "text", "answer": "answer", "choice": "choices"}
 
@@ -96,7 +97,3 @@ def _proper_score(log_posteriors: torch.Tensor, labels: torch.Tensor, rule: Rule
 def _padded(lengths: Sequence[int], width: int) -> list[int]:
     """Lengths with 0 for choices that the tree does not have."""
     return [*lengths, *[0] * (width - len(lengths))]
-
-
-class DivergenceError(InputError):
-    """The loss became NaN or infinite: a configuration that cannot be trained, such as too high a learning rate."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rango.training.options import Decay
+from rango.options import Decay
 
 # Batches sorted together by length: enough to save most padding, few enough that batches stay random.
 _CHUNK_BATCHES = 32

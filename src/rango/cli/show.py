@@ -1,0 +1,63 @@
+"""`rango tasks` and `rango report`: the commands that only read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from rango.cli.resolve import resolve
+from rango.errors import InputError
+from rango.options import TaskOptions
+from rango.tasks import TASKS, load_task
+from rango.tasks import show as show_prompts
+
+
+def tasks(
+    task: str | None = None,
+    /,
+    *,
+    show: int = 0,
+    options: Annotated[TaskOptions | None, Parameter(name="*")] = None,
+) -> None:
+    """List the tasks, or show one: its splits, and its prompts in both forms.
+
+    Parameters
+    ----------
+    task
+        The task to show: a name from the list, or the path of a table.
+    show
+        How many instances to print, as the model gets them.
+    """
+    if task is None:
+        for name, loader in sorted(TASKS.items()):
+            print(f"{name:26}{(loader.__doc__ or '').strip().splitlines()[0]}")
+        print(f"{'PATH':26}A table of your own: rows.jsonl, .csv or .parquet beside a task.yaml.")
+        return
+    if show < 0:
+        raise InputError(f"--show is {show}; expected 0 or more")
+    settings, _ = resolve(TaskOptions, None, options)
+    print(show_prompts(load_task(task, settings), show))
+
+
+def report(run: Path, /) -> None:
+    """Write the page of a run again, or tables, figures and page of a study, from stored files and without a model.
+
+    Parameters
+    ----------
+    run
+        A run directory, or a study's.
+    """
+    if not (run / "study.yaml").exists():
+        from rango.reports.run.page import write_report
+
+        print(write_report(run))
+        return
+    from rich.console import Console
+
+    from rango.reports.study.report import write_study_report
+
+    shown = write_study_report(run)
+    Console(highlight=False).print(shown.table)
+    print(f"\n{shown.page}")

@@ -1,0 +1,146 @@
+"""What a person sees while something runs, on stderr, and how a run that is asked to stop saves first."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+from rango.errors import Interrupted
+
+_WIDE, _NARROW = 100, 80  # columns of a terminal for a long bar, and for any
+
+
+def short(number: float) -> str:
+    """A count in at most five characters.
+
+    >>> [short(number) for number in (0, 9_999, 14_336, 99_960, 999_900, 1_300_000)]
+    ['0', '9999', '14.3k', '100k', '1M', '1.3M']
+    """
+    if number < 10_000:
+        return str(int(number))
+    rounded = float(f"{number:.3g}")
+    scale, letter = max((scale, letter) for scale, letter in ((1e3, "k"), (1e6, "M"), (1e9, "G")) if scale <= rounded)
+    return f"{rounded / scale:g}{letter}"
+
+
+class _Count(ProgressColumn):
+    """What is done of what there is, such as 14.3k/120k."""
+
+    def render(self, task: Task) -> Text:
+        total = short(task.total or 0)
+        return Text(f"{short(task.completed):>{len(total)}}/{total}", style="progress.download")
+
+
+class _Words(ProgressColumn):
+    """The words beside the bar: cut before anything else is where the terminal is narrow."""
+
+    def __init__(self) -> None:
+        # Columns that may wrap are the first to give way; these words are cut instead, so that the bar stays one line.
+        super().__init__(table_column=Column(no_wrap=False))
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["words"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def progress_columns(width: int) -> list[ProgressColumn]:
+    """What stands in a line of progress on a terminal that is so wide: where it is narrow, all but the bar."""
+    bar = [BarColumn(bar_width=24 if width >= _WIDE else 10)] if width >= _NARROW else []
+    return [TextColumn("{task.description}"), *bar, _Count(), _Words(), TimeRemainingColumn(compact=True)]
+
+
+class Bar:
+    """A running progress bar; `advance` moves it and shows a few words beside it."""
+
+    def __init__(self, progress: Progress | None, task: int) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, amount: float = 1, words: str | None = None) -> None:
+        """Move by `amount` and, if given, replace the words beside the bar."""
+        if self._progress is not None:
+            fields = {} if words is None else {"words": words}
+            self._progress.update(self._task, advance=amount, **fields)  # type: ignore[arg-type]
+
+
+class Screen:
+    """Where progress goes: a terminal, or nowhere when quiet."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
+
+    def say(self, sentence: str) -> None:
+        """Print one sentence."""
+        self.console.print(sentence, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def bar(self, label: str, total: float) -> Iterator[Bar]:
+        """A progress bar from 0 to `total` for the length of the block; it stays as a line when done."""
+        if self.quiet or not self.console.is_terminal:
+            yield Bar(None, 0)
+            return
+        with Progress(*progress_columns(self.console.width), console=self.console) as progress:
+            yield Bar(progress, progress.add_task(label, total=total, words=""))
+
+
+class SignalGuard:
+    """Within the block, SIGINT and SIGTERM raise `Interrupted`, but never between `hold` and `release`.
+
+    A training step and the writing of its state are held: the signal is remembered, and `check` raises it when the
+    caller has saved. Outside the main thread, where Python gives no signals, it does nothing.
+    """
+
+    def __init__(self, advice: str) -> None:
+        self._advice = advice
+        self._received: int | None = None
+        self._held = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def hold(self) -> None:
+        """From here a signal is remembered instead of raised."""
+        self._held = True
+
+    def release(self) -> None:
+        """From here a signal is raised at once; one that was remembered is raised now."""
+        self._held = False
+        self.check()
+
+    @property
+    def received(self) -> bool:
+        """Whether a signal waits."""
+        return self._received is not None
+
+    def stop(self) -> None:
+        """Raise `Interrupted`, also if the signal went to another process of the same run."""
+        self._received = self._received or signal.SIGTERM
+        self.check()
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal waits."""
+        if self._received is not None:
+            name = signal.Signals(self._received).name
+            raise Interrupted(self._received, f"stopped by {name}; {self._advice}")
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self._received = number
+        if not self._held:
+            self.check()

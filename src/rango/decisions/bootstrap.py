@@ -1,0 +1,328 @@
+"""The bootstrap: drawing instances again, metrics of many resamplings at once, and intervals from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rango.decisions import metrics as rules
+from rango.decisions.arrays import Array, Labels
+from rango.decisions.costs import Costs, naive_cost
+from rango.decisions.metrics import BINS, bin_edges, bin_index
+from rango.decisions.posteriors import Posteriors
+from rango.errors import InputError
+
+Resample: TypeAlias = Literal["instances", "groups", "groups_then_instances"]
+
+# Entries of a block of counts: 4 MB, whatever the number of replicates.
+_BLOCK = 1 << 19
+
+
+def class_order(labels: Labels) -> NDArray[np.intp]:
+    """The instances sorted by class, each class in its own order."""
+    return np.argsort(labels, kind="stable")
+
+
+class Resampling:
+    """Bootstrap resampling of N instances. Replicate b has a random stream of its own, made from (seed, b).
+
+    With groups, G groups are drawn with replacement, each with all its instances; with `within`, each drawn group's
+    instances are drawn with replacement in turn.
+
+    Positions are drawn in class order, so that the sums over a class are sums over a slice. Two systems on the same
+    instances share labels, hence the order, hence the instances of every replicate.
+    """
+
+    def __init__(
+        self, labels: Labels, *, seed: int = 0, groups: Sequence[str] | None = None, within: bool = False
+    ) -> None:
+        """Sort the instances by class, and where there are groups, by group, once."""
+        self.n, self.seed, self.within = len(labels), seed, within
+        self.order = class_order(labels)
+        self.unit_of: NDArray[np.intp] = np.arange(self.n)
+        """The unit that is drawn (an instance or a group), for each instance in class order."""
+        self._members: NDArray[np.intp] | None = None
+        if groups is not None:
+            _, index, self._sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+            self._starts = np.cumsum(self._sizes) - self._sizes
+            self.unit_of = index[self.order]
+            self._members = np.argsort(self.unit_of, kind="stable")
+
+    def indices(self, replicate: int) -> NDArray[np.intp]:
+        """The instances of one replicate, with repetitions."""
+        return np.asarray(self.order[self._positions(replicate)], dtype=np.intp)
+
+    def counts(self, replicates: int) -> Iterator[Array]:
+        """How often each instance occurs: blocks (R, N) in class order, together `replicates` rows.
+
+        The memory of a block is used again for the next one.
+        """
+        step = max(1, min(replicates, _BLOCK // self.n))
+        buffer = np.empty((step, self.n))
+        for start in range(0, replicates, step):
+            rows = min(step, replicates - start)
+            for row in range(rows):
+                buffer[row] = np.bincount(self._positions(start + row), minlength=self.n)
+            yield buffer[:rows]
+
+    def _positions(self, replicate: int) -> NDArray[np.intp]:
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(replicate,))))
+        if self._members is None:
+            return rng.integers(0, self.n, size=self.n)
+        drawn = rng.integers(0, len(self._sizes), size=len(self._sizes))
+        sizes = self._sizes[drawn]
+        if self.within:
+            offsets = rng.integers(0, np.repeat(sizes, sizes))
+        else:
+            offsets = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.asarray(self._members[np.repeat(self._starts[drawn], sizes) + offsets], dtype=np.intp)
+
+
+def resampling_of(
+    labels: Labels, *, groups: Sequence[str] | None, resample: Resample | None, seed: int = 0
+) -> Resampling:
+    """The resampling for instances that may have groups: whole groups where there are any, unless asked otherwise.
+
+    Raises:
+        InputError: groups asked for where there are none; an unknown kind.
+    """
+    kind = resample or ("instances" if groups is None else "groups")
+    if kind == "instances":
+        return Resampling(labels, seed=seed)
+    if kind not in ("groups", "groups_then_instances"):
+        raise InputError(f"resample is {kind!r}; expected 'instances', 'groups' or 'groups_then_instances'")
+    if groups is None:
+        raise InputError(f"resample is {kind!r} but the posteriors have no groups; give groups or resample instances")
+    return Resampling(labels, seed=seed, groups=groups, within=kind == "groups_then_instances")
+
+
+_RULE_OF = {
+    "nce": "logarithmic",
+    "cross_entropy": "logarithmic",
+    "error_rate": "error",
+    "accuracy": "error",
+    "brier": "brier",
+    "normalised_brier": "brier",
+    "expected_cost": "cost",
+    "normalised_expected_cost": "cost",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums over instances for R resamplings, by class."""
+
+    counts: Array
+    """(R, K) instances."""
+    losses: dict[str, Array]
+    """For each rule (R, K): finite losses."""
+    infinite: Array
+    """(R, K) instances of infinite logarithmic score."""
+    gaps: Array | None
+    """(R, K, M) sums of right − confidence in each of the M bins."""
+
+    def metrics(self, names: Sequence[str], *, costs: Costs, priors: Array | None) -> dict[str, Array]:
+        """The metrics of each resampling, (R,) each; NaN where one is undefined."""
+        totals = self.counts.sum(axis=1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = self.counts / totals if priors is None else np.broadcast_to(priors, self.counts.shape)
+            # The mean loss is Σ_k weights_k · (sum of losses of class k); a class of prior 0 counts 0.
+            weights = np.broadcast_to(1.0 / totals, shares.shape)
+            if priors is not None:
+                weights = np.where(shares > 0, shares / self.counts, 0.0)
+                # A class that this resampling lost has no mean: the metric is undefined there.
+                weights = np.where(np.isinf(weights), np.nan, weights)
+            return {name: self._metric(name, weights, shares, costs) for name in names}
+
+    def _metric(self, name: str, weights: Array, shares: Array, costs: Costs) -> Array:
+        if name == "ece":
+            assert self.gaps is not None
+            return np.asarray(np.abs(np.einsum("rk,rkm->rm", weights, self.gaps)).sum(axis=1))
+        rule = _RULE_OF[name]
+        value = np.asarray((weights * self.losses[rule]).sum(axis=1))
+        if rule == "logarithmic":
+            value[((self.infinite > 0) & (weights > 0)).any(axis=1)] = np.inf
+        if name == "accuracy":
+            return np.asarray(1.0 - value)
+        constants = {
+            "nce": lambda: rules.entropy(shares),
+            "normalised_brier": lambda: rules.brier_of_priors(shares),
+            "normalised_expected_cost": lambda: naive_cost(shares, costs=costs),
+        }
+        if name not in constants:
+            return value
+        constant = constants[name]()
+        return np.asarray(np.where(constant > 0, value / constant, np.nan))
+
+
+class LossTable:
+    """The losses of every instance in class order, ready to be summed over many resamplings."""
+
+    def __init__(self, posteriors: Posteriors, *, metrics: Sequence[str], costs: Costs) -> None:
+        """Compute each loss that `metrics` need, once."""
+        self.order = class_order(posteriors.labels)
+        self.labels = posteriors.labels[self.order]
+        self.n, self.n_classes = len(posteriors), posteriors.n_choices
+        functions = {
+            "logarithmic": rules.logarithmic_rule,
+            "error": rules.error_rule,
+            "brier": rules.brier_rule,
+            "cost": rules.cost_rule(costs),
+        }
+        self.rules = sorted({_RULE_OF[name] for name in metrics if name in _RULE_OF})
+        self.columns = np.ones((self.n, len(self.rules) + 1))
+        self.infinite = np.empty(0, dtype=np.int64)
+        for column, rule in enumerate(self.rules, start=1):
+            losses = functions[rule](posteriors.log_posteriors, posteriors.labels)[self.order]
+            if rule == "logarithmic":
+                # Zero times infinity is not a number: infinite losses are counted beside the matrix product.
+                self.infinite = np.flatnonzero(np.isinf(losses))
+                losses[self.infinite] = 0.0
+            self.columns[:, column] = losses
+        bounds = np.searchsorted(self.labels, np.arange(self.n_classes + 1)).tolist()
+        self.segments = [
+            (k, slice(bounds[k], bounds[k + 1])) for k in range(self.n_classes) if bounds[k] < bounds[k + 1]
+        ]
+        self.gaps = _Gaps(posteriors, self.order) if "ece" in metrics else None
+
+    def sums(self, counts: Array) -> Sums:
+        """Sums for R resamplings given by how often each instance counts, (R, N) in class order."""
+        totals = np.zeros((len(counts), self.n_classes, self.columns.shape[1]))
+        for k, segment in self.segments:
+            totals[:, k] = counts[:, segment] @ self.columns[segment]
+        infinite = np.zeros((len(counts), self.n_classes))
+        for row in self.infinite:
+            infinite[:, self.labels[row]] += counts[:, row]
+        return self._named(totals, infinite, None if self.gaps is None else self.gaps.sums(counts))
+
+    def leave_one_out(self, unit_of: NDArray[np.intp]) -> Iterator[Sums]:
+        """Sums without each unit in turn (an instance, or a group), a piece of the units at a time.
+
+        `unit_of` (N,) is the unit of each instance in class order.
+        """
+        total = self.sums(np.ones((1, self.n)))
+        by_unit = np.argsort(unit_of, kind="stable")
+        n_units = int(unit_of.max()) + 1
+        starts = np.searchsorted(unit_of[by_unit], np.arange(n_units + 1))
+        step = max(1, (1 << 20) // (self.n_classes * (BINS + self.columns.shape[1])))
+        for start in range(0, n_units, step):
+            stop = min(start + step, n_units)
+            rows = by_unit[starts[start] : starts[stop]]
+            own = self._sums_of_units(rows, unit_of[rows] - start, stop - start)
+            gaps = None if total.gaps is None or own.gaps is None else total.gaps - own.gaps
+            losses = {rule: total.losses[rule] - own.losses[rule] for rule in self.rules}
+            yield Sums(total.counts - own.counts, losses, total.infinite - own.infinite, gaps)
+
+    def _sums_of_units(self, rows: NDArray[np.intp], unit: NDArray[np.intp], n_units: int) -> Sums:
+        labels = self.labels[rows]
+        totals = np.zeros((n_units, self.n_classes, self.columns.shape[1]))
+        np.add.at(totals, (unit, labels), self.columns[rows])
+        infinite = np.zeros((n_units, self.n_classes))
+        lost = np.isin(rows, self.infinite)
+        np.add.at(infinite, (unit[lost], labels[lost]), 1.0)
+        gaps = None
+        if self.gaps is not None:
+            gaps = np.zeros((n_units, self.n_classes, BINS))
+            np.add.at(gaps, (unit, labels, self.gaps.bins[rows]), self.gaps.values[rows])
+        return self._named(totals, infinite, gaps)
+
+    def _named(self, totals: Array, infinite: Array, gaps: Array | None) -> Sums:
+        losses = {rule: totals[:, :, column] for column, rule in enumerate(self.rules, start=1)}
+        return Sums(totals[:, :, 0], losses, infinite, gaps)
+
+
+class _Gaps:
+    """Right − confidence of every instance, and its bin: what the expected calibration error sums."""
+
+    def __init__(self, posteriors: Posteriors, order: NDArray[np.intp]) -> None:
+        logs, labels = posteriors.log_posteriors, posteriors.labels
+        confidence = np.exp(logs.max(axis=1))
+        self.values = ((logs.argmax(axis=1) == labels) - confidence)[order]
+        self.bins = bin_index(confidence, bin_edges(confidence, bins=BINS, spacing="width"))[order]
+        # Sorted by (class, bin), each cell's sum is a sum over a slice.
+        cell = labels[order] * BINS + self.bins
+        self.by_cell = np.argsort(cell, kind="stable")
+        self.cells, self.starts = np.unique(cell[self.by_cell], return_index=True)
+        self.sorted_values = self.values[self.by_cell]
+        self.n_classes = posteriors.n_choices
+
+    def sums(self, counts: Array) -> Array:
+        """(R, K, M) sums of the gaps in every class and bin."""
+        weighted = counts.take(self.by_cell, axis=1)
+        weighted *= self.sorted_values
+        flat = np.zeros((len(counts), self.n_classes * BINS))
+        flat[:, self.cells] = np.add.reduceat(weighted, self.starts, axis=1)
+        return flat.reshape(len(counts), self.n_classes, BINS)
+
+
+IntervalKind: TypeAlias = Literal["percentile", "bca"]
+Interval: TypeAlias = tuple[float, float] | None
+
+# With more undefined replicates than this the rest no longer speaks for the sampling distribution.
+_MAX_UNDEFINED = 0.05
+
+
+def percentile_interval(replicates: Array, *, level: float) -> Interval:
+    """The (1 − level)/2 and (1 + level)/2 quantiles of the replicates, or None if over 5 % of them are undefined.
+
+    >>> percentile_interval(np.arange(101.0), level=0.5)
+    (25.0, 75.0)
+    """
+    return _between(replicates, (1 - level) / 2, (1 + level) / 2)
+
+
+def bca_interval(replicates: Array, *, value: float, jackknife: Array, level: float) -> Interval:
+    """The bias-corrected and accelerated interval.
+
+    z₀ = Φ⁻¹(share of replicates below the value), a = Σ d³ / (6 (Σ d²)^{3/2}) with d = mean − leave-one-out value;
+    the ends are the quantiles at Φ(z₀ + (z₀ + z) / (1 − a (z₀ + z))) for z = Φ⁻¹((1 ∓ level)/2).
+
+    Args:
+        replicates: (B,) bootstrap values.
+        value: the metric on the full set.
+        jackknife: (units,) the metric without each unit.
+        level: nominal coverage, a fraction.
+
+    Returns:
+        (low, high); None where it is undefined: over 5 % undefined replicates, or all of them on one side of the value.
+
+    Source: Efron (1987).
+    """
+    from scipy.special import ndtr, ndtri
+
+    defined = replicates[~np.isnan(replicates)]
+    if not defined.size or not math.isfinite(value):
+        return None
+    share = float((defined < value).mean() + 0.5 * (defined == value).mean())
+    if not 0 < share < 1:
+        return None
+    finite = jackknife[np.isfinite(jackknife)]
+    spread = finite.mean() - finite if finite.size else np.zeros(1)
+    scale = float(np.square(spread).sum()) ** 1.5
+    acceleration = float((spread**3).sum()) / (6 * scale) if scale > 0 else 0.0
+    bias = float(ndtri(share))
+    ends = [bias + float(ndtri(tail)) for tail in ((1 - level) / 2, (1 + level) / 2)]
+    low, high = (float(ndtr(bias + end / (1 - acceleration * end))) for end in ends)
+    return _between(replicates, low, high)
+
+
+def _between(replicates: Array, low: float, high: float) -> Interval:
+    values = np.sort(replicates[~np.isnan(replicates)])
+    if values.size == 0 or values.size < (1 - _MAX_UNDEFINED) * replicates.size:
+        return None
+    return _quantile(values, low), _quantile(values, high)
+
+
+def _quantile(values: Array, share: float) -> float:
+    place = share * (len(values) - 1)
+    below = values[math.floor(place)]
+    above = values[min(math.floor(place) + 1, len(values) - 1)]
+    if not np.isfinite(above) or not np.isfinite(below):
+        # Between a finite and an infinite replicate there is nothing to interpolate: take the nearer one.
+        return float(above if place % 1 >= 0.5 else below)
+    return float(below + (above - below) * (place % 1))

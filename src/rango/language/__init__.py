@@ -1,0 +1,1 @@
+"""Small language models: pre-training, n-grams, generation, scored texts and spelling."""

@@ -1,0 +1,307 @@
+"""From text files to windows of tokens: documents, tokenizers, a stream, held-out text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rango.errors import InputError
+from rango.files import fingerprint, read_lines, read_rows
+from rango.language.options import SMALLEST_VOCABULARY, PretrainConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+END_OF_TEXT = "<|endoftext|>"
+_HELD_OUT_SHARE = 0.01
+_HELD_OUT_TOKENS = 50_000
+_FEWEST_WINDOWS = 10
+_BATCH_OF_DOCUMENTS = 1000
+
+Tokens = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The documents of one file, in order."""
+
+    name: str
+    documents: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Tokens to learn from and tokens held out."""
+
+    train: Tokens
+    """(T,) token ids; every document ends in the end-of-text token."""
+    held_out: Tokens
+    """(H,) token ids: the last part of each source."""
+    held_out_bytes: int
+    """UTF-8 bytes of the held-out text, one for each end of text."""
+    starts: tuple[int, ...]
+    """Where each source begins in `train`; before it stands the cut end of another."""
+
+    @property
+    def train_parts(self) -> list[Tokens]:
+        """`train`, source by source."""
+        return np.split(self.train, self.starts[1:])
+
+
+def read_sources(texts: Iterable[Path | str]) -> list[Source]:
+    """Read text files (paths), or take documents as they are (strings).
+
+    Raises:
+        InputError: nothing given; a file that is missing, empty, not UTF-8 or of an unknown ending; a JSONL line
+            without a string under `text`.
+    """
+    items: list[Path | str] = list(texts)
+    paths = [item for item in items if isinstance(item, Path)]
+    if not items:
+        raise InputError("no text given; expected at least one .txt, .txt.gz, .jsonl or .jsonl.gz file")
+    if len(paths) == len(items):
+        return [_source(path.name, _read_file(path)) for path in paths]
+    if paths:
+        raise InputError(f"texts mix paths and strings (first path: {paths[0]}); give one kind")
+    return [_source("documents", (("documents", str(item)) for item in items))]
+
+
+def how_many(sources: Sequence[Source]) -> str:
+    """The number of sources in words, such as `1 source`."""
+    return f"{len(sources)} source{'s' if len(sources) != 1 else ''}"
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, str]]:
+    """(where, document) for each document of a file."""
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if kind == "txt":
+        for number, line in enumerate(read_lines(path), start=1):
+            yield f"{path}:{number}", line
+    elif kind == "jsonl":
+        for number, row in read_rows(path):
+            text = row.get("text")
+            if not isinstance(text, str):
+                raise InputError(f"{path}:{number}: `text` is {text!r}; expected a string in every line")
+            yield f"{path}:{number}", text
+    else:
+        raise InputError(f"{path}: ending {path.suffix!r} is not known; expected .txt, .txt.gz, .jsonl or .jsonl.gz")
+
+
+def _source(name: str, lines: Iterable[tuple[str, str]]) -> Source:
+    documents, where = [], name
+    for where, line in lines:
+        document = line.strip()
+        try:
+            document.encode()
+        except UnicodeEncodeError as error:
+            broken = document[error.start]
+            raise InputError(f"{where}: {broken!r} is half a surrogate pair; save the text as UTF-8") from None
+        if document:
+            documents.append(document)
+    if not documents:
+        raise InputError(
+            f"{where.rpartition(':')[0] or name} has no text; expected at least one line that is not blank"
+        )
+    return Source(name, tuple(documents), fingerprint(*documents))
+
+
+def train_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer (arXiv:1508.07909, on bytes as in GPT-2) with exactly `vocabulary` tokens.
+
+    No text is out of vocabulary, and `decode(encode(text)) == text`. The same text gives the same tokenizer.
+
+    Raises:
+        InputError: fewer than 257 tokens asked, or more than the text has pairs for.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocabulary < SMALLEST_VOCABULARY:
+        raise InputError(f"vocabulary is {vocabulary}; expected at least {SMALLEST_VOCABULARY}: 256 bytes, end of text")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text for source in sources for text in source.documents), trainer)
+    found = tokenizer.get_vocab_size()
+    if found < vocabulary:
+        raise InputError(
+            f"vocabulary is {vocabulary} but the text has pairs for only {found} tokens; lower vocabulary or add text"
+        )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT
+    )
+
+
+def tokenise(
+    sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, *, context: int, option: str = "context"
+) -> Corpus:
+    """Encode all documents and hold out the last 1 % of each source (at most 50,000 tokens in all).
+
+    A part of every source, so that the held-out loss speaks for the whole text; the end of it, so that neighbouring
+    sentences do not stand on both sides. At least one window of `context` tokens is held out, however short the text.
+
+    Args:
+        sources: the documents.
+        tokenizer: with an end-of-text token.
+        context: tokens of a window.
+        option: what the user calls the size of a window, for the error.
+
+    Raises:
+        InputError: the text is shorter than ten windows.
+    """
+    streams = [_encode(source.documents, tokenizer) for source in sources]
+    total = sum(len(stream) for stream in streams)
+    if total < _FEWEST_WINDOWS * (context + 1):
+        raise InputError(
+            f"the text has {total} tokens; {option} {context} needs at least {_FEWEST_WINDOWS * (context + 1)}: "
+            f"add text or lower {option}"
+        )
+    share = max(min(_HELD_OUT_SHARE, _HELD_OUT_TOKENS / total), (context + 1) / total)
+    cuts = [len(stream) - math.ceil(share * len(stream)) for stream in streams]
+    held_out = np.concatenate([stream[cut:] for stream, cut in zip(streams, cuts, strict=True)])
+    train = np.concatenate([stream[:cut] for stream, cut in zip(streams, cuts, strict=True)])
+    sizes = np.concatenate(
+        [
+            _last_token_bytes(source.documents, tokenizer, len(stream) - cut)
+            for source, stream, cut in zip(sources, streams, cuts, strict=True)
+        ]
+    )
+    used = slice(1, 1 + (len(held_out) - 1) // context * context)
+    starts = tuple(int(start) for start in np.cumsum([0, *cuts[:-1]]))
+    return Corpus(train, held_out, int(sizes[used].sum()), starts)
+
+
+def _encode(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tokens:
+    backend, end = tokenizer.backend_tokenizer, tokenizer.eos_token_id
+    parts: list[Tokens] = []
+    # Batches bound the memory that Python lists of ids take on the way to an array.
+    for start in range(0, len(documents), _BATCH_OF_DOCUMENTS):
+        some = list(documents[start : start + _BATCH_OF_DOCUMENTS])
+        encodings = backend.encode_batch(some, add_special_tokens=False)
+        ids = [token for encoding in encodings for token in (*encoding.ids, end)]
+        parts.append(np.asarray(ids, dtype=np.int32))
+    return np.concatenate(parts)
+
+
+def _last_token_bytes(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, count: int) -> NDArray[np.int64]:
+    """(count,) UTF-8 bytes of each of the last tokens of the documents.
+
+    A token has the bytes from its first character to that of the next token, so that a document's tokens share all its
+    bytes, the spaces that a tokenizer drops too; the end of text has one.
+    """
+    parts: list[NDArray[np.int64]] = []
+    missing = count
+    for document in reversed(documents):
+        if missing <= 0:
+            break
+        offsets = tokenizer.backend_tokenizer.encode(document, add_special_tokens=False).offsets
+        ends = np.cumsum([0, *(len(character.encode()) for character in document)])
+        starts = [0, *(start for start, _ in offsets[1:]), len(document)] if offsets else [0]
+        parts.append(np.append(np.diff(ends[starts]), 1))
+        missing -= len(parts[-1])
+    return np.concatenate(parts[::-1])[-count:]
+
+
+def documents(stream: Tokens, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+    """The documents of a stream as text; where a source was cut to hold its end out, a word may be cut too."""
+    bounds = [0, *(np.flatnonzero(stream == tokenizer.eos_token_id) + 1).tolist(), len(stream)]
+    parts = list(pairwise(bounds))
+    for first in range(0, len(parts), _BATCH_OF_DOCUMENTS):
+        some = [stream[start:end].tolist() for start, end in parts[first : first + _BATCH_OF_DOCUMENTS]]
+        yield from tokenizer.backend_tokenizer.decode_batch(some, skip_special_tokens=True)
+
+
+def windows(stream: Tokens, *, context: int, seed: int, epoch: int) -> NDArray[np.int32]:
+    """One epoch: (n, context + 1) windows in an order drawn from seed and epoch.
+
+    Inputs are the first `context` columns, targets the last: the last token of a window is the first of the next, so
+    each token is predicted once. The first cut is drawn too, so that windows fall differently in every epoch.
+    """
+    random = np.random.default_rng((seed, epoch))
+    spare = len(stream) - (context + 1)
+    start = int(random.integers(min(context, spare + 1)))
+    cut = consecutive_windows(stream[start:], context=context)
+    return cut[random.permutation(len(cut))]
+
+
+def consecutive_windows(stream: Tokens, *, context: int) -> NDArray[np.int32]:
+    """(n, context + 1) windows in the order of the text; n = (tokens - 1) // context, a rest is left out."""
+    count = (len(stream) - 1) // context
+    index = np.arange(count)[:, None] * context + np.arange(context + 1)[None, :]
+    cut: Tokens = stream[index]
+    return cut
+
+
+UNKNOWN = "<unk>"
+_WORD = r"\w+(?:['’]\w+)*|[^\w\s]"  # "don't" is one word; every punctuation mark is its own
+
+
+def make_tokenizer(config: PretrainConfig, sources: Sequence[Source]) -> PreTrainedTokenizerFast:
+    """The tokenizer that a configuration asks for."""
+    if config.tokenizer is not None:
+        return read_tokenizer(config.tokenizer)
+    if config.model == "ngram" and config.ngram.unit == "words":
+        return train_word_tokenizer(sources, config.vocabulary)
+    return train_tokenizer(sources, config.vocabulary)
+
+
+def train_word_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Words and punctuation marks as tokens, at most `vocabulary` of them with the end of text and <unk>.
+
+    The most frequent words have a token of their own; a word that the text has once only, or that is beyond the
+    vocabulary, is <unk>, so that the text itself shows how probable an unknown word is.
+
+    Raises:
+        InputError: no word stands twice in the text.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+    special = [END_OF_TEXT, UNKNOWN]
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocabulary, min_frequency=2, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator((text for source in sources for text in source.documents), trainer)
+    if tokenizer.get_vocab_size() <= len(special):
+        raise InputError("no word stands twice in the text, so all would be <unk>; add text or use --ngram.unit tokens")
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=UNKNOWN
+    )
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of an existing model folder.
+
+    Raises:
+        InputError: no tokenizer there, one without an end-of-text token, or one that is not in tokenizer.json.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    from rango.models.loading import load_tokenizer
+
+    if not folder.is_dir():
+        raise InputError(f"tokenizer {folder} is not a folder; give the folder of an existing model")
+    tokenizer = load_tokenizer(str(folder))
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(f"tokenizer {folder} has no tokenizer.json; give a folder with a fast tokenizer")
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise InputError(f"tokenizer {folder} has no end-of-text token; give one with eos_token in its configuration")
+    return tokenizer

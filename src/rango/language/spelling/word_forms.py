@@ -1,0 +1,145 @@
+"""In which form of a word, small or capital letters, a model is asked for it.
+
+A word list is in small letters; a model is not. Text in capitals throughout is rare in what models learn from, and a
+tokenizer of whole words knows "have" but not "HAVE". So a text is scored as it would be written otherwise: words that
+the tokenizer lacks in a form that it has, and sentences in capitals in the case the model finds more probable.
+
+A word that the tokenizer has in no form is read as unknown, whatever its letters. They are paid for here:
+
+    P(w | unknown) = count(w) / count of all listed words that the tokenizer lacks      for a listed word
+                   = 1 / alphabet^letters                                                for any other
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rango.language.spelling.candidates import Channel
+from rango.language.text_scores import unknown_token
+from rango.language.words import WordList, fold, sentences_of, words_of
+from rango.models.loading import Model
+
+# A sentence is in capitals if it has at least so many words of two and more letters in capitals, and most are.
+_FEWEST_CAPITALS = 2
+# The longest abbreviation after whose full stop a sentence goes on: "Mr.", "Dra.", "J.".
+_ABBREVIATION = 3
+_OPENING = " \t\n\"'“‘«([¿¡—-"
+
+
+class WordForms:
+    """How a tokenizer reads words.
+
+    Args:
+        model: whose tokenizer it is.
+        words: the known words.
+        channel: what the letters of an unlisted word cost.
+    """
+
+    def __init__(self, model: Model, words: WordList, channel: Channel) -> None:
+        self._tokenizer: Any = model.tokenizer
+        self._unknown = unknown_token(model)
+        self._words = words
+        self._channel = channel
+        self._known: dict[str, bool] = {}
+        self._lacking: float | None = None
+
+    def known(self, word: str) -> bool:
+        """Whether the tokenizer reads just this form as something else than an unknown word."""
+        if self._unknown is None:
+            return True
+        self._learn([word])
+        return self._known[word]
+
+    def read(self, words: Sequence[str]) -> list[str]:
+        """Each word in the first of its forms that the tokenizer knows; as it is where there is none."""
+        if self._unknown is None:
+            return list(words)
+        forms = [list(forms_of(word)) for word in words]
+        self._learn([form for some in forms for form in some])
+        return [next((form for form in some if self._known[form]), some[0]) for some in forms]
+
+    def read_text(self, text: str) -> str:
+        """A text with each of its words as `read` has it."""
+        spans = list(words_of(text)) if self._unknown is not None else []
+        parts, done = [], 0
+        for (start, end), word in zip(spans, self.read([text[a:b] for a, b in spans]), strict=True):
+            parts += [text[done:start], word]
+            done = end
+        return "".join([*parts, text[done:]])
+
+    def log_share(self, read: str) -> float:
+        """log P(this word | unknown word), nats; 0 for a form that the tokenizer knows."""
+        if self.known(read):
+            return 0.0
+        count = self._words.counts.get(fold(read))
+        return self._channel.log_spelling(read) if count is None else math.log(count / self._total_lacking())
+
+    def _total_lacking(self) -> float:
+        """The counts of all listed words that the tokenizer lacks in every form."""
+        if self._lacking is None:
+            read = self.read(list(self._words.counts))
+            lacking = (c for form, c in zip(read, self._words.counts.values(), strict=True) if not self._known[form])
+            self._lacking = float(sum(lacking))
+        return max(self._lacking, 1.0)
+
+    def _learn(self, forms: Iterable[str]) -> None:
+        new = [form for form in dict.fromkeys(forms) if form not in self._known]
+        if new:
+            ids = self._tokenizer(new, add_special_tokens=False)["input_ids"]
+            self._known |= {form: self._unknown not in read for form, read in zip(new, ids, strict=True)}
+
+
+def forms_of(word: str) -> Iterator[str]:
+    """A word as it is, in small letters, with a capital, in capitals, then with the other apostrophe: all as long.
+
+    >>> list(forms_of("don't"))[:4]
+    ["don't", "Don't", "DON'T", 'don’t']
+    """
+    other = word.replace("’", "'") if "’" in word else word.replace("'", "’")
+    cases = [form for one in (word, other) for form in (one, one.lower(), capitalised(one.lower()), one.upper())]
+    return (form for form in dict.fromkeys(cases) if len(form) == len(word))
+
+
+def capitalised(word: str) -> str:
+    """With the first letter as a capital, the rest as it is."""
+    return word[:1].upper() + word[1:]
+
+
+def in_small_letters(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """A text whose sentences in capitals are written small, but for their first letter; and which words that changed.
+
+    >>> in_small_letters("SHE WENT HOME. He did. STOP!")
+    ('She went home. He did. STOP!', [(0, 3), (4, 8), (9, 13)])
+    """
+    parts, changed, done = [], [], 0
+    for first, last in sentences_of(text):
+        spans = [(first + start, first + end) for start, end in words_of(text[first:last])]
+        longer = [text[start:end].isupper() for start, end in spans if end - start > 1]
+        if sum(longer) < _FEWEST_CAPITALS or 2 * sum(longer) <= len(longer):
+            continue
+        for number, (start, end) in enumerate(spans):
+            small = text[start:end].lower()
+            if text[start:end].isupper() and len(small) == end - start:
+                parts += [text[done:start], small if number else capitalised(small)]
+                changed.append((start, end))
+                done = end
+    return "".join([*parts, text[done:]]), changed
+
+
+def may_be_name(text: str, start: int, end: int) -> bool:
+    """Whether a word has a capital that no beginning of a sentence explains.
+
+    >>> [may_be_name(text, 4, 10) for text in ("Mr. Holmes left.", "So, Holmes left.", "We, Holmes, left")]
+    [True, True, True]
+    >>> [may_be_name(text, 6, 12) for text in ("Went. Homles left.", "I saw homles leave", "I SAW HOMLES LEAVE")]
+    [False, False, False]
+    """
+    word, before = text[start:end], text[max(0, start - 60) : start].rstrip(_OPENING)
+    if not word[:1].isupper() or (len(word) > 1 and word.isupper()) or not before:
+        return False
+    if before[-1] not in ".!?…:":
+        return True
+    last = before[:-1].rpartition(" ")[2]
+    return before[-1] == "." and last[:1].isupper() and len(last) <= _ABBREVIATION

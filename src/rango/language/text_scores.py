@@ -1,0 +1,260 @@
+"""The probability of whole texts, token by token: the chain rule, log P(text) = sum over t of log P(t | before t).
+
+A text goes through the same scorer as an instance, as a tree of one branch. What stands before it is the token that
+begins a document: the tokenizer's own prefix (Llama's <s>), else its beginning-of-text or end-of-text token, which is
+also what pre-training puts between documents. A model with none of them does not score a text's first token.
+
+    tokens      <end> El niño  come manzana          context 6, windows of at most 6 tokens
+    window 1    <end> El niño  come|                 the trunk is what is only read, the branch what is scored
+    window 2               niño  come|manzana        each later token sees at least half a context before it
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rango.errors import InputError
+from rango.models.loading import Model
+from rango.options import ScoringOptions
+from rango.scoring.batches import collate
+from rango.scoring.forward import Reader
+from rango.scoring.probe import make_reader
+from rango.scoring.scorer import batches_by_tokens
+from rango.scoring.trees import TokenTree
+
+_SHORTEST_CONTEXT = 4
+
+
+@dataclass(frozen=True, eq=False)
+class TextScore:
+    """What a model says of one text of T tokens."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    """(T) the characters of each token: `text[start:end]`. Tokens that share a character each have it; the end of the
+    text, if it was asked for, is an empty span."""
+    log_probabilities: NDArray[np.float64]
+    """(T,) log P(token | tokens before it), nats; NaN for a first token that nothing predicts."""
+    unknown: tuple[int, ...] = ()
+    """Numbers of the tokens that the tokenizer does not know: their probability is that of any unknown one."""
+    windows: int = 1
+    """1, or more when the text is longer than the model's context."""
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The characters of each token."""
+        return tuple(self.text[start:end] for start, end in self.spans)
+
+    @property
+    def scored(self) -> int:
+        """Number of tokens that were scored: all, or all but the first."""
+        return int(np.count_nonzero(~np.isnan(self.log_probabilities)))
+
+    @property
+    def scored_bytes(self) -> int:
+        """UTF-8 bytes of the scored text."""
+        first = np.isnan(self.log_probabilities[:1]).any()
+        return len(self.text[self.spans[0][1] if first else 0 :].encode())
+
+    @property
+    def log_probability(self) -> float:
+        """log P(text), nats: the sum over the scored tokens."""
+        return float(np.nansum(self.log_probabilities))
+
+    @property
+    def perplexity(self) -> float:
+        """exp(-log P(text) / scored tokens), per token; NaN when none was scored."""
+        return perplexity(self.log_probability, self.scored)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """-log2 P(text) / bytes: comparable between tokenizers; NaN when none was scored."""
+        return bits_per_byte(self.log_probability, self.scored_bytes)
+
+
+def perplexity(log_probability: float, tokens: int) -> float:
+    """exp(-log P / tokens): the size of a vocabulary of equal tokens that would be as hard to predict.
+
+    >>> round(perplexity(10 * math.log(1 / 8), 10), 6)
+    8.0
+    >>> perplexity(-math.inf, 10)
+    inf
+    """
+    if math.isinf(log_probability):
+        return math.inf
+    return math.exp(min(-log_probability / tokens, 700.0)) if tokens else math.nan
+
+
+def bits_per_byte(log_probability: float, size: int) -> float:
+    """-log2 P / bytes.
+
+    >>> bits_per_byte(16 * math.log(0.5), 8)
+    2.0
+    """
+    return -log_probability / math.log(2) / size if size else math.nan
+
+
+def beginning(model: Model) -> tuple[int, ...]:
+    """The tokens that stand before a text and predict its first one; empty for a model that has none."""
+    if model.special_prefix:
+        return model.special_prefix
+    for token in (model.tokenizer.bos_token_id, model.tokenizer.eos_token_id):
+        if isinstance(token, int):
+            return (token,)
+    return ()
+
+
+def ending(model: Model) -> tuple[int, ...]:
+    """The token that closes a text; empty for a model that has none."""
+    token = model.tokenizer.eos_token_id
+    return (token,) if isinstance(token, int) else ()
+
+
+def score_texts(
+    model: Model, texts: Sequence[str], *, closed: bool = False, options: ScoringOptions | None = None
+) -> list[TextScore]:
+    """Log-probability of every token of every text.
+
+    A text longer than the model's context is scored in windows that overlap by half: each token once, with at least
+    half a context before it.
+
+    Args:
+        model: any kind that `load_model` reads.
+        texts: each is taken for a document of its own.
+        closed: score the end-of-text token after each text too (what pre-training measures), where there is one.
+        options: `batch_tokens`; the result does not depend on it.
+
+    Raises:
+        InputError: a blank text, half a surrogate pair, a tokenizer without character positions.
+    """
+    if not texts:
+        return []
+    for number, text in enumerate(texts, start=1):
+        refuse_unreadable(text, f"text {number}")
+    return score_with(make_reader(model), texts, closed=closed, options=options or ScoringOptions())
+
+
+def refuse_unreadable(text: str, where: str) -> None:
+    """Refuse a text that no model can score.
+
+    Raises:
+        InputError: blank, or characters that are no text.
+    """
+    if not text.strip():
+        raise InputError(f"{where} is blank; give at least one word")
+    refuse_broken_characters(text, where)
+
+
+def refuse_broken_characters(text: str, where: str) -> None:
+    """Refuse characters that are no text.
+
+    Raises:
+        InputError: half a surrogate pair, which also stands for a byte that is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        # The operating system's bytes that are not UTF-8 come as U+DC80 to U+DCFF on the command line.
+        what = f"byte {code - 0xDC00:#04x}" if 0xDC80 <= code <= 0xDCFF else f"U+{code:04X}, half a surrogate pair,"
+        raise InputError(f"{where}: {what} at character {error.start + 1} is not UTF-8; give UTF-8 text") from None
+
+
+def score_with(reader: Reader, texts: Sequence[str], *, closed: bool, options: ScoringOptions) -> list[TextScore]:
+    """`score_texts` with a reader that was made before."""
+    model = reader.model
+    before, after = beginning(model), ending(model) if closed else ()
+    encodings = _encode(model, texts)
+    paths = [(*before, *ids, *after) for ids, _ in encodings]
+    trees: list[TokenTree] = []
+    owners: list[int] = []
+    for number, path in enumerate(paths):
+        for trunk, branch in windows(path, first=max(1, len(before)), context=model.context_length):
+            trees.append(TokenTree(f"text {number + 1}", trunk, (branch,), (1,), 0))
+            owners.append(number)
+    pieces: list[list[NDArray[np.float64]]] = [[] for _ in texts]
+    for owner, values in zip(owners, _log_probabilities(reader, trees, options), strict=True):
+        pieces[owner].append(values)
+    unknown = unknown_token(model)
+    found = []
+    for text, (ids, spans), parts in zip(texts, encodings, pieces, strict=True):
+        unscored = [np.full(1 - min(1, len(before)), np.nan)]
+        spans = [*spans, *[(len(text), len(text))] * len(after)]
+        numbers = tuple(at for at, token in enumerate(ids) if token == unknown)
+        score = TextScore(text, tuple(spans), np.concatenate(unscored + parts), numbers, max(1, len(parts)))
+        assert len(score.spans) == len(score.log_probabilities)
+        found.append(score)
+    return found
+
+
+def windows(path: Sequence[int], *, first: int, context: int | None) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Cut a path of tokens into (trunk, branch): what is read before, what is scored; empty when nothing is scored.
+
+    Args:
+        path: tokens, the first `first` of which are not scored.
+        first: at least 1.
+        context: the longest trunk + branch; None for no limit.
+
+    >>> windows(range(9), first=1, context=6)
+    [((0,), (1, 2, 3, 4, 5)), ((3, 4, 5), (6, 7, 8))]
+    """
+    if context is not None and context < max(_SHORTEST_CONTEXT, first + 1):
+        raise InputError(
+            f"the model's context is {context} tokens; expected at least {max(_SHORTEST_CONTEXT, first + 1)}"
+        )
+    cut = []
+    done, start = first, 0
+    while done < len(path):
+        stop = len(path) if context is None else min(len(path), start + context)
+        cut.append((tuple(path[start:done]), tuple(path[done:stop])))
+        done = stop
+        if context is not None:
+            start = done - context // 2
+    return cut
+
+
+def _encode(model: Model, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    if not model.tokenizer.is_fast:
+        raise InputError(f"{model.name}: its tokenizer gives no character positions; save it as tokenizer.json")
+    encoded: Any = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    encodings = []
+    for number, (ids, spans) in enumerate(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True), start=1):
+        if not ids:
+            raise InputError(f"text {number}: {texts[number - 1][:40]!r} has no token that the model knows")
+        encodings.append((list(ids), [(int(start), int(end)) for start, end in spans]))
+    return encodings
+
+
+def unknown_token(model: Model) -> int | None:
+    """The id for what the tokenizer does not know; None for one that knows all bytes.
+
+    Tokenizers without an unknown token often name their end of text for it, which then means what it is.
+    """
+    token = model.tokenizer.unk_token_id
+    others = (model.tokenizer.bos_token_id, model.tokenizer.eos_token_id)
+    return token if isinstance(token, int) and token not in others else None
+
+
+@torch.inference_mode()
+def _log_probabilities(
+    reader: Reader, trees: Sequence[TokenTree], options: ScoringOptions
+) -> list[NDArray[np.float64]]:
+    """log P of each token of each tree's only branch."""
+    reader.model.network.train(False)
+    found: list[NDArray[np.float64]] = [np.empty(0)] * len(trees)
+    for numbers in batches_by_tokens(reader, trees, budget=options.batch_tokens):
+        chosen = [trees[number] for number in numbers]
+        batch = collate(chosen, read="choices", as_trees=reader.as_tree(chosen[0]), pad=reader.pad())
+        values = reader.log_probabilities(batch.to(reader.model.device)).double().cpu().numpy()
+        # One branch a tree: scored tokens stand in the order of the trees, then of the text.
+        ends = np.cumsum([len(tree.branches[0]) for tree in chosen])
+        for number, part in zip(numbers, np.split(values, ends[:-1]), strict=True):
+            found[number] = part
+    return found

@@ -1,0 +1,155 @@
+"""Reading adapters in PEFT's format, and refusing those that Rango does not read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from rango.errors import InputError
+from rango.files import read_json
+from rango.models.adapter import CONFIG, PREFIX, WEIGHTS, Adaptation, refuse_second, wrap
+from rango.models.full_finetuning import RECORD, FullTuning, add_full
+from rango.models.loading import Model
+from rango.models.lora import weight_shape
+from rango.options import LoRA
+
+# Options of PEFT with which the network computes something else than W x + (alpha / r) B A x in the named layers.
+_UNREAD = (
+    *("use_dora", "use_rslora", "lora_bias", "bias", "modules_to_save", "rank_pattern", "alpha_pattern"),
+    *("trainable_token_indices", "target_parameters", "layer_replication", "alora_invocation_tokens"),
+    *("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config"),
+)
+# Starts of A and B that PEFT takes out of the base weights, each time it loads the adapter.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def load_adapter(model: Model, folder: Path) -> Adaptation:
+    """Put a saved adapter into the model: a run directory (its best checkpoint) or a folder in PEFT's format.
+
+    A run of full fine-tuning has a whole model there, whose weights replace the base's.
+
+    Raises:
+        InputError: no adapter there, a kind of adapter that Rango does not have, or one of another base model.
+    """
+    place_of = folder / "adapter" / "best" if (folder / "adapter" / "best").is_dir() else folder
+    if (place_of / RECORD).is_file():
+        return _load_full(model, place_of)
+    if not (place_of / CONFIG).is_file():
+        raise InputError(f"{folder} holds no {CONFIG}; give a run directory or an adapter folder in PEFT's format")
+    config = _read_record(place_of / CONFIG)
+    _refuse_other_kinds(config, place_of)
+    refuse_second(model)
+    state, metadata = _read_weights(place_of / WEIGHTS)
+    _refuse_other_base(model, place_of, config.get("base_model_name_or_path"), metadata.get("base_fingerprint"))
+    ranks = {
+        key.removesuffix(".lora_A.weight"): tensor.shape[0] if tensor.ndim else 0
+        for key, tensor in state.items()
+        if key.endswith(".lora_A.weight")
+    }
+    _refuse_other_tensors(state, ranks, place_of)
+    _refuse_other_shapes(model, state, ranks, place_of)
+    lora = _lora(config, place_of / CONFIG)
+    for name, rank in ranks.items():
+        if rank != lora.rank:
+            raise InputError(f"{place_of}: {name} has rank {rank}, but {CONFIG} says r {lora.rank}; they must agree")
+    (adapter,) = wrap(model, [(lora, ranks)])
+    adapter.load_state(state)
+    return adapter
+
+
+def _load_full(model: Model, folder: Path) -> FullTuning:
+    record = _read_record(folder / RECORD)
+    _refuse_other_base(model, folder, record.get("base_model_name_or_path"), record.get("base_fingerprint"))
+    full = add_full(model)
+    try:
+        full.load(folder)
+    except InputError:
+        full.remove()
+        raise
+    return full
+
+
+def _refuse_other_base(model: Model, folder: Path, name: str | None, made_for: str | None) -> None:
+    if made_for is not None and made_for != model.fingerprint:
+        raise InputError(
+            f"{folder} adapts another base model: it was made for {name} "
+            f"(fingerprint {made_for}), {model.name} has {model.fingerprint}; give the model it was trained on"
+        )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{path} holds a {type(record).__name__}; expected a JSON object")
+    return record
+
+
+def _lora(config: Mapping[str, Any], path: Path) -> LoRA:
+    for key in ("r", "lora_alpha"):
+        if key not in config:
+            raise InputError(f"{path}: {key} is missing; expected a configuration that PEFT or Rango wrote")
+    dropout = config.get("lora_dropout", 0.0)
+    return LoRA.build({"rank": config["r"], "alpha": config["lora_alpha"], "dropout": dropout}, where=str(path))
+
+
+def _refuse_other_kinds(config: Mapping[str, Any], folder: Path) -> None:
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{folder} holds a {config.get('peft_type')} adapter; expected LORA")
+    for key in _UNREAD:
+        if config.get(key) and (key, config[key]) != ("bias", "none"):
+            raise InputError(
+                f"{folder}: {key} is {config[key]!r}, which Rango does not read; expected an adapter without"
+            )
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+        raise InputError(
+            f"{folder}: init_lora_weights is {start!r}, which changes the base model's weights too; convert it into a "
+            "plain LoRA adapter with PEFT (path_initial_model_for_weight_conversion)"
+        )
+
+
+def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; the adapter has no weights")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names: list[str] = list(file.keys())
+            return {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}, file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file ({error}); the adapter is damaged") from None
+
+
+def _refuse_other_tensors(state: Mapping[str, torch.Tensor], ranks: Mapping[str, int], folder: Path) -> None:
+    """Refuse whatever `load_state` would pass over: its update would be missing from every probability."""
+    read = {f"{name}.lora_{letter}.weight" for name in ranks for letter in "AB"}
+    for name in sorted(state.keys() - read):
+        raise InputError(
+            f"{folder}: {WEIGHTS} holds {name}, which Rango does not read; expected lora_A and lora_B of linear layers"
+        )
+
+
+def _refuse_other_shapes(
+    model: Model, state: Mapping[str, torch.Tensor], ranks: Mapping[str, int], folder: Path
+) -> None:
+    modules = dict(model.network.named_modules())
+    if not ranks:
+        raise InputError(f"{folder}: {WEIGHTS} holds no lora_A weights; the adapter is damaged")
+    for name, rank in ranks.items():
+        if not isinstance(modules.get(name), (nn.Linear, Conv1D)):
+            raise InputError(
+                f"{folder} adapts {name}, which {model.name} does not have; give the model it was trained on"
+            )
+        outputs, inputs = weight_shape(modules[name])
+        A, B = state[f"{name}.lora_A.weight"], state.get(f"{name}.lora_B.weight")
+        if B is None or (A.shape, B.shape) != ((rank, inputs), (outputs, rank)):
+            seen = "no lora_B" if B is None else f"({', '.join(map(str, (*B.shape[:1], *A.shape[1:])))})"
+            raise InputError(
+                f"{folder} adapts {name} with shape {seen}, but in {model.name} it is ({outputs}, {inputs}); "
+                "give the model it was trained on"
+            )

@@ -1,0 +1,269 @@
+"""Every option of `finetune`, `evaluate` and `study`, on one page and free of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from rango.config import Config, Seed
+
+Form = Literal["letter", "cloze"]
+"""letter: the choices are listed and the answer is a letter; cloze: the answer's text continues the prompt."""
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+Words = Literal["right", "all"]
+"""What HellaSwag's limit of 100 words counts: context and right ending, or context and all four endings."""
+
+
+class TaskOptions(Config):
+    """Which data, and how much of it."""
+
+    data: Path | None = None
+    """Folder with the task's files; the Hub when absent."""
+    train: Annotated[int, Field(ge=1)] = 5000
+    """Training instances: a random subset."""
+    validation: Annotated[int, Field(ge=1)] = 300
+    """Validation instances: a random subset, carved from the official training split."""
+    test: Annotated[int, Field(ge=1)] = 2000
+    """Test instances: a random subset of the official validation split."""
+    data_seed: Seed = 0
+    """Seed of the random subsets."""
+    words: Words = "right"
+    """HellaSwag keeps instances under 100 words, counting the context and the right ending (right) or all four
+    endings (all)."""
+
+
+Placement = Literal["q", "k", "v", "o", "mlp", "head"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class ModelOptions(Config):
+    """Where and in which type the model computes."""
+
+    dtype: Dtype = "auto"
+    """Type of the frozen weights."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
+
+
+def _split_names(value: Any) -> Any:
+    """`"q,v"` or `("q,v", "o")` to a tuple of names, so that one flag, a list and a YAML string mean the same."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
+        return value
+    return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
+
+
+class LoRA(Config):
+    """Which low-rank update is learnt, and where (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    """Rank r of the update."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """The update is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which an input of the update is dropped while training."""
+    targets: Annotated[tuple[Placement, ...], BeforeValidator(_split_names), Field(min_length=1)] = ("q", "v")
+    """Which projections are adapted: a comma-separated list among q, k, v, o, mlp, head."""
+    layers: str | None = None
+    """Which decoder layers are adapted, for example 0-7 or 0,3; all when absent."""
+
+
+def folder_problem(source: str) -> str | None:
+    """Why a model's name that means a folder names no model; None for one with config.json, and for a Hub id."""
+    path = Path(source)
+    looks_local = path.exists() or source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1
+    if not looks_local or (path / "config.json").is_file():
+        return None
+    what = "has no config.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
+    return f"model folder {source} {what}; expected a Hub id or a folder with a transformers checkpoint"
+
+
+Normalisation = Literal["none", "tokens", "characters"]
+
+
+class ScoringOptions(Config):
+    """How instances are put into words and scored."""
+
+    form: Form | None = None
+    """Prompt form: letter (choices listed, the answer is a letter) or cloze (the answer's text continues the prompt);
+    the task's own default when absent."""
+    normalise: Normalisation = "none"
+    """Divide each choice's score by its number of tokens or of characters."""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """Training instances that stand answered before every question, balanced over the labels (the places of the right
+    answer); they leave the training split."""
+    shots_seed: Seed = 0
+    """Seed of the choice of shots."""
+    batch_tokens: Annotated[int, Field(ge=1)] = 4096
+    """Tokens of one forward pass while scoring, padding included; the result does not depend on it."""
+
+
+Objective = Literal["tokens", "answer", "choice"]
+Rule = Literal["logarithmic", "brier"]
+Adapting = Literal["lora", "full"]
+Regime = Literal["validation", "retrain", "all"]
+Decay = Literal["cosine", "constant"]
+Selection = Literal["nce", "cross_entropy", "error_rate", "accuracy", "brier"]
+
+
+class TrainingOptions(Config):
+    """How the adapter is trained."""
+
+    adaptation: Adapting = "lora"
+    """What is trained: lora (a low-rank update of some matrices), or full (every parameter, in float32; the options of
+    lora mean nothing then)."""
+    regime: Regime = "validation"
+    """What validation instances are for: validation (they choose the checkpoint), retrain (they choose the number of
+    steps, and are then trained on for that many, with the rest and from the start), all (they are trained on at once,
+    for all the steps; nothing is chosen)."""
+    objective: Objective = "choice"
+    """What is minimised: tokens (every token of prompt and right answer), answer (the right answer's tokens), choice
+    (a proper scoring rule of the posterior over the choices)."""
+    rule: Rule = "logarithmic"
+    """The proper scoring rule of the objective `choice`."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps over which the learning rate rises."""
+    decay: Decay = "cosine"
+    """What the learning rate does after the warm-up: cosine (to zero) or constant."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Passes over the training instances; 3 when neither epochs nor steps is given."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps, instead of epochs."""
+    batch: Annotated[int, Field(ge=1)] = 16
+    """Training instances per optimizer step."""
+    train_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens per optimizer step with padding, instead of a number of instances."""
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Instances per forward pass, to save memory; the loss does not depend on it."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps between validations; a twentieth of the run when absent."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many validations without a better one; never when absent."""
+    select: Selection = "nce"
+    """Validation metric that chooses the best checkpoint."""
+    seed: Seed = 0
+    """Seed of the adapter's start, the order of the instances and dropout. The choice of instances has its own,
+    data-seed."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}: give one of them")
+        return self
+
+
+class FinetuneOptions(TrainingOptions, ScoringOptions, TaskOptions, ModelOptions):
+    """Everything `rango finetune` can be told beside model, task and output folder."""
+
+    lora: LoRA = LoRA()
+    """The low-rank update."""
+
+    @model_validator(mode="after")
+    def _shots_are_not_learned(self) -> Self:
+        if self.shots and self.objective == "tokens":
+            raise ValueError(
+                f"objective is tokens and shots is {self.shots}: the words of the shots would be learned again with "
+                "every instance; use answer or choice"
+            )
+        return self
+
+
+class FinetuneConfig(FinetuneOptions):
+    """The resolved configuration of a run, as in its run.yaml."""
+
+    model: str
+    """Hub id or folder of the base model."""
+    task: str
+    """Name of a task, or path of a table."""
+
+
+class EvaluateOptions(ScoringOptions, TaskOptions, ModelOptions):
+    """Everything `rango evaluate` can be told beside model, task and output folder."""
+
+    adapter: Path | None = None
+    """A run directory (its best checkpoint is taken) or an adapter folder in PEFT's format. Of a run, form, normalise,
+    shots and dtype are taken too where they are not given, and on its own task also data, sizes and data-seed."""
+    split: Split = "test"
+    """The split to evaluate on."""
+    mc_dropout: Annotated[int, Field(ge=1)] | None = None
+    """Average the posteriors of this many passes with the adapter's dropout on (MC dropout); one pass without dropout
+    when absent."""
+    seed: Seed = 0
+    """Seed of the bootstrap and of MC dropout's masks."""
+    other_data: bool = False
+    """Evaluate even where the adapter's run may have seen the instances: its task has changed, or is cut anew."""
+
+    @model_validator(mode="after")
+    def _dropout_of_an_adapter(self) -> Self:
+        if self.mc_dropout is not None and self.adapter is None:
+            raise ValueError(
+                f"mc_dropout is {self.mc_dropout} but there is no adapter whose dropout could be on: give adapter"
+            )
+        return self
+
+
+class EvaluateConfig(EvaluateOptions):
+    """The resolved configuration of an evaluation, as in its evaluation.yaml."""
+
+    model: str
+    """Hub id or folder of the base model."""
+    task: str
+    """Name of a task, or path of a table."""
+
+
+Way = Literal["none", "few-shot", "lora", "ensemble", "mc-dropout", "full"]
+"""Where posteriors come from, before calibration."""
+
+Adaptation = Literal[
+    "none",
+    "calibration",
+    "few-shot",
+    "few-shot+calibration",
+    "lora",
+    "lora+calibration",
+    "ensemble",
+    "ensemble+calibration",
+    "mc-dropout",
+    "mc-dropout+calibration",
+    "full",
+    "full+calibration",
+]
+
+
+class AdaptationOptions(Config):
+    """How a configuration of a study is adapted."""
+
+    adaptation: Adaptation = "lora"
+    """none (the base, zero-shot), few-shot (`shots` training instances in the prompt), lora, ensemble (mean posterior
+    of `members` adapters that differ by their seed), mc-dropout (mean posterior of `samples` passes with dropout on),
+    full (every weight trained); `calibration` alone or behind a plus: with a calibrator fitted on validation."""
+    members: Annotated[int, Field(ge=2)] = 3
+    """Adapters of an ensemble."""
+    samples: Annotated[int, Field(ge=2)] = 10
+    """Passes of MC dropout."""
+    calibrator: Literal["temperature", "bias", "affine", "vector", "matrix"] | None = None
+    """Calibrator of `+calibration`; temperature in cloze form and affine in letter form when absent."""
+
+    @property
+    def way(self) -> Way:
+        """Where the posteriors come from."""
+        source = self.adaptation.removesuffix("+calibration")
+        return "none" if source == "calibration" else source  # type: ignore[return-value]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a calibrator fitted on validation is applied."""
+        return self.adaptation.endswith("calibration")

@@ -1,0 +1,1 @@
+"""What a run shows: figures, findings in words, the page, the table for the terminal."""

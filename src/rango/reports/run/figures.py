@@ -1,0 +1,354 @@
+"""Figures of a run: learning curves, states with intervals, reliability, and what helps to act on posteriors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from scipy import stats
+from scipy.special import expit
+
+from rango.decisions import Costs, Estimate, Posteriors
+from rango.decisions.metrics import ReliabilityBins, reliability_bins
+from rango.decisions.risk import bayes_threshold, risk_coverage, risk_curve, threshold_curve
+from rango.errors import InputError
+from rango.reports.style import BLUE, COLOURS, CYCLE, FAINT, INK, MARKERS, PANEL, panels, styled
+from rango.reports.tables import Table, column_named, number, state_named
+
+Records = Sequence[Mapping[str, Any]]
+"""The records of a log.jsonl."""
+
+
+@styled
+def learning_curves(
+    records: Records, *, curves: Sequence[str] = ("train_loss", "nce", "error_rate"), loss_unit: str = "nats"
+) -> Figure:
+    """Train loss and validation metrics against optimizer steps, one panel each, the best checkpoint marked.
+
+    Args:
+        records: of a log.jsonl: `step`, `train_loss`, and at validation steps `validation` and `best`.
+        curves: "train_loss" or names of validation metrics.
+        loss_unit: unit of the train loss; a Brier loss has none.
+
+    Raises:
+        InputError: a curve without a single finite point.
+    """
+    figure, axes = panels(len(curves))
+    for ax, name in zip(axes, curves, strict=True):
+        steps, values = curve_points(records, name)
+        if not len(steps):
+            raise InputError(f"the log has no finite value of {name!r}; expected at least one to draw its curve")
+        if name == "train_loss":
+            _train_loss(ax, steps, values, loss_unit)
+        else:
+            _validation(ax, name, steps, values, best_step(records))
+        ax.set_xlabel("optimizer steps")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.set_xlim(0, 1.04 * max(1, *(float(record.get("step", 0)) for record in records)))
+    return figure
+
+
+def curve_points(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of one curve, finite values only."""
+    pairs = []
+    for record in records:
+        source = record if name == "train_loss" else record.get("validation") or {}
+        value = source.get(name)
+        if isinstance(value, int | float) and math.isfinite(value):
+            pairs.append((float(record["step"]), float(value)))
+    points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return points[:, 0], points[:, 1]
+
+
+def best_step(records: Records) -> int | None:
+    """The step of the last record that was marked the best so far: that of the checkpoint `adapter/best`."""
+    return next((int(record["step"]) for record in reversed(records) if record.get("best")), None)
+
+
+def _train_loss(ax: Axes, steps: np.ndarray, values: np.ndarray, unit: str) -> None:
+    ax.set_title("Train loss")
+    window = len(values) // 12
+    if window < 3:
+        ax.plot(steps, values, color=INK, marker="o" if len(values) == 1 else None)
+        ax.set_ylabel(unit)
+        return
+    # Single batches are noisy: the raw losses stay visible behind their mean, which starts where it is complete.
+    ax.plot(steps, values, color=FAINT, linewidth=0.8, alpha=0.7)
+    mean = np.convolve(values, np.ones(window) / window, mode="valid")
+    ax.plot(steps[window - 1 :], mean, color=INK)
+    ax.set_ylabel(f"{unit} (line: mean of {window})".strip())
+
+
+def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best: int | None) -> None:
+    title = column_named(name).title
+    ax.set_title(f"Validation {title if title.isupper() else title.lower()}")
+    ax.plot(steps, values, color=BLUE, marker="o")
+    if name == "nce" and values.max() > 0.8 and values.min() < 1.25:
+        ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        ax.annotate("priors", (1, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    where = np.flatnonzero(steps == best)
+    if len(where):
+        x, y = steps[where[0]], values[where[0]]
+        ax.plot([x], [y], marker="o", markersize=10, markerfacecolor="none", markeredgecolor=BLUE, markeredgewidth=1.6)
+        right, rising = x > steps.mean(), column_named(name).direction == "higher"
+        ax.annotate(
+            f"best: {y:.3f} at step {best}",
+            (x, y),
+            # A falling curve leaves room below its best point, a rising one above.
+            xytext=(8 if right else -8, 12 if rising else -12),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="bottom" if rising else "top",
+            fontsize=8.5,
+        )
+        ax.margins(y=0.2)
+
+
+@styled
+def state_intervals(table: Table, *, metrics: Sequence[str] = ("nce", "error_rate")) -> Figure:
+    """Each state of the model as a dot with its interval, one panel per metric: how far from priors and floor.
+
+    Args:
+        table: from `result_rows`.
+        metrics: columns of the table to draw; those it lacks are left out.
+
+    Raises:
+        InputError: the table has none of the metrics.
+    """
+    keys = [column.key for column in table.columns]
+    shown = [metric for metric in metrics if metric in keys]
+    if not shown:
+        raise InputError(f"the table has none of {', '.join(metrics)}; expected at least one of: {', '.join(keys)}")
+    figure, axes = panels(len(shown), height=0.9 + 0.33 * len(table.rows))
+    for ax, metric in zip(axes, shown, strict=True):
+        column = column_named(metric)
+        _dots(ax, table, keys.index(metric))
+        ax.set_xlabel(f"{column.title} ({column.direction} is better)")
+        if ax is not axes[0]:
+            ax.tick_params(axis="y", labelleft=False)
+    return figure
+
+
+def _dots(ax: Axes, table: Table, index: int) -> None:
+    count = len(table.rows)
+    for position, row in enumerate(table.rows):
+        cell, key = row.cells[index], row.state.key
+        if cell is None or not math.isfinite(cell.value):
+            continue
+        colour, y = COLOURS.get(key, INK), count - 1 - position
+        if key in ("prior", "floor"):
+            ax.axvline(cell.value, color=colour, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+        _whisker(ax, cell, y, colour)
+        marker = MARKERS.get(key, "o")
+        ax.plot([cell.value], [y], color=colour, marker=marker, markersize=9 if marker in "*|" else 6, linestyle="none")
+    ax.set_yticks(range(count), [row.state.title for row in reversed(table.rows)])
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(-0.6, count - 0.4)
+    ax.grid(visible=False, axis="y")
+    ax.spines["left"].set_visible(False)
+    ax.margins(x=0.08)
+
+
+def _whisker(ax: Axes, cell: Estimate, y: float, colour: str) -> None:
+    if cell.low is not None and cell.high is not None and math.isfinite(cell.low) and math.isfinite(cell.high):
+        ax.plot([cell.low, cell.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
+
+
+@styled
+def reliability_diagram(states: Mapping[str, Posteriors], *, bins: int = 15) -> Figure:
+    """Accuracy against confidence of the most probable choice, one panel per state, with the counts below.
+
+    The grey bars are consistency bars (Bröcker and Smith 2007, Weather and Forecasting 22, 651): where the accuracy of
+    a bin falls in 95 of 100 samples of this size if the posteriors are calibrated. A point outside is evidence; a point
+    inside is not a proof.
+
+    Args:
+        states: posteriors by state ("base", "adapted", ...).
+        bins: of equal width over [0, 1]; empty ones are not drawn.
+    """
+    figure = Figure(figsize=(PANEL[0] * len(states), PANEL[1] * 1.25), layout="constrained")
+    grid = figure.add_gridspec(2, len(states), height_ratios=[4, 1], hspace=0.0)
+    for column, (key, posteriors) in enumerate(states.items()):
+        top = figure.add_subplot(grid[0, column])
+        below = figure.add_subplot(grid[1, column], sharex=top)
+        top.set_title(state_named(key).title)
+        _reliability(top, below, posteriors, bins, COLOURS.get(key, BLUE), MARKERS.get(key, "o"))
+    return figure
+
+
+def consistency_bars(bins: ReliabilityBins, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Where the accuracy of each bin falls with this probability if the posteriors are calibrated: low, high (M,).
+
+    Quantiles of Binomial(N_b, confidence_b) / N_b; NaN in an empty bin. The exact law, a sum of Bernoulli variables
+    with the instances' own confidences, is never wider (Hoeffding 1956).
+    """
+    counts = np.maximum(bins.counts, 1)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = (np.asarray(stats.binom.ppf(tail, counts, bins.confidence)) / counts for tail in tails)
+    return low, high
+
+
+def _reliability(top: Axes, below: Axes, posteriors: Posteriors, bins: int, colour: str, marker: str) -> None:
+    binned = reliability_bins(posteriors.log_posteriors, posteriors.labels, bins=bins)
+    low, high = consistency_bars(binned)
+    top.plot([0, 1], [0, 1], color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    width = 0.55 / bins
+    for x, bottom, end in zip(binned.confidence, low, high, strict=True):
+        if math.isfinite(x):
+            top.add_patch(Rectangle((x - width / 2, bottom), width, end - bottom, color=FAINT, alpha=0.45, linewidth=0))
+    filled = binned.counts > 0
+    top.plot(binned.confidence[filled], binned.accuracy[filled], color=colour, marker=marker, markersize=5.5)
+    top.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="accuracy")
+    top.tick_params(labelbottom=False)
+    centres, widths = (binned.edges[1:] + binned.edges[:-1]) / 2, np.diff(binned.edges)
+    below.bar(centres, binned.counts, width=widths * 0.86, color=colour, alpha=0.75)
+    below.set(xlabel="confidence (posterior of the most probable choice)", ylabel="count")
+    below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    below.grid(visible=False, axis="x")
+
+
+# Points of a curve that are drawn: more cannot be seen, and a million would make the file as large as the data.
+_DRAWN = 400
+
+
+@styled
+def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | None = None) -> Figure:
+    """Mean loss of the most confident share of instances against that share, one line per state.
+
+    Args:
+        states: posteriors by state ("base", "adapted", ...) or by any name.
+        costs: (K, D); None for 0–1 costs, where the loss is the error rate.
+
+    Raises:
+        InputError: no states, or costs of another number of classes.
+    """
+    figure, (ax,) = panels(1)
+    for key, colour in _colours(states).items():
+        curve = risk_coverage(states[key], costs=costs)
+        where = np.flatnonzero(curve.possible)
+        # The leftmost points rest on a handful of instances and would set the scale by chance.
+        where = where[curve.coverage[where] >= min(0.02, float(curve.coverage[where[-1]]))]
+        shown = where[_thinned(len(where))]
+        ax.plot(
+            curve.coverage[shown],
+            curve.risk[shown],
+            label=f"{state_named(key).title} (area {number(curve.area)})",
+            **_line(key, colour),
+        )
+    ax.set(xlabel="coverage (share answered, surest first)", xlim=(0, 1), ylim=(0, None))
+    ax.set_ylabel("error rate of the answered" if costs is None or costs.is_zero_one else "mean cost of the answered")
+    _legend(figure)
+    return figure
+
+
+@styled
+def cost_curves(
+    states: Mapping[str, Posteriors], *, family: Mapping[float, Costs], label: str, normalised: bool = True
+) -> Figure:
+    """Expected cost of the Bayes decisions as the costs vary, one line per state (Drummond and Holte 2006).
+
+    Args:
+        states: posteriors by state or by any name.
+        family: what varies (a cost, a ratio of costs) → the costs; drawn in rising order.
+        label: of the axis: what varies.
+        normalised: divide by the best constant decision under the same costs, which is then the line at 1.
+
+    Raises:
+        InputError: no states, an empty family, costs of another number of classes, or nothing to normalise by.
+    """
+    figure, (ax,) = panels(1)
+    points = sorted(family)
+    for key, colour in _colours(states).items():
+        curve = risk_curve(states[key], family=[family[point] for point in points])
+        values = curve.normalised if normalised else curve.expected
+        if not np.isfinite(values).any():
+            raise InputError(
+                f"the best constant decision costs nothing on the {len(states[key]):,} instances of "
+                f"{state_named(key).title!r}, so nothing normalises; give instances with more than one label"
+            )
+        ax.plot(points, values, label=state_named(key).title, **_line(key, colour))
+        naive = curve.naive
+    if normalised:
+        ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label="Best constant decision")
+    else:
+        ax.plot(points, naive, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label="Best constant decision")
+    ax.set(xlabel=label, ylim=(0, None), xlim=(points[0], points[-1]) if len(points) > 1 else None)
+    ax.set_ylabel("normalised expected cost" if normalised else "expected cost")
+    _legend(figure)
+    return figure
+
+
+def abstention_costs(n_classes: int, *, points: int = 40) -> dict[float, Costs]:
+    """0–1 costs with one more decision, abstaining, at a cost from near 0 to where guessing is as good: 1 − 1/K."""
+    wrong = Costs.zero_one(n_classes)
+    top = 1.0 - 1.0 / n_classes
+    return {float(cost): wrong.with_abstention(float(cost)) for cost in np.linspace(top / points, top, points)}
+
+
+@styled
+def threshold_plot(states: Mapping[str, Posteriors], *, costs: Costs) -> Figure:
+    """Two classes: expected cost against the threshold on the posterior of class 1, one line per state.
+
+    The dashed line is the threshold of the Bayes decision, a / (a + b) with a, b what a wrong 1 and a wrong 0 cost more
+    than being right; a circle marks the least cost on these very instances. Calibrated posteriors need no search: the
+    nearer the two, the better calibrated where it matters.
+
+    Args:
+        states: posteriors of two classes by state or by any name.
+        costs: (2, 2).
+
+    Raises:
+        InputError: no states, not two classes, costs that are not 2 by 2 or that reward an error.
+    """
+    figure, (ax,) = panels(1)
+    bayes = float(expit(bayes_threshold(costs, priors=[0.5, 0.5])))
+    for key, colour in _colours(states).items():
+        curve = threshold_curve(states[key], costs=costs)
+        # On the posterior, -inf and +inf are the ends 0 and 1.
+        shares = expit(curve.thresholds)
+        shown = _thinned(len(shares))
+        ax.plot(
+            shares[shown],
+            curve.expected[shown],
+            drawstyle="steps-pre",
+            label=state_named(key).title,
+            **_line(key, colour),
+        )
+        ax.plot([float(expit(curve.best))], [curve.least], "o", color=colour, markersize=10, markerfacecolor="none")
+    ax.axvline(bayes, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label=f"Bayes threshold {bayes:.2f}")
+    ax.set(xlabel=f"threshold on the posterior of {costs.classes[1]!r}", xlim=(0, 1), ylim=(0, None))
+    ax.set_ylabel("expected cost")
+    _legend(figure)
+    return figure
+
+
+def _colours(states: Mapping[str, Posteriors]) -> dict[str, str]:
+    """A colour for each state, its own or the next free one."""
+    if not states:
+        raise InputError("no posteriors to draw; give at least one state")
+    free = iter([colour for colour in CYCLE if colour not in {COLOURS.get(key) for key in states}] * len(states))
+    return {key: COLOURS[key] if key in COLOURS else next(free) for key in states}
+
+
+def _thinned(count: int) -> np.ndarray:
+    """Indices of at most _DRAWN points, the ends included."""
+    return np.unique(np.linspace(0, count - 1, min(count, _DRAWN)).round().astype(np.int64))
+
+
+def _line(key: str, colour: str) -> dict[str, Any]:
+    """How the line of a state looks: told apart by its marker too, where colours are not seen."""
+    return {"color": colour, "marker": MARKERS.get(key), "markevery": 0.2, "markersize": 5}
+
+
+def _legend(figure: Figure) -> None:
+    """A legend above the axes, where it hides nothing, on room of its own."""
+    ax = figure.axes[0]
+    handles, _ = ax.get_legend_handles_labels()
+    figure.set_size_inches(PANEL[0], PANEL[1] + 0.17 * len(handles))
+    figure.legend(handles=handles, loc="outside upper left")

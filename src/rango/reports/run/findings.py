@@ -1,0 +1,201 @@
+"""What a result says, in sentences: whether adaptation helped, against priors and floor, and calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from rango.decisions import Estimate, Posteriors, mcnemar
+from rango.decisions.calibration import calibration_loss
+from rango.decisions.metrics import reliability_bins
+from rango.errors import InputError
+from rango.reports.tables import Metrics, column_named, estimate, interval, number, split_metrics
+
+Tone = Literal["good", "bad", "open"]
+"""Good, bad, or not to be told from these data."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of the verdict: what it is about, how it came out, the headline, the numbers behind it."""
+
+    about: str
+    tone: Tone
+    headline: str
+    detail: str
+
+
+def side(cell: Estimate, reference: float) -> Literal["below", "above", "unknown"]:
+    """On which side of a reference the whole interval lies; unknown if it holds the reference or is not there."""
+    if cell.low is None or cell.high is None:
+        return "unknown"
+    if cell.high < reference:
+        return "below"
+    return "above" if cell.low > reference else "unknown"
+
+
+def change(states: Metrics, metric: str) -> tuple[Tone, str] | None:
+    """The paired difference base → adapted of a metric, as tone and sentence; None where it was not computed."""
+    difference = estimate(states, "difference", metric)
+    if difference is None:
+        return None
+    title = column_named(metric).title
+    ends = [estimate(states, state, metric) for state in ("base", "adapted")]
+    path = " from {} to {}".format(*(number(end.value) for end in ends if end)) if all(ends) else ""
+    span = interval(difference, sign=True)
+    bounds = f" (95% interval {span})" if span else ""
+    if number(difference.value) == number(0.0):
+        # Nothing to three decimals is nothing to speak of, even where its interval lies on one side of 0.
+        return "open", f"{title} stayed{f' at {number(ends[1].value)}' if ends[1] else ' the same'}{bounds}."
+    verb = "fell" if difference.value < 0 else "rose"
+    sentence = f"{title} {verb}{path}: {number(difference.value, sign=True)}{bounds}."
+    better: Mapping[str, Tone] = {"below": "good", "above": "bad", "unknown": "open"}
+    worse: Mapping[str, Tone] = {"below": "bad", "above": "good", "unknown": "open"}
+    where = side(difference, 0.0)
+    return (worse if difference.direction == "higher" else better)[where], sentence
+
+
+def _undefined(states: Metrics, state: str, metric: str) -> str:
+    """Why a metric that is in metrics.json has no value, as a sentence; "" where it has one or is not there."""
+    entry = states.get(state, {}).get(metric)
+    if not isinstance(entry, Mapping) or entry.get("value") is not None or not entry.get("note"):
+        return ""
+    # A note begins with what the value is instead; that of a difference first names one of the two.
+    return f"{column_named(metric).title} is {str(entry['note']).removeprefix('first: ').removeprefix('second: ')}."
+
+
+def adaptation_finding(states: Metrics) -> Finding:
+    """Did adaptation help? NCE decides; the error rate is told beside it."""
+    nce, error = change(states, "nce"), change(states, "error_rate")
+    if nce is None:
+        reason = _undefined(states, "difference", "nce") or (
+            "The paired difference base → adapted is not in metrics.json."
+        )
+        return Finding("adaptation", "open", "Whether adaptation helped is not known", reason)
+    headline = {
+        "good": "Adaptation helped",
+        "bad": "Adaptation made the posteriors worse",
+        "open": "No effect of adaptation on NCE can be told from these instances",
+    }[nce[0]]
+    if error is not None and error[0] != nce[0]:
+        headline += {
+            "good": ", yet the error rate fell",
+            "bad": ", yet the error rate rose",
+            "open": "; the error rate "
+            + ("stayed" if " stayed" in error[1] else "moved by no more than chance would move it"),
+        }[error[0]]
+    return Finding("adaptation", nce[0], headline, " ".join(part[1] for part in (nce, error) if part))
+
+
+def priors_finding(states: Metrics, state: str = "adapted") -> Finding:
+    """Is the model worth more than its priors? The interval of NCE against 1."""
+    nce = estimate(states, state, "nce")
+    if nce is None:
+        reason = _undefined(states, state, "nce") or "NCE is not in metrics.json."
+        return Finding("priors", "open", "Worth against the priors: not known", reason)
+    if math.isinf(nce.value):
+        detail = "At least one right choice was given probability 0, which costs infinity; nothing is clipped."
+        return Finding("priors", "bad", "The posteriors rule out a right answer", detail)
+    span = interval(nce)
+    detail = f"NCE {number(nce.value)}{f' (95% interval {span})' if span else ''}, where 1 is the priors alone"
+    where = side(nce, 1.0)
+    if where == "below":
+        return Finding("priors", "good", "Its posteriors are worth more than the priors", f"{detail}.")
+    if where == "above":
+        return Finding("priors", "bad", "Its posteriors are worth less than the priors", f"{detail}.")
+    return Finding("priors", "open", "Its posteriors cannot be told from the priors", f"{detail}.")
+
+
+def floor_finding(states: Metrics) -> Finding:
+    """How far from perfect? The share of the distance from the priors (1) to the floor that is closed."""
+    floor, adapted = estimate(states, "floor", "nce"), estimate(states, "adapted", "nce")
+    if floor is None or adapted is None or floor.value >= 1:
+        reason = "The true posterior of this task is not known, so neither is the distance to the best possible."
+        return Finding("floor", "open", "The floor is not known", reason)
+    closed = 100 * (1.0 - adapted.value) / (1.0 - floor.value)
+    detail = f"NCE went from 1 (the priors) to {number(adapted.value)}; the true posterior has {number(floor.value)}"
+    error = estimate(states, "floor", "error_rate")
+    detail += f" and an error rate of {number(error.value)}." if error else "."
+    if closed <= 0:
+        return Finding("floor", "bad", "It is no nearer to the floor than the priors are", detail)
+    return Finding("floor", "good", f"It closes {closed:.0f}% of the distance from the priors to the floor", detail)
+
+
+def mcnemar_sentence(base: Posteriors, adapted: Posteriors) -> str:
+    """Who errs where, with McNemar's exact p-value, in one sentence.
+
+    Raises:
+        InputError: the two do not hold the same instances.
+    """
+    test = mcnemar(base, adapted)
+    p = f"p = {test.p:.3f}" if test.p >= 0.001 else "p < 0.001"
+    return (
+        f"Of the {test.n:,} instances, {test.only_b_right:,} are right after adaptation only and {test.only_a_right:,} "
+        f"before it only (McNemar's exact test of equal error rates: {p})."
+    )
+
+
+def verdict_sentences(metrics: Mapping[str, Any], *, split: str = "test") -> list[str]:
+    """Whether adaptation helped and whether the adapted model is worth more than its priors, for the terminal.
+
+    One without the other misleads: a model may be much better than it was, and still worse than ignoring the question.
+
+    Raises:
+        InputError: the split is not in the metrics.
+    """
+    states = split_metrics(metrics, split=split)
+    return [f"{finding.headline}. {finding.detail}" for finding in (adaptation_finding(states), priors_finding(states))]
+
+
+def chance_error(posteriors: Posteriors, *, replicates: int = 200, seed: int = 0, level: float = 0.95) -> float:
+    """The ECE that calibrated posteriors of this sample stay below with probability `level`.
+
+    ECE is never 0 in a finite sample. Answers are drawn from the posteriors themselves, for which the posteriors are
+    calibrated by construction, and the ECE is measured on each draw: a Monte Carlo test of calibration.
+    """
+    generator = np.random.default_rng(seed)
+    logs = posteriors.log_posteriors
+    top, confidence = logs.argmax(axis=1), np.exp(logs.max(axis=1))
+    errors = np.empty(replicates)
+    for replicate in range(replicates):
+        right = generator.random(len(top)) < confidence
+        # The bins see only whether the most probable choice is right.
+        errors[replicate] = reliability_bins(logs, np.where(right, top, (top + 1) % logs.shape[1])).error
+    return float(np.quantile(errors, level))
+
+
+def recoverable(posteriors: Posteriors) -> str:
+    """What recalibration would gain, as a sentence with a space before it; "" where it cannot be measured."""
+    try:
+        # One temperature: the order of choices may be arbitrary, and then there are no classes to shift.
+        found = calibration_loss(posteriors, method="temperature")
+    except InputError:
+        return ""
+    if not (found.converged and math.isfinite(found.loss)):
+        return ""
+    how = " Recalibration by a temperature (5-fold cross-validation) would"
+    if found.loss <= 0:
+        return f"{how} gain nothing."
+    return f"{how} lower the cross-entropy by {number(found.loss)} nats, {100 * found.relative:.1f}% of it."
+
+
+def calibration_finding(posteriors: Posteriors | None, *, reason: str = "") -> Finding:
+    """Are the posteriors calibrated? ECE against the ECE of calibrated posteriors, and in which direction they err."""
+    if posteriors is None:
+        return Finding("calibration", "open", "Whether its posteriors are calibrated is not known", f"{reason}.")
+    ece, bound = posteriors.ece(), chance_error(posteriors)
+    lost = recoverable(posteriors)
+    gap = float(np.exp(posteriors.log_posteriors.max(axis=1)).mean()) - posteriors.accuracy()
+    detail = (
+        f"ECE {number(ece)}; posteriors that are calibrated stay below {number(bound)} in 95 of 100 samples like this."
+    )
+    if ece <= bound:
+        headline = "No sign that its posteriors are not calibrated"
+        return Finding("calibration", "good", headline, f"{detail}{lost}")
+    direction = "over" if gap > 0 else "under"
+    detail += f" Its mean confidence is {number(abs(gap))} {'above' if gap > 0 else 'below'} its accuracy.{lost}"
+    return Finding("calibration", "bad", f"Its posteriors are not calibrated: {direction}confident", detail)

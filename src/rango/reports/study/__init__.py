@@ -1,0 +1,1 @@
+"""What a study shows: sections of its table, figures, findings in words, page, terminal and LaTeX."""

@@ -1,0 +1,133 @@
+"""The table of a study for a paper: LaTeX with booktabs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rango.files import write_text
+from rango.reports.study.sections import (
+    Line,
+    caption_parts,
+    following_words,
+    metric_words,
+    sections,
+    shown_axes,
+    shown_columns,
+    sources,
+)
+from rango.reports.study.terminal import span_text, value_text
+from rango.reports.tables import Column
+from rango.results.statistics import Measured
+from rango.results.table import StudyTable
+from rango.studies.axes import short_name
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    # Under the old font encodings these would come out as other characters.
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+}
+# What this module itself writes into a cell.
+_SYMBOLS = {"±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "–": "--", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+_METRICS = 3
+_TIED = r"$^{\approx}$"
+
+
+def escaped(text: str) -> str:
+    r"""Text as LaTeX shows it; line breaks become spaces.
+
+    >>> escaped("50% of a_b {x}")
+    '50\\% of a\\_b \\{x\\}'
+    """
+    return "".join(_ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def table_tex(table: StudyTable, *, metrics: int | None = None) -> str:
+    r"""The table as a `tabular` to `\input`; the document needs `\usepackage{booktabs}`.
+
+    The best of each task is bold, what is not told from it has an ≈; each mean has its standard deviation over seeds
+    and, small, its interval over test instances. What the numbers are stands after the table as comments, to be used
+    in a caption.
+
+    Args:
+        table: from `study_table`.
+        metrics: how many, in order of importance; None for those that the study names, at least three.
+    """
+    most = max(_METRICS, len(table.first)) if metrics is None else metrics
+    axes, parts, columns = shown_axes(table), sections(table), shown_columns(table)[:most]
+    numbers = sources(parts)
+    # One column of names even where no axis varies.
+    names = max(1, len(axes))
+    width = names + len(columns)
+    headings = [escaped(short_name(name, axes)) for name in axes] or [""]
+    heads = [*headings, *(_symbols(f"{column.title} {column.arrow}".rstrip()) for column in columns)]
+    lines = [rf"\begin{{tabular}}{{{'l' * width}}}", r"\toprule", _row(heads)]
+    for part in parts:
+        lines.append(r"\midrule")
+        if part.title:
+            count = "" if part.n is None else f" ({part.n:,} instances)"
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escaped(part.title)}}}{count}}} \\")
+        lines += [_row(_cells(line, columns, names, numbers.get(line.source), table.select)) for line in part.lines]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    notes = [
+        *caption_parts(table, columns),
+        *following_words(table),
+        rf"bold: best by {metric_words(table.select)}; {_TIED}: not told from it",
+    ]
+    lines += [f"% {_symbols(note)}" for note in notes]
+    lines += [f"% [{number}] {escaped(source)}" for source, number in numbers.items()]
+    return "\n".join(lines) + "\n"
+
+
+def write_tex(path: Path, table: StudyTable) -> None:
+    """Write `table_tex` atomically."""
+    write_text(path, table_tex(table))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _cells(line: Line, columns: Sequence[Column], names: int, source: int | None, select: str) -> list[str]:
+    if line.kind == "configuration":
+        labels = ["--" if label == "–" else escaped(label) for label in line.labels] or [escaped(line.title)]
+        if not line.cells:
+            # The row says why instead of numbers.
+            return [*labels, rf"\multicolumn{{{len(columns)}}}{{l}}{{no result: {escaped(line.failure)}}}"]
+    else:
+        cite = "" if source is None else f" [{source}]"
+        title = rf"\textit{{{escaped(line.title)}{cite}}}"
+        labels = [title if names == 1 else rf"\multicolumn{{{names}}}{{l}}{{{title}}}"]
+    bold = line.mark == "best"
+    # The mark is one of the metric that selects; where that is not shown, it stands at the first.
+    marked = select if any(column.key == select for column in columns) else columns[0].key
+    tied = [_TIED if line.mark == "tied" and column.key == marked else "" for column in columns]
+    values = [
+        _value(line.cells.get(column.key), bold=bold, mark=sign) for column, sign in zip(columns, tied, strict=True)
+    ]
+    return [*(rf"\textbf{{{label}}}" if bold else label for label in labels), *values]
+
+
+def _value(cell: Measured | None, *, bold: bool, mark: str) -> str:
+    if cell is None:
+        return ""
+    text = _symbols(value_text(cell))
+    span = span_text(cell)
+    text = rf"\textbf{{{text}}}" if bold else text + mark
+    return text + (rf" {{\scriptsize {_symbols(span)}}}" if span else "")
+
+
+def _symbols(text: str) -> str:
+    return "".join(_SYMBOLS.get(letter, letter) for letter in text.replace("%", r"\%"))

@@ -1,0 +1,73 @@
+"""All that a study shows, written again from its stored posteriors: tables, figures, page. No model is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, ConsoleOptions, RenderResult
+
+from rango.files import write_text
+from rango.reports.study.figures import study_figures
+from rango.reports.study.latex import write_tex
+from rango.reports.study.page import render_study_page
+from rango.reports.study.terminal import study_result_table
+from rango.reports.style import save_figure
+from rango.results.outcomes import StudyResult, read_outcomes
+from rango.results.table import StudyTable, study_table, write_csv
+
+
+@dataclass(frozen=True, eq=False)
+class ShownTable:
+    """The table of a study as something to print: it fits itself to the console."""
+
+    table: StudyTable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What rich calls to print it."""
+        yield study_result_table(self.table, width=options.max_width)
+
+
+@dataclass(frozen=True, eq=False)
+class StudyReport:
+    """What was written, and what to print."""
+
+    table: ShownTable
+    page: Path
+    files: tuple[Path, ...]
+    """table.csv, table.tex, figures/*.png, figures/*.pdf and the page."""
+
+
+def write_study_report(folder: Path, *, replicates: int = 1000) -> StudyReport:
+    """Read a study folder and write its table.csv, table.tex, figures/ and report.html.
+
+    Args:
+        folder: of the study.
+        replicates: bootstrap replicates of the intervals.
+
+    Raises:
+        InputError: the folder is no study.
+    """
+    return write_study(folder, read_outcomes(folder), replicates=replicates)
+
+
+def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> StudyReport:
+    """Write the files of a study from its outcomes. The same outcomes give the same bytes."""
+    table = study_table(
+        study.outcomes,
+        select=study.select,
+        references=study.references,
+        metrics=study.metrics,
+        costs=study.costs,
+        replicates=replicates,
+    )
+    files = [folder / "table.csv", folder / "table.tex"]
+    write_csv(files[0], table)
+    write_tex(files[1], table)
+    for name, figure in study_figures(table, study.outcomes).items():
+        for ending in ("png", "pdf"):
+            files.append(folder / "figures" / f"{name}.{ending}")
+            save_figure(figure, files[-1])
+    page = folder / "report.html"
+    write_text(page, render_study_page(study, table))
+    return StudyReport(ShownTable(table), page, (*files, page))

@@ -1,0 +1,183 @@
+"""What every figure shares: colours, fonts, sizes, equal bytes for equal data, and SVG inside a page."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rango.errors import InputError
+from rango.files import atomic_path
+
+# Okabe and Ito's palette, which the colour-blind can tell apart; each state also has a marker of its own.
+BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"
+VERMILION = "#d55e00"
+# Greys of middle lightness on a transparent ground: legible on white paper and on a dark page.
+INK, FAINT = "#6b7280", "#9ca3af"
+
+COLOURS = {
+    "prior": INK,
+    "ngram": VERMILION,
+    "base": ORANGE,
+    "control": PINK,
+    "adapted": BLUE,
+    "calibrated": SKY,
+    "floor": GREEN,
+}
+MARKERS = {"prior": "|", "ngram": "v", "base": "s", "control": "^", "adapted": "o", "calibrated": "D", "floor": "*"}
+# For lines without a state of their own, such as the configurations of a study.
+CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, INK)
+
+PANEL = (3.8, 2.9)
+"""Width and height of one panel in inches: legible when a page or a phone shows it some 350 pixels wide."""
+
+# The stubs want literal keys; matplotlib itself checks the names when they are set.
+_STYLE: Any = {
+    # DejaVu Sans comes with matplotlib, and glyphs are drawn as paths: no font of the system is used.
+    "font.family": "DejaVu Sans",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "rango",
+    "pdf.fonttype": 42,
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.5,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": FAINT,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw under the project's style whatever the caller's matplotlib settings, which are left as they were."""
+
+    @functools.wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_STYLE)
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def panels(count: int, *, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels side by side."""
+    figure = Figure(figsize=(PANEL[0] * count, height), layout="constrained")
+    return figure, [figure.add_subplot(1, count, index + 1) for index in range(count)]
+
+
+def svg_text(figure: Figure) -> str:
+    """The figure as SVG without date or versions: the same figure gives the same text."""
+    buffer = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure atomically as SVG, PNG (200 dots per inch) or PDF, by the ending of the path.
+
+    Raises:
+        InputError: another ending.
+    """
+    kind = path.suffix.lower()
+    empty: dict[str, dict[str, None]] = {
+        ".png": {"Software": None},
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    if kind == ".svg":
+        with atomic_path(path) as temporary:
+            temporary.write_text(svg_text(figure), encoding="utf-8")
+        return
+    if kind not in empty:
+        raise InputError(f"{path}: ending {path.suffix!r} is not a figure's; expected .svg, .png or .pdf")
+    with mpl.rc_context(_STYLE), atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind[1:], dpi=200, metadata=empty[kind])
+
+
+# The page gives each colour of a figure a variable, so that dark mode can lighten it.
+_VARIABLES = {
+    INK: "--ink-soft",
+    FAINT: "--line-strong",
+    BLUE: "--blue",
+    ORANGE: "--orange",
+    GREEN: "--green",
+    PINK: "--pink",
+    SKY: "--sky",
+    VERMILION: "--bad",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page; where it cannot be drawn, `svg` is None and `reason` says why."""
+
+    title: str
+    svg: Markup | None
+    reason: str = ""
+
+
+def drawing(title: str, draw: Callable[[], Figure], *, prefix: str) -> Drawing:
+    """Draw a figure for the page; input that cannot be drawn becomes the reason.
+
+    Args:
+        title: read aloud in place of the figure.
+        draw: makes the figure.
+        prefix: of the ids inside the SVG, unique on the page.
+    """
+    try:
+        return Drawing(title, inline_svg(draw(), title=title, prefix=prefix))
+    except InputError as error:
+        return Drawing(title, None, str(error))
+
+
+def inline_svg(figure: Figure, *, title: str, prefix: str) -> Markup:
+    """A figure as an SVG element for HTML: sized by the page, ids under a prefix, colours as variables."""
+    text = svg_text(figure)
+    text = text[text.index("<svg") :]
+    # A style sheet inside one SVG would apply to the whole page.
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r'xlink:href="#', f'href="#{prefix}-', text)
+    text = text.replace("url(#", f"url(#{prefix}-").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None, "matplotlib writes a viewBox"
+    head = f'<svg {box.group()} role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'
+    return Markup(head + text[text.index(">") + 1 :].strip())

@@ -1,0 +1,139 @@
+"""What a study found: posteriors on test for each configuration and seed, read from its folder without any model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rango.decisions import Posteriors, average_posteriors, fit_calibrator
+from rango.errors import InputError
+from rango.studies.plan import Cell, Job, Plan, Row
+from rango.studies.store import Store
+from rango.studies.study import Reference
+from rango.studies.study_costs import StudyCosts
+from rango.training.run_folder import read_log
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One configuration of a study with what each of its seeds gave on test."""
+
+    axes: Mapping[str, object]
+    """Axis (a dotted key, such as "lora.targets") → value, in the study's order."""
+    posteriors: Mapping[int, Posteriors]
+    """Seed → posteriors on test; an ensemble has one entry, a configuration of which every seed failed has none."""
+    floor: Posteriors | None = None
+    """The true posterior of the same instances, where it is known."""
+    logs: Mapping[int, tuple[dict[str, Any], ...]] = field(default_factory=dict)
+    """Seed → records of log.jsonl; empty where nothing was trained."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """Numbers beside the metrics: trainable_parameters, seconds, held_out_nats_per_token."""
+    failures: Mapping[int, str] = field(default_factory=dict)
+    """Seed → why it has no posteriors, in words."""
+
+
+def logged(outcome: Outcome) -> Iterator[tuple[int, tuple[dict[str, Any], ...]]]:
+    """The seeds that have a log, with it."""
+    return ((seed, records) for seed, records in outcome.logs.items() if records)
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResult:
+    """A study as its tables and figures see it."""
+
+    name: str
+    about: str
+    select: str
+    outcomes: tuple[Outcome, ...]
+    references: tuple[Reference, ...]
+    metrics: tuple[str, ...] = ()
+    """What is shown first."""
+    costs: StudyCosts | None = None
+    """What decisions cost."""
+
+
+def read_outcomes(path: Path) -> StudyResult:
+    """Read a study folder.
+
+    Raises:
+        InputError: it is none.
+    """
+    store = Store(path)
+    plan = store.read_plan()
+    outcomes = tuple(_outcome(store, plan, row) for row in plan.rows)
+    return StudyResult(plan.name, plan.about, plan.select, outcomes, plan.references, plan.metrics, plan.costs)
+
+
+def _outcome(store: Store, plan: Plan, row: Row) -> Outcome:
+    posteriors: dict[int, Posteriors] = {}
+    failures: dict[int, str] = {}
+    logs: dict[int, tuple[dict[str, Any], ...]] = {}
+    for cell in row.cells:
+        missing = _missing(store, plan, cell)
+        if missing:
+            failures[cell.seed] = missing
+            continue
+        try:
+            posteriors[cell.seed] = read_cell(store, plan, cell)
+        except (
+            InputError
+        ) as error:  # one cell's posteriors, such as a 0 that a matrix cannot move, are no other's fault
+            failures[cell.seed] = str(error)
+            continue
+        logs[cell.seed] = tuple(read_log(store.folder(plan.job(cell.sources[0].job))))
+    jobs = [plan.job(source.job) for cell in row.cells for source in cell.sources]
+    floor = store.posteriors_file(plan.job(jobs[0].base), "test", "floor")
+    return Outcome(
+        axes=row.axes,
+        posteriors=posteriors,
+        floor=store.posteriors(plan.job(jobs[0].base), "test", "floor") if floor.is_file() else None,
+        logs={seed: log for seed, log in logs.items() if log},
+        facts=dict(_facts(store, plan, jobs)),
+        failures=failures,
+    )
+
+
+def read_cell(store: Store, plan: Plan, cell: Cell) -> Posteriors:
+    """The test posteriors of a cell: the mean of its sources, calibrated on validation if asked.
+
+    Raises:
+        InputError: they cannot be calibrated in that way, or a file of them is damaged.
+    """
+    test = _mean(store, plan, cell, "test")
+    if cell.calibrator is None:
+        return test
+    fitted = fit_calibrator(_mean(store, plan, cell, "validation"), method=cell.calibrator)  # type: ignore[arg-type]
+    return fitted.apply(test)
+
+
+def _mean(store: Store, plan: Plan, cell: Cell, split: str) -> Posteriors:
+    return average_posteriors([store.posteriors(plan.job(source.job), split, source.state) for source in cell.sources])
+
+
+def _missing(store: Store, plan: Plan, cell: Cell) -> str:
+    """Why a cell cannot be read yet; empty when it can."""
+    for source in cell.sources:
+        job = plan.job(source.job)
+        status = store.status(job)
+        if status == "failed":
+            return store.failure(job.id)
+        if status == "pruned":
+            return str(store.record(job)["reason"])
+        if status != "done":
+            return "not finished yet"
+        for split in ("test", "validation")[: 2 if cell.calibrator else 1]:
+            if not store.posteriors_file(job, split, source.state).is_file():
+                return f"no {split} posteriors of state {source.state}"
+    return ""
+
+
+def _facts(store: Store, plan: Plan, jobs: list[Job]) -> Iterator[tuple[str, float]]:
+    """Numbers beside the metrics: means over the runs, and the base's held-out loss where it is known."""
+    records = [store.record(job) for job in jobs if job.kind == "run"]
+    for key in ("trainable_parameters", "seconds"):
+        values = [record[key] for record in records if record.get(key) is not None]
+        if values:
+            yield key, sum(values) / len(values)
+    yield from store.held_out(plan.job(jobs[0].base)).items()

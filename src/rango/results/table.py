@@ -1,0 +1,323 @@
+"""The table of a study, a row per configuration, and the same table as CSV for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from rango.decisions import DIRECTIONS, Posteriors
+from rango.errors import InputError
+from rango.files import write_text
+from rango.results.outcomes import Outcome
+from rango.results.statistics import (
+    Mark,
+    Marks,
+    Measured,
+    Side,
+    Units,
+    check_selection,
+    losses,
+    mark,
+    measure,
+    metric_of,
+    unranked,
+)
+from rango.studies.axes import ADAPTATION, TASK, Names, axis_names, axis_text, is_base, varied_axes
+from rango.studies.study import Reference
+from rango.studies.study_costs import COST_METRICS, StudyCosts, misfit, stated_metrics
+
+METRICS = ("nce", "cross_entropy", "error_rate", "accuracy", "brier", "ece")
+"""The metrics of every table; those that the study names and, with costs, `normalised_expected_cost` join them."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRow:
+    """One configuration."""
+
+    axes: Mapping[str, object]
+    """Axis → value."""
+    seeds: tuple[int, ...]
+    """The seeds that gave posteriors."""
+    n: int | None
+    """Test instances; None where no seed gave posteriors."""
+    cells: Mapping[str, Measured]
+    """Metric → what was measured; empty where no seed gave posteriors."""
+    block: int | None
+    """Which block it belongs to; None where no seed gave posteriors."""
+    failures: Mapping[int, str]
+    """Seed → why it gave nothing."""
+    facts: Mapping[str, float]
+    """Numbers beside the metrics."""
+    mark: Mark = ""
+    p: float | None = None
+    """Of no difference from the best of the block, Holm-corrected; None for the best itself."""
+    against_base: Side | None = None
+    """How it stands to the base model (`adaptation: none`) of its block; None for that, or where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The configurations that can be compared: the same task and the same test instances."""
+
+    task: object
+    """Value of the axis `task`; None where the study has no such axis."""
+    n: int
+    rows: tuple[int, ...]
+    """Rows of the table, in order."""
+    best: int | None
+    """The row of the best; None where none has a finite value."""
+    base: int | None
+    """The row of the base model; None where there is none."""
+    floor: Mapping[str, float]
+    """Metric → its value for the true posterior; empty where that is not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudyTable:
+    """Rows, blocks and references without any rendering."""
+
+    axes: tuple[str, ...]
+    """Every axis, in the study's order."""
+    metrics: tuple[str, ...]
+    select: str
+    """The metric by which the best was chosen."""
+    rows: tuple[StudyRow, ...]
+    blocks: tuple[Block, ...]
+    references: tuple[Reference, ...]
+    replicates: int
+    """Bootstrap replicates behind the intervals; 0 where there are none."""
+    first: tuple[str, ...] = ()
+    """The metrics to show first, in this order."""
+    costs: StudyCosts | None = None
+    """What decisions cost, where there is an expected cost among the metrics."""
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The axes with more than one value: what a row must be told apart by."""
+        return varied_axes([row.axes for row in self.rows])
+
+    @property
+    def fixed(self) -> dict[str, object]:
+        """The axes with one value, and it."""
+        varied = self.varied
+        return {name: self.rows[0].axes.get(name) for name in self.axes if name not in varied}
+
+    @cached_property
+    def names(self) -> Names:
+        """What the configurations are called."""
+        return Names([row.axes for row in self.rows])
+
+    @property
+    def failed(self) -> tuple[StudyRow, ...]:
+        """The rows of which at least one seed gave nothing."""
+        return tuple(row for row in self.rows if row.failures)
+
+
+def study_table(
+    outcomes: Sequence[Outcome],
+    *,
+    select: str,
+    references: Sequence[Reference] = (),
+    replicates: int = 1000,
+    seed: int = 0,
+    metrics: Sequence[str] = (),
+    costs: StudyCosts | None = None,
+) -> StudyTable:
+    """Measure every configuration, and mark the best of each block with all that cannot be told from it.
+
+    For each metric: the mean over seeds, the standard deviation over seeds, and a 95 % bootstrap interval of the mean
+    over test instances (whole groups where there are any). Within a block the configuration with the best mean of
+    `select` is held against each other one by a paired bootstrap of the loss behind it, averaged over seeds; the
+    p-values are corrected by Holm's rule over the block, and those of 0.05 or more are not told from the best.
+
+    Args:
+        outcomes: the configurations, each with the posteriors of its seeds.
+        select: the metric that chooses; one that is a mean over instances, so not "ece".
+        references: what sources state, kept beside.
+        replicates: bootstrap replicates; 0 for no intervals. The comparisons draw more where there are many.
+        seed: of the bootstrap.
+        metrics: those to show first, measured beside the usual ones.
+        costs: for the expected costs, measured where they fit the number of choices.
+
+    Raises:
+        InputError: no outcomes, negative replicates, a metric that cannot select, an unknown metric or one of costs
+            without any, costs that fit no configuration.
+    """
+    if not outcomes:
+        raise InputError("the study has no configurations; expected at least one outcome")
+    if replicates < 0:
+        raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
+    check_selection(select, costs=costs)
+    first = tuple(stated_metrics(tuple(metrics)))
+    if costs is None and (wanted := [name for name in first if name in COST_METRICS]):
+        raise InputError(f"metrics has {wanted[0]} but there are no costs; give costs")
+    choices = {system.n_choices for outcome in outcomes for system in outcome.posteriors.values()}
+    for problem in misfit(costs, choices):
+        raise InputError(problem)
+    of_costs = ("normalised_expected_cost",) if costs else ()
+    measured = tuple(dict.fromkeys((*METRICS, *of_costs, select, *first)))
+    plan = _Plan(measured, select, replicates, seed, costs)
+    rows: dict[int, StudyRow] = {}
+    blocks: list[Block] = []
+    for places in _blocks(outcomes):
+        members = [outcomes[place] for place in places]
+        block, filled = plan.block(members, places, number=len(blocks))
+        blocks.append(block)
+        rows |= zip(places, filled, strict=True)
+    for place, outcome in enumerate(outcomes):
+        rows.setdefault(place, StudyRow(outcome.axes, (), None, {}, None, outcome.failures, outcome.facts))
+    axes = axis_names([outcome.axes for outcome in outcomes])
+    in_order = tuple(rows[place] for place in range(len(outcomes)))
+    return StudyTable(
+        axes, measured, select, in_order, tuple(blocks), tuple(references), replicates, first=first, costs=costs
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is measured and how, the same in every block."""
+
+    metrics: tuple[str, ...]
+    select: str
+    replicates: int
+    seed: int
+    costs: StudyCosts | None
+
+    def block(self, outcomes: Sequence[Outcome], places: Sequence[int], *, number: int) -> tuple[Block, list[StudyRow]]:
+        """Measure and compare the configurations of one block."""
+        systems = [outcome.posteriors for outcome in outcomes]
+        units = Units.of([system for seeds in systems for system in seeds.values()])
+        cells = measure(
+            systems,
+            units=units,
+            metrics=self.metrics,
+            costs=self.costs,
+            replicates=self.replicates,
+            seed=self.seed,
+        )
+        axes = [outcome.axes for outcome in outcomes]
+        marks = self._marks(systems, cells, _bases(axes), units)
+        floor = next((outcome.floor for outcome in outcomes if outcome.floor is not None), None)
+        block = Block(
+            task=axes[0].get(TASK),
+            n=len(units.ids),
+            rows=tuple(places),
+            best=None if marks.best is None else places[marks.best],
+            base=next((place for place, each in zip(places, axes, strict=True) if is_base(each)), None),
+            floor={} if floor is None else {name: metric_of(floor, name, self.costs) for name in cells[0]},
+        )
+        rows = [
+            StudyRow(
+                outcome.axes,
+                tuple(outcome.posteriors),
+                len(units.ids),
+                cells[i],
+                number,
+                outcome.failures,
+                outcome.facts,
+                marks.marks[i],
+                marks.p[i],
+                marks.against_base[i],
+            )
+            for i, outcome in enumerate(outcomes)
+        ]
+        return block, rows
+
+    def _marks(
+        self,
+        systems: Sequence[Mapping[int, Posteriors]],
+        cells: Sequence[Mapping[str, Measured]],
+        bases: Sequence[int | None],
+        units: Units,
+    ) -> Marks:
+        if any(self.select not in found for found in cells):
+            # The costs are of another task of the study: here nothing can be selected by them.
+            return unranked(len(cells))
+        sign = -1.0 if DIRECTIONS[self.select] == "higher" else 1.0
+        loss = [losses(seeds, select=self.select, units=units, costs=self.costs) for seeds in systems]
+        means = [sign * found[self.select].mean for found in cells]
+        return mark(loss, means, base=bases, units=units, replicates=self.replicates, seed=self.seed)
+
+
+def _blocks(outcomes: Sequence[Outcome]) -> list[tuple[int, ...]]:
+    """Places of the outcomes that share task and test instances, blocks and members in order."""
+    found: dict[tuple[str, frozenset[str]], list[int]] = {}
+    for place, outcome in enumerate(outcomes):
+        if outcome.posteriors:
+            ids = frozenset(name for system in outcome.posteriors.values() for name in system.ids)
+            found.setdefault((axis_text(outcome.axes.get(TASK)), ids), []).append(place)
+    return [tuple(places) for places in found.values()]
+
+
+def _bases(axes: Sequence[Mapping[str, object]]) -> list[int | None]:
+    """For each configuration the one without adaptation that shares most of its other values; None for that itself."""
+    bases = [row for row, each in enumerate(axes) if is_base(each)]
+
+    def shared(one: Mapping[str, object], other: Mapping[str, object]) -> int:
+        return sum(axis_text(one[name]) == axis_text(other.get(name)) for name in one if name != ADAPTATION)
+
+    return [
+        None if row in bases or not bases else max(bases, key=lambda base: shared(each, axes[base]))
+        for row, each in enumerate(axes)
+    ]
+
+
+# Seconds are left out: the same study gives the same file.
+_FACTS = ("held_out_nats_per_token", "held_out_perplexity", "held_out_bits_per_byte")
+
+
+def table_csv(table: StudyTable) -> str:
+    """The table as CSV, in the order of the study.
+
+    Columns: the axes (lists joined by commas, absent values empty) · `seeds` and `n`, how many · for each metric its
+    mean over seeds under its own name, and NAME_spread (standard deviation over seeds), NAME_low and NAME_high (95 %
+    interval over test instances) · what the base models need of held-out text, where it is known · `mark`: best, tied
+    (not told from the best), told, or empty · `p` against the best, Holm-corrected · `failed`: seeds that gave nothing
+    and why. What is undefined is empty, what is infinite is `inf`.
+    """
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    parts = ("", "_spread", "_low", "_high")
+    values = [f"{metric}{part}" for metric in table.metrics for part in parts]
+    facts = [name for name in _FACTS if any(name in row.facts for row in table.rows)]
+    writer.writerow([*table.axes, "seeds", "n", *values, *facts, "mark", "p", "failed"])
+    for row in table.rows:
+        axes = ["" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in table.axes]
+        numbers = [_number(value) for metric in table.metrics for value in _four(row, metric)]
+        counts = [str(len(row.seeds)), "" if row.n is None else str(row.n)]
+        numbers += [_number(row.facts.get(name)) for name in facts]
+        writer.writerow([*axes, *counts, *numbers, row.mark, _number(row.p), failure_text(row)])
+    return buffer.getvalue()
+
+
+def write_csv(path: Path, table: StudyTable) -> None:
+    """Write `table_csv` atomically."""
+    write_text(path, table_csv(table))
+
+
+def failure_text(row: StudyRow) -> str:
+    """Which seeds of a row gave nothing and why, in one line; "" if all gave something.
+
+    Seeds with one reason share it.
+    """
+    reasons: dict[str, list[int]] = {}
+    for seed, reason in row.failures.items():
+        reasons.setdefault(" ".join(reason.split()), []).append(seed)
+    parts = []
+    for reason, seeds in reasons.items():
+        parts.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: {reason}")
+    return "; ".join(parts)
+
+
+def _four(row: StudyRow, metric: str) -> tuple[float | None, ...]:
+    cell = row.cells.get(metric)
+    return (None,) * 4 if cell is None else (cell.mean, cell.spread, cell.low, cell.high)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else repr(float(value))

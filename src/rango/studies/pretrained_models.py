@@ -1,0 +1,129 @@
+"""The small language models that a study pre-trains for itself, some with the tokenizer of another."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from rango.config import Config
+from rango.errors import InputError, unknown_name
+from rango.files import fingerprint
+from rango.language.options import PretrainConfig
+from rango.options import folder_problem
+
+_SIMULATED = "simulated"
+_LINES = 70_000
+
+
+class ModelSpec(Config):
+    """A small language model that the study pre-trains for itself."""
+
+    texts: str | tuple[str, ...] | None = None
+    """`simulated` (narratives of the simulated world, drawn by the model's seed), or text files; when absent, those of
+    the model whose tokenizer is taken."""
+    lines: Annotated[int, Field(ge=1)] | None = None
+    """Lines of simulated narratives; 70,000, or those of the model whose texts are read, when absent."""
+    options: PretrainConfig
+    """Everything `rango pretrain` can be told. `tokenizer` may name another model of the study: it comes first then."""
+    tokenizer_of: str | None = None
+    """The folder of that other model, under models/ of the study. A plan has it, a study file has the name."""
+
+    @classmethod
+    def flat(cls, values: Any) -> Any:
+        """`{texts, lines, …}` as it stands in a file, with the keys of `rango pretrain` beside its own."""
+        if not isinstance(values, Mapping) or "options" in values:
+            return values
+        own = {key: value for key, value in values.items() if key in ("texts", "lines")}
+        return {**own, "options": {key: value for key, value in values.items() if key not in own}}
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it is trained on narratives of the simulated world."""
+        return self.texts == _SIMULATED
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The text files it is trained on; none where `simulated`, or before a plan has said whose are read."""
+        texts = () if self.texts is None or self.simulated else self.texts
+        return tuple(Path(text) for text in ((texts,) if isinstance(texts, str) else texts))
+
+    @property
+    def identity(self) -> str:
+        """A short hash of everything that decides the model, text files by name."""
+        return fingerprint(self.model_dump_json())[:8]
+
+
+def plan_models(models: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ModelSpec]]:
+    """Name -> (folder under models/, complete specification), a model whose tokenizer others take before them.
+
+    The folder's name ends in the identity of all that decides the model, the other's tokenizer included.
+
+    Raises:
+        InputError: models that take each other's tokenizer in a circle; no texts to read.
+    """
+    planned: dict[str, tuple[str, ModelSpec]] = {}
+
+    def visit(name: str, before: tuple[str, ...]) -> None:
+        if name in before:
+            circle = " -> ".join([*before[before.index(name) :], name])
+            raise InputError(f"models: {circle}: each takes the tokenizer of the next; let one of them train its own")
+        if name in planned:
+            return
+        spec = models[name]
+        other = str(spec.options.tokenizer)
+        if other in models:
+            visit(other, (*before, name))
+            spec = _with_tokenizer_of(spec, *planned[other])
+        if spec.texts is None:
+            raise InputError(
+                f"models.{name}: texts is missing; give `simulated`, text files, or as tokenizer another model of the "
+                "study, whose texts are then read"
+            )
+        spec = spec.model_copy(update={"lines": spec.lines or _LINES})
+        planned[name] = (f"{name}-{spec.identity}", spec)
+
+    for name in models:
+        visit(name, ())
+    return planned
+
+
+def model_problems(model: str, *, own: Collection[str]) -> list[str]:
+    """Why a name can be no model's: a path where there is none; nearly the name of one of the study's own.
+
+    Whether the Hub has it is not asked.
+    """
+    problem = folder_problem(model) if model else None
+    if problem is not None:
+        return [problem]
+    if (Path(model) / "config.json").is_file():
+        return []
+    near = "/" not in model and difflib.get_close_matches(model, own, n=1, cutoff=0.7)
+    return [str(unknown_name("model of the study", model, own))] if near else []
+
+
+def needed_models(models: dict[str, ModelSpec], used: Collection[str]) -> dict[str, ModelSpec]:
+    """Of planned models (folder -> specification) those that are used, and those whose tokenizer they take."""
+    needed = set(used)
+    for folder in reversed(models):  # who takes a tokenizer comes after who gives it
+        if folder in needed and (other := models[folder].tokenizer_of):
+            needed.add(other)
+    return {folder: spec for folder, spec in models.items() if folder in needed}
+
+
+def missing_texts(models: Mapping[str, ModelSpec], folder: Path) -> list[str]:
+    """A line for each text file that is not there, of the models that `folder` does not hold yet."""
+    waiting = (spec for name, spec in models.items() if not (folder / name / "config.json").is_file())
+    files = dict.fromkeys(file for spec in waiting for file in spec.files)
+    return [f"models: {file} does not exist; give the path of an existing text" for file in files if not file.is_file()]
+
+
+def _with_tokenizer_of(spec: ModelSpec, folder: str, other: ModelSpec) -> ModelSpec:
+    options = spec.options.model_copy(update={"tokenizer": None})
+    changes: dict[str, Any] = {"options": options, "tokenizer_of": folder}
+    if spec.texts is None:
+        changes |= {"texts": other.texts, "lines": spec.lines or other.lines}
+    return spec.model_copy(update=changes)

@@ -1,0 +1,102 @@
+"""Reading a study file: YAML, its small variant `tiny`, and `--set`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rango.config import merge, underscored
+from rango.errors import InputError
+from rango.files import read_yaml
+from rango.studies.axes import flatten, unflatten
+from rango.studies.study import Study
+
+
+def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -> Study:
+    """Read a study file. What its keys and values say is checked where it is planned, with everything else.
+
+    Args:
+        path: YAML with the fields of `Study`, and optionally `tiny`: differences that make it small.
+        tiny: apply them.
+        changes: `KEY=VALUE`, a field of the study or a key of its base, such as `model=runs/lm` or `seeds=[0,1]`;
+            `vary.KEY=VALUES`, one axis of the grid; `search.KEY=VALUE`; or `models.NAME.KEY=VALUE`, such as
+            `models.small.texts=[book.txt]`.
+
+    Raises:
+        InputError: fields that a study does not have, or of another kind; no such file.
+    """
+    values = _one_spelling(read_yaml(path), where=str(path))
+    small = values.pop("tiny", None)
+    if tiny:
+        if not isinstance(small, Mapping):
+            raise InputError(f"{path} has no `tiny:` block; run the whole study, or add the differences that shrink it")
+        values = _replace(values, small)
+    for change in changes:
+        values = _changed(values, change)
+    values.setdefault("name", path.stem)
+    return Study.build(values, where=str(path))
+
+
+def _one_spelling(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The keys of a run's configuration with `_` for `-`, so that a change finds the key that it changes."""
+    result = dict(values)
+    for key, value in values.items():
+        if key in ("base", "vary") and isinstance(value, Mapping):
+            result[key] = underscored(value, where=where)
+        elif key == "tiny" and isinstance(value, Mapping):
+            result[key] = _one_spelling(value, where=where)
+        elif key == "runs" and isinstance(value, list):
+            result[key] = [underscored(run, where=where) if isinstance(run, Mapping) else run for run in value]
+    return result
+
+
+def _replace(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `values`: base and models key by key, lists and axes as a whole."""
+    result = dict(values)
+    for key, value in over.items():
+        old = result.get(key)
+        if key in ("base", "models") and isinstance(value, Mapping) and isinstance(old, Mapping):
+            dotted = flatten(value)  # `lora.rank` gives way to `lora: {rank: …}`
+            value = merge(
+                {name: inner for name, inner in old.items() if "." not in str(name) or name not in dotted}, value
+            )
+        result[key] = value
+    return result
+
+
+def _changed(values: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """The values of a study file with one `KEY=VALUE` on top."""
+    key, sign, value = text.partition("=")
+    head, _, inner = key.strip().replace("-", "_").partition(".")
+    if not sign or not head:
+        raise InputError(f"--set {text!r}: expected KEY=VALUE, such as model=runs/lm")
+    parsed = _parsed(value)
+    if head == "models" and inner:
+        name, _, inner = key.strip().partition(".")[2].partition(".")  # a name may have hyphens
+        if not inner:
+            raise InputError(f"--set {text!r}: expected models.NAME.KEY=VALUE, such as models.small.texts=[book.txt]")
+        return _replace(values, {"models": {name: unflatten({inner.replace("-", "_"): parsed})}})
+    if head == "search" and inner:
+        axis = inner.removeprefix("space.")
+        nested = {inner: parsed} if axis == inner else {"space": {axis: parsed}}
+        return {**values, "search": merge(_mapping(values, "search"), nested)}
+    if head == "vary" and inner:
+        return {**values, "vary": {**_mapping(values, "vary"), inner: parsed}}
+    if head in Study.model_fields and not inner:
+        return _replace(values, _one_spelling({head: parsed}, where=f"--set {head}"))
+    return _replace(values, {"base": unflatten({f"{head}.{inner}" if inner else head: parsed})})
+
+
+def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _parsed(value: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value

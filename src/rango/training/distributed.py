@@ -1,0 +1,131 @@
+"""Several processes of one run, as `torchrun` starts them: each reads its part of a batch, and gradients are summed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from rango.models.loading import choose_device
+from rango.options import Form, ScoringOptions
+from rango.scoring.forward import Reader
+from rango.scoring.scorer import Scores, score
+from rango.scoring.trees import TokenTree
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is. Alone, everything here is what it would be without it.
+
+    Only the first writes files. All take the same steps in the same order, so a decision that depends on files or on
+    the clock is the first one's, told to the others by `agree`.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> Ranks:
+        """Those of the process group that is open; one alone if there is none."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part: every `size`-th, so that parts of a batch sorted by length are alike."""
+        return items if self.size == 1 else items[self.rank :: self.size]
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace each gradient by its sum over the processes, in one message; one that is absent counts as zeros."""
+        if self.size == 1:
+            return
+        trained = list(parameters)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        dist.all_reduce(flat)
+        for parameter, total in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
+            parameter.grad = total.reshape(parameter.shape).clone()
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over the processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return any(self._gather(flag))
+
+    def agree(self, value: T) -> T:
+        """The first process's value."""
+        return self._gather(value)[0]
+
+    def wait(self) -> None:
+        """Go on when every process has come here: what the first has written is there for all."""
+        self._gather(None)
+
+    def score(self, reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
+        """`rango.scoring.score`, each process reading its part; all get the whole."""
+        if self.size == 1:
+            return score(reader, trees, options=options, form=form)
+        mine = self.share(trees)
+        own: Scores | None = score(reader, mine, options=options, form=form) if mine else None
+        parts = self._gather(own)
+        values = np.full((len(trees), max(len(tree.branches) for tree in trees)), -np.inf)
+        mass = np.zeros(len(trees)) if form == "letter" else None
+        for rank, part in enumerate(parts):
+            if part is None:
+                continue
+            values[rank :: self.size, : part.values.shape[1]] = part.values
+            if mass is not None and part.letter_mass is not None:
+                mass[rank :: self.size] = part.letter_mass
+        there = [part for part in parts if part is not None]
+        seconds = max(part.seconds for part in there)
+        return Scores(values=values, letter_mass=mass, tokens=sum(part.tokens for part in there), seconds=seconds)
+
+    def _gather(self, value: T) -> list[T]:
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+
+ALONE = Ranks()
+"""One process without others."""
+
+
+@contextmanager
+def launched(device: str) -> Iterator[tuple[Ranks, str]]:
+    """Join the processes that `torchrun` started, if it did; gives the ranks and the device of this process.
+
+    With `auto` or `cuda` each process takes the GPU of its local rank (NCCL); on CPUs they talk through gloo. If a
+    process fails it ends at once and torchrun ends the others: nobody waits for it in the block.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        yield Ranks(), device
+        return
+    chosen = choose_device(device)
+    if str(chosen) == "cuda":
+        chosen = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    yield Ranks.current(), str(chosen)
+    dist.destroy_process_group()

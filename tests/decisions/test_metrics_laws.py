@@ -1,0 +1,204 @@
+"""Laws that every metric obeys, parity with scikit-learn and loops, and hand cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from rango.decisions import (
+    METRICS,
+    Costs,
+    Posteriors,
+    Rule,
+    brier_rule,
+    cost_rule,
+    entropy,
+    error_rule,
+    logarithmic_rule,
+    score_of_priors,
+)
+from rango.decisions.arrays import log_softmax
+from rango.decisions.metrics import brier_of_priors
+
+seeds = st.integers(0, 100_000)
+lawful = settings(deadline=None, max_examples=40)
+NEEDS_COSTS = ("expected_cost", "normalised_expected_cost")
+NORMALISED = ("nce", "normalised_brier", "normalised_expected_cost")
+
+
+def case(seed: int) -> tuple[Posteriors, Costs, np.ndarray]:
+    """Posteriors with every class present, costs with an abstention, and target priors."""
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(2, 6))
+    labels = np.concatenate([np.arange(k), rng.integers(0, k, 50)])
+    posteriors = Posteriors.from_scores(rng.normal(size=(len(labels), k)) * 2, labels)
+    costs = Costs(rng.uniform(0.5, 3, size=(k, k)) * (1 - np.eye(k))).with_abstention(0.4)
+    return posteriors, costs, rng.dirichlet(np.ones(k))
+
+
+def measure(posteriors: Posteriors, name: str, costs: Costs, priors: np.ndarray | None = None) -> float:
+    arguments = [costs] if name in NEEDS_COSTS else []
+    return float(getattr(posteriors, name)(*arguments, priors=priors))
+
+
+def rules(costs: Costs) -> list[Rule]:
+    return [logarithmic_rule, brier_rule, error_rule, cost_rule(costs)]
+
+
+def test_by_hand() -> None:
+    posteriors = Posteriors(np.log([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7]]), [0, 0, 1])
+    assert posteriors.cross_entropy() == pytest.approx(-(np.log(0.8) + np.log(0.4) + np.log(0.7)) / 3)
+    assert posteriors.brier() == pytest.approx((2 * 0.04 + 2 * 0.36 + 2 * 0.09) / 3)
+    assert posteriors.error_rate() == pytest.approx(1 / 3)
+    weighted = -(0.9 * (np.log(0.8) + np.log(0.4)) / 2 + 0.1 * np.log(0.7))
+    assert posteriors.cross_entropy(priors=[0.9, 0.1]) == pytest.approx(weighted)
+    assert posteriors.nce(priors=[0.9, 0.1]) == pytest.approx(weighted / -(0.9 * np.log(0.9) + 0.1 * np.log(0.1)))
+
+
+@given(seeds)
+@lawful
+def test_parity_with_scikit_learn(seed: int) -> None:
+    posteriors, _, priors = case(seed)
+    y, q, k = posteriors.labels, np.exp(posteriors.log_posteriors), posteriors.n_choices
+    weights = (priors / np.bincount(y, minlength=k))[y]
+    assert posteriors.cross_entropy() == pytest.approx(sk.log_loss(y, q), rel=1e-12)
+    assert posteriors.cross_entropy(priors=priors) == pytest.approx(sk.log_loss(y, q, sample_weight=weights))
+    assert posteriors.accuracy() == pytest.approx(sk.accuracy_score(y, q.argmax(axis=1)))
+    assert posteriors.error_rate(priors=priors) == pytest.approx(
+        sk.zero_one_loss(y, q.argmax(1), sample_weight=weights)
+    )
+    brier = sk.brier_score_loss(y, q, scale_by_half=False, labels=np.arange(k))
+    assert posteriors.brier() == pytest.approx(brier, rel=1e-12)
+
+
+@given(seeds)
+@lawful
+def test_parity_with_loops(seed: int) -> None:
+    posteriors, costs, priors = case(seed)
+    logs, labels, k = posteriors.log_posteriors, posteriors.labels, posteriors.n_choices
+    counts = [int((labels == c).sum()) for c in range(k)]
+    loss = cost = brier = 0.0
+    for row, y in zip(logs, labels.tolist(), strict=True):
+        weight = priors[y] / counts[y]
+        q = [float(np.exp(value)) for value in row]
+        risks = [sum(q[c] * costs.matrix[c, d] for c in range(k)) for d in range(k + 1)]
+        loss -= weight * row[y]
+        cost += weight * costs.matrix[y, risks.index(min(risks))]
+        brier += weight * sum(((c == y) - q[c]) ** 2 for c in range(k))
+    assert posteriors.cross_entropy(priors=priors) == pytest.approx(loss)
+    assert posteriors.expected_cost(costs, priors=priors) == pytest.approx(cost)
+    assert posteriors.brier(priors=priors) == pytest.approx(brier)
+    naive = min(sum(priors[c] * costs.matrix[c, d] for c in range(k)) for d in range(k + 1))
+    assert posteriors.normalised_expected_cost(costs, priors=priors) == pytest.approx(cost / naive)
+
+
+@given(seeds)
+@lawful
+def test_a_rule_is_best_at_the_true_posterior(seed: int) -> None:
+    """Properness: for every distribution r, Σ_k r_k rule(k, q) is least at q = r."""
+    rng = np.random.default_rng(seed)
+    _, costs, _ = case(seed)
+    k = len(costs.classes)
+    r, others = rng.dirichlet(np.ones(k)), rng.dirichlet(np.ones(k), size=20)
+    for rule in rules(costs):
+
+        def expected(q: np.ndarray, rule: Rule = rule) -> float:
+            return float(r @ rule(np.log(np.tile(q, (k, 1))), np.arange(k)))
+
+        best = expected(r)
+        assert all(best <= expected(q) + 1e-12 for q in others)
+        assert best == pytest.approx(score_of_priors(r, rule=rule))
+
+
+@given(seeds)
+@lawful
+def test_the_system_that_outputs_the_priors_scores_one(seed: int) -> None:
+    posteriors, costs, _ = case(seed)
+    for name in NORMALISED:
+        assert measure(posteriors.prior_only(), name, costs) == pytest.approx(1.0, abs=1e-12)
+    for rule in rules(costs):
+        assert posteriors.prior_only().normalised_score(rule) == pytest.approx(1.0, abs=1e-12)
+
+
+@given(seeds)
+@lawful
+def test_the_system_that_outputs_target_priors_scores_one_under_them(seed: int) -> None:
+    posteriors, costs, priors = case(seed)
+    constant = posteriors.replaced(np.log(np.tile(priors, (len(posteriors), 1))))
+    for name in NORMALISED:
+        assert measure(constant, name, costs, priors) == pytest.approx(1.0, abs=1e-12)
+
+
+@given(seeds, st.sampled_from(METRICS), st.booleans())
+@lawful
+def test_relabelling_the_classes_changes_no_metric(seed: int, name: str, with_priors: bool) -> None:
+    posteriors, costs, priors = case(seed)
+    order = np.random.default_rng(seed).permutation(posteriors.n_choices)
+    moved = Posteriors(posteriors.log_posteriors[:, order], np.argsort(order)[posteriors.labels])
+    target, moved_target = (priors, priors[order]) if with_priors else (None, None)
+    moved_costs = Costs(costs.matrix[order])
+    expected = measure(posteriors, name, costs, target)
+    assert measure(moved, name, moved_costs, moved_target) == pytest.approx(expected, rel=1e-9)
+
+
+@given(seeds, st.sampled_from(METRICS))
+@lawful
+def test_the_order_of_the_instances_changes_no_metric(seed: int, name: str) -> None:
+    posteriors, costs, priors = case(seed)
+    shuffled = posteriors.take(np.random.default_rng(seed).permutation(len(posteriors)))
+    assert measure(shuffled, name, costs, priors) == pytest.approx(measure(posteriors, name, costs, priors))
+
+
+@given(seeds, st.sampled_from(METRICS))
+@lawful
+def test_empirical_priors_as_target_change_no_metric(seed: int, name: str) -> None:
+    posteriors, costs, _ = case(seed)
+    expected = measure(posteriors, name, costs)
+    assert measure(posteriors, name, costs, posteriors.priors()) == pytest.approx(expected)
+
+
+@given(seeds)
+@lawful
+def test_values_at_the_priors_agree(seed: int) -> None:
+    priors = np.random.default_rng(seed).dirichlet(np.ones(4))
+    assert float(entropy(priors)) == pytest.approx(score_of_priors(priors, rule=logarithmic_rule))
+    assert float(brier_of_priors(priors)) == pytest.approx(score_of_priors(priors, rule=brier_rule))
+
+
+def test_zero_priors_lose_nothing() -> None:
+    priors = np.array([0.5, 0.5, 0.0])
+    assert float(entropy(priors)) == pytest.approx(np.log(2))
+    assert score_of_priors(priors, rule=logarithmic_rule) == pytest.approx(np.log(2))
+
+
+def test_no_metric_is_forgotten() -> None:
+    posteriors, costs, _ = case(0)
+    assert all(np.isfinite(measure(posteriors, name, costs)) for name in METRICS)
+
+
+def test_scores_are_exact_near_zero_and_one() -> None:
+    sure = log_softmax(np.array([[0.0, -200.0]]))
+    assert logarithmic_rule(sure, np.array([0]))[0] == pytest.approx(np.exp(-200))
+    assert logarithmic_rule(sure, np.array([1]))[0] == pytest.approx(200)
+    assert brier_rule(sure, np.array([0]))[0] == pytest.approx(2 * np.exp(-400))
+
+
+def test_true_posteriors_of_the_simulated_task_meet_their_closed_form() -> None:
+    tasks = pytest.importorskip("rango.tasks")
+    task = tasks.load_task("simulated", train=10, validation=10, test=2000)
+    truth = np.array([instance.log_posterior for instance in task.test])
+    posteriors = Posteriors(truth, [instance.label for instance in task.test])
+    q = np.exp(truth)
+    logs = np.log(q, out=np.zeros_like(q), where=q > 0)
+    closed = {
+        "cross_entropy": (-(q * logs).sum(axis=1), logarithmic_rule),
+        "brier": (1 - (q**2).sum(axis=1), brier_rule),
+        "error_rate": (1 - q.max(axis=1), error_rule),
+    }
+    for name, (expected, rule) in closed.items():
+        losses = rule(posteriors.log_posteriors, posteriors.labels)
+        four_errors = 4 * losses.std() / np.sqrt(len(losses))
+        assert getattr(posteriors, name)() == pytest.approx(expected.mean(), abs=four_errors)

@@ -1,0 +1,110 @@
+"""Made-up outcomes of studies: posteriors drawn from a known law, sharper or noisier by configuration and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rango.decisions import Posteriors
+from rango.results.outcomes import Outcome
+from rango.studies.study import Reference
+
+
+def make_truth(n: int, *, choices: int = 3, seed: int = 0, name: str = "q") -> Posteriors:
+    """True posteriors of n instances with labels drawn from them."""
+    generator = np.random.default_rng(seed)
+    scores = generator.normal(size=(n, choices)) * 1.8
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    labels = (generator.random((n, 1)) > shares.cumsum(axis=1)).sum(axis=1).clip(0, choices - 1)
+    return Posteriors.from_scores(scores, labels, [f"{name}{row}" for row in range(n)])
+
+
+def make_system(truth: Posteriors, *, scale: float, noise: float, seed: int) -> Posteriors:
+    """The truth as a model sees it: flattened by `scale`, disturbed by `noise`."""
+    generator = np.random.default_rng(seed)
+    scores = scale * truth.log_posteriors + noise * generator.normal(size=truth.log_posteriors.shape)
+    return Posteriors.from_scores(scores, truth.labels, truth.ids, truth.groups)
+
+
+def make_log(seed: int, *, end: float, steps: int = 120, every: int = 2) -> tuple[dict[str, Any], ...]:
+    generator = np.random.default_rng(seed)
+    records: list[dict[str, Any]] = []
+    for step in range(every, steps + 1, every):
+        decay = float(np.exp(-step / 40))
+        record: dict[str, Any] = {"step": step, "train_loss": end + 0.5 * decay + 0.05 * float(generator.normal())}
+        if step % 20 == 0:
+            nce = end + (1 - end) * decay + 0.015 * float(generator.normal())
+            record["validation"] = {"nce": nce, "error_rate": 0.5 * nce, "accuracy": 1 - 0.5 * nce}
+        records.append(record)
+    return tuple(records)
+
+
+def make_outcome(
+    axes: Mapping[str, object],
+    truth: Posteriors,
+    *,
+    scale: float,
+    noise: float,
+    seeds: Sequence[int] = (0, 1, 2),
+    floor: bool = False,
+    logs: bool = False,
+) -> Outcome:
+    start = sum(map(ord, repr(sorted(axes.items(), key=str))))
+    end = 1 - 0.6 * scale
+    return Outcome(
+        axes=axes,
+        posteriors={seed: make_system(truth, scale=scale, noise=noise, seed=start + seed) for seed in seeds},
+        floor=truth if floor else None,
+        logs={seed: make_log(start + seed, end=end) for seed in seeds} if logs else {},
+    )
+
+
+def placement_study(n: int = 400, *, logs: bool = False) -> list[Outcome]:
+    """Several placements on two tasks, with the base model."""
+    placements: dict[str, tuple[float, float]] = {
+        "q": (0.55, 0.5),
+        "k": (0.5, 0.5),
+        "v": (0.75, 0.5),
+        "o": (0.7, 0.5),
+        "q,v": (0.85, 0.4),
+        "q,k,v,o": (0.9, 0.4),
+        "mlp": (0.8, 0.45),
+    }
+    outcomes = []
+    for task, choices, seed in (("socialiqa", 3, 1), ("hellaswag", 4, 2)):
+        truth = make_truth(n, choices=choices, seed=seed, name=task)
+        axes = {"task": task, "adaptation": "none", "lora.targets": None}
+        outcomes.append(make_outcome(axes, truth, scale=0.2, noise=0.5, seeds=(0,)))
+        for name, (scale, noise) in placements.items():
+            axes = {"task": task, "adaptation": "lora", "lora.targets": tuple(name.split(","))}
+            outcomes.append(make_outcome(axes, truth, scale=scale, noise=noise, logs=logs))
+    return outcomes
+
+
+def ladder_study(n: int = 400, *, logs: bool = False) -> list[Outcome]:
+    """Adaptations against the number of training instances, with the true posterior known."""
+    truth = make_truth(n, seed=5)
+    outcomes = [
+        make_outcome({"adaptation": "none", "train": None}, truth, scale=0.2, noise=0.6, seeds=(0,), floor=True)
+    ]
+    for name, best in (("few-shot", 0.45), ("calibration", 0.35), ("lora", 1.0), ("lora+calibration", 1.05)):
+        for train in (16, 64, 256, 1024, 5000):
+            gain = np.log(train / 8) / np.log(625)
+            scale = 0.15 + best * gain * (0.85 if name == "lora" else 0.9)
+            noise = 0.55 - 0.3 * gain * (name.startswith("lora"))
+            outcomes.append(
+                make_outcome(
+                    {"adaptation": name, "train": train}, truth, scale=scale, noise=noise, floor=True, logs=logs
+                )
+            )
+    return outcomes
+
+
+THESIS = (
+    Reference("phi-2 base", {"task": "socialiqa"}, "accuracy", 0.67, "reference thesis, table 4.1"),
+    Reference("phi-2 adapted", {"task": "socialiqa"}, "accuracy", 0.72, "reference thesis, table 4.1"),
+    Reference("phi-2 base", {"task": "hellaswag"}, "accuracy", 0.44, "reference thesis, table 4.1"),
+    Reference("human", {"task": "socialiqa"}, "accuracy", 0.885, "as the reference thesis quotes it"),
+)

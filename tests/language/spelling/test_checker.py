@@ -1,0 +1,233 @@
+"""Misspelt words are found in English and Spanish; candidates equal a brute-force search; scores equal whole texts'."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.spelling_corpus import ENGLISH, SPANISH, sentences, tiny_language_model
+from hypothesis import example, given
+from hypothesis import strategies as st
+from scipy.special import logsumexp
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from rango.errors import InputError
+from rango.language.options import SpellingOptions
+from rango.language.spelling.candidates import Candidates, Channel
+from rango.language.spelling.checker import SpellChecker, _fit
+from rango.language.text_scores import score_texts
+from rango.language.words import WordList, count_words, read_words, words_of, write_words
+from rango.models.loading import Model, load_model
+
+Checkpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def english(tmp_path_factory: pytest.TempPathFactory) -> SpellChecker:
+    return SpellChecker(load_model(tiny_language_model(tmp_path_factory.mktemp("en") / "lm", ENGLISH)))
+
+
+@pytest.fixture(scope="module")
+def spanish(tmp_path_factory: pytest.TempPathFactory) -> SpellChecker:
+    return SpellChecker(load_model(tiny_language_model(tmp_path_factory.mktemp("es") / "lm", SPANISH)))
+
+
+class TestTheExample:
+    def test_spanish(self, spanish: SpellChecker) -> None:
+        check = spanish.check(["El niño come manzna todos los días"])[0]
+        assert [word.word for word in check.flagged] == ["manzna"]
+        assert check.flagged[0].alternatives[0].word == "manzana"
+        assert not check.flagged[0].known
+        assert check.corrected == "El niño come manzana todos los días"
+
+    def test_english(self, english: SpellChecker) -> None:
+        check = english.check(["The boy eats an aple every day"])[0]
+        assert [word.word for word in check.flagged] == ["aple"]
+        assert check.flagged[0].alternatives[0].word == "apple"
+
+    @pytest.mark.parametrize(
+        ("typed", "right"),
+        [
+            ("El nño bebe leche todos los días.", "El niño bebe leche todos los días."),
+            ("La nina bebe leche por la mañana.", "La niña bebe leche por la mañana."),
+            ("Ela lee un libro (después de jugr).", "Ella lee un libro (después de jugar)."),
+            ("Ella lee un lirbo en el jardin.", "Ella lee un libro en el jardín."),
+        ],
+    )
+    def test_accents_capitals_and_punctuation_are_kept(self, spanish: SpellChecker, typed: str, right: str) -> None:
+        for form in ("NFC", "NFD"):
+            assert spanish.check([unicodedata.normalize(form, typed)])[0].corrected == right
+
+    def test_alternatives_have_the_capitals_of_what_was_typed(self, spanish: SpellChecker) -> None:
+        word = spanish.check(["¡EL SEÑRO lee!"])[0].words[1]
+        assert "SEÑOR" in [one.word for one in word.alternatives]
+
+    def test_a_real_word_in_the_wrong_place_is_flagged(self, english: SpellChecker) -> None:
+        check = english.check(["The girl goes at the school form time to time", "She eats a pear an night."])[1]
+        assert [(word.word, word.known) for word in check.flagged] == [("an", True)]
+        assert check.flagged[0].alternatives[0].word == "at"
+
+    def test_right_sentences_are_left_alone(self, english: SpellChecker, spanish: SpellChecker) -> None:
+        for checker, language in ((english, ENGLISH), (spanish, SPANISH)):
+            texts = sorted(set(sentences(language, 40)))
+            assert [word.word for check in checker.check(texts) for word in check.flagged] == []
+
+
+class TestScores:
+    def test_the_log_odds_are_those_of_whole_texts(self, spanish: SpellChecker) -> None:
+        text = "El niño come manzna todos los días"
+        word = spanish.check([text])[0].words[3]
+        near = spanish._candidates.near("manzna", most=20)
+        written = [text, *(text.replace("manzna", candidate.word) for candidate in near)]
+        joint = [score.log_probability for score in score_texts(spanish.model, written, closed=True)]
+        joint[0] += math.log(0.95) + math.log(0.05)  # typed as meant; not in the list
+        joint[1:] = [value + one.log_channel for value, one in zip(joint[1:], near, strict=True)]
+        assert word.log_odds == pytest.approx(logsumexp(joint[1:]) - joint[0], abs=1e-3)
+        best = int(np.argmax(joint[1:]))
+        assert word.alternatives[0].word == near[best].word
+        assert word.alternatives[0].probability == pytest.approx(math.exp(joint[best + 1] - logsumexp(joint)), abs=1e-4)
+
+    def test_texts_do_not_change_each_other(self, english: SpellChecker) -> None:
+        texts = ["She reads a bok at night", "Our cat drnks milk. The boy goes to teh school."] * 9
+        for together, text in zip(english.check(texts), texts, strict=True):
+            for one, other in zip(together.words, english.check([text])[0].words, strict=True):
+                assert one.log_odds == (other.log_odds and pytest.approx(other.log_odds, abs=1e-4))
+
+    def test_progress_adds_up_to_all_words(self, english: SpellChecker) -> None:
+        told: list[int] = []
+        checks = english.check(["She reads a bok at night. " * 60, "Our cat drnks milk."], progress=told.append)
+        assert sum(told) == sum(len(check.words) for check in checks)
+        assert len(told) > 1
+
+    def test_a_higher_threshold_flags_a_subset(self, english: SpellChecker) -> None:
+        text = ["Teh boy eats an aple evry day with hs friend"]
+        flags = []
+        for threshold in (-20.0, 0.0, 20.0, 1000.0):
+            checker = SpellChecker(english.model, options=SpellingOptions(threshold=threshold))
+            flags.append({word.start for word in checker.check(text)[0].flagged})
+        assert flags[0] > flags[1] >= flags[2] >= flags[3] == set()
+
+    def test_a_text_longer_than_the_context(self, english: SpellChecker) -> None:
+        text = "The boy eats an apple every day. " * 10 + "She reads a bok at night and " + "at night " * 60
+        assert "bok" in [word.word for word in english.check([text])[0].flagged]
+
+    def test_far_tokens_are_dropped_alike(self) -> None:
+        trunk, branches = _fit(tuple(range(10)), [(20, 1, 2, 3, 4, 5), (30, 31, 1, 2, 3, 4, 5)], 8, "word")
+        assert branches == [(20, 1, 2), (30, 31, 1, 2)]
+        assert trunk == (6, 7, 8, 9)
+        with pytest.raises(InputError, match="'word' and what differs after it take 9 tokens, the model reads at most"):
+            _fit((1,), [tuple(range(9)), tuple(range(20, 28))], 8, "word")
+
+    def test_without_a_token_before_the_text_its_first_word_is_not_judged(self, checkpoint: Checkpoint) -> None:
+        model = load_model(checkpoint("phi"))
+        model.tokenizer.eos_token = None
+        words = SpellChecker(model, words=count_words(["fox box ox fax"])).check(["fox box"])[0].words
+        assert words[0].log_odds is None
+        assert words[1].log_odds is not None
+
+    def test_a_word_that_a_word_level_tokenizer_lacks_pays_for_its_letters(self, checkpoint: Checkpoint) -> None:
+        vocabulary = {"<s>": 0, "<unk>": 1, "the": 2, "fox": 3, "box": 4, "jumps": 5}
+        words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<unk>")
+        model = Model("words", load_model(checkpoint("phi")).network, tokenizer)
+        checker = SpellChecker(model)  # the vocabulary is the word list
+        assert list(checker.words.counts) == ["the", "fox", "box", "jumps"]
+        found = checker.check(["the jumsp"])[0].words[1]
+        language = [score.log_probability for score in score_texts(model, ["the jumsp", "the jumps"])]
+        channel = checker.channel.log_probability("jumps", 1)
+        typed = math.log(0.95 * 0.05) - 5 * math.log(checker.words.alphabet_size)
+        assert found.log_odds == pytest.approx(language[1] + channel - language[0] - typed, abs=1e-4)
+
+
+def osa(one: str, other: str) -> int:
+    """Optimal string alignment distance by its recurrence."""
+    table = [[i + j if i * j == 0 else 0 for j in range(len(other) + 1)] for i in range(len(one) + 1)]
+    for i in range(1, len(one) + 1):
+        for j in range(1, len(other) + 1):
+            table[i][j] = min(
+                table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (one[i - 1] != other[j - 1])
+            )
+            if i > 1 and j > 1 and one[i - 2 : i] == other[j - 2 : j][::-1]:
+                table[i][j] = min(table[i][j], table[i - 2][j - 2] + 1)
+    return table[-1][-1]
+
+
+SHORT = st.text("abñ", min_size=1, max_size=9)
+
+
+class TestCandidates:
+    @given(known=st.lists(SHORT, min_size=1, max_size=30), typed=SHORT)
+    @example(known=["a"], typed="aa")
+    def test_they_equal_a_brute_force_search(self, known: list[str], typed: str) -> None:
+        words = WordList(dict.fromkeys(known, 1))
+        found = Candidates(words, Channel(0.05, 3)).near(typed, most=100)
+        reach = 1 if typed in known else 2
+        distances = {word: osa(word, typed) for word in words.counts}
+        expected = {word: distance for word, distance in distances.items() if 0 < distance <= reach}
+        assert {one.word: one.distance for one in found} == expected
+        assert len(found) == len(expected)
+
+    def test_the_likeliest_by_count_and_channel_come_first(self) -> None:
+        words = WordList({"the": 1000, "ten": 20, "tea": 10, "tehran": 5})
+        found = Candidates(words, Channel(0.05, 26)).near("Teh", most=2)
+        assert [one.word for one in found] == ["The", "Ten"]
+
+
+def test_the_channel_by_hand() -> None:
+    channel = Channel(error_rate=0.1, alphabet_size=2)
+    # ab over {a, b}: 6 inserts, 2 deletes, 2 replaces, 1 swap
+    assert channel.edits("ab") == 11
+    assert channel.log_probability("ab", 0) == pytest.approx(math.log(0.9))
+    assert channel.log_probability("ab", 1) == pytest.approx(math.log(0.1 * 0.9 / 11))
+    assert channel.log_probability("ab", 2) == pytest.approx(math.log(0.1 * 0.1 / 121))
+
+
+class TestWordList:
+    def test_it_comes_back_from_its_file(self, tmp_path: Path) -> None:
+        words = count_words(["El niño come. El NIÑO bebe; l’eau", unicodedata.normalize("NFD", "niño"), "3rd a_b"])
+        assert words.counts == {"niño": 3, "el": 2, "bebe": 1, "come": 1, "l'eau": 1}
+        write_words(tmp_path / "words.txt", words)
+        assert read_words(tmp_path / "words.txt") == words
+        (tmp_path / "plain.txt").write_text("Niño\n\nniño 4\nagua\n")
+        assert read_words(tmp_path / "plain.txt").counts == {"niño": 5, "agua": 1}
+
+    def test_pre_training_writes_the_words_of_its_training_text(self, spanish: SpellChecker) -> None:
+        kept = read_words(Path(spanish.model.name) / "words.txt")
+        whole = count_words(sentences(SPANISH))
+        assert set(kept.counts) >= set(whole.counts)
+        assert 0.9 < sum(kept.counts.values()) / sum(whole.counts.values()) < 1
+
+    def test_words_stop_at_digits_and_marks(self) -> None:
+        text = "Don't 3rd rock'n'roll, \"niña\" x2 -ab-"
+        assert [text[a:b] for a, b in words_of(text)] == ["Don't", "rock'n'roll", "niña", "ab"]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("one\t1\ntwo\tmany", "words.txt:2: 'two\\\\tmany'; expected a word, or a word, a tab and its count"),
+            ("a 0", "words.txt:1: 'a 0'; expected a word"),
+            ("42\t1", "words.txt:1: '42' is no word; expected letters"),
+            (" \n", "words.txt is empty"),
+        ],
+    )
+    def test_bad_lines_are_named(self, tmp_path: Path, content: str, message: str) -> None:
+        (tmp_path / "words.txt").write_text(content)
+        with pytest.raises(InputError, match=message):
+            read_words(tmp_path / "words.txt")
+
+
+def test_bad_input(checkpoint: Checkpoint, english: SpellChecker) -> None:
+    with pytest.raises(InputError, match=r"has no words.txt; give a list with --words FILE"):
+        SpellChecker(load_model(checkpoint("phi")))
+    with pytest.raises(InputError, match="the word list is empty"):
+        SpellChecker(english.model, words=WordList({}))
+    with pytest.raises(InputError, match="the text is blank"):
+        english.check(["  "])
+    with pytest.raises(InputError, match="text 2: byte 0x80"):
+        english.check(["fine", "\udc80"])

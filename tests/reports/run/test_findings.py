@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rango.decisions import Posteriors
+from rango.errors import InputError
+from rango.reports.run.findings import (
+    adaptation_finding,
+    change,
+    floor_finding,
+    mcnemar_sentence,
+    priors_finding,
+    verdict_sentences,
+)
+
+
+def entry(
+    value: float | None, low: float | None = None, high: float | None = None, direction: str = "lower"
+) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "n": 100, "direction": direction}
+
+
+def states(nce: tuple[float, float, float], error: tuple[float, float, float]) -> dict[str, Any]:
+    return {
+        "base": {"nce": entry(0.9), "error_rate": entry(0.5)},
+        "adapted": {"nce": entry(0.9 + nce[0]), "error_rate": entry(0.5 + error[0])},
+        "difference": {"nce": entry(*nce), "error_rate": entry(*error)},
+    }
+
+
+SAME = (0.0, -0.02, 0.02)
+DOWN, UP, OPEN = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (-0.1, -0.3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("nce", "error", "tone", "headline"),
+    [
+        (DOWN, DOWN, "good", "Adaptation helped"),
+        (DOWN, OPEN, "good", "Adaptation helped; the error rate moved by no more than chance would move it"),
+        (DOWN, SAME, "good", "Adaptation helped; the error rate stayed"),
+        (DOWN, UP, "good", "Adaptation helped, yet the error rate rose"),
+        (UP, UP, "bad", "Adaptation made the posteriors worse"),
+        (UP, DOWN, "bad", "Adaptation made the posteriors worse, yet the error rate fell"),
+        (OPEN, OPEN, "open", "No effect of adaptation on NCE can be told from these instances"),
+        (
+            OPEN,
+            DOWN,
+            "open",
+            "No effect of adaptation on NCE can be told from these instances, yet the error rate fell",
+        ),
+    ],
+)
+def test_verdict_on_adaptation(nce: Any, error: Any, tone: str, headline: str) -> None:
+    finding = adaptation_finding(states(nce, error))
+    assert (finding.tone, finding.headline) == (tone, headline)
+
+
+def test_difference_is_told_with_ends_and_interval() -> None:
+    sentence, _ = verdict_sentences({"test": states(DOWN, OPEN)})
+    assert sentence == (
+        "Adaptation helped; the error rate moved by no more than chance would move it. "
+        "NCE fell from 0.900 to 0.700: −0.200 (95% interval −0.300 to −0.100). "
+        "Error rate fell from 0.500 to 0.400: −0.100 (95% interval −0.300 to +0.100)."
+    )
+
+
+def test_mcnemar_in_words() -> None:
+    base = Posteriors.from_probabilities([[0.9, 0.1]] * 12, [0] * 2 + [1] * 10)
+    adapted = Posteriors.from_probabilities([[0.9, 0.1]] + [[0.1, 0.9]] * 11, [0] * 2 + [1] * 10)
+    # 10 against 1 discordant pairs: 2 (C(11, 0) + C(11, 1)) / 2^11 = 0.01172.
+    assert mcnemar_sentence(base, adapted) == (
+        "Of the 12 instances, 10 are right after adaptation only and 1 before it only "
+        "(McNemar's exact test of equal error rates: p = 0.012)."
+    )
+    with pytest.raises(InputError, match="instances"):
+        mcnemar_sentence(base, adapted.take([0]))
+
+
+def test_higher_is_better_for_accuracy() -> None:
+    found = change({"difference": {"accuracy": entry(0.1, 0.05, 0.15, "higher")}}, "accuracy")
+    assert found == ("good", "Accuracy rose: +0.100 (95% interval +0.050 to +0.150).")
+
+
+def test_without_an_interval_nothing_can_be_told() -> None:
+    assert change({"difference": {"nce": entry(-0.1)}}, "nce") == ("open", "NCE fell: −0.100.")
+
+
+def test_without_a_difference_the_reason_is_told() -> None:
+    finding = adaptation_finding({"base": {"nce": entry(0.9)}})
+    assert finding.tone == "open"
+    assert finding.detail == "The paired difference base → adapted is not in metrics.json."
+
+
+@pytest.mark.parametrize(
+    ("cell", "tone", "headline"),
+    [
+        (entry(0.9, 0.8, 0.99), "good", "Its posteriors are worth more than the priors"),
+        (entry(1.1, 1.01, 1.2), "bad", "Its posteriors are worth less than the priors"),
+        (entry(0.9, 0.8, 1.0), "open", "Its posteriors cannot be told from the priors"),
+        (entry(float("inf"), float("inf"), float("inf")), "bad", "The posteriors rule out a right answer"),
+        (entry(None), "open", "Worth against the priors: not known"),
+    ],
+)
+def test_verdict_against_the_priors(cell: dict[str, Any], tone: str, headline: str) -> None:
+    finding = priors_finding({"adapted": {"nce": cell}})
+    assert (finding.tone, finding.headline) == (tone, headline)
+
+
+def test_distance_to_the_floor() -> None:
+    found = floor_finding({"adapted": {"nce": entry(0.46)}, "floor": {"nce": entry(0.4), "error_rate": entry(0.2)}})
+    assert found.headline == "It closes 90% of the distance from the priors to the floor"
+    assert (
+        found.detail
+        == "NCE went from 1 (the priors) to 0.460; the true posterior has 0.400 and an error rate of 0.200."
+    )
+
+
+def test_farther_from_the_floor_than_the_priors() -> None:
+    found = floor_finding({"adapted": {"nce": entry(2.5)}, "floor": {"nce": entry(0.4)}})
+    assert (found.tone, found.headline) == ("bad", "It is no nearer to the floor than the priors are")
+    assert found.detail == "NCE went from 1 (the priors) to 2.500; the true posterior has 0.400."
+
+
+def test_no_difference_at_all() -> None:
+    same = {"base": {"nce": entry(0.9)}, "adapted": {"nce": entry(0.9)}, "difference": {"nce": entry(0.0, 0.0, 0.0)}}
+    assert change(same, "nce") == ("open", "NCE stayed at 0.900.")
+
+
+@pytest.mark.parametrize("tiny", [4e-5, -4e-5])
+def test_a_difference_that_is_written_as_nothing_is_no_change(tiny: float) -> None:
+    ends = {"base": {"nce": entry(1.019)}, "adapted": {"nce": entry(1.019 + tiny)}}
+    unsure = {**ends, "difference": {"nce": entry(tiny, -0.02, 0.01)}}
+    assert change(unsure, "nce") == ("open", "NCE stayed at 1.019 (95% interval −0.020 to +0.010).")
+    sure = {**ends, "difference": {"nce": entry(tiny, tiny, tiny)}}
+    assert change(sure, "nce") == ("open", "NCE stayed at 1.019.")
+
+
+def test_the_verdict_says_so_where_a_model_that_got_better_is_still_worse_than_its_priors() -> None:
+    found = states(DOWN, DOWN)
+    found["base"]["nce"], found["adapted"]["nce"] = entry(1.4), entry(1.2, 1.1, 1.3)
+    first, second = verdict_sentences({"test": found})
+    assert first.startswith("Adaptation helped. NCE fell from 1.400 to 1.200")
+    assert second == (
+        "Its posteriors are worth less than the priors. NCE 1.200 (95% interval 1.100 to 1.300), where 1 is the priors "
+        "alone."
+    )
+
+
+@pytest.mark.parametrize(
+    ("who", "note"), [("", "undefined: nothing normalises"), ("second: ", "infinite: 3 are wrong")]
+)
+def test_a_metric_without_a_value_says_why(who: str, note: str) -> None:
+    without = {**entry(None), "note": f"{who}{note}"}
+    found = {"adapted": {"nce": without}, "difference": {"nce": without}}
+    assert adaptation_finding(found).detail == f"NCE is {note}."
+    assert priors_finding(found).detail == f"NCE is {note}."
+
+
+def test_without_a_floor_the_reason_is_told() -> None:
+    finding = floor_finding({"adapted": {"nce": entry(0.46)}})
+    assert finding.tone == "open"
+    assert finding.detail.startswith("The true posterior of this task is not known")

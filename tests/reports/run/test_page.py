@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import copy
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.reports_run import HOSTILE, RECORD, write_run
+
+from rango.decisions import Posteriors
+from rango.decisions.calibration import calibration_loss
+from rango.errors import InputError
+from rango.files import read_json, write_json, write_yaml
+from rango.reports.run.findings import calibration_finding, chance_error, recoverable
+from rango.reports.run.page import duration, telling_instances, write_report
+
+States = dict[str, Posteriors]
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text, and checks that every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(run: Path) -> Page:
+    return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, states: States) -> Path:
+    """A page that tests only read."""
+    return write_report(write_run(tmp_path_factory.mktemp("whole") / "run", RECORD, states))
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> Page:
+    return Page(written.read_text(encoding="utf-8"))
+
+
+def test_page_tells_what_was_run_and_what_came_out(page: Page, written: Path) -> None:
+    for words in (
+        "phi-tiny adapted to simulated",
+        "LoRA of rank 8 on q, v",
+        "9,216 of 531,264 parameters trained (1.7%)",
+        "1 min 35 s",
+        "Adaptation helped.",
+        "Its posteriors are worth more than the priors.",
+        "of the distance from the priors to the floor.",
+        "Its posteriors are not calibrated: overconfident.",
+        "the 600 test instances",
+        "are right after adaptation only",
+        "the same adaptation of a model with random weights",
+        "lora.targets q, v",
+        "data.validation bb02",
+        "torch 2.13.0",
+        "asked for 2,000 test instances, 600 exist: all taken",
+        "Largest gains",
+    ):
+        assert words in page.text
+    assert page.tags.count("figure") == 2 + 3 + 3 + 2
+    adapted = read_json(written.parent / "metrics.json")["test"]["adapted"]["nce"]
+    assert f"{adapted['value']:.3f} {adapted['low']:.3f} to {adapted['high']:.3f}" in page.text
+
+
+def test_page_needs_nothing_from_outside(page: Page, written: Path) -> None:
+    assert {"script", "link", "img", "iframe", "object", "image"}.isdisjoint(page.tags)
+    assert [value for name, value in page.attributes if name == "src"] == []
+    assert all(value.startswith("#") for name, value in page.attributes if name.endswith("href"))
+    style = written.read_text().split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_ids_are_unique_on_the_page(page: Page) -> None:
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_same_files_same_bytes(written: Path) -> None:
+    first = written.read_bytes()
+    assert write_report(written.parent).read_bytes() == first
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path, states: States) -> None:
+    record: dict[str, Any] = copy.deepcopy(RECORD)
+    record["model"]["name"] = record["config"]["model"] = f"owner/{HOSTILE[:8]}model"
+    record["config"]["task"] = f'"><img src=x onerror=alert(1)>{HOSTILE}'
+    record["notes"] = [HOSTILE]
+    record["versions"][HOSTILE] = "{{ 7 * 7 }}"
+    hostile = [HOSTILE + name for name in states["base"].ids]
+    renamed = {
+        key: Posteriors(p.log_posteriors, p.labels, hostile, None, p.choices)
+        for key, p in states.items()
+        if key != "prior"
+    }
+    page = page_of(write_run(tmp_path / "run", record, renamed))
+    assert {"script", "img"}.isdisjoint(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert page.text.count(HOSTILE) >= 4
+    assert "{{ 7 * 7 }}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("log.jsonl", "Learning curves: log.jsonl is not in the run directory."),
+        ("metrics.json", "No verdict: there are no test metrics."),
+        ("run.yaml", "an unnamed model adapted to an unnamed task"),
+        ("posteriors/test-base.parquet", "posteriors/test-base.parquet is not in the run directory."),
+        ("posteriors/test-adapted.parquet", "Whether its posteriors are calibrated is not known."),
+        ("posteriors", "posteriors/test-adapted.parquet is not in the run directory."),
+    ],
+)
+def test_missing_parts_are_named(run_dir: Path, part: str, words: str) -> None:
+    path = run_dir / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert words in page_of(run_dir).text
+
+
+def test_broken_parts_are_named_by_line_and_without_the_full_path(run_dir: Path) -> None:
+    (run_dir / "log.jsonl").write_text('{"step": 1, "tra')
+    (run_dir / "metrics.json").write_text("[]")
+    (run_dir / "posteriors/test-base.parquet").write_text("no parquet")
+    page = page_of(run_dir)
+    assert "Learning curves: log.jsonl:1: not JSON" in page.text
+    assert "metrics.json holds a list; expected a JSON object" in page.text
+    assert str(run_dir) not in page.text
+
+
+def test_a_cut_off_last_record_costs_that_record_only(run_dir: Path) -> None:
+    with (run_dir / "log.jsonl").open("a") as file:
+        file.write('{"step": 201, "tra')
+    page = page_of(run_dir)
+    assert page.tags.count("figure") == 10
+    assert "log.jsonl:101: not JSON" in page.text
+
+
+def test_a_run_of_a_task_without_floor_and_control(run_dir: Path) -> None:
+    metrics = read_json(run_dir / "metrics.json")
+    for state in ("floor", "control", "calibrated"):
+        del metrics["test"][state]
+        (run_dir / f"posteriors/test-{state}.parquet").unlink()
+    write_json(run_dir / "metrics.json", metrics)
+    page = page_of(run_dir)
+    assert "The floor is not known. The true posterior of this task is not known" in page.text
+    assert "Control" not in page.text
+    assert "Notes" in page.words
+    assert "test-floor.parquet" not in page.text
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_test_set_of_one_class_has_a_page_that_says_what_is_missing(
+    tmp_path: Path, count: int, states: States
+) -> None:
+    rows = np.flatnonzero(states["base"].labels == 1)[:count]
+    page = page_of(write_run(tmp_path / "run", RECORD, {key: p.take(rows) for key, p in states.items()}))
+    assert "so nothing normalises; give instances with more than one label" in page.text
+    assert "Whether adaptation helped is not known. NCE is undefined: the system that outputs the priors" in page.text
+    assert "Worth against the priors: not known. NCE is undefined: the system that outputs the priors" in page.text
+    assert page.tags.count("figure") == 10 - 2  # without NCE's intervals, and without the normalised cost
+    assert "Error rate against coverage" in [value for name, value in page.attributes if name == "aria-label"]
+
+
+def test_an_unfinished_run_says_so(run_dir: Path) -> None:
+    write_yaml(run_dir / "run.yaml", {**RECORD, "status": "running", "notes": None})
+    (run_dir / "metrics.json").unlink()
+    assert "This run is not complete" in page_of(run_dir).text
+
+
+def test_strange_records_do_not_break_the_page(run_dir: Path) -> None:
+    strange = {
+        "config": "text",
+        "model": None,
+        "versions": [1, 2],
+        "notes": "one",
+        "seconds": "long",
+        "status": "complete",
+    }
+    write_yaml(run_dir / "run.yaml", strange)
+    write_json(run_dir / "metrics.json", {"test": {"adapted": {"nce": {"value": float("inf"), "n": 3}}}})
+    page = page_of(run_dir)
+    assert "∞" in page.text
+    assert "The posteriors rule out a right answer." in page.text
+
+
+def test_folders_that_are_no_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere is not a folder; give the folder of a run"):
+        write_report(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"holds neither run\.yaml nor metrics\.json; give the folder of a run"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_truth_shows_no_sign_of_miscalibration(states: States) -> None:
+    assert calibration_finding(states["floor"]).tone == "good"
+
+
+def test_under_and_overconfidence_are_told_apart(states: States) -> None:
+    truth = states["floor"]
+    flat = Posteriors.from_scores(0.4 * truth.log_posteriors, truth.labels)
+    sharp = Posteriors.from_scores(2.5 * truth.log_posteriors, truth.labels)
+    assert calibration_finding(flat).headline == "Its posteriors are not calibrated: underconfident"
+    assert calibration_finding(sharp).headline == "Its posteriors are not calibrated: overconfident"
+    assert calibration_finding(None, reason="no file").tone == "open"
+
+
+def test_what_recalibration_would_gain_is_told(states: States) -> None:
+    found = calibration_loss(states["adapted"], method="temperature")
+    words = f"would lower the cross-entropy by {found.loss:.3f} nats, {100 * found.relative:.1f}% of it."
+    assert words in calibration_finding(states["adapted"]).detail
+    assert recoverable(states["adapted"].take([0])) == ""
+    saturated = Posteriors.from_probabilities([[1.0, 0.0]] * 10, [0, 1] * 5)
+    assert recoverable(saturated) == ""
+
+
+def test_chance_error_holds_its_level() -> None:
+    generator = np.random.default_rng(5)
+    inside = 0
+    for trial in range(60):
+        shares = generator.dirichlet(np.ones(3), size=300)
+        labels = (generator.random((300, 1)) > shares.cumsum(axis=1)).sum(axis=1).clip(0, 2)
+        posteriors = Posteriors.from_probabilities(shares, labels)
+        inside += posteriors.ece() <= chance_error(posteriors, replicates=100, seed=trial)
+    # 95 % of 60 is 57; below 51 has a probability of 1 in 10,000.
+    assert inside >= 51
+
+
+def test_telling_instances_are_the_extremes() -> None:
+    words = [["a", "b"]] * 3
+    base = Posteriors.from_probabilities([[0.5, 0.5], [0.9, 0.1], [0.4, 0.6]], [0, 0, 0], ["x", "y", "z"], None, words)
+    adapted = Posteriors.from_probabilities(
+        [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]], [0, 0, 0], ["x", "y", "z"], None, words
+    )
+    gains, losses, mistakes = telling_instances(base, adapted)
+    assert [shown.id for shown in gains.instances] == ["x"]
+    assert [shown.id for shown in losses.instances] == ["y"]
+    assert [shown.id for shown in mistakes.instances] == ["y", "z"]
+    right = gains.instances[0].choices[0]
+    assert (right.text, right.right) == ("a", True)
+    assert (right.before, right.after) == pytest.approx((0.5, 0.9))
+    assert telling_instances(base.take([0, 1]), adapted) == ()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.0, "0.0 s"), (59.97, "60.0 s"), (119.6, "2 min 0 s"), (7300.0, "2 h 1 min")]
+)
+def test_duration(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.studies_made import THESIS, ladder_study, make_outcome, make_truth, placement_study
+
+from rango.decisions import Posteriors
+from rango.reports.study.figures import curve_names, study_curves, study_figures
+from rango.reports.study.sections import numeric_axis
+from rango.reports.style import save_figure
+from rango.results.outcomes import Outcome
+from rango.results.table import StudyTable, study_table
+from rango.studies.study_costs import StudyCosts
+
+
+def titles(table: StudyTable, outcomes: list[Outcome]) -> list[str]:
+    return list(study_figures(table, outcomes))
+
+
+@pytest.fixture(scope="module")
+def placement() -> tuple[StudyTable, list[Outcome]]:
+    outcomes = placement_study(60, logs=True)
+    return study_table(outcomes, select="nce", references=THESIS, replicates=50), outcomes
+
+
+@pytest.fixture(scope="module")
+def ladder() -> tuple[StudyTable, list[Outcome]]:
+    outcomes = ladder_study(60, logs=True)
+    return study_table(outcomes, select="nce", replicates=50), outcomes
+
+
+def test_names_give_dots_one_column_per_task(placement: tuple[StudyTable, list[Outcome]]) -> None:
+    table, outcomes = placement
+    figures = study_figures(table, outcomes)
+    assert list(figures) == ["configurations", "curves"]
+    axes = figures["configurations"].axes
+    assert [ax.get_title(loc="left") for ax in axes] == ["socialiqa", "hellaswag", "", ""]
+    assert [ax.get_xlabel() for ax in axes[::2]] == ["Accuracy (higher is better)", "NCE (lower is better)"]
+    labels = [label.get_text() for label in axes[0].get_yticklabels()]
+    assert labels[::-1] == [
+        *("base model", "q", "k", "v", "o", "q,v", "q,k,v,o", "mlp", "phi-2 base", "phi-2 adapted", "human")
+    ]
+    # The dot of the first placement is its mean, its whisker the interval.
+    row = next(row for row in table.rows if row.axes["lora.targets"] == ("q",))
+    cell = row.cells["accuracy"]
+    drawn = [np.asarray(line.get_xdata()).tolist() for line in axes[0].lines]
+    assert [cell.low, cell.high] in drawn
+    assert [cell.mean] in drawn
+    assert list(cell.values) in drawn
+
+
+def test_full_dots_are_not_told_from_the_best(placement: tuple[StudyTable, list[Outcome]]) -> None:
+    table, _ = placement
+    ax = study_figures(table)["configurations"].axes[2]
+    hollow = [line.get_xdata()[0] for line in ax.lines if line.get_markerfacecolor() == "white"]  # type: ignore[index]
+    told = [row.cells["nce"].mean for row in table.rows if row.block == 0 and row.mark == "told"]
+    assert sorted(hollow) == sorted(told)
+
+
+def test_numbers_give_lines_on_a_log_axis(ladder: tuple[StudyTable, list[Outcome]]) -> None:
+    table, outcomes = ladder
+    assert numeric_axis(table) == "train"
+    figures = study_figures(table, outcomes)
+    assert list(figures) == ["by-train", "curves"]
+    error, nce = figures["by-train"].axes
+    assert nce.get_xscale() == "log"
+    assert nce.get_xlabel() == "training instances"
+    labels = [line.get_label() for line in nce.lines]
+    assert labels == ["base model", "few-shot", "calibration", "lora", "lora+calibration", "priors", "true posterior"]
+    by_name = dict(zip(labels, nce.lines, strict=True))
+    assert set(np.asarray(by_name["priors"].get_ydata()).tolist()) == {1.0}
+    assert set(np.asarray(by_name["true posterior"].get_ydata()).tolist()) == {table.blocks[0].floor["nce"]}
+    expected = [row.cells["nce"].mean for row in table.rows if row.axes["adaptation"] == "lora"]
+    assert np.asarray(by_name["lora"].get_ydata()).tolist() == expected
+    assert np.asarray(by_name["lora"].get_xdata()).tolist() == [16, 64, 256, 1024, 5000]
+    assert "priors" not in [line.get_label() for line in error.lines]
+
+
+def test_curves_are_means_over_seeds_with_the_seeds_behind(placement: tuple[StudyTable, list[Outcome]]) -> None:
+    table, outcomes = placement
+    assert curve_names(table, outcomes) == ["nce", "train_loss"]
+    one = next(outcome for outcome in outcomes if outcome.logs)
+    figure = study_curves(table, [one], names=["nce"])
+    assert figure is not None
+    *seeds, mean = figure.axes[0].lines
+    values = [[r["validation"]["nce"] for r in log if "validation" in r] for log in one.logs.values()]
+    assert [np.asarray(line.get_ydata()).tolist() for line in seeds] == values
+    np.testing.assert_allclose(np.asarray(mean.get_ydata()), np.mean(values, axis=0))
+
+
+def test_seeds_that_stopped_early_are_averaged_where_all_are(placement: tuple[StudyTable, list[Outcome]]) -> None:
+    table, outcomes = placement
+    one = next(outcome for outcome in outcomes if outcome.logs)
+    short = Outcome(one.axes, one.posteriors, logs={0: one.logs[0][:30], 1: one.logs[1]})
+    figure = study_curves(table, [short], names=["nce"])
+    assert figure is not None
+    assert np.asarray(figure.axes[0].lines[-1].get_xdata()).tolist() == [20, 40, 60]
+
+
+def test_of_many_configurations_only_the_best_have_a_colour(ladder: tuple[StudyTable, list[Outcome]]) -> None:
+    table, outcomes = ladder
+    figure = study_curves(table, outcomes)
+    assert figure is not None
+    (legend,) = figure.legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert "others" in shown
+    assert len(shown) <= 11
+
+
+def test_nothing_measured_gives_no_figure_and_infinite_values_no_dot() -> None:
+    failed = Outcome({"a": 1}, {}, failures={0: "x"})
+    assert study_figures(study_table([failed], select="nce")) == {}
+    sure = Posteriors.from_probabilities([[0.0, 1.0], [0.1, 0.9], [0.8, 0.2]], [0, 1, 0])
+    table = study_table([Outcome({"a": "x"}, {0: sure})], select="nce", replicates=20)
+    assert study_figures(table, [], metrics=("nce",))["configurations"].axes[0].lines[:] == []
+
+
+def test_two_values_of_a_number_are_names() -> None:
+    truth = make_truth(40)
+    outcomes = [make_outcome({"rank": rank}, truth, scale=0.5, noise=0.3) for rank in (1, 8)]
+    table = study_table(outcomes, select="nce", replicates=10)
+    assert numeric_axis(table) is None
+    labels = study_figures(table)["configurations"].axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == ["rank 8", "rank 1"]
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_files_are_the_same_each_time(tmp_path: Path, ladder: tuple[StudyTable, list[Outcome]], ending: str) -> None:
+    for name in ("a", "b"):
+        save_figure(study_figures(ladder[0])["by-train"], tmp_path / f"{name}.{ending}")
+    assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+
+
+def test_the_metrics_that_a_study_names_are_drawn() -> None:
+    truth = make_truth(40)
+    outcomes = [make_outcome({"a": name}, truth, scale=0.5, noise=0.2) for name in "xy"]
+    names = ["cross_entropy", "ece", "normalised_expected_cost", "brier"]
+    table = study_table(outcomes, select="nce", metrics=names, costs=StudyCosts(abstain=0.3), replicates=20)
+    assert [ax.get_xlabel() for ax in study_figures(table)["configurations"].axes] == [
+        "Cross-entropy (lower is better)",
+        "ECE (lower is better)",
+        "Normalised expected cost (lower is better)",
+    ]
+
+
+def test_configurations_of_the_same_runs_are_one_curve() -> None:
+    truth = make_truth(40)
+    plain = make_outcome({"adaptation": "lora"}, truth, scale=0.5, noise=0.2, logs=True)
+    other = make_outcome({"adaptation": "full"}, truth, scale=0.4, noise=0.2, logs=True)
+    calibrated = Outcome({"adaptation": "lora+calibration"}, plain.posteriors, logs=plain.logs)
+    outcomes = [plain, other, calibrated]
+    figure = study_curves(study_table(outcomes, select="nce", replicates=0), outcomes)
+    assert figure is not None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["lora", "full"]
+    assert figure.axes[0].get_ylabel() == "validation NCE"
