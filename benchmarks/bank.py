@@ -27,14 +27,14 @@ from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 from rango.models.adapter import add_bank
 from rango.models.loading import Model, load_model
 from rango.options import FinetuneConfig
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.trees import encode
 from rango.tasks import Task, load_task
 from rango.training.bank import BankJob
 from rango.training.bank_choice import choose_bank
 from rango.training.run_folder import RunWriter
 from rango.training.trainer import accumulate_gradients
-from rango.training.training_run import Data, Member
+from rango.training.training_run import Data, TrainingRun
 
 SIX: list[dict[str, Any]] = [
     {"lora": {"rank": 1, "targets": "q"}, "learning_rate": 1e-3},
@@ -84,7 +84,7 @@ def make_jobs(model: Model, task: Task, arguments: argparse.Namespace) -> list[B
     ]
 
 
-def step_seconds(data: Data, members: Sequence[Member], step: int) -> float:
+def step_seconds(data: Data, members: Sequence[TrainingRun], step: int) -> float:
     """One whole optimizer step of the members, together."""
     started = time.perf_counter()
     batches = []
@@ -108,10 +108,10 @@ def peak_bytes(device: torch.device) -> int:
 
 def measure(model: Model, task: Task, jobs: Sequence[BankJob], steps: int) -> dict[str, Any]:
     trees = encode(model, task.train, task=task, form="cloze")
-    data = Data(make_reader(model), "cloze", trees, (), ())
+    data = Data(probe_reader(model), "cloze", trees, (), ())
     adapters = add_bank(model, [(job.config.lora, job.config.seed) for job in jobs])
     members = [
-        Member(str(number), job.config, adapter, RunWriter(job.out, {}), data)
+        TrainingRun(str(number), job.config, adapter, RunWriter(job.out, {}), data)
         for number, (job, adapter) in enumerate(zip(jobs, adapters, strict=True))
     ]
     memory = {}

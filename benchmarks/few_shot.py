@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, PhiConfig
 from rango.language.corpus import read_sources, train_tokenizer
 from rango.models.loading import Model, load_model
 from rango.options import Form, ScoringOptions
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import Scores, score
 from rango.scoring.trees import encode
 from rango.tasks import Task, few_shot, load_task, simulated_narratives
@@ -49,7 +49,7 @@ def make_model(folder: Path) -> Model:
 def measure(model: Model, task: Task, shots: int, form: Form) -> dict[str, float]:
     asked = few_shot(task, shots=shots, seed=0)
     trees = encode(model, asked.test, task=asked, form=form)
-    reader = make_reader(model)
+    reader = probe_reader(model)
     readers = {"kept": reader, "again": replace(reader, reads_prefix=False)}
     seconds: dict[str, list[float]] = {way: [] for way in readers}
     found: dict[str, Scores] = {}

@@ -17,7 +17,7 @@ from rango.cli import main
 from rango.cli.resolve import resolve, with_file
 from rango.config import underscored
 from rango.errors import InputError
-from rango.files import need_writable, write_text
+from rango.files import check_writable, write_text
 from rango.language.options import PretrainConfig
 from rango.models.adapter import add_adapter
 from rango.models.loading import load_model
@@ -135,10 +135,10 @@ def test_a_result_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: Cap
 
 
 def test_looking_at_a_place_leaves_nothing_behind(tmp_path: Path) -> None:
-    need_writable(tmp_path / "a" / "b")
+    check_writable(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
     (tmp_path / "c").mkdir()
-    need_writable(tmp_path / "c")
+    check_writable(tmp_path / "c")
     assert (tmp_path / "c").is_dir()
 
 

@@ -85,10 +85,10 @@ def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
     adapting = {out: _settings(base, task, seed), control: _settings(twin, task, seed)}
     untrained = {"architecture_of": str(base), "seed": seed}
     for folder, config in pretraining.items():
-        _refuse_other_model(folder, RECORD, {"config": config.model_dump(mode="json")})
-    _refuse_other_model(twin, UNTRAINED, untrained)
+        _check_model(folder, RECORD, {"config": config.model_dump(mode="json")})
+    _check_model(twin, UNTRAINED, untrained)
     for folder, settings in adapting.items():
-        _refuse_other_run(folder, settings, task)
+        _check_run(folder, settings, task)
     narratives = list(simulated_narratives(NARRATIVE_LINES, seed=seed))
     screen.say("1/4  Pre-training a tiny language model on narratives of a simulated world")
     pretrain(narratives, out=base, config=pretraining[base], screen=screen)
@@ -112,7 +112,7 @@ def _settings(base: Path, task: Task, seed: int) -> FinetuneConfig:
     return FinetuneConfig.build({**options, **SETTINGS, "model": str(base), "task": task.name, "seed": seed})
 
 
-def _refuse_other_model(folder: Path, record: str, expected: Mapping[str, Any]) -> None:
+def _check_model(folder: Path, record: str, expected: Mapping[str, Any]) -> None:
     """Refuse, before minutes of work, a folder that the demo could not write or go on with."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, where the demo writes a model; give another --out")
@@ -127,7 +127,7 @@ def _refuse_other_model(folder: Path, record: str, expected: Mapping[str, Any]) 
             )
 
 
-def _refuse_other_run(out: Path, config: FinetuneConfig, task: Task) -> None:
+def _check_run(out: Path, config: FinetuneConfig, task: Task) -> None:
     """As `finetune` does later, when the model that is to be adapted is there."""
     there = Run(out).record.get("fingerprints", {}) if (out / "run.yaml").is_file() else {}
     open_output(out, config, {**there, "task": task.fingerprint})

@@ -75,7 +75,7 @@ def _place_refused(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder} cannot be written to ({reason}); give another place") from None
 
 
-def need_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Raise InputError where a folder cannot be made or written to, before long work; leaves nothing behind."""
     made: list[Path] = []
     with _place_refused(folder):
@@ -94,7 +94,7 @@ def refuse_unwritable(path: Path) -> None:
     """Raise InputError where a file cannot be written, before any work is spent on its content."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of a file")
-    need_writable(path.parent)
+    check_writable(path.parent)
 
 
 def holds_files(folder: Path) -> bool:

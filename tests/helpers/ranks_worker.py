@@ -73,9 +73,9 @@ def fail_in_one(rank: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with launched("cpu") as (ranks, _):
-        assert ranks.size == 2
+    with launched("cpu") as (processes, _):
+        assert processes.size == 2
         if "fail" in sys.argv:
-            fail_in_one(ranks.rank)
+            fail_in_one(processes.rank)
             run_all(Path(sys.argv[1]), Path(sys.argv[2]))
         interrupted_once(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -20,7 +20,7 @@ from rango.models.loading import load_model
 from rango.models.lstm import LSTMConfig, LSTMForCausalLM
 from rango.models.peft_format import load_adapter
 from rango.options import LoRA, ScoringOptions
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import score
 from rango.scoring.trees import encode
 
@@ -124,7 +124,7 @@ class TestNetwork:
 class TestScoring:
     def test_the_score_of_each_choice_is_the_equations(self, checkpoint: Checkpoint) -> None:
         model = load_model(checkpoint("rango_lstm"))
-        reader = make_reader(model)
+        reader = probe_reader(model)
         assert not reader.reads_trees
         assert "read per choice" in reader.notes[0]
         trees = encode(model, TASK.test[:3], task=TASK, form="cloze")
@@ -142,7 +142,7 @@ class TestScoring:
         self, checkpoint: Checkpoint, batch_tokens: int, count: int
     ) -> None:
         model = load_model(checkpoint("rango_lstm"))
-        reader = make_reader(model)
+        reader = probe_reader(model)
         trees = encode(model, TASK.train[:count], task=TASK, form="cloze")
         one_by_one = score(reader, trees, options=ScoringOptions(batch_tokens=1), form="cloze").values
         together = score(reader, trees, options=ScoringOptions(batch_tokens=batch_tokens), form="cloze").values
@@ -154,17 +154,17 @@ class TestAdapter:
         model = load_model(checkpoint("rango_lstm"))
         trees = encode(model, TASK.test[:3], task=TASK, form="cloze")
         options = ScoringOptions()
-        base = score(make_reader(model), trees, options=options, form="cloze").values
+        base = score(probe_reader(model), trees, options=options, form="cloze").values
         adapter = add_adapter(model, LoRA(targets=("head",)), seed=0)
         assert list(adapter.layers) == ["lm_head"]
-        np.testing.assert_array_equal(score(make_reader(model), trees, options=options, form="cloze").values, base)
+        np.testing.assert_array_equal(score(probe_reader(model), trees, options=options, form="cloze").values, base)
         torch.nn.init.normal_(adapter.layers["lm_head"].weights()[1], std=0.3)
-        adapted = score(make_reader(model), trees, options=options, form="cloze").values
+        adapted = score(probe_reader(model), trees, options=options, form="cloze").values
         assert not np.allclose(adapted, base, atol=0.01)
         adapter.save(tmp_path)
         again = load_model(checkpoint("rango_lstm"))
         load_adapter(again, tmp_path)
-        np.testing.assert_array_equal(score(make_reader(again), trees, options=options, form="cloze").values, adapted)
+        np.testing.assert_array_equal(score(probe_reader(again), trees, options=options, form="cloze").values, adapted)
 
     def test_other_placements_are_refused_in_words(self, checkpoint: Checkpoint) -> None:
         model = load_model(checkpoint("rango_lstm"))

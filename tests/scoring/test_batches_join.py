@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rango.models.loading import load_model
 from rango.scoring.batches import Batch, Read, collate, join
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
 
 Checkpoint = Callable[..., Path]
@@ -27,7 +27,7 @@ def test_joint_states_and_scores_are_those_of_each_batch(
     checkpoint: Checkpoint, architecture: str, changes: dict[str, Any]
 ) -> None:
     model = load_model(checkpoint(architecture, **changes))
-    reader = make_reader(model)
+    reader = probe_reader(model)
     trees = encode(model, toy_task().train[:9], task=toy_task(), form="cloze")
     batches = []
     for number, read in enumerate(READS):

@@ -18,7 +18,7 @@ from rango.language.pretrain import pretrain
 from rango.models.loading import Model, load_model
 from rango.options import Form, ScoringOptions
 from rango.scoring.batches import collate
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import score
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import load_task, simulated_narratives
@@ -60,7 +60,7 @@ def test_scores_equal_one_token_at_a_time(folders: dict[str, Path], name: str) -
     model = load_model(folders[name])
     form: Form = "cloze"
     trees = encode(model, TASK.test[:8], task=TASK, form=form)
-    reader = make_reader(model)
+    reader = probe_reader(model)
     assert not any(reader.as_tree(tree) for tree in trees)
     reach = model.network.config.entries[1:]
     assert "-gram" in reader.notes[0]
@@ -77,7 +77,7 @@ def test_the_text_itself_is_scored_from_its_beginning(folders: dict[str, Path]) 
     batch = collate([tree], read="text", as_trees=False, pad=0)
     ids = torch.tensor([[*tree.trunk, *tree.branches[tree.label]]])
     expected = model.network.sequence_log_probabilities(ids)[0]  # type: ignore[operator]
-    reader = make_reader(model)
+    reader = probe_reader(model)
     assert torch.allclose(reader.log_probabilities(batch), expected, atol=1e-6)
     assert torch.equal(reader.choice_logits(batch), reader.log_probabilities(batch))
 

@@ -20,7 +20,7 @@ from rango.models.adapter import add_adapter
 from rango.models.loading import Model, load_model
 from rango.options import Form, LoRA, ScoringOptions
 from rango.scoring.forward import Reader, longest_short_rope, shared_beginning
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import evaluate, score
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import few_shot
@@ -51,7 +51,7 @@ def test_scores_after_a_cached_prefix_equal_full_sequences(
 ) -> None:
     model = long_model(checkpoint, architecture)
     trees = encode(model, TASK.test[:5], task=TASK, form=form)
-    reader = make_reader(model)
+    reader = probe_reader(model)
     assert reader.reads_prefix
     values, tokens = read_of(reader, trees, form)
     for row, tree in enumerate(trees):
@@ -80,7 +80,7 @@ def test_the_prefix_is_shared_by_tokens_of_trunks() -> None:
 @settings(max_examples=10, deadline=None)
 def test_scores_after_a_prefix_do_not_depend_on_batches(checkpoint: Checkpoint, batch_tokens: int, count: int) -> None:
     model = long_model(checkpoint, "phi")
-    reader = make_reader(model)
+    reader = probe_reader(model)
     trees = encode(model, TASK.validation[:count], task=TASK, form="cloze")
     together = score(reader, trees, options=ScoringOptions(batch_tokens=batch_tokens), form="cloze").values
     for row, tree in enumerate(trees):
@@ -91,7 +91,7 @@ def test_scores_after_a_prefix_do_not_depend_on_batches(checkpoint: Checkpoint, 
 def test_a_window_shorter_than_shots_and_instance_reads_them_together(checkpoint: Checkpoint) -> None:
     model = long_model(checkpoint, "mistral", sliding_window=40)
     trees = encode(model, TASK.test[:3], task=TASK, form="cloze")
-    reader = make_reader(model)
+    reader = probe_reader(model)
     assert reader.reads_prefix
     values, tokens = read_of(reader, trees, "cloze")
     assert tokens > 3 * shared_beginning(trees)  # per choice, the shots each time
@@ -105,7 +105,7 @@ def test_frequencies_that_change_with_the_length_read_them_together(checkpoint: 
         assert longest_short_rope(model) == original
         trees = encode(model, TASK.test[:3], task=TASK, form="cloze")
         assert 100 < shared_beginning(trees) < 115 < trees[0].path_length < 500
-        values, _ = read_of(make_reader(model), trees, "cloze")
+        values, _ = read_of(probe_reader(model), trees, "cloze")
         assert values[0, 0] == pytest.approx(full_sequence_score(model, trees[0], 0), abs=3e-5)
 
 
@@ -121,7 +121,7 @@ def test_recurrent_models_read_the_shots_with_every_instance(tmp_path: Path) -> 
     MambaForCausalLM(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     model = load_model(tmp_path)
-    reader = make_reader(model)
+    reader = probe_reader(model)
     assert not reader.reads_prefix
     trees = encode(model, TASK.test[:3], task=TASK, form="cloze")
     values, _ = read_of(reader, trees, "cloze")
@@ -130,7 +130,7 @@ def test_recurrent_models_read_the_shots_with_every_instance(tmp_path: Path) -> 
 
 def test_the_prefix_is_read_with_the_adapter_as_it_is(checkpoint: Checkpoint) -> None:
     model = long_model(checkpoint, "llama")
-    reader = make_reader(model)
+    reader = probe_reader(model)
     trees = encode(model, TASK.test[:3], task=TASK, form="cloze")
     before, _ = read_of(reader, trees, "cloze")
     adapter = add_adapter(model, LoRA(targets=("k", "v")), seed=0)

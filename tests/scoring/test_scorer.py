@@ -20,7 +20,7 @@ from rango.models.adapter import add_adapter
 from rango.models.loading import Model, load_model
 from rango.options import Form, LoRA, ScoringOptions
 from rango.scoring.batches import collate
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import evaluate, score
 from rango.scoring.trees import encode
 from rango.tasks import Prompt
@@ -51,7 +51,7 @@ TASK = toy_task()
 def test_tree_scores_equal_full_sequences(checkpoint: Checkpoint, architecture: str, form: Form) -> None:
     model = load_model(checkpoint(architecture))
     trees = encode(model, TASK.test[:6], task=TASK, form=form)
-    reader = make_reader(model)
+    reader = probe_reader(model)
     assert reader.reads_trees == (architecture not in ("bloom", "rango_lstm")), reader.notes
     values = score(reader, trees, options=ScoringOptions(), form=form).values
     for row, tree in enumerate(trees):
@@ -61,12 +61,12 @@ def test_tree_scores_equal_full_sequences(checkpoint: Checkpoint, architecture: 
 
 
 def test_bloom_is_read_per_choice_and_says_so(checkpoint: Checkpoint) -> None:
-    assert "bloom cannot read token trees" in make_reader(load_model(checkpoint("bloom"))).notes[0]
+    assert "bloom cannot read token trees" in probe_reader(load_model(checkpoint("bloom"))).notes[0]
 
 
 def test_a_sliding_window_shorter_than_the_instance_is_read_per_choice(checkpoint: Checkpoint) -> None:
     model = load_model(checkpoint("mistral", sliding_window=12))
-    reader = make_reader(model)
+    reader = probe_reader(model)
     trees = encode(model, TASK.test[:4], task=TASK, form="cloze")
     assert not any(reader.as_tree(tree) for tree in trees)
     assert "sliding window of 12 tokens" in reader.notes[0]
@@ -78,7 +78,7 @@ def test_a_sliding_window_shorter_than_the_instance_is_read_per_choice(checkpoin
 @settings(max_examples=15, deadline=None)
 def test_scores_do_not_depend_on_batches_or_padding(checkpoint: Checkpoint, batch_tokens: int, count: int) -> None:
     model = load_model(checkpoint("phi"))
-    reader = make_reader(model)
+    reader = probe_reader(model)
     trees = encode(model, TASK.train[:count], task=TASK, form="cloze")
     one_by_one = score(reader, trees, options=ScoringOptions(batch_tokens=1), form="cloze").values
     together = score(reader, trees, options=ScoringOptions(batch_tokens=batch_tokens), form="cloze").values
@@ -90,7 +90,7 @@ def test_an_adapted_head_scores_the_same_split_or_whole(checkpoint: Checkpoint) 
     adapter = add_adapter(model, LoRA(targets=("q", "head")), seed=0)
     for layer in adapter.layers.values():
         torch.nn.init.normal_(layer.weights()[1], std=0.3)
-    reader = make_reader(model)
+    reader = probe_reader(model)
     assert reader.splits_head
     trees = encode(model, TASK.test[:5], task=TASK, form="letter")
     batch = collate(trees, read="choices", as_trees=True, pad=0)
@@ -107,7 +107,7 @@ def test_a_fresh_adapter_with_dropout_is_read_as_trees(checkpoint: Checkpoint) -
     adapter = add_adapter(model, LoRA(dropout=0.5), seed=0)
     for layer in adapter.layers.values():
         torch.nn.init.normal_(layer.weights()[1], std=0.3)
-    reader = make_reader(model)
+    reader = probe_reader(model)
     assert reader.reads_trees
     assert reader.splits_head
 
@@ -115,7 +115,7 @@ def test_a_fresh_adapter_with_dropout_is_read_as_trees(checkpoint: Checkpoint) -
 def test_length_normalisation_by_hand(checkpoint: Checkpoint) -> None:
     model = load_model(checkpoint("phi"))
     trees = encode(model, TASK.test[:3], task=TASK, form="cloze")
-    reader = make_reader(model)
+    reader = probe_reader(model)
     raw = score(reader, trees, options=ScoringOptions(), form="cloze").values
     by_tokens = score(reader, trees, options=ScoringOptions(normalise="tokens"), form="cloze").values
     by_characters = score(reader, trees, options=ScoringOptions(normalise="characters"), form="cloze").values
@@ -128,7 +128,7 @@ def test_length_normalisation_by_hand(checkpoint: Checkpoint) -> None:
 def test_the_share_of_probability_on_the_letters(checkpoint: Checkpoint) -> None:
     model = load_model(checkpoint("phi"))
     trees = encode(model, TASK.test[:4], task=TASK, form="letter")
-    scores = score(make_reader(model), trees, options=ScoringOptions(), form="letter")
+    scores = score(probe_reader(model), trees, options=ScoringOptions(), form="letter")
     assert scores.letter_mass is not None
     np.testing.assert_allclose(scores.letter_mass, np.exp(scores.values).sum(axis=1))
     assert np.all((scores.letter_mass > 0) & (scores.letter_mass < 1))
@@ -184,7 +184,7 @@ def test_an_answer_that_the_data_repeats_is_scored_twice(checkpoint: Checkpoint)
     model = load_model(checkpoint("phi"))
     words: Any = Words("Answer:", " the fox", " a dog", " the fox")
     trees = encode(model, toy_instances(1), task=words, form="cloze")
-    values = score(make_reader(model), trees, options=ScoringOptions(), form="cloze").values[0]
+    values = score(probe_reader(model), trees, options=ScoringOptions(), form="cloze").values[0]
     assert values[0] == pytest.approx(values[2], abs=1e-6)
     assert values[0] != pytest.approx(values[1], abs=1e-3)
 

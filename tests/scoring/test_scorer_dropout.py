@@ -16,7 +16,7 @@ from rango.errors import InputError
 from rango.models.adapter import Adapter, add_adapter
 from rango.models.loading import Model, load_model
 from rango.options import EvaluateConfig, LoRA, ScoringOptions
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import Scores, mean_posteriors, score, score_samples
 from rango.scoring.trees import encode
 from rango.training.evaluate import write_evaluation
@@ -46,7 +46,7 @@ def samples(model: Model, adapter: Adapter, count: int, *, seed: int = 0, batch_
     trees = encode(model, TASK.test[:6], task=TASK, form="cloze")
     options = ScoringOptions(batch_tokens=batch_tokens)
     return score_samples(
-        make_reader(model), trees, adapter=adapter, samples=count, seed=seed, options=options, form="cloze"
+        probe_reader(model), trees, adapter=adapter, samples=count, seed=seed, options=options, form="cloze"
     )
 
 
@@ -62,7 +62,7 @@ def test_passes_differ_and_are_repeated_by_the_seed(adapted: tuple[Model, Adapte
 def test_only_the_adapter_drops_out_and_is_left_as_it_was(adapted: tuple[Model, Adapter]) -> None:
     model, adapter = adapted
     trees = encode(model, TASK.test[:6], task=TASK, form="cloze")
-    plain = score(make_reader(model), trees, options=ScoringOptions(), form="cloze")
+    plain = score(probe_reader(model), trees, options=ScoringOptions(), form="cloze")
     with adapter.disabled():  # nothing is left that could drop out
         base = samples(model, adapter, 2)
     np.testing.assert_array_equal(base[0].values, base[1].values)
@@ -70,7 +70,7 @@ def test_only_the_adapter_drops_out_and_is_left_as_it_was(adapted: tuple[Model, 
     samples(model, adapter, 1)
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(module.training for module in model.network.modules())
-    again = score(make_reader(model), trees, options=ScoringOptions(), form="cloze")
+    again = score(probe_reader(model), trees, options=ScoringOptions(), form="cloze")
     np.testing.assert_array_equal(again.values, plain.values)
 
 
@@ -97,7 +97,7 @@ def test_evaluation_with_mc_dropout(adapted: tuple[Model, Adapter], tmp_path: Pa
     write_evaluation(fresh, TASK, out=tmp_path / "out", config=config, screen=Screen(quiet=True))
     trees = encode(model, TASK.test, task=TASK, form="cloze")
     expected = score_samples(
-        make_reader(model), trees, adapter=adapter, samples=3, seed=7, options=ScoringOptions(), form="cloze"
+        probe_reader(model), trees, adapter=adapter, samples=3, seed=7, options=ScoringOptions(), form="cloze"
     )
     written = read_posteriors(tmp_path / "out" / "posteriors" / "test-adapted.parquet")
     np.testing.assert_allclose(written.log_posteriors, mean_posteriors(expected, TASK.test).log_posteriors, atol=1e-9)

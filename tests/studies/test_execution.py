@@ -27,7 +27,7 @@ from rango.studies import worker
 from rango.studies.execution import Workers, begin, describe, give_up
 from rango.studies.live_table import Watch
 from rango.studies.plan import Plan, plan_study
-from rango.studies.queue import Unit, claim, read_banks
+from rango.studies.queue import WorkItem, claim, read_banks
 from rango.studies.store import Store
 from rango.studies.study import Study
 from rango.studies.worker import Worker
@@ -316,7 +316,7 @@ class TestFaults:
         held = claim(store.claims, plan.jobs[0].id)
         assert held is not None
         workers = Workers(store, plan, 1)
-        assert [unit.id for unit in workers._units_of(os.getpid())] == [plan.jobs[0].id]
+        assert [item.id for item in workers._units_of(os.getpid())] == [plan.jobs[0].id]
         held.path.write_text(json.dumps({**json.loads(held.path.read_text()), "host": "elsewhere"}))
         assert workers._units_of(os.getpid()) == []
 
@@ -355,7 +355,7 @@ class TestFaults:
         plan, store = prepare(bank="on", vary={"lora.rank": [1, 2, 4]})
         (name,) = [file.stem for file, _ in read_banks(store)]
         runs = tuple(job for job in plan.jobs if job.kind == "run")
-        give_up(store, Unit(f"{name}-0", "bank", runs), "it died")
+        give_up(store, WorkItem(f"{name}-0", "bank", runs), "it died")
         assert "failed" not in statuses(plan, store)
         work(plan, store)
         assert statuses(plan, store) == ["done"] * 4
@@ -372,21 +372,21 @@ def die_at_rank_2(path: str, _number: int, _count: int, _parent: int) -> None:
     store = Store(Path(path))
     here = Worker(store, store.read_plan())
 
-    def do(unit: Unit) -> None:
-        job = unit.jobs[0]
+    def do(item: WorkItem) -> None:
+        job = item.jobs[0]
         if job.kind == "run" and job.config.lora.rank == 2:
             os._exit(9)
-        finish(store, unit)
+        finish(store, item)
 
     here._do = do  # type: ignore[method-assign]
     here.work()
     os._exit(0)
 
 
-def finish(store: Store, unit: Unit) -> None:
-    """Make the jobs of a unit look done."""
+def finish(store: Store, item: WorkItem) -> None:
+    """Make the jobs of a item look done."""
     dummy = Posteriors(np.log([[0.5, 0.5]]), np.array([0]))
-    for job in unit.jobs:
+    for job in item.jobs:
         for split in ("validation", "test"):
             store.write_posteriors(job, split, "base", dummy)
         (store.folder(job) / "run.yaml").write_text("status: complete\n")
@@ -439,9 +439,9 @@ class TestSeveralWorkers:
         monkeypatch.setattr(worker, "POLL_SECONDS", 0.001)
         done: list[str] = []
 
-        def do(_self: Worker, unit: Unit) -> None:
-            done.append(unit.id)
-            finish(store, unit)
+        def do(_self: Worker, item: WorkItem) -> None:
+            done.append(item.id)
+            finish(store, item)
 
         monkeypatch.setattr(Worker, "_do", do)
         threads = [threading.Thread(target=work, args=(plan, store)) for _ in range(4)]
@@ -454,16 +454,16 @@ class TestSeveralWorkers:
     def test_a_bank_that_was_measured_meanwhile_is_not_measured_again(self, prepare: Made, monkeypatch: Any) -> None:
         plan, store = prepare(bank="auto", vary={"lora.rank": [1, 2]})
         here = Worker(store, plan)
-        finish(store, Unit("", "base", (plan.jobs[0],)))
-        stale = list(here._units())
+        finish(store, WorkItem("", "base", (plan.jobs[0],)))
+        stale = list(here._work_items())
         other = Worker(store, plan)
         other._next()
         assert [bank["size"] for _, bank in read_banks(store)] != [None]
         looks = iter([stale])
-        listed = Worker._units
-        monkeypatch.setattr(Worker, "_units", lambda self: iter(next(looks, None) or list(listed(self))))
+        listed = Worker._work_items
+        monkeypatch.setattr(Worker, "_work_items", lambda self: iter(next(looks, None) or list(listed(self))))
         done: list[str] = []
-        monkeypatch.setattr(Worker, "_do", lambda _self, unit: done.append(unit.kind))
+        monkeypatch.setattr(Worker, "_do", lambda _self, item: done.append(item.kind))
         here._next()
         assert done == []
 

@@ -14,7 +14,7 @@ from rango.models.loading import load_model
 from rango.results.outcomes import read_outcomes
 from rango.studies.plan import Plan, plan_study
 from rango.studies.pretrained_models import ModelSpec, plan_models
-from rango.studies.queue import units
+from rango.studies.queue import work_items
 from rango.studies.store import Store
 from rango.studies.study import Study
 from rango.studies.study_file import read_study
@@ -119,7 +119,7 @@ class TestWork:
 
     def test_it_waits_and_falls_with_it(self, tmp_path: Path) -> None:
         plan, store = planned(tmp_path), Store(tmp_path)
-        first, second, *_ = units(plan, store)
+        first, second, *_ = work_items(plan, store)
         assert (first.waits_for(store, plan), second.waits_for(store, plan)) == ("nothing", "others")
         store.write_failure(first.id, "no memory")
         assert second.waits_for(store, plan) == "failed"

@@ -14,7 +14,7 @@ import torch
 from helpers.ranks_worker import run_all
 from safetensors.torch import load_file
 
-from rango.training.distributed import Ranks, launched
+from rango.training.distributed import ProcessGroup, launched
 from rango.training.run_folder import Run
 
 Checkpoint = Callable[..., Path]
@@ -77,12 +77,12 @@ def test_a_fault_in_one_process_ends_both(checkpoint: Checkpoint, tmp_path: Path
 
 
 def test_one_process_alone_is_all_there_is() -> None:
-    alone = Ranks.current()
-    assert (alone.rank, alone.size, alone.first) == (0, 1, True)
+    alone = ProcessGroup.current()
+    assert (alone.rank, alone.size, alone.is_main) == (0, 1, True)
     assert alone.share([1, 2, 3]) == [1, 2, 3]
-    assert Ranks(1, 2).share([1, 2, 3]) == [2]
-    assert alone.agree("x") == "x"
+    assert ProcessGroup(1, 2).share([1, 2, 3]) == [2]
+    assert alone.broadcast("x") == "x"
     assert alone.any(True)
     assert not alone.any(False)
-    with launched("auto") as (ranks, device):
-        assert (ranks, device) == (alone, "auto"), "without torchrun nothing is started"
+    with launched("auto") as (processes, device):
+        assert (processes, device) == (alone, "auto"), "without torchrun nothing is started"

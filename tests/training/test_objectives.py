@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rango.models.adapter import add_adapter
 from rango.models.loading import load_model
 from rango.options import LoRA
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
 from rango.training.objectives import count_terms, loss_sum
 from rango.training.schedule import BatchPlan, learning_rate_factor
@@ -34,7 +34,7 @@ def log_probabilities(network: Any, ids: list[int]) -> list[float]:
 @torch.no_grad()
 def test_losses_equal_full_sequences(checkpoint: Checkpoint, architecture: str) -> None:
     model = load_model(checkpoint(architecture))
-    reader = make_reader(model)
+    reader = probe_reader(model)
     trees = encode(model, TASK.train[:5], task=TASK, form="cloze")
     tokens = answer = choice = brier = 0.0
     for tree in trees:
@@ -69,7 +69,7 @@ def test_a_batch_and_its_micro_batches_have_one_gradient(
     adapter = add_adapter(model, LoRA(targets=("q", "mlp", "head")), seed=0)
     for layer in adapter.layers.values():
         torch.nn.init.normal_(layer.weights()[1], std=0.1)
-    reader = make_reader(model)
+    reader = probe_reader(model)
     trees = encode(model, TASK.train[:7], task=TASK, form="cloze")
 
     def gradient(size: int) -> list[torch.Tensor]:

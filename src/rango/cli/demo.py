@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rango.cli import Quiet
-from rango.files import need_writable
+from rango.files import check_writable
 
 
 def demo(*, out: Path = Path("runs/demo"), seed: int = 0, quiet: Quiet = False) -> None:
@@ -24,6 +24,6 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, quiet: Quiet = False) 
     from rango.demo import run_demo
     from rango.reports.run.terminal import print_result
 
-    need_writable(out)
+    check_writable(out)
     run = run_demo(out, seed=seed, screen=Screen(quiet=quiet))
     print_result(run.path, split="test", shown=run.path / "report.html")

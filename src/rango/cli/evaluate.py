@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rango.cli import Quiet
 from rango.cli.resolve import resolve
-from rango.files import need_writable
+from rango.files import check_writable
 from rango.options import EvaluateConfig, EvaluateOptions, ModelOptions, TaskOptions
 
 
@@ -46,7 +46,7 @@ def evaluate(
     from rango.training.evaluate import as_the_run, write_evaluation
 
     settings, notes = as_the_run(settings)
-    need_writable(apart["out"])
+    check_writable(apart["out"])
     asked = load_task(settings.task, settings.pick(TaskOptions))
     base = load_model(settings.model, **dict(settings.pick(ModelOptions)))
     write_evaluation(base, asked, out=apart["out"], config=settings, screen=Screen(quiet=quiet), notes=notes)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rango.cli import Quiet
 from rango.cli.resolve import resolve
-from rango.files import need_writable
+from rango.files import check_writable
 from rango.options import FinetuneConfig, FinetuneOptions, TaskOptions
 
 
@@ -50,12 +50,12 @@ def finetune(
     from rango.training.distributed import launched
     from rango.training.finetune import finetune as train
 
-    with launched(settings.device) as (ranks, device):
-        screen = Screen(quiet=quiet or not ranks.first)
-        if ranks.first:
-            need_writable(apart["out"])
+    with launched(settings.device) as (processes, device):
+        screen = Screen(quiet=quiet or not processes.is_main)
+        if processes.is_main:
+            check_writable(apart["out"])
         asked = load_task(settings.task, settings.pick(TaskOptions))
         base = load_model(settings.model, dtype=settings.dtype, device=device)
         run = train(base, asked, out=apart["out"], config=settings, screen=screen)
-        if ranks.first:
+        if processes.is_main:
             print_result(run.path, split="test", shown=write_report(run.path))

@@ -112,12 +112,12 @@ def spell(
     from rango.console import Screen
     from rango.language.printing import print_spelling
     from rango.language.spelling.checker import SpellChecker
-    from rango.language.text_scores import refuse_unreadable
+    from rango.language.text_scores import check_readable
     from rango.language.words import read_words, words_of
     from rango.models.loading import load_model
 
     for number, line in lines:
-        refuse_unreadable(line, f"line {number}" if file is not None else "the text")
+        check_readable(line, f"line {number}" if file is not None else "the text")
     known = read_words(words) if words is not None else None
     settings = options or SpellingOptions()
     checker = SpellChecker(load_model(model, dtype=dtype, device=device), words=known, options=settings)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rango.cli import Quiet
 from rango.cli.resolve import resolve
-from rango.files import need_writable
+from rango.files import check_writable
 from rango.language.options import PretrainConfig
 
 
@@ -40,6 +40,6 @@ def pretrain(
     from rango.console import Screen
     from rango.language.pretrain import pretrain as train
 
-    need_writable(apart["out"].parent)
+    check_writable(apart["out"].parent)
     folder = train(apart["texts"], out=apart["out"], config=settings, screen=Screen(quiet=quiet))
     print(folder)

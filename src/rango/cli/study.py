@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rango.cli import Quiet
 from rango.errors import InputError, RunError
-from rango.files import need_writable
+from rango.files import check_writable
 
 
 def study(
@@ -63,7 +63,7 @@ def study(
     from rich.console import Console
 
     from rango.reports.study.report import write_study_report
-    from rango.studies.execution import describe, prepare, refuse_parallel_search, run_study
+    from rango.studies.execution import check_parallel_search, describe, prepare, run_study
     from rango.studies.live_table import Watch
     from rango.studies.optuna_search import Searcher
     from rango.studies.ray_cluster import run_on_ray
@@ -72,9 +72,9 @@ def study(
     asked = read_study(file, tiny=tiny, changes=change)
     folder = out or Path("runs") / asked.name
     plan, store = prepare(asked, folder)
-    refuse_parallel_search(asked, workers=workers, ray=ray)
+    check_parallel_search(asked, workers=workers, ray=ray)
     if not dry_run:
-        need_writable(folder)
+        check_writable(folder)
     console = Console(stderr=True, highlight=False, quiet=quiet)
     for line in describe(plan, store):
         console.print(line, markup=False, soft_wrap=True)

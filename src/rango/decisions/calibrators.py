@@ -95,7 +95,7 @@ class Calibrator(ABC):
             raise InputError(f"{where}: {odd[0]} is {state}; expected the keys method, {', '.join(sorted(expected))}")
         try:
             report = None if given.pop("report") is None else _report(values["report"])
-            _refuse_shapes(given)
+            _check_shapes(given)
             fitted: Calibrator = kind(report=report, **{key: _plain(value) for key, value in given.items()})
             return fitted
         except (TypeError, ValueError, OverflowError):
@@ -273,7 +273,7 @@ _OF_CHOICES = {"bias": 1, "priors": 1, "scales": 1, "weights": 2}
 _DIMENSIONS = {**_OF_CHOICES, "scale": 0, "starts": 1, "values": 1, "edges": 1}
 
 
-def _refuse_shapes(given: Mapping[str, Any]) -> None:
+def _check_shapes(given: Mapping[str, Any]) -> None:
     """Raise ValueError or TypeError where fields of a calibrator are not arrays of numbers that fit each other."""
     arrays = {
         key: np.asarray(value, dtype=np.float64)

@@ -144,7 +144,7 @@ class _Reading:
                 unigrams, back = self._unigrams(tokens, values, backs, where)
                 logs.append(unigrams)
             else:
-                self._refuse_unlisted(tokens, where)
+                self._check_listed(tokens, where)
                 found, by_key = self._sorted_keys(tokens, keys, where)
                 keys.append(found)
                 logs.append(values[by_key])
@@ -261,7 +261,7 @@ class _Reading:
             raise self._fail(f"{END} among the 1-grams, without which no document ends")
         return values, weights
 
-    def _refuse_unlisted(self, tokens: NDArray[np.int64], where: NDArray[np.int64]) -> None:
+    def _check_listed(self, tokens: NDArray[np.int64], where: NDArray[np.int64]) -> None:
         """Refuse n-grams (count, order) whose first or last word is no 1-gram; those between are histories' last."""
         unlisted = ~(self.opening[tokens[:, 0]] & self.closing[tokens[:, -1]])
         if unlisted.any():

@@ -10,7 +10,7 @@ import torch
 
 from rango.errors import InputError
 from rango.language.options import GenerateOptions
-from rango.language.text_scores import refuse_broken_characters
+from rango.language.text_scores import check_characters
 from rango.models.loading import Model, accepts
 
 Stop = Literal["end of text", "max_tokens", "context"]
@@ -184,7 +184,7 @@ class _Steps:
 
 
 def _encode(model: Model, prompt: str) -> list[int]:
-    refuse_broken_characters(prompt, "the prompt")
+    check_characters(prompt, "the prompt")
     ids = [*model.special_prefix, *model.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
     if not ids:
         beginning = next(

@@ -54,7 +54,7 @@ def held_out_measures(nats_per_token: float, tokens: int, corpus: Corpus) -> dic
     }
 
 
-def refuse_place(out: Path) -> None:
+def check_place(out: Path) -> None:
     """Refuse a place to which no folder can be renamed when it is complete.
 
     Args:

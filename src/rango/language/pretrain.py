@@ -28,9 +28,9 @@ from rango.language.corpus import (
 from rango.language.model_folder import (
     STATE,
     Pretrained,
+    check_place,
     held_out_measures,
     is_complete,
-    refuse_place,
     work_folder,
     write_folder,
 )
@@ -103,7 +103,7 @@ def pretrain_ngram(
     begun = time.perf_counter()
     options = config.ngram
     corpus = tokenise(sources, tokenizer, context=options.order, option="ngram.order")
-    _refuse_short_documents(corpus, options.order, end=_end(tokenizer))
+    _check_documents(corpus, options.order, end=_end(tokenizer))
     counts = count_ngrams(corpus.train_parts, order=options.order, vocabulary=len(tokenizer), end=_end(tokenizer))
     tables = smooth(counts, smoothing=options.smoothing, k=options.k or 1.0, discount=options.discount)
     network = NGramForCausalLM.from_tables(tables)
@@ -136,7 +136,7 @@ def _end(tokenizer: PreTrainedTokenizerFast) -> int:
     return end
 
 
-def _refuse_short_documents(corpus: Corpus, order: int, *, end: int) -> None:
+def _check_documents(corpus: Corpus, order: int, *, end: int) -> None:
     longest = max(
         int(np.diff(np.flatnonzero(np.concatenate([[True], part == end, [True]]))).max()) - 1
         for part in corpus.train_parts
@@ -192,7 +192,7 @@ def pretrain(
     """
     screen = screen or Screen(quiet=True)
     place = out.resolve()
-    refuse_place(place)
+    check_place(place)
     given: list[Path | str] = list(texts)
     arpa = arpa_file(given, config)
     sources = read_sources(given) if arpa is None else [arpa_source(arpa)]

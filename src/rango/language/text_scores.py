@@ -25,7 +25,7 @@ from rango.models.loading import Model
 from rango.options import ScoringOptions
 from rango.scoring.batches import collate
 from rango.scoring.forward import Reader
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import batches_by_tokens
 from rango.scoring.trees import TokenTree
 
@@ -137,11 +137,11 @@ def score_texts(
     if not texts:
         return []
     for number, text in enumerate(texts, start=1):
-        refuse_unreadable(text, f"text {number}")
-    return score_with(make_reader(model), texts, closed=closed, options=options or ScoringOptions())
+        check_readable(text, f"text {number}")
+    return score_with(probe_reader(model), texts, closed=closed, options=options or ScoringOptions())
 
 
-def refuse_unreadable(text: str, where: str) -> None:
+def check_readable(text: str, where: str) -> None:
     """Refuse a text that no model can score.
 
     Raises:
@@ -149,10 +149,10 @@ def refuse_unreadable(text: str, where: str) -> None:
     """
     if not text.strip():
         raise InputError(f"{where} is blank; give at least one word")
-    refuse_broken_characters(text, where)
+    check_characters(text, where)
 
 
-def refuse_broken_characters(text: str, where: str) -> None:
+def check_characters(text: str, where: str) -> None:
     """Refuse characters that are no text.
 
     Raises:

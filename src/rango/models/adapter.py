@@ -23,7 +23,7 @@ from rango.models.placement import head_name, place
 from rango.options import LoRA
 
 
-class Adaptation(Protocol):
+class TrainableModel(Protocol):
     """A change of a model's network that can be trained, saved, switched off and taken back."""
 
     def parameters(self) -> list[nn.Parameter]:
@@ -209,7 +209,7 @@ def add_bank(model: Model, asked: Sequence[tuple[LoRA, int]]) -> tuple[Adapter, 
     Raises:
         InputError: as `add_adapter`.
     """
-    refuse_second(model)
+    check_unadapted(model)
     names = [place(model.network, lora.targets, lora.layers) for lora, _ in asked]
     ranks = [dict.fromkeys(found, lora.rank) for (lora, _), found in zip(asked, names, strict=True)]
     adapters = wrap(model, [(lora, found) for (lora, _), found in zip(asked, ranks, strict=True)])
@@ -247,7 +247,7 @@ def _stream(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def refuse_second(model: Model) -> None:
+def check_unadapted(model: Model) -> None:
     """Refuse a network that carries an adapter already."""
     if any(isinstance(module, LoRALinear) for module in model.network.modules()):
         raise InputError(f"{model.name} carries an adapter already; remove it first or load the model again")

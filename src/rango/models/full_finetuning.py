@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rango.files import atomic_path, write_json
-from rango.models.adapter import refuse_second
+from rango.models.adapter import check_unadapted
 from rango.models.loading import Model, load_network, quiet_transformers
 
 RECORD = "full_finetuning.json"
@@ -117,7 +117,7 @@ def add_full(model: Model) -> FullTuning:
     Raises:
         InputError: an adapter is there already.
     """
-    refuse_second(model)
+    check_unadapted(model)
     fingerprint = model.fingerprint  # of the base: it is kept from now on
     assert fingerprint
     full = FullTuning(model, {name: p.detach().cpu().clone() for name, p in model.network.named_parameters()})

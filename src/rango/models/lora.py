@@ -153,7 +153,7 @@ class LoRALinear(nn.Module):
     def _together(self, x: torch.Tensor, members: list[int]) -> torch.Tensor:
         """Updates of n adapters with equal rows in two batched products, (n, positions, out).
 
-        Ranks are padded with zeros to the largest, which adds exact zeros to the sums.
+        ProcessGroup are padded with zeros to the largest, which adds exact zeros to the sums.
         """
         pairs = [self.weights(member) for member in members]
         A = pad_sequence([a for a, _ in pairs], batch_first=True).to(x.dtype)

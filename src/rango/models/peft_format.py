@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
 from rango.files import read_json
-from rango.models.adapter import CONFIG, PREFIX, WEIGHTS, Adaptation, refuse_second, wrap
+from rango.models.adapter import CONFIG, PREFIX, WEIGHTS, TrainableModel, check_unadapted, wrap
 from rango.models.full_finetuning import RECORD, FullTuning, add_full
 from rango.models.loading import Model
 from rango.models.lora import weight_shape
@@ -29,7 +29,7 @@ _UNREAD = (
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-def load_adapter(model: Model, folder: Path) -> Adaptation:
+def load_adapter(model: Model, folder: Path) -> TrainableModel:
     """Put a saved adapter into the model: a run directory (its best checkpoint) or a folder in PEFT's format.
 
     A run of full fine-tuning has a whole model there, whose weights replace the base's.
@@ -43,17 +43,17 @@ def load_adapter(model: Model, folder: Path) -> Adaptation:
     if not (place_of / CONFIG).is_file():
         raise InputError(f"{folder} holds no {CONFIG}; give a run directory or an adapter folder in PEFT's format")
     config = _read_record(place_of / CONFIG)
-    _refuse_other_kinds(config, place_of)
-    refuse_second(model)
+    _check_kinds(config, place_of)
+    check_unadapted(model)
     state, metadata = _read_weights(place_of / WEIGHTS)
-    _refuse_other_base(model, place_of, config.get("base_model_name_or_path"), metadata.get("base_fingerprint"))
+    _check_base(model, place_of, config.get("base_model_name_or_path"), metadata.get("base_fingerprint"))
     ranks = {
         key.removesuffix(".lora_A.weight"): tensor.shape[0] if tensor.ndim else 0
         for key, tensor in state.items()
         if key.endswith(".lora_A.weight")
     }
-    _refuse_other_tensors(state, ranks, place_of)
-    _refuse_other_shapes(model, state, ranks, place_of)
+    _check_tensors(state, ranks, place_of)
+    _check_tensor_shapes(model, state, ranks, place_of)
     lora = _lora(config, place_of / CONFIG)
     for name, rank in ranks.items():
         if rank != lora.rank:
@@ -65,7 +65,7 @@ def load_adapter(model: Model, folder: Path) -> Adaptation:
 
 def _load_full(model: Model, folder: Path) -> FullTuning:
     record = _read_record(folder / RECORD)
-    _refuse_other_base(model, folder, record.get("base_model_name_or_path"), record.get("base_fingerprint"))
+    _check_base(model, folder, record.get("base_model_name_or_path"), record.get("base_fingerprint"))
     full = add_full(model)
     try:
         full.load(folder)
@@ -75,7 +75,7 @@ def _load_full(model: Model, folder: Path) -> FullTuning:
     return full
 
 
-def _refuse_other_base(model: Model, folder: Path, name: str | None, made_for: str | None) -> None:
+def _check_base(model: Model, folder: Path, name: str | None, made_for: str | None) -> None:
     if made_for is not None and made_for != model.fingerprint:
         raise InputError(
             f"{folder} adapts another base model: it was made for {name} "
@@ -98,7 +98,7 @@ def _lora(config: Mapping[str, Any], path: Path) -> LoRA:
     return LoRA.build({"rank": config["r"], "alpha": config["lora_alpha"], "dropout": dropout}, where=str(path))
 
 
-def _refuse_other_kinds(config: Mapping[str, Any], folder: Path) -> None:
+def _check_kinds(config: Mapping[str, Any], folder: Path) -> None:
     if config.get("peft_type") != "LORA":
         raise InputError(f"{folder} holds a {config.get('peft_type')} adapter; expected LORA")
     for key in _UNREAD:
@@ -125,7 +125,7 @@ def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str
         raise InputError(f"{path} is not a safetensors file ({error}); the adapter is damaged") from None
 
 
-def _refuse_other_tensors(state: Mapping[str, torch.Tensor], ranks: Mapping[str, int], folder: Path) -> None:
+def _check_tensors(state: Mapping[str, torch.Tensor], ranks: Mapping[str, int], folder: Path) -> None:
     """Refuse whatever `load_state` would pass over: its update would be missing from every probability."""
     read = {f"{name}.lora_{letter}.weight" for name in ranks for letter in "AB"}
     for name in sorted(state.keys() - read):
@@ -134,7 +134,7 @@ def _refuse_other_tensors(state: Mapping[str, torch.Tensor], ranks: Mapping[str,
         )
 
 
-def _refuse_other_shapes(
+def _check_tensor_shapes(
     model: Model, state: Mapping[str, torch.Tensor], ranks: Mapping[str, int], folder: Path
 ) -> None:
     modules = dict(model.network.named_modules())

@@ -135,7 +135,7 @@ def place(network: nn.Module, targets: Iterable[str], layers: str | None) -> lis
     wanted = _wanted_ends(ends, asked, model_type)
     modules = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
     found = [name for name in modules if any(name.endswith("." + end) for end in wanted)]
-    _refuse_missing(found, wanted, model_type, network)
+    _check_present(found, wanted, model_type, network)
     if layers is not None:
         chosen = parse_layers(layers, int(network.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
         found = [name for name in found if layer_of(name) in chosen]
@@ -163,7 +163,7 @@ def _wanted_ends(ends: _Ends, asked: list[str], model_type: str) -> dict[str, st
     return wanted
 
 
-def _refuse_missing(found: list[str], wanted: Mapping[str, str], model_type: str, network: nn.Module) -> None:
+def _check_present(found: list[str], wanted: Mapping[str, str], model_type: str, network: nn.Module) -> None:
     for end, target in wanted.items():
         if not any(name.endswith("." + end) for name in found):
             raise InputError(

@@ -33,7 +33,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricOverSeeds:
     """One metric of one configuration. Two kinds of noise, kept apart."""
 
     mean: float
@@ -51,7 +51,7 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False)
-class Units:
+class SharedInstances:
     """The test instances that the configurations of a block share, in the order of the first."""
 
     ids: tuple[str, ...]
@@ -59,7 +59,7 @@ class Units:
     groups: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, systems: Sequence[Posteriors]) -> Units:
+    def of(cls, systems: Sequence[Posteriors]) -> SharedInstances:
         """All instances of the systems, each once."""
         seen: dict[str, tuple[int, str]] = {}
         for system in systems:
@@ -81,12 +81,12 @@ class Units:
 def measure(
     configurations: Sequence[Mapping[int, Posteriors]],
     *,
-    units: Units,
+    instances: SharedInstances,
     metrics: Sequence[str],
     costs: StudyCosts | None,
     replicates: int,
     seed: int,
-) -> list[dict[str, Measured]]:
+) -> list[dict[str, MetricOverSeeds]]:
     """Each metric of each configuration, all resampled on the same draws of test instances.
 
     In every replicate each seed's metric is computed on the instances drawn (whole groups where there are any), and
@@ -94,14 +94,14 @@ def measure(
 
     Args:
         configurations: for each, seed → posteriors; at least one seed.
-        units: the instances of all of them.
+        instances: the instances of all of them.
         metrics: names; those of costs only where `costs` fit the number of choices.
         costs: of decisions, or None.
         replicates: bootstrap replicates; 0 for no intervals.
         seed: of the bootstrap.
     """
     names = [_applicable(metrics, seeds, costs) for seeds in configurations]
-    drawn = _replicates(configurations, names, units, costs, replicates, seed) if replicates else None
+    drawn = _replicates(configurations, names, instances, costs, replicates, seed) if replicates else None
     return [
         {name: _measured(seeds, name, costs, None if drawn is None else drawn[row][name]) for name in names[row]}
         for row, seeds in enumerate(configurations)
@@ -116,20 +116,20 @@ def _applicable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: 
 def _replicates(
     configurations: Sequence[Mapping[int, Posteriors]],
     names: Sequence[Sequence[str]],
-    units: Units,
+    instances: SharedInstances,
     costs: StudyCosts | None,
     replicates: int,
     seed: int,
 ) -> list[dict[str, Array]]:
     """For each configuration, metric → (replicates,) means over its seeds."""
-    resampling = Resampling(units.labels, seed=seed, groups=units.groups)
-    column = np.empty(len(units.ids), dtype=np.intp)
-    column[resampling.order] = np.arange(len(units.ids))
+    resampling = Resampling(instances.labels, seed=seed, groups=instances.groups)
+    column = np.empty(len(instances.ids), dtype=np.intp)
+    column[resampling.order] = np.arange(len(instances.ids))
     tables = []
     for seeds, wanted in zip(configurations, names, strict=True):
         used = [_costs_for(system, costs) for system in seeds.values()]
         made = [LossTable(s, metrics=wanted, costs=c) for s, c in zip(seeds.values(), used, strict=True)]
-        columns = [column[units.rows(s)[t.order]] for s, t in zip(seeds.values(), made, strict=True)]
+        columns = [column[instances.rows(s)[t.order]] for s, t in zip(seeds.values(), made, strict=True)]
         tables.append(list(zip(made, columns, used, strict=True)))
     pieces: list[dict[str, list[Array]]] = [{name: [] for name in wanted} for wanted in names]
     for counts in resampling.counts(replicates):
@@ -151,12 +151,14 @@ def metric_of(system: Posteriors, name: str, costs: StudyCosts | None = None) ->
     return float(getattr(system, name)(*extra))
 
 
-def _measured(seeds: Mapping[int, Posteriors], name: str, costs: StudyCosts | None, drawn: Array | None) -> Measured:
+def _measured(
+    seeds: Mapping[int, Posteriors], name: str, costs: StudyCosts | None, drawn: Array | None
+) -> MetricOverSeeds:
     values = np.array([metric_of(system, name, costs) for system in seeds.values()])
     finite = bool(np.isfinite(values).all())
     interval = None if drawn is None else percentile_interval(drawn, level=LEVEL)
     low, high = interval or (None, None)
-    return Measured(
+    return MetricOverSeeds(
         mean=float(values.mean()),
         spread=float(values.std(ddof=1)) if finite and len(values) > 1 else None,
         low=low,
@@ -178,7 +180,7 @@ def _why(seeds: Mapping[int, Posteriors], values: Sequence[float]) -> str:
     return "; ".join(parts)
 
 
-Mark = Literal["best", "tied", "told", ""]
+Mark = Literal["best", "tied", "worse", ""]
 """The best of its block, not to be told from the best, told from it (worse), or not ranked."""
 Side = Literal["better", "worse", "open"]
 """How a configuration stands to the base model; open: not to be told."""
@@ -210,9 +212,11 @@ def check_selection(select: str, *, costs: StudyCosts | None) -> None:
         raise unknown_name("metric to select by", select, known)
 
 
-def losses(seeds: Mapping[int, Posteriors], *, select: str, units: Units, costs: StudyCosts | None) -> Array:
-    """The loss behind a metric for each instance of `units` (U,), mean over the seeds that have the instance."""
-    total, count = np.zeros(len(units.ids)), np.zeros(len(units.ids))
+def losses(
+    seeds: Mapping[int, Posteriors], *, select: str, instances: SharedInstances, costs: StudyCosts | None
+) -> Array:
+    """The loss behind a metric for each instance of `instances` (U,), mean over the seeds that have the instance."""
+    total, count = np.zeros(len(instances.ids)), np.zeros(len(instances.ids))
     for system in seeds.values():
         if select in COST_METRICS:
             fitting = None if costs is None else costs.fitting(system.n_choices)
@@ -220,7 +224,7 @@ def losses(seeds: Mapping[int, Posteriors], *, select: str, units: Units, costs:
             rule = cost_rule(fitting)
         else:
             rule = _RULES[select]
-        rows = units.rows(system)
+        rows = instances.rows(system)
         np.add.at(total, rows, rule(system.log_posteriors, system.labels))
         np.add.at(count, rows, 1.0)
     return np.asarray(total / count)
@@ -249,7 +253,7 @@ def mark(
     means: Sequence[float],
     *,
     base: Sequence[int | None],
-    units: Units,
+    instances: SharedInstances,
     replicates: int,
     seed: int,
 ) -> Marks:
@@ -259,18 +263,18 @@ def mark(
         loss: for each configuration (U,), of the metric that selects.
         means: for each configuration, that metric as it is shown, turned so that lower is better.
         base: for each configuration, the one it is held against as its base model, or None.
-        units: the instances.
+        instances: the instances.
         replicates: bootstrap replicates of each comparison; more are drawn where the correction needs them.
         seed: of the bootstrap.
     """
     ranked = [row for row, mean in enumerate(means) if math.isfinite(mean)]
     best = min(ranked, key=lambda row: means[row], default=None)
     to_best = [None if row == best or math.isnan(means[row]) else best for row in range(len(loss))]
-    p = _adjusted(loss, to_best, units, replicates, seed)
-    marks: list[Mark] = ["" if value is None else "told" if value < ALPHA else "tied" for value in p]
+    p = _adjusted(loss, to_best, instances, replicates, seed)
+    marks: list[Mark] = ["" if value is None else "worse" if value < ALPHA else "tied" for value in p]
     if best is not None:
         marks[best] = "best"
-    of_base = _adjusted(loss, base, units, replicates, seed)
+    of_base = _adjusted(loss, base, instances, replicates, seed)
     sides = [_side(loss, row, base[row], value) for row, value in enumerate(of_base)]
     return Marks(best, tuple(marks), tuple(p), tuple(sides))
 
@@ -284,19 +288,19 @@ def _side(loss: Sequence[Array], row: int, base: int | None, p: float | None) ->
 
 
 def _adjusted(
-    loss: Sequence[Array], partners: Sequence[int | None], units: Units, replicates: int, seed: int
+    loss: Sequence[Array], partners: Sequence[int | None], instances: SharedInstances, replicates: int, seed: int
 ) -> list[float | None]:
     """The Holm-corrected p of each configuration against its partner; None where it has none."""
     pairs = [(row, partner) for row, partner in enumerate(partners) if partner is not None]
     drawn = max(replicates, _REPLICATES_PER_COMPARISON * len(pairs))
-    found = [_p(loss[row], loss[partner], units, drawn, seed) for row, partner in pairs]
+    found = [_p(loss[row], loss[partner], instances, drawn, seed) for row, partner in pairs]
     result: list[float | None] = [None] * len(loss)
     for (row, _), value in zip(pairs, holm(found) if found else (), strict=True):
         result[row] = float(value)
     return result
 
 
-def _p(a: Array, b: Array, units: Units, replicates: int, seed: int) -> float:
+def _p(a: Array, b: Array, instances: SharedInstances, replicates: int, seed: int) -> float:
     """Two-sided p of equal mean loss on the same instances."""
     if (a == b).all():
         return 1.0
@@ -304,4 +308,4 @@ def _p(a: Array, b: Array, units: Units, replicates: int, seed: int) -> float:
     if not all(ends):
         # One right answer that was ruled out makes the mean over all questions infinite, whatever else is drawn.
         return 1.0 if ends[0] == ends[1] else 0.0
-    return float(paired_bootstrap(a, b, groups=units.groups, replicates=replicates, seed=seed).p)
+    return float(paired_bootstrap(a, b, groups=instances.groups, replicates=replicates, seed=seed).p)

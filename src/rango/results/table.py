@@ -17,9 +17,9 @@ from rango.results.outcomes import Outcome
 from rango.results.statistics import (
     Mark,
     Marks,
-    Measured,
+    MetricOverSeeds,
+    SharedInstances,
     Side,
-    Units,
     check_selection,
     losses,
     mark,
@@ -45,7 +45,7 @@ class StudyRow:
     """The seeds that gave posteriors."""
     n: int | None
     """Test instances; None where no seed gave posteriors."""
-    cells: Mapping[str, Measured]
+    cells: Mapping[str, MetricOverSeeds]
     """Metric → what was measured; empty where no seed gave posteriors."""
     block: int | None
     """Which block it belongs to; None where no seed gave posteriors."""
@@ -191,21 +191,21 @@ class _Plan:
     def block(self, outcomes: Sequence[Outcome], places: Sequence[int], *, number: int) -> tuple[Block, list[StudyRow]]:
         """Measure and compare the configurations of one block."""
         systems = [outcome.posteriors for outcome in outcomes]
-        units = Units.of([system for seeds in systems for system in seeds.values()])
+        instances = SharedInstances.of([system for seeds in systems for system in seeds.values()])
         cells = measure(
             systems,
-            units=units,
+            instances=instances,
             metrics=self.metrics,
             costs=self.costs,
             replicates=self.replicates,
             seed=self.seed,
         )
         axes = [outcome.axes for outcome in outcomes]
-        marks = self._marks(systems, cells, _bases(axes), units)
+        marks = self._marks(systems, cells, _bases(axes), instances)
         floor = next((outcome.floor for outcome in outcomes if outcome.floor is not None), None)
         block = Block(
             task=axes[0].get(TASK),
-            n=len(units.ids),
+            n=len(instances.ids),
             rows=tuple(places),
             best=None if marks.best is None else places[marks.best],
             base=next((place for place, each in zip(places, axes, strict=True) if is_base(each)), None),
@@ -215,7 +215,7 @@ class _Plan:
             StudyRow(
                 outcome.axes,
                 tuple(outcome.posteriors),
-                len(units.ids),
+                len(instances.ids),
                 cells[i],
                 number,
                 outcome.failures,
@@ -231,17 +231,17 @@ class _Plan:
     def _marks(
         self,
         systems: Sequence[Mapping[int, Posteriors]],
-        cells: Sequence[Mapping[str, Measured]],
+        cells: Sequence[Mapping[str, MetricOverSeeds]],
         bases: Sequence[int | None],
-        units: Units,
+        instances: SharedInstances,
     ) -> Marks:
         if any(self.select not in found for found in cells):
             # The costs are of another task of the study: here nothing can be selected by them.
             return unranked(len(cells))
         sign = -1.0 if DIRECTIONS[self.select] == "higher" else 1.0
-        loss = [losses(seeds, select=self.select, units=units, costs=self.costs) for seeds in systems]
+        loss = [losses(seeds, select=self.select, instances=instances, costs=self.costs) for seeds in systems]
         means = [sign * found[self.select].mean for found in cells]
-        return mark(loss, means, base=bases, units=units, replicates=self.replicates, seed=self.seed)
+        return mark(loss, means, base=bases, instances=instances, replicates=self.replicates, seed=self.seed)
 
 
 def _blocks(outcomes: Sequence[Outcome]) -> list[tuple[int, ...]]:

@@ -20,7 +20,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 _REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError)
 
 
-def make_reader(model: Model) -> Reader:
+def probe_reader(model: Model) -> Reader:
     """Check how a model can be read, on a small tree of its own tokens.
 
     Two kinds of model give wrong scores silently when a tree is read as one row: those whose attention ignores the mask

@@ -15,7 +15,7 @@ from rango.models.adapter import Adapter
 from rango.models.loading import Model
 from rango.options import Form, ScoringOptions
 from rango.scoring.forward import Reader, longest_short_rope, shared_beginning
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Instance, Task, few_shot
 
@@ -56,7 +56,7 @@ def evaluate(
     task = few_shot(task, shots=options.shots, seed=options.shots_seed)
     form = options.form or task.default_form
     trees = encode(model, instances, task=task, form=form)
-    return as_posteriors(score(make_reader(model), trees, options=options, form=form).values, instances)
+    return as_posteriors(score(probe_reader(model), trees, options=options, form=form).values, instances)
 
 
 def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posteriors:
@@ -177,7 +177,7 @@ def score_samples(
     Raises:
         InputError: an adapter without dropout: every pass would be the same.
     """
-    refuse_no_dropout(adapter)
+    check_dropout(adapter)
     network, device = reader.model.network, reader.model.device
     network.train(False)
     found = []
@@ -201,7 +201,7 @@ def mean_posteriors(samples: Sequence[Scores], instances: Sequence[Instance]) ->
     return average_posteriors([as_posteriors(scores.values, instances) for scores in samples])
 
 
-def refuse_no_dropout(adapter: Adapter) -> None:
+def check_dropout(adapter: Adapter) -> None:
     """Raise InputError for an adapter that was trained without dropout."""
     if not adapter.lora.dropout:
         raise InputError(

@@ -73,7 +73,7 @@ def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: For
     trees = []
     for instance, prompt, trunk in zip(batch, prompts, tokens, strict=False):
         branches = [_branch(instance, prompt, trunk, next(paths), k) for k in range(len(prompt.branches))]
-        _refuse_inseparable(model, instance, prompt, branches, form)
+        _check_separable(model, instance, prompt, branches, form)
         tree = TokenTree(
             id=instance.id,
             trunk=model.special_prefix + tuple(trunk),
@@ -81,7 +81,7 @@ def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: For
             characters=tuple(len(branch.strip()) for branch in prompt.branches),
             label=instance.label,
         )
-        _refuse_long(model, instance, tree, shots=len(task.shots))
+        _check_length(model, instance, tree, shots=len(task.shots))
         trees.append(tree)
     return trees
 
@@ -96,7 +96,7 @@ def _branch(instance: Instance, prompt: Prompt, trunk: Sequence[int], path: Sequ
     return tuple(path[shared:])
 
 
-def _refuse_inseparable(
+def _check_separable(
     model: Model, instance: Instance, prompt: Prompt, branches: Sequence[tuple[int, ...]], form: Form
 ) -> None:
     for k, branch in enumerate(branches):
@@ -116,7 +116,7 @@ def _refuse_inseparable(
             )
 
 
-def _refuse_long(model: Model, instance: Instance, tree: TokenTree, *, shots: int) -> None:
+def _check_length(model: Model, instance: Instance, tree: TokenTree, *, shots: int) -> None:
     limit = model.context_length
     if limit is not None and tree.path_length > limit:
         before, fewer = (f" with {shots} shots before it", "take fewer shots, ") if shots else ("", "")

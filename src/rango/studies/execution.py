@@ -22,13 +22,13 @@ from rango.errors import InputError, Interrupted, RunError
 from rango.files import read_yaml, write_yaml
 from rango.studies.optuna_search import Searcher
 from rango.studies.plan import Job, Plan, own_model, plan_study
-from rango.studies.queue import Unit, dissolve, form_banks, has_model, units
+from rango.studies.queue import WorkItem, dissolve, form_banks, has_model, work_items
 from rango.studies.store import Store
 from rango.studies.study import Study
 
 _WATCH_SECONDS = 0.25
-_DEATHS = 2  # of workers in the same unit, before the unit is given up
-_NOTHING = ""  # stands for the unit of a worker that died outside of any
+_DEATHS = 2  # of workers in the same item, before the item is given up
+_NOTHING = ""  # stands for the item of a worker that died outside of any
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Workers:
     _deaths: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> None:
-        """Work until every unit is done or failed.
+        """Work until every item is done or failed.
 
         Raises:
             Interrupted: SIGINT or SIGTERM; the workers saved what they were doing.
@@ -85,7 +85,7 @@ class Workers:
         return process
 
     def _replace_dead(self) -> None:
-        """A worker that was killed is replaced; a unit in which that happens twice is given up."""
+        """A worker that was killed is replaced; a item in which that happens twice is given up."""
         for number, process in enumerate(self._running):
             if process.is_alive() or not process.exitcode:
                 continue
@@ -96,17 +96,17 @@ class Workers:
         assert process.exitcode is not None
         words = _exit_words(process.exitcode)
         found = self._units_of(process.pid)
-        for unit in found:
-            self._deaths[unit.id] += 1
-            if self._deaths[unit.id] >= _DEATHS:
-                give_up(self.store, unit, f"its worker died {_DEATHS} times ({words}); out of memory?")
+        for item in found:
+            self._deaths[item.id] += 1
+            if self._deaths[item.id] >= _DEATHS:
+                give_up(self.store, item, f"its worker died {_DEATHS} times ({words}); out of memory?")
         if not found:
             self._deaths[_NOTHING] += 1
             if self._deaths[_NOTHING] > _DEATHS * self.count:
                 log = self.store.path / "logs" / f"worker-{number}.log"
                 raise RunError(f"workers die before they begin anything ({words}); the reason is in {log}")
 
-    def _units_of(self, pid: int | None) -> list[Unit]:
+    def _units_of(self, pid: int | None) -> list[WorkItem]:
         """The units that a process of this machine holds claims on."""
         held = set()
         for file in self.store.claims.glob("*.claim"):
@@ -116,7 +116,7 @@ class Workers:
                 continue
             if (owner.get("host"), owner.get("pid")) == (socket.gethostname(), pid):
                 held.add(file.stem)
-        return [unit for unit in units(self.store.read_plan(), self.store) if unit.id in held]
+        return [item for item in work_items(self.store.read_plan(), self.store) if item.id in held]
 
     def _stop(self, number: int) -> None:
         """Pass the signal on, and wait until everything is saved."""
@@ -129,10 +129,10 @@ class Workers:
         raise Interrupted(number, f"stopped by {name}; everything is saved, repeat the command to go on")
 
 
-def give_up(store: Store, unit: Unit, reason: str) -> None:
-    """Leave a unit in which workers die: a bank is divided into its runs, anything else has failed."""
-    if not dissolve(store, unit, why=reason):
-        for name in unit.unfinished_ids(store):
+def give_up(store: Store, item: WorkItem, reason: str) -> None:
+    """Leave a item in which workers die: a bank is divided into its runs, anything else has failed."""
+    if not dissolve(store, item, why=reason):
+        for name in item.unfinished_ids(store):
             store.write_failure(name, reason)
 
 
@@ -225,7 +225,7 @@ def prepare(study: Study, out: Path) -> tuple[Plan, Store]:
     return searcher.plan(), store
 
 
-def refuse_parallel_search(study: Study, *, workers: int = 1, ray: str | None = None) -> None:
+def check_parallel_search(study: Study, *, workers: int = 1, ray: str | None = None) -> None:
     """Raise InputError where a search is to run on several workers or on Ray: each trial builds on the earlier ones."""
     if study.search is not None and (workers > 1 or ray is not None):
         raise InputError("a search runs its trials one after the other; leave --workers and --ray out")
@@ -295,7 +295,7 @@ def run_study(
     Raises:
         Interrupted: a signal; everything is saved.
     """
-    refuse_parallel_search(study, workers=workers)
+    check_parallel_search(study, workers=workers)
     begin(study, plan, store, workers=workers, bank=bank, retry=retry)
     try:
         Workers(store, plan, workers, watch).run()

@@ -17,7 +17,7 @@ from rich.text import Text
 from rango.files import read_yaml
 from rango.studies.axes import TASK, Names, axis_text, short_name, varied_axes
 from rango.studies.plan import MODELS, Job, Plan
-from rango.studies.queue import Unit, has_model, is_stale, units
+from rango.studies.queue import WorkItem, has_model, is_stale, work_items
 from rango.studies.store import ENDED, Status, Store
 
 _ROWS = 12
@@ -74,7 +74,7 @@ class Watch:
     _seen: dict[str, Status] = field(default_factory=dict)
     """Of jobs and of the study's own models."""
     _since: dict[str, float] = field(default_factory=dict)
-    """Unit that is being done -> when that was first seen."""
+    """WorkItem that is being done -> when that was first seen."""
     _totals: dict[str, int] = field(default_factory=dict)
     _read: int = 0
     """When the plan that is known was written, in ns."""
@@ -139,7 +139,7 @@ class Watch:
     def table(self) -> Group:
         """How far things are, as a renderable."""
         working = self._working()
-        running = {job.id for unit in working if unit.kind != "measure" for job in self._left(unit)}
+        running = {job.id for item in working if item.kind != "measure" for job in self._left(item)}
         counts: dict[Status, int] = dict.fromkeys(("done", "started", "waiting", "failed", "pruned"), 0)
         for job in self.plan.jobs:
             counts[self._seen.get(job.id, "waiting")] += 1
@@ -153,7 +153,7 @@ class Watch:
             line.append(f" · {counts['failed']} failed", style="red")
         line.append(f" · {_minutes(elapsed)}", style="dim")
         rows = Table.grid(padding=(0, 2))
-        shown = [row for unit in working for row in self._rows(unit)]
+        shown = [row for item in working for row in self._rows(item)]
         for name, bar, *words in shown[:_ROWS]:
             rows.add_row(
                 Text(name, overflow="ellipsis", no_wrap=True), bar, *(Text(each, style="dim") for each in words)
@@ -161,31 +161,31 @@ class Watch:
         more = [Text(f"and {len(shown) - _ROWS} more", style="dim")] if len(shown) > _ROWS else []
         return Group(line, rows, *more)
 
-    def _working(self) -> list[Unit]:
+    def _working(self) -> list[WorkItem]:
         """What is being done now, by workers that are alive: what an earlier start left half-finished is not."""
         claimed = {file.stem for file in self.store.claims.glob("*.claim") if not is_stale(file)}
-        found = [unit for unit in units(self.plan, self.store) if unit.id in claimed] if claimed else []
+        found = [item for item in work_items(self.plan, self.store) if item.id in claimed] if claimed else []
         now = time.monotonic()
-        self._since = {unit.id: self._since.get(unit.id, now) for unit in found}
+        self._since = {item.id: self._since.get(item.id, now) for item in found}
         return found
 
-    def _left(self, unit: Unit) -> list[Job]:
-        return [job for job in unit.jobs if self._seen.get(job.id) not in ENDED]
+    def _left(self, item: WorkItem) -> list[Job]:
+        return [job for job in item.jobs if self._seen.get(job.id) not in ENDED]
 
-    def _rows(self, unit: Unit) -> Iterator[tuple[str, ProgressBar, str, str]]:
-        """A name, a bar, how far, and what else is known, for each thing that a unit does at once."""
-        passed = time.monotonic() - self._since[unit.id]
-        if unit.kind == "model":
-            options = self.plan.models[unit.id].options
+    def _rows(self, item: WorkItem) -> Iterator[tuple[str, ProgressBar, str, str]]:
+        """A name, a bar, how far, and what else is known, for each thing that a item does at once."""
+        passed = time.monotonic() - self._since[item.id]
+        if item.kind == "model":
+            options = self.plan.models[item.id].options
             budget = 60 * (options.minutes or 0)
             size = f"{options.tokens:,} tokens" if options.tokens else f"{options.minutes:g} min" if budget else ""
-            yield model_name(unit.id), _bar(passed, budget), _minutes(passed), f"pre-training {size}".rstrip()
-        elif unit.kind == "base":
-            yield self.names.get(unit.id, unit.id), _bar(), _minutes(passed), "scoring"
-        elif unit.kind == "measure":
-            yield f"{len(unit.jobs)} runs", _bar(), _minutes(passed), "measuring how many to train in one pass"
+            yield model_name(item.id), _bar(passed, budget), _minutes(passed), f"pre-training {size}".rstrip()
+        elif item.kind == "base":
+            yield self.names.get(item.id, item.id), _bar(), _minutes(passed), "scoring"
+        elif item.kind == "measure":
+            yield f"{len(item.jobs)} runs", _bar(), _minutes(passed), "measuring how many to train in one pass"
         else:
-            for job in self._left(unit):
+            for job in self._left(item):
                 yield self._row(job)
 
     def _row(self, job: Job) -> tuple[str, ProgressBar, str, str]:

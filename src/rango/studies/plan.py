@@ -52,7 +52,7 @@ class Row(Config):
 
 
 class Job(Config):
-    """One unit of computation whose result is kept: `base` scores an unadapted model, `run` fine-tunes."""
+    """One item of computation whose result is kept: `base` scores an unadapted model, `run` fine-tunes."""
 
     id: str
     kind: Literal["base", "run"]

@@ -128,7 +128,7 @@ _LARGEST_BANK = 8
 
 
 @dataclass(frozen=True)
-class Unit:
+class WorkItem:
     """One claim's worth of work."""
 
     id: str
@@ -151,7 +151,7 @@ class Unit:
         return all(store.status(job) in ENDED for job in self.jobs)
 
     def unfinished_ids(self, store: Store) -> list[str]:
-        """The ids that a failure of this unit is remembered under."""
+        """The ids that a failure of this item is remembered under."""
         if self.kind == "model":
             return [self.id]
         return [job.id for job in self.jobs if store.status(job) not in ENDED]
@@ -182,29 +182,29 @@ def has_model(store: Store, name: str) -> bool:
     return (store.path / MODELS / name / "config.json").is_file()
 
 
-def units(plan: Plan, store: Store) -> Iterator[Unit]:
+def work_items(plan: Plan, store: Store) -> Iterator[WorkItem]:
     """All units of a plan, what others build on first."""
     for name in plan.models:
-        yield Unit(name, "model", ())
+        yield WorkItem(name, "model", ())
     for job in plan.jobs:
         if job.kind == "base":
-            yield Unit(job.id, "base", (job,))
+            yield WorkItem(job.id, "base", (job,))
     banked = set()
     for file, bank in read_banks(store):
         members = [plan.job(name) for name in bank["runs"] if plan.has_job(name)]
         if bank["size"] is None:
             banked |= {job.id for job in members}
-            yield Unit(file.stem, "measure", tuple(members))
+            yield WorkItem(file.stem, "measure", tuple(members))
         elif bank["size"] > 1:
             for start in range(0, len(bank["runs"]), bank["size"]):
                 part = set(bank["runs"][start : start + bank["size"]]).difference(bank.get("alone", ()))
                 jobs = tuple(job for job in members if job.id in part)
                 banked |= {job.id for job in jobs}
                 if jobs:
-                    yield Unit(f"{file.stem}-{start}", "bank", jobs)
+                    yield WorkItem(f"{file.stem}-{start}", "bank", jobs)
     for job in plan.jobs:
         if job.kind == "run" and job.id not in banked:
-            yield Unit(job.id, "run", (job,))
+            yield WorkItem(job.id, "run", (job,))
 
 
 def read_banks(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -221,23 +221,23 @@ def write_bank(file: Path, runs: Sequence[str], *, size: int | None, why: str) -
     write_json(file, {"runs": list(runs), "size": size, "why": why})
 
 
-def dissolve(store: Store, unit: Unit, *, why: str) -> bool:
+def dissolve(store: Store, item: WorkItem, *, why: str) -> bool:
     """Have the runs of a bank that failed trained one by one, so that one of them does not end the others.
 
     Returns:
-        Whether `unit` was a bank; the unit of one run cannot be divided.
+        Whether `item` was a bank; the item of one run cannot be divided.
     """
-    if unit.kind not in ("measure", "bank"):
+    if item.kind not in ("measure", "bank"):
         return False
-    file = store.path / BANKS / f"{unit.id.partition('-')[0]}.json"
+    file = store.path / BANKS / f"{item.id.partition('-')[0]}.json"
     with lock(store.claims):
         bank = read_json(file)
-        if unit.kind == "measure":
+        if item.kind == "measure":
             bank["size"] = 1
         else:
-            bank["alone"] = [*bank.get("alone", ()), *(job.id for job in unit.jobs)]
+            bank["alone"] = [*bank.get("alone", ()), *(job.id for job in item.jobs)]
         write_json(file, {**bank, "why": f"{bank['why']}; one by one: {why}"})
-    unit.state(store).unlink(missing_ok=True)
+    item.state(store).unlink(missing_ok=True)
     return True
 
 

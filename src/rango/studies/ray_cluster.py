@@ -16,11 +16,11 @@ from typing import Any
 from rango.errors import InputError
 from rango.studies.execution import Bank, begin, give_up
 from rango.studies.plan import Plan, groups
-from rango.studies.queue import units
+from rango.studies.queue import work_items
 from rango.studies.store import ENDED, Store
 from rango.studies.study import Study
 
-_DEATHS = 2  # of tasks in the same unit, before the unit is given up
+_DEATHS = 2  # of tasks in the same item, before the item is given up
 _WAIT_SECONDS = 0.5
 
 
@@ -88,7 +88,7 @@ def work_group(path: str, folder: str, group: str) -> str:
 def _collect(ray: Any, task: Any, group: str, plan: Plan, store: Store, deaths: Counter[str]) -> bool:
     """Whether a task that has ended is over; one that died is to be started again.
 
-    A unit in which tasks die is given up, so that the rest of its group gets done.
+    A item in which tasks die is given up, so that the rest of its group gets done.
     """
     try:
         ray.get(task)
@@ -96,12 +96,12 @@ def _collect(ray: Any, task: Any, group: str, plan: Plan, store: Store, deaths: 
         _fail(plan, store, group, f"its Ray task failed: {str(error.cause).splitlines()[0]}")
     except ray.exceptions.RayError as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        held = [unit for unit in units(plan, store) if unit.group == group and store.is_claimed(unit.id)]
-        for name in [unit.id for unit in held] or [group]:
+        held = [item for item in work_items(plan, store) if item.group == group and store.is_claimed(item.id)]
+        for name in [item.id for item in held] or [group]:
             deaths[name] += 1
-        for unit in held:
-            if deaths[unit.id] >= _DEATHS:
-                give_up(store, unit, f"its Ray task died {_DEATHS} times ({reason}); out of memory?")
+        for item in held:
+            if deaths[item.id] >= _DEATHS:
+                give_up(store, item, f"its Ray task died {_DEATHS} times ({reason}); out of memory?")
         if deaths[group] <= _DEATHS:
             return False
         _fail(plan, store, group, f"its Ray task died before it began anything ({reason})")

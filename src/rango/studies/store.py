@@ -47,7 +47,7 @@ class Store:
         return self.path / "claims"
 
     def is_claimed(self, name: str) -> bool:
-        """Whether there is a claim on a unit, be its owner alive or not."""
+        """Whether there is a claim on a item, be its owner alive or not."""
         return (self.claims / f"{name}.claim").is_file()
 
     def folder(self, job: Job) -> Path:
@@ -110,7 +110,7 @@ class Store:
     def record(self, job: Job) -> Mapping[str, Any]:
         """run.yaml of a job, empty before it is written. It is parsed again only after it was written again.
 
-        A worker looks at every job before each unit; a file is replaced as a whole, so its inode or time tells.
+        A worker looks at every job before each item; a file is replaced as a whole, so its inode or time tells.
         """
         file = self.folder(job) / "run.yaml"
         try:

@@ -20,12 +20,12 @@ from rango.models.adapter import Adapter
 from rango.models.loading import Model, load_model
 from rango.models.peft_format import load_adapter
 from rango.options import ModelOptions, ScoringOptions, Split, TaskOptions
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import evaluate, mean_posteriors, score_samples
 from rango.scoring.trees import encode
 from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.pretrained_models import ModelSpec
-from rango.studies.queue import BANKS, Claim, Unit, claim, dissolve, units, write_bank
+from rango.studies.queue import BANKS, Claim, WorkItem, claim, dissolve, work_items, write_bank
 from rango.studies.store import Store
 from rango.tasks import Task, load_task, simulated_narratives
 from rango.training.bank import BankJob, OnValidation
@@ -71,60 +71,60 @@ class Worker:
         self.work()
 
     def _next(self) -> str | None:
-        """Do one unit; "wait" when all that is left is being done elsewhere, None when nothing is left."""
-        left = [unit for unit in self._units() if not unit.finished(self.store)]
+        """Do one item; "wait" when all that is left is being done elsewhere, None when nothing is left."""
+        left = [item for item in self._work_items() if not item.finished(self.store)]
         # Those of the group that is loaded first.
-        for unit in sorted(left, key=lambda unit: unit.group != self._group):
-            ready = unit.waits_for(self.store, self.plan)
+        for item in sorted(left, key=lambda item: item.group != self._group):
+            ready = item.waits_for(self.store, self.plan)
             if ready == "others":
                 continue
-            held = self._claim = claim(self.store.claims, unit.id)
+            held = self._claim = claim(self.store.claims, item.id)
             if held is None:
                 continue
             try:
-                # Between the look and the claim another worker may have finished the unit, or cut the bank anew.
-                if unit not in self._units() or unit.finished(self.store):
+                # Between the look and the claim another worker may have finished the item, or cut the bank anew.
+                if item not in self._work_items() or item.finished(self.store):
                     pass
                 elif ready == "failed":
-                    cause = unit.cause(self.store, self.plan).removeprefix(_BELOW)
-                    self._fail(unit, _BELOW + cause)
+                    cause = item.cause(self.store, self.plan).removeprefix(_BELOW)
+                    self._fail(item, _BELOW + cause)
                 else:
-                    self._do(unit)
+                    self._do(item)
             finally:
                 held.release()
             return "done"
         return "wait" if left else None
 
-    def _units(self) -> Iterator[Unit]:
-        for unit in units(self.plan, self.store):
-            if self.only is None or unit.group is None or unit.group in self.only:
-                yield unit
+    def _work_items(self) -> Iterator[WorkItem]:
+        for item in work_items(self.plan, self.store):
+            if self.only is None or item.group is None or item.group in self.only:
+                yield item
 
-    def _fail(self, unit: Unit, reason: str, details: str = "") -> None:
-        for name in unit.unfinished_ids(self.store):
+    def _fail(self, item: WorkItem, reason: str, details: str = "") -> None:
+        for name in item.unfinished_ids(self.store):
             self.store.write_failure(name, reason, details=details)
 
-    def _do(self, unit: Unit) -> None:
+    def _do(self, item: WorkItem) -> None:
         try:
-            if unit.kind == "model":
-                self._pretrain(unit.id)
-            elif unit.kind == "base":
-                self._score_base(unit.jobs[0])
-            elif unit.kind == "measure":
-                self._measure(unit)
+            if item.kind == "model":
+                self._pretrain(item.id)
+            elif item.kind == "base":
+                self._score_base(item.jobs[0])
+            elif item.kind == "measure":
+                self._measure(item)
             else:
-                self._train(unit)
+                self._train(item)
         except Interrupted:
             raise
-        # Whatever ends one unit (bad data, divergence, memory) must not end the others.
+        # Whatever ends one item (bad data, divergence, memory) must not end the others.
         except Exception as error:
             self._loaded, self._group = None, None
             if self._claim is not None and not self._claim.is_held():
                 return  # taken over while this machine was out of reach: its new owner says what comes of it
             reason = str(error) or type(error).__name__
             # In a bank it may be the fault of one run, or of their number.
-            if not dissolve(self.store, unit, why=reason):
-                self._fail(unit, reason, traceback.format_exc())
+            if not dissolve(self.store, item, why=reason):
+                self._fail(item, reason, traceback.format_exc())
 
     def _pretrain(self, name: str) -> None:
         spec = self.plan.models[name]
@@ -154,26 +154,26 @@ class Worker:
                 self.store.write_posteriors(job, split, "floor", floor)
             self.store.write_posteriors(job, split, "base", posteriors)
 
-    def _measure(self, unit: Unit) -> None:
+    def _measure(self, item: WorkItem) -> None:
         """Find out how many of a bank's runs are best trained in one pass, and write it down."""
-        model, task = self._load(unit.jobs[0])
-        choice = choose_bank(model, task, self._bank_jobs(unit.jobs))
-        names = [job.id for job in unit.jobs]
-        write_bank(self.store.path / BANKS / f"{unit.id}.json", names, size=choice.size, why=choice.reason)
+        model, task = self._load(item.jobs[0])
+        choice = choose_bank(model, task, self._bank_jobs(item.jobs))
+        names = [job.id for job in item.jobs]
+        write_bank(self.store.path / BANKS / f"{item.id}.json", names, size=choice.size, why=choice.reason)
 
     def _bank_jobs(self, jobs: Sequence[Job]) -> list[BankJob]:
         return [BankJob(out=self.store.folder(job), config=job.config) for job in jobs]
 
-    def _train(self, unit: Unit) -> None:
-        jobs = [job for job in unit.jobs if self.store.status(job) != "failed"]
+    def _train(self, item: WorkItem) -> None:
+        jobs = [job for job in item.jobs if self.store.status(job) != "failed"]
         model, task = self._load(jobs[0])
         base = self.plan.job(jobs[0].base)
         for job in jobs:
             self.store.relocate(job)
         splits = {split: self.store.posteriors(base, split, "base") for split in ("validation", "test")}
-        if unit.kind == "bank":
+        if item.kind == "bank":
             finetune_bank(
-                model, task, self._bank_jobs(jobs), state=unit.state(self.store), base=splits, screen=self.screen
+                model, task, self._bank_jobs(jobs), state=item.state(self.store), base=splits, screen=self.screen
             )
         elif not self.store.is_trained(jobs[0]):
             folder = self.store.folder(jobs[0])
@@ -207,7 +207,7 @@ class Worker:
         trees = encode(model, instances, task=task, form=form)
         options, seed = job.config.pick(ScoringOptions), job.config.seed
         passes = score_samples(
-            make_reader(model), trees, adapter=adapter, samples=count, seed=seed, options=options, form=form
+            probe_reader(model), trees, adapter=adapter, samples=count, seed=seed, options=options, form=form
         )
         return mean_posteriors(passes, instances)
 

@@ -18,7 +18,7 @@ from typing import Any
 from rango.errors import InputError
 from rango.files import read_rows
 from rango.options import TaskOptions, Words
-from rango.tasks.sources import Repository, Row, find_file, hub_rows, located, need_folder, text_of
+from rango.tasks.sources import Repository, Row, check_folder, find_file, hub_rows, located, text_of
 from rango.tasks.splits import cut, group_overlapping
 from rango.tasks.task import Instance, Task, Templates, context_group
 
@@ -88,7 +88,7 @@ def _rows(data: Path | None) -> tuple[list[Row], list[Row], list[Row]]:
     if data is None:
         train, validation = hub_rows(HUB, ("train", "validation"), task="hellaswag", files=FILES)
         return train, validation, []
-    need_folder(data)
+    check_folder(data)
     if data.is_file():
         return [], _file_rows(data), []
     train_path, validation_path = find_file(data, TRAIN_FILES), find_file(data, VALIDATION_FILES)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rango.errors import InputError
 from rango.files import read_rows, read_text
 from rango.options import TaskOptions
-from rango.tasks.sources import Repository, Row, find_file, hub_rows, located, need_folder, text_of
+from rango.tasks.sources import Repository, Row, check_folder, find_file, hub_rows, located, text_of
 from rango.tasks.splits import cut
 from rango.tasks.task import Instance, Task, Templates, context_group
 
@@ -37,7 +37,7 @@ def load_socialiqa(options: TaskOptions) -> Task:
     if options.data is None:
         train_rows, test_rows = hub_rows(HUB, ("train", "validation"), task="socialiqa", files=FILES)
     else:
-        need_folder(options.data)
+        check_folder(options.data)
         train_rows, test_rows = _folder_rows(options.data, "train"), _folder_rows(options.data, "dev")
     parts = cut(_instances(train_rows, "train"), options, test=_instances(test_rows, "dev"))
     return Task(

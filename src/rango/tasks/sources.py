@@ -29,7 +29,7 @@ def find_file(folder: Path, names: Sequence[str]) -> Path | None:
     return None
 
 
-def need_folder(path: Path) -> None:
+def check_folder(path: Path) -> None:
     """Raise an InputError if `path` does not exist."""
     if not path.exists():
         raise InputError(f"data folder {path} does not exist; give the folder that holds the task's files")

@@ -70,7 +70,7 @@ def bankable(configs: Sequence[FinetuneConfig]) -> str | None:
     return None
 
 
-def refuse_unbankable(jobs: Sequence[BankJob]) -> None:
+def check_bankable(jobs: Sequence[BankJob]) -> None:
     """Refuse jobs that cannot be one bank.
 
     Raises:

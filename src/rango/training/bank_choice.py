@@ -18,13 +18,13 @@ import torch
 from rango.models.adapter import add_bank
 from rango.models.loading import Model
 from rango.scoring.forward import Reader
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Task
 from rango.training.bank import BankJob, bankable, run_key
 from rango.training.run_folder import RunWriter
 from rango.training.trainer import accumulate_gradients
-from rango.training.training_run import Data, Member
+from rango.training.training_run import Data, TrainingRun
 
 _WORTH = 1.05
 """A bank must be this many times faster, as it also holds back the first result until the last is there."""
@@ -80,7 +80,7 @@ def choose_bank(model: Model, task: Task, jobs: Sequence[BankJob], *, measure: b
         return BankChoice(1, f"trained apart: a step of each takes about {_gigabytes(each)} and two do not fit")
     if not (model.device.type != "cpu" if measure is None else measure):
         return _by_arithmetic(model, trees, rows, size)
-    data = Data(make_reader(model), form, trees, (), ())
+    data = Data(probe_reader(model), form, trees, (), ())
     ratios: dict[int, float] = {}
     for tried in sorted({size, -(-size // 2), 2}):
         try:
@@ -147,7 +147,7 @@ def _measure(model: Model, data: Data, jobs: Sequence[BankJob]) -> float:
     adapters = add_bank(model, [(job.config.lora, job.config.seed) for job in jobs])
     try:
         members = [
-            Member(run_key(job.config), job.config, adapter, RunWriter(job.out, {}), data)
+            TrainingRun(run_key(job.config), job.config, adapter, RunWriter(job.out, {}), data)
             for job, adapter in zip(jobs, adapters, strict=True)
         ]
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -163,7 +163,7 @@ def _measure(model: Model, data: Data, jobs: Sequence[BankJob]) -> float:
     return apart / together
 
 
-def _time(reader: Reader, groups: Sequence[Sequence[Member]], *, step: int) -> float:
+def _time(reader: Reader, groups: Sequence[Sequence[TrainingRun]], *, step: int) -> float:
     """Seconds for the gradients of one step of all members, group by group."""
     device = reader.model.device
     started = time.perf_counter()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from rango.errors import InputError
 from rango.files import atomic_path
-from rango.models.adapter import Adaptation
+from rango.models.adapter import TrainableModel
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Saved(Protocol):
 
     key: str
     """Tells the members of a bank apart, the same whenever the same run is asked for."""
-    adapter: Adaptation
+    adapter: TrainableModel
     optimizer: torch.optim.Optimizer
     progress: Progress
 

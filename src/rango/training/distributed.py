@@ -22,25 +22,25 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """Which of how many processes this one is. Alone, everything here is what it would be without it.
 
     Only the first writes files. All take the same steps in the same order, so a decision that depends on files or on
-    the clock is the first one's, told to the others by `agree`.
+    the clock is the first one's, sent to the others by `broadcast`.
     """
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def current(cls) -> Ranks:
+    def current(cls) -> ProcessGroup:
         """Those of the process group that is open; one alone if there is none."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
@@ -69,11 +69,11 @@ class Ranks:
         """Whether the flag is set in any process."""
         return any(self._gather(flag))
 
-    def agree(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The first process's value."""
         return self._gather(value)[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when every process has come here: what the first has written is there for all."""
         self._gather(None)
 
@@ -104,13 +104,13 @@ class Ranks:
         return found
 
 
-ALONE = Ranks()
+ALONE = ProcessGroup()
 """One process without others."""
 
 
 @contextmanager
-def launched(device: str) -> Iterator[tuple[Ranks, str]]:
-    """Join the processes that `torchrun` started, if it did; gives the ranks and the device of this process.
+def launched(device: str) -> Iterator[tuple[ProcessGroup, str]]:
+    """Join the processes that `torchrun` started, if it did; gives the processes and the device of this process.
 
     With `auto` or `cuda` each process takes the GPU of its local rank (NCCL); on CPUs they talk through gloo. If a
     process fails it ends at once and torchrun ends the others: nobody waits for it in the block.
@@ -120,12 +120,12 @@ def launched(device: str) -> Iterator[tuple[Ranks, str]]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
-        yield Ranks(), device
+        yield ProcessGroup(), device
         return
     chosen = choose_device(device)
     if str(chosen) == "cuda":
         chosen = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    yield Ranks.current(), str(chosen)
+    yield ProcessGroup.current(), str(chosen)
     dist.destroy_process_group()

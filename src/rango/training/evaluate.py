@@ -18,12 +18,12 @@ from rango.decisions import (
 )
 from rango.errors import InputError
 from rango.files import holds_files, read_yaml, write_json, write_yaml
-from rango.models.adapter import Adaptation, Adapter
+from rango.models.adapter import Adapter, TrainableModel
 from rango.models.loading import Model
 from rango.models.peft_format import load_adapter
 from rango.options import EvaluateConfig, Form, Split, TaskOptions
-from rango.scoring.probe import make_reader
-from rango.scoring.scorer import as_posteriors, mean_posteriors, refuse_no_dropout, score, score_samples
+from rango.scoring.probe import probe_reader
+from rango.scoring.scorer import as_posteriors, check_dropout, mean_posteriors, score, score_samples
 from rango.scoring.trees import encode
 from rango.tasks import TASKS, Instance, Task, few_shot, load_task, true_log_posteriors
 from rango.training.run_folder import Run, as_json, versions
@@ -109,7 +109,7 @@ def as_the_run(config: EvaluateConfig) -> tuple[EvaluateConfig, tuple[str, ...]]
     return complete, (f"as in {run.path / 'run.yaml'}: {', '.join(told)}",) if told else ()
 
 
-def refuse_other_data(task: Task, config: EvaluateConfig) -> tuple[str, ...]:
+def check_data(task: Task, config: EvaluateConfig) -> tuple[str, ...]:
     """Refuse data that hold what the adapter was trained on; returns what should be said of data that are not its own.
 
     Raises:
@@ -130,11 +130,11 @@ def refuse_other_data(task: Task, config: EvaluateConfig) -> tuple[str, ...]:
             f"{config.task} is not what {run.path} was trained on (fingerprint {then}, now {task.fingerprint}): it has "
             "changed since, and training instances may be among these; put it back, or give --other-data"
         )
-    _refuse_seen(run, asked, task, config)
+    _check_unseen(run, asked, task, config)
     return ()
 
 
-def _refuse_seen(run: Run, trained_on: Task, task: Task, config: EvaluateConfig) -> None:
+def _check_unseen(run: Run, trained_on: Task, task: Task, config: EvaluateConfig) -> None:
     # Validation instances chose the checkpoint: they are no test either.
     seen_splits: dict[Split, tuple[Split, ...]] = {
         "train": (),
@@ -190,18 +190,18 @@ def write_evaluation(
         InputError: bad data or adapter, data that the adapter's run has seen (see `other_data`), or `out` holds other
             files; nothing is written then.
     """
-    _refuse_other_files(out, config)
-    notes = (*notes, *refuse_other_data(task, config))
+    _check_files(out, config)
+    notes = (*notes, *check_data(task, config))
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     instances = task.split(config.split)
-    refuse_empty(instances, shots=config.shots)
+    check_not_empty(instances, shots=config.shots)
     form = config.form or task.default_form
     adapter = load_adapter(model, config.adapter) if config.adapter is not None else None
     try:
         if adapter is not None and config.mc_dropout is not None:
-            _refuse_no_masks(adapter, config)
-        reader = make_reader(model)
+            _check_masks(adapter, config)
+        reader = probe_reader(model)
         trees = encode(model, instances, task=task, form=form)
         for note in (*notes, *model.notes, *reader.notes, *task.notes):
             screen.say(f"· {note}")
@@ -239,22 +239,22 @@ def write_evaluation(
     return metrics
 
 
-def refuse_empty(instances: Sequence[Instance], *, shots: int) -> None:
+def check_not_empty(instances: Sequence[Instance], *, shots: int) -> None:
     """Raise InputError if the shots left nothing of the training split."""
     if not instances:
         raise InputError(f"the {shots} shots are the whole training split; ask for fewer, or for more instances")
 
 
-def _refuse_no_masks(adapter: Adaptation, config: EvaluateConfig) -> None:
+def _check_masks(adapter: TrainableModel, config: EvaluateConfig) -> None:
     if not isinstance(adapter, Adapter):
         raise InputError(
             f"mc_dropout is {config.mc_dropout} but {config.adapter} is a fully fine-tuned model, which has no adapter "
             "whose dropout could be on; leave mc_dropout out"
         )
-    refuse_no_dropout(adapter)
+    check_dropout(adapter)
 
 
-def _refuse_other_files(out: Path, config: EvaluateConfig) -> None:
+def _check_files(out: Path, config: EvaluateConfig) -> None:
     if out.is_file():
         raise InputError(f"--out {out} is a file; give a folder that does not exist yet")
     if not holds_files(out):

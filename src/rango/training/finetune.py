@@ -11,22 +11,22 @@ from typing import Any
 from rango.console import Screen, SignalGuard
 from rango.decisions import Posteriors
 from rango.errors import DivergenceError, InputError
-from rango.models.adapter import Adaptation, add_bank
+from rango.models.adapter import TrainableModel, add_bank
 from rango.models.full_finetuning import add_full
 from rango.models.loading import Model
 from rango.options import SPLITS, FinetuneConfig, Form, Split
 from rango.scoring.forward import Reader
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import as_posteriors
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Task, few_shot
-from rango.training.bank import BankJob, OnValidation, refuse_unbankable, run_key
+from rango.training.bank import BankJob, OnValidation, check_bankable, run_key
 from rango.training.checkpoint import load_state
-from rango.training.distributed import ALONE, Ranks
-from rango.training.evaluate import calibrated_posteriors, measure, refuse_empty, true_posteriors
+from rango.training.distributed import ALONE, ProcessGroup
+from rango.training.evaluate import calibrated_posteriors, check_not_empty, measure, true_posteriors
 from rango.training.run_folder import Run, RunWriter, open_output, versions
 from rango.training.trainer import Trainer
-from rango.training.training_run import Data, Member
+from rango.training.training_run import Data, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,11 @@ class Job:
     reader: Reader
     trees: Mapping[Split, Sequence[TokenTree]]
     screen: Screen
-    ranks: Ranks = ALONE
+    processes: ProcessGroup = ALONE
 
-    def run(self, members: Sequence[Member], state: Path, base: Mapping[str, Posteriors], guard: SignalGuard) -> None:
+    def run(
+        self, members: Sequence[TrainingRun], state: Path, base: Mapping[str, Posteriors], guard: SignalGuard
+    ) -> None:
         """Base posteriors, training, adapted posteriors, metrics; each part is skipped if it is there already."""
         started = time.perf_counter()
         before = {member.key: member.writer.record.get("seconds") or 0.0 for member in members}
@@ -54,8 +56,8 @@ class Job:
             self.screen.say(f"· {note}")
         for split in ("test", "validation"):
             self._write_base(members, split, base.get(split))
-        Trainer(self.reader, members, state, self.screen, self.ranks).run(guard)
-        self.ranks.wait()
+        Trainer(self.reader, members, state, self.screen, self.processes).run(guard)
+        self.processes.barrier()
         share = (time.perf_counter() - started) / len(members)
         for member in members:
             started = time.perf_counter()
@@ -76,13 +78,13 @@ class Job:
                 best_step=member.progress.step if member.config.regime == "all" else member.progress.best_step,
                 steps=member.progress.step,
             )
-        if self.ranks.first:
+        if self.processes.is_main:
             state.unlink(missing_ok=True)
-        self.ranks.wait()
+        self.processes.barrier()
 
-    def _write_base(self, members: Sequence[Member], split: Split, known: Posteriors | None) -> None:
+    def _write_base(self, members: Sequence[TrainingRun], split: Split, known: Posteriors | None) -> None:
         """Store the base model's posteriors in every run: those given, those that one has, or newly computed ones."""
-        there = self.ranks.agree([member.writer.has_posteriors("base", split) for member in members])
+        there = self.processes.broadcast([member.writer.has_posteriors("base", split) for member in members])
         if all(there):
             return
         lacking = [member for member, has in zip(members, there, strict=True) if not has]
@@ -99,14 +101,14 @@ class Job:
                 member.writer.write_letter_mass("base", mass)
             member.writer.write_posteriors("base", split, known)
 
-    def _measure(self, member: Member) -> None:
+    def _measure(self, member: TrainingRun) -> None:
         """The best checkpoint's posteriors, calibrated ones, and the metrics of all states."""
         writer = member.writer
         member.conclude()
         with member.adapter.alone():
             adapted = self._score("adapted", "test", member)
             validation = self._score("adapted", "validation", member) if member.validates else None
-        if not self.ranks.first:
+        if not self.processes.is_main:
             return
         states = {"base": Run(writer.path).posteriors("base"), "adapted": adapted}
         writer.write_posteriors("adapted", "test", adapted)
@@ -136,10 +138,10 @@ class Job:
         notes = writer.record.get("notes", [])
         writer.write_record(notes=notes if note in notes else [*notes, note])
 
-    def _score(self, state: str, split: Split, member: Member) -> Posteriors:
+    def _score(self, state: str, split: Split, member: TrainingRun) -> Posteriors:
         """Posteriors of the network as it is now; the share of probability on the letters goes to the run's record."""
         self.screen.say(f"Scoring {split} ({len(self.trees[split]):,} instances), {state} model ...")
-        scores = self.ranks.score(self.reader, self.trees[split], options=member.config, form=self.form)
+        scores = self.processes.score(self.reader, self.trees[split], options=member.config, form=self.form)
         if scores.letter_mass is not None and split == "test":
             share = float(scores.letter_mass.mean())
             self.screen.say(f"  share of probability on the letters: {share:.3f}")
@@ -147,19 +149,21 @@ class Job:
         return as_posteriors(scores.values, self.task.split(split))
 
 
-def make_members(job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters: Sequence[Adaptation]) -> list[Member]:
+def make_members(
+    job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters: Sequence[TrainableModel]
+) -> list[TrainingRun]:
     """The members of a bank: their run directories, begun before or new, and what they all read."""
-    data = Data(job.reader, job.form, job.trees["train"], job.trees["validation"], job.task.validation, job.ranks)
+    data = Data(job.reader, job.form, job.trees["train"], job.trees["validation"], job.task.validation, job.processes)
     members = []
     for (bank_job, run), adapter in zip(left, adapters, strict=True):
         record = run.record if run is not None else _record(job, bank_job.config, adapter)
-        writer = RunWriter(bank_job.out, record, writes=job.ranks.first)
+        writer = RunWriter(bank_job.out, record, writes=job.processes.is_main)
         key = run_key(bank_job.config)
-        members.append(Member(key, bank_job.config, adapter, writer, data, bank_job.on_validation))
+        members.append(TrainingRun(key, bank_job.config, adapter, writer, data, bank_job.on_validation))
     return members
 
 
-def _record(job: Job, config: FinetuneConfig, adapter: Adaptation) -> dict[str, Any]:
+def _record(job: Job, config: FinetuneConfig, adapter: TrainableModel) -> dict[str, Any]:
     model = job.model
     return {
         "config": config.model_dump(mode="json"),
@@ -255,7 +259,7 @@ def finetune_bank(
         Interrupted: SIGINT or SIGTERM; everything is saved.
     """
     screen = screen or Screen(quiet=True)
-    refuse_unbankable(jobs)
+    check_bankable(jobs)
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
     there = [open_output(job.out, job.config, fingerprints) for job in jobs]
     left = []
@@ -265,7 +269,7 @@ def finetune_bank(
         else:
             left.append((job, run))
     if left:
-        _refuse_other_base(base, task)
+        _check_base(base, task)
         _train(model, task, left, state, base or {}, screen)
     return [Run(job.out) for job in jobs]
 
@@ -282,22 +286,22 @@ def _train(
     form = config.form or task.default_form
     # In training the shots are ordinary tokens of every trunk: the adapter changes their keys, so none can be kept.
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
-    refuse_empty(task.train, shots=config.shots)
+    check_not_empty(task.train, shots=config.shots)
     for bank_job, _ in left:
-        _refuse_undefined_selection(bank_job.config, task)
-    reader = make_reader(model)
+        _check_selection(bank_job.config, task)
+    reader = probe_reader(model)
     trees = {name: encode(model, task.split(name), task=task, form=form) for name in SPLITS}
-    ranks = Ranks.current()
-    job = Job(model, task, fingerprint, form, reader, trees, screen, ranks)
-    adapters: Sequence[Adaptation]
+    processes = ProcessGroup.current()
+    job = Job(model, task, fingerprint, form, reader, trees, screen, processes)
+    adapters: Sequence[TrainableModel]
     if config.adaptation == "full":
         adapters = [add_full(model)]
     else:
         adapters = add_bank(model, [(bank_job.config.lora, bank_job.config.seed) for bank_job, _ in left])
     try:
         members = make_members(job, left, adapters)
-        _refuse_other_bank(state, members)
-        ranks.wait()  # all have looked at what is there before the first writes
+        _check_bank(state, members)
+        processes.barrier()  # all have looked at what is there before the first writes
         advice = f"the run in {left[0][0].out} is saved; repeat the command to go on"
         with SignalGuard(advice) as guard:
             job.run(members, state, base, guard)
@@ -306,7 +310,7 @@ def _train(
             adapter.remove()
 
 
-def _refuse_undefined_selection(config: FinetuneConfig, task: Task) -> None:
+def _check_selection(config: FinetuneConfig, task: Task) -> None:
     """NCE divides by the entropy of the priors: no checkpoint has one where all right answers stand in one place."""
     labels = {instance.label for instance in task.validation}
     if config.regime != "all" and config.select == "nce" and len(labels) == 1:
@@ -318,7 +322,7 @@ def _refuse_undefined_selection(config: FinetuneConfig, task: Task) -> None:
         )
 
 
-def _refuse_other_bank(state: Path, members: Sequence[Member]) -> None:
+def _check_bank(state: Path, members: Sequence[TrainingRun]) -> None:
     if not state.is_file():
         return
     saved = load_state(state).progress
@@ -334,7 +338,7 @@ def _refuse_other_bank(state: Path, members: Sequence[Member]) -> None:
         )
 
 
-def _refuse_other_base(base: Mapping[str, Posteriors] | None, task: Task) -> None:
+def _check_base(base: Mapping[str, Posteriors] | None, task: Task) -> None:
     for name, posteriors in (base or {}).items():
         if name not in ("test", "validation"):
             raise InputError(f"base has posteriors for {name!r}; expected test and validation")

@@ -17,7 +17,7 @@ from rango.files import holds_files, read_json, read_text, read_yaml, write_json
 from rango.options import FinetuneConfig
 
 if TYPE_CHECKING:
-    from rango.models.adapter import Adaptation
+    from rango.models.adapter import TrainableModel
 
 
 _VERSIONED = ("rango", "torch", "transformers", "tokenizers", "numpy", "scipy")
@@ -150,7 +150,7 @@ class RunWriter:
         if self.writes:
             write_json(self.path / "metrics.json", as_json(metrics))
 
-    def write_adapter(self, adapter: Adaptation, which: str) -> None:
+    def write_adapter(self, adapter: TrainableModel, which: str) -> None:
         """Store adapter/best or adapter/last."""
         if self.writes:
             adapter.save(self.path / "adapter" / which)
@@ -222,16 +222,16 @@ def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, s
     if not (path / "run.yaml").is_file():
         raise InputError(f"--out {path} already holds other files; give a folder that does not exist yet")
     run = Run(path)
-    _refuse_difference(path, run.part("config"), config.model_dump(mode="json"))
-    _refuse_difference(path, run.part("fingerprints"), dict(fingerprints))
+    _check_configuration(path, run.part("config"), config.model_dump(mode="json"))
+    _check_configuration(path, run.part("fingerprints"), dict(fingerprints))
     return run
 
 
-def _refuse_difference(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> None:
+def _check_configuration(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> None:
     for key in {**there, **asked}:
         old, new = there.get(key), asked.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            _refuse_difference(path, old, new, prefix=f"{prefix}{key}.")
+            _check_configuration(path, old, new, prefix=f"{prefix}{key}.")
         elif old != new:
             raise InputError(
                 f"--out {path} already holds another run: its {prefix}{key} is {old!r}, asked is {new!r}; "

@@ -20,13 +20,16 @@ from rango.scoring.forward import Reader
 from rango.scoring.scorer import mask_seed
 from rango.scoring.trees import TokenTree
 from rango.training.checkpoint import load_state, save_state
-from rango.training.distributed import ALONE, Ranks
+from rango.training.distributed import ALONE, ProcessGroup
 from rango.training.objectives import Part, count_terms
-from rango.training.training_run import Member
+from rango.training.training_run import TrainingRun
 
 
 def accumulate_gradients(
-    reader: Reader, members: Sequence[Member], batches: Sequence[Sequence[TokenTree]], ranks: Ranks = ALONE
+    reader: Reader,
+    members: Sequence[TrainingRun],
+    batches: Sequence[Sequence[TokenTree]],
+    processes: ProcessGroup = ALONE,
 ) -> list[float]:
     """Add the gradients of each member's mean loss on its batch to its parameters; returns the losses.
 
@@ -39,7 +42,8 @@ def accumulate_gradients(
     for member in members:
         member.adapter.enable_dropout()
     chunks = [
-        _chunks(ranks.share(trees), member.config.micro_batch) for member, trees in zip(members, batches, strict=True)
+        _chunks(processes.share(trees), member.config.micro_batch)
+        for member, trees in zip(members, batches, strict=True)
     ]
     for together in zip_longest(*chunks):
         present = [number for number, trees in enumerate(together) if trees is not None]
@@ -52,12 +56,12 @@ def accumulate_gradients(
         for number, loss in zip(present, losses, strict=True):
             totals[number] += loss
     for member in members:
-        ranks.sum_gradients(member.adapter.parameters())
-    return [total / count for total, count in zip(ranks.sum(torch.stack(totals)).tolist(), terms, strict=True)]
+        processes.sum_gradients(member.adapter.parameters())
+    return [total / count for total, count in zip(processes.sum(torch.stack(totals)).tolist(), terms, strict=True)]
 
 
 def _backward(
-    reader: Reader, members: Sequence[Member], parts: Sequence[Part], terms: Sequence[int]
+    reader: Reader, members: Sequence[TrainingRun], parts: Sequence[Part], terms: Sequence[int]
 ) -> list[torch.Tensor]:
     """One pass over all members' rows; gradients of each member's loss / terms; returns the summed losses.
 
@@ -79,7 +83,7 @@ def _backward(
     return losses
 
 
-def _sharing(members: Sequence[Member], parts: Sequence[Part]) -> AbstractContextManager[None]:
+def _sharing(members: Sequence[TrainingRun], parts: Sequence[Part]) -> AbstractContextManager[None]:
     if len(members) == 1:
         return members[0].adapter.alone()
     adapters = [member.adapter for member in members if isinstance(member.adapter, Adapter)]
@@ -98,11 +102,11 @@ class Trainer:
     """Trains the members of a bank. `run` may be called on fresh or on half-finished run directories."""
 
     reader: Reader
-    members: Sequence[Member]
+    members: Sequence[TrainingRun]
     state_file: Path
     """Where the state for a resume is, of all members."""
     screen: Screen
-    ranks: Ranks = ALONE
+    processes: ProcessGroup = ALONE
 
     def run(self, guard: SignalGuard) -> None:
         """Train every member to its end, from where the state file stands.
@@ -110,7 +114,7 @@ class Trainer:
         A member whose loss diverges is marked as failed; the others go on.
         """
         self._resume()
-        self.ranks.wait()  # before the first overwrites the state that the others read
+        self.processes.barrier()  # before the first overwrites the state that the others read
         guard.hold()
         total = max(member.most_steps for member in self.members)
         with self.screen.bar("training", total) as bar:
@@ -120,7 +124,7 @@ class Trainer:
                 records = self._step(active)
                 self._record(active, records)
                 bar.advance(1, self._words(active, records))
-                if self.ranks.any(guard.received):
+                if self.processes.any(guard.received):
                     self._save()
                     guard.stop()
         guard.release()
@@ -134,7 +138,7 @@ class Trainer:
             self.screen.say(f"Going on after step {steps} of {max(member.most_steps for member in self.members)}.")
 
     def _save(self) -> None:
-        if self.ranks.first:
+        if self.processes.is_main:
             save_state(self.state_file, self.members)
 
     def _start(self, bar: Bar) -> None:
@@ -146,7 +150,7 @@ class Trainer:
         if fresh:
             self._save()
 
-    def _record(self, active: Sequence[Member], records: Sequence[dict[str, float] | None]) -> None:
+    def _record(self, active: Sequence[TrainingRun], records: Sequence[dict[str, float] | None]) -> None:
         """Log a step, validate where it is time, and save what a resume needs after that."""
         saved = False
         for member, record in zip(active, records, strict=True):
@@ -160,18 +164,18 @@ class Trainer:
         if saved:
             self._save()
 
-    def _checkpoint(self, member: Member, record: dict[str, float] | None) -> None:
+    def _checkpoint(self, member: TrainingRun, record: dict[str, float] | None) -> None:
         try:
             member.checkpoint(record)
         except DivergenceError as error:
             member.fail(error)
 
-    def _step(self, active: Sequence[Member]) -> list[dict[str, float] | None]:
+    def _step(self, active: Sequence[TrainingRun]) -> list[dict[str, float] | None]:
         """One optimizer step of every active member; returns their log records, None for one that diverged."""
         started = time.perf_counter()
         batches = [member.batch() for member in active]
         # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
-        torch.manual_seed(mask_seed(active[0].config.seed, active[0].progress.step, self.ranks.rank))
+        torch.manual_seed(mask_seed(active[0].config.seed, active[0].progress.step, self.processes.rank))
         losses = self._gradients(active, batches)
         records: list[dict[str, float] | None] = []
         for member, loss, trees in zip(active, losses, batches, strict=True):
@@ -186,10 +190,10 @@ class Trainer:
             for member, record in zip(active, records, strict=True)
         ]
 
-    def _gradients(self, active: Sequence[Member], batches: Sequence[Sequence[TokenTree]]) -> list[float]:
-        return accumulate_gradients(self.reader, active, batches, self.ranks)
+    def _gradients(self, active: Sequence[TrainingRun], batches: Sequence[Sequence[TokenTree]]) -> list[float]:
+        return accumulate_gradients(self.reader, active, batches, self.processes)
 
-    def _words(self, active: Sequence[Member], records: Sequence[dict[str, float] | None]) -> str:
+    def _words(self, active: Sequence[TrainingRun], records: Sequence[dict[str, float] | None]) -> str:
         """Of the first member that is still well."""
         rate = sum(member.progress.tokens for member in self.members) / max(
             sum(member.progress.seconds for member in self.members), 1e-9

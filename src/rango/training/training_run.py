@@ -12,7 +12,7 @@ import torch
 
 from rango.decisions import DIRECTIONS
 from rango.errors import DivergenceError
-from rango.models.adapter import Adaptation
+from rango.models.adapter import TrainableModel
 from rango.options import FinetuneConfig, Form
 from rango.scoring.forward import Reader
 from rango.scoring.scorer import as_posteriors
@@ -20,7 +20,7 @@ from rango.scoring.trees import TokenTree
 from rango.tasks import Instance
 from rango.training.bank import OnValidation
 from rango.training.checkpoint import Progress, State
-from rango.training.distributed import ALONE, Ranks
+from rango.training.distributed import ALONE, ProcessGroup
 from rango.training.objectives import Part
 from rango.training.run_folder import RunWriter
 from rango.training.schedule import BatchPlan, learning_rate_factor
@@ -39,16 +39,16 @@ class Data:
     train: Sequence[TokenTree]
     validation: Sequence[TokenTree]
     validation_instances: Sequence[Instance]
-    ranks: Ranks = ALONE
+    processes: ProcessGroup = ALONE
 
 
 @dataclass
-class Member:
+class TrainingRun:
     """A run with a configuration, an adapter and a run directory of its own."""
 
     key: str
     config: FinetuneConfig
-    adapter: Adaptation
+    adapter: TrainableModel
     writer: RunWriter
     data: Data
     on_validation: OnValidation | None = None
@@ -183,7 +183,7 @@ class Member:
     def _validate(self) -> dict[str, Any]:
         data, options = self.data, self.config
         with self.adapter.alone():
-            scores = data.ranks.score(data.reader, data.validation, options=options, form=data.form)
+            scores = data.processes.score(data.reader, data.validation, options=options, form=data.form)
         if np.isnan(scores.values).any():
             raise self.divergence(f"the scores on validation became nan at step {self.progress.step}")
         posteriors = as_posteriors(scores.values, data.validation_instances)

@@ -55,7 +55,7 @@ def test_full_dots_are_not_told_from_the_best(placement: tuple[StudyTable, list[
     table, _ = placement
     ax = study_figures(table)["configurations"].axes[2]
     hollow = [line.get_xdata()[0] for line in ax.lines if line.get_markerfacecolor() == "white"]  # type: ignore[index]
-    told = [row.cells["nce"].mean for row in table.rows if row.block == 0 and row.mark == "told"]
+    told = [row.cells["nce"].mean for row in table.rows if row.block == 0 and row.mark == "worse"]
     assert sorted(hollow) == sorted(told)
 
 

@@ -57,7 +57,7 @@ def test_marks_stand_before_their_rows(placement: StudyTable) -> None:
     for row in placement.rows:
         cell = row.cells["nce"]
         line = next(line for line in lines if f"{number(cell.low)} to {number(cell.high)}" in line)
-        assert line[0] == {"best": "★", "tied": "≈", "told": " "}[row.mark]
+        assert line[0] == {"best": "★", "tied": "≈", "worse": " "}[row.mark]
 
 
 def test_what_selects_comes_first_and_twins_are_not_both_shown() -> None:

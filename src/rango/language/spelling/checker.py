@@ -26,11 +26,11 @@ from rango.language.options import SpellingOptions
 from rango.language.spelling.candidates import Candidate, Candidates, Channel, as_typed
 from rango.language.spelling.rewrites import Paths, Place, reach_of
 from rango.language.spelling.word_forms import WordForms, capitalised, in_small_letters, may_be_name
-from rango.language.text_scores import refuse_unreadable
+from rango.language.text_scores import check_readable
 from rango.language.words import WordList, fold, words_of, words_of_model
 from rango.models.loading import Model
 from rango.options import ScoringOptions
-from rango.scoring.probe import make_reader
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import score
 from rango.scoring.trees import TokenTree
 
@@ -150,7 +150,7 @@ class SpellChecker:
         self._scoring = scoring or ScoringOptions()
         self._candidates = Candidates(self.words, self.channel)
         self._forms = WordForms(model, self.words, self.channel)
-        self._reader = make_reader(model)
+        self._reader = probe_reader(model)
         self._reach, self._limit = reach_of(model)
 
     def check(self, texts: Sequence[str], *, progress: Callable[[int], None] = lambda _: None) -> list[SpellingCheck]:
@@ -164,7 +164,7 @@ class SpellChecker:
             InputError: a blank text, half a surrogate pair, a word with more tokens than the model's context.
         """
         for number, text in enumerate(texts, start=1):
-            refuse_unreadable(text, f"text {number}" if len(texts) > 1 else "the text")
+            check_readable(text, f"text {number}" if len(texts) > 1 else "the text")
         composed = [unicodedata.normalize("NFC", text) for text in texts]
         found: list[SpellingCheck] = []
         for start in range(0, len(composed), _TEXTS_AT_ONCE):

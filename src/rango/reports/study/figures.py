@@ -26,7 +26,7 @@ from rango.reports.study.sections import (
 )
 from rango.reports.style import BLUE, FAINT, GREEN, INK, ORANGE, PANEL, PINK, SKY, VERMILION, styled
 from rango.results.outcomes import Outcome
-from rango.results.statistics import Measured
+from rango.results.statistics import MetricOverSeeds
 from rango.results.table import Block, StudyRow, StudyTable
 from rango.studies.axes import TASK, axis_text, is_base, short_name
 
@@ -363,7 +363,7 @@ def _dots(ax: Axes, part: Section, metric: str, titles: Sequence[str]) -> None:
     ax.set_xlabel(metric_title(metric))
 
 
-def _dot(ax: Axes, line: Line, cell: Measured, y: int) -> None:
+def _dot(ax: Axes, line: Line, cell: MetricOverSeeds, y: int) -> None:
     if line.kind == "floor":
         ax.axvline(cell.mean, color=GREEN, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
         ax.plot([cell.mean], [y], color=GREEN, marker="*", markersize=9, linestyle="none")

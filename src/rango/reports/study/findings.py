@@ -49,7 +49,7 @@ def _of_block(table: StudyTable, block: Block) -> list[Finding]:
         ]
     headline = f"{head} by {title}: {label_of(best, table)} ({value})"
     tied = [place for place in block.rows if table.rows[place].mark == "tied"]
-    told = sum(table.rows[place].mark == "told" for place in block.rows)
+    told = sum(table.rows[place].mark == "worse" for place in block.rows)
     if not tied:
         detail = "Every other configuration is told from it."
     elif not told:

@@ -18,7 +18,7 @@ from rango.reports.study.sections import (
 )
 from rango.reports.study.terminal import span_text, value_text
 from rango.reports.tables import Column
-from rango.results.statistics import Measured
+from rango.results.statistics import MetricOverSeeds
 from rango.results.table import StudyTable
 from rango.studies.axes import short_name
 
@@ -120,7 +120,7 @@ def _cells(line: Line, columns: Sequence[Column], names: int, source: int | None
     return [*(rf"\textbf{{{label}}}" if bold else label for label in labels), *values]
 
 
-def _value(cell: Measured | None, *, bold: bool, mark: str) -> str:
+def _value(cell: MetricOverSeeds | None, *, bold: bool, mark: str) -> str:
     if cell is None:
         return ""
     text = _symbols(value_text(cell))

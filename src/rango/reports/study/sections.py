@@ -10,7 +10,7 @@ from typing import Literal
 from rango.decisions import Direction
 from rango.reports.tables import Column, column_named
 from rango.results.outcomes import Outcome
-from rango.results.statistics import Mark, Measured
+from rango.results.statistics import Mark, MetricOverSeeds
 from rango.results.table import StudyRow, StudyTable, failure_text
 from rango.studies.axes import TASK, axis_text, is_base, short_name
 from rango.studies.study import Reference, belongs
@@ -55,7 +55,7 @@ class Line:
     """The values of the axes that vary, for a configuration; otherwise one name."""
     title: str
     """What it is called in a sentence or beside a figure."""
-    cells: Mapping[str, Measured]
+    cells: Mapping[str, MetricOverSeeds]
     mark: Mark = ""
     seeds: int = 0
     failure: str = ""
@@ -185,7 +185,7 @@ def _line(row: StudyRow, table: StudyTable) -> Line:
     )
 
 
-def shown_cells(row: StudyRow) -> dict[str, Measured]:
+def shown_cells(row: StudyRow) -> dict[str, MetricOverSeeds]:
     """What was measured, without the intervals that would mislead."""
     return {
         name: replace(cell, low=None, high=None) if name in _WITHOUT_INTERVAL else cell
@@ -195,7 +195,7 @@ def shown_cells(row: StudyRow) -> dict[str, Measured]:
 
 def _references(references: Sequence[Reference], task: object) -> Iterator[Line]:
     """One line for each system of a source, with all the metrics it states."""
-    found: dict[tuple[str, str], dict[str, Measured]] = {}
+    found: dict[tuple[str, str], dict[str, MetricOverSeeds]] = {}
     for reference in references:
         if belongs(reference, task):
             cells = found.setdefault((reference.name, reference.source), {})
@@ -204,8 +204,8 @@ def _references(references: Sequence[Reference], task: object) -> Iterator[Line]
         yield Line("reference", (name,), name, cells, source=source)
 
 
-def _alone(value: float) -> Measured:
-    return Measured(value, None, None, None, (value,))
+def _alone(value: float) -> MetricOverSeeds:
+    return MetricOverSeeds(value, None, None, None, (value,))
 
 
 def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[str] = ()) -> str:

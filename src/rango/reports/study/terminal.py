@@ -27,7 +27,7 @@ from rango.reports.study.sections import (
     sources,
 )
 from rango.reports.tables import Column, interval, number
-from rango.results.statistics import Measured
+from rango.results.statistics import MetricOverSeeds
 from rango.results.table import StudyTable
 from rango.studies.axes import axis_text, short_name
 
@@ -199,12 +199,12 @@ def _cell(line: Line, metric: str, *, in_line: bool) -> Text:
     return text
 
 
-def value_text(cell: Measured) -> str:
+def value_text(cell: MetricOverSeeds) -> str:
     """The mean, with the spread over seeds where there is one: "0.210 ±0.012"."""
     return number(cell.mean) if cell.spread is None else f"{number(cell.mean)} ±{number(cell.spread)}"
 
 
-def span_text(cell: Measured) -> str:
+def span_text(cell: MetricOverSeeds) -> str:
     """The interval over instances in words, "" where there is none."""
     if math.isnan(cell.mean):
         return ""
