@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,9 @@ from safetensors.torch import save_file
 from rango.errors import InputError
 from rango.files import atomic_path
 from rango.models.adapter import TrainableModel
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass
@@ -43,13 +46,23 @@ class Progress:
 
 
 class Saved(Protocol):
-    """What of a member of a bank is saved."""
+    """What is saved of a run of fine-tuning, alone or in a bank, or of a pre-training."""
 
-    key: str
-    """Tells the members of a bank apart, the same whenever the same run is asked for."""
-    adapter: TrainableModel
-    optimizer: torch.optim.Optimizer
-    progress: Progress
+    @property
+    def key(self) -> str:
+        """Tells the members of a bank apart, the same whenever the same run is asked for."""
+
+    @property
+    def adapter(self) -> TrainableModel:
+        """The trained weights."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Its state is saved: Adam's moments and step counters."""
+
+    @property
+    def progress(self) -> DataclassInstance:
+        """The counters, whose values JSON can hold."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,9 @@ class State:
         member.adapter.load_state(self._below(f"{member.key}/adapter/"))
         for number, parameter in enumerate(member.adapter.parameters()):
             for name, tensor in self._below(f"{member.key}/optimizer/{number}/").items():
-                # Adam's step counter stays on the CPU, its moments live with the parameter.
-                member.optimizer.state[parameter][name] = tensor if name == "step" else tensor.to(parameter.device)
+                # Adam's moments live with the parameter; its step counter only where one kernel does the whole step.
+                stays = name == "step" and not member.optimizer.defaults.get("fused")
+                member.optimizer.state[parameter][name] = tensor if stays else tensor.to(parameter.device)
 
     def _below(self, prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
@@ -90,8 +104,8 @@ def save_state(path: Path, members: Sequence[Saved]) -> None:
         save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
 
 
-def load_state(path: Path) -> State:
-    """Read what `save_state` wrote.
+def load_state(path: Path, *, advice: str = "delete the run's folder and begin it anew") -> State:
+    """Read what `save_state` wrote; `advice` is the end of the message where that is impossible.
 
     Raises:
         InputError: the file is damaged.
@@ -101,4 +115,4 @@ def load_state(path: Path) -> State:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             return State(json.loads(file.metadata()["progress"]), tensors)
     except (SafetensorError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete the run's folder and begin it anew") from None
+        raise InputError(f"{path} is damaged ({error}); {advice}") from None

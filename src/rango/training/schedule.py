@@ -95,4 +95,13 @@ def learning_rate_factor(step: int, total: int, *, warmup: float, decay: Decay) 
         return (step + 1) / rising
     if decay == "constant":
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+    return cosine_factor(step - rising, max(1, total - rising))
+
+
+def cosine_factor(done: float, total: float, *, floor: float = 0.0) -> float:
+    """Half a cosine from 1, where `done` is 0, down to `floor`, where it is `total`; pre-training decays by it too.
+
+    >>> [round(cosine_factor(done, 4, floor=0.1), 3) for done in (0, 2, 4)]
+    [1.0, 0.55, 0.1]
+    """
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done / total))
