@@ -17,9 +17,12 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rango.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @contextlib.contextmanager
@@ -124,6 +127,28 @@ def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
     import yaml
 
     write_text(path, yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically: the same bytes whenever tensors and metadata are the same.
+
+    The library sorts the tensors by type and name, but writes the metadata in the random order of a Rust hash map. So
+    the header is written again, in place, with the metadata sorted by key.
+    """
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, temporary, metadata=dict(metadata))
+        with temporary.open("r+b") as file:
+            # The file begins with the length of the header, 8 bytes, and the header: JSON, padded with spaces.
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            header["__metadata__"] = dict(sorted(metadata.items()))
+            text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+            assert len(text) <= length
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def read_text(path: Path) -> str:

@@ -21,7 +21,7 @@ from rango.models.loading import Model, load_model
 from rango.options import Form, LoRA, ScoringOptions
 from rango.scoring.batches import collate
 from rango.scoring.probe import probe_reader
-from rango.scoring.scorer import evaluate, score
+from rango.scoring.scorer import evaluate, score, score_split
 from rango.scoring.trees import encode
 from rango.tasks import Prompt
 
@@ -201,3 +201,21 @@ def test_half_precision_stays_close(checkpoint: Checkpoint) -> None:
     half = evaluate(load_model(checkpoint("phi"), dtype="bfloat16"), TASK.test, task=TASK)
     finite = np.isfinite(full.log_posteriors)
     assert np.abs(full.log_posteriors[finite] - half.log_posteriors[finite]).max() < 0.5
+
+
+def test_a_split_is_scored_as_evaluate_scores_it(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("phi"))
+    reader, options, instances = probe_reader(model), ScoringOptions(form="letter"), TASK.test[:6]
+    split = score_split(reader, instances, task=TASK, options=options)
+    expected = evaluate(model, instances, task=TASK, options=options)
+    np.testing.assert_array_equal(split.posteriors.log_posteriors, expected.log_posteriors)
+    trees = encode(model, instances, task=TASK, form="letter")
+    scores = score(reader, trees, options=options, form="letter")
+    assert scores.letter_mass is not None
+    assert split.letter_mass == float(scores.letter_mass.mean())
+    assert split.tokens == scores.tokens
+    assert score_split(reader, instances, task=TASK, options=ScoringOptions(form="cloze")).letter_mass is None
+    # Trees that are there already are not made again, and another scorer gets them.
+    given = score_split(reader, instances, task=TASK, options=options, trees=trees, scorer=lambda *_, **__: scores)
+    np.testing.assert_array_equal(given.posteriors.log_posteriors, expected.log_posteriors)
+    assert given.seconds == scores.seconds

@@ -17,7 +17,7 @@ from rango.models.adapter import Adapter, add_adapter
 from rango.models.loading import Model, load_model
 from rango.options import EvaluateConfig, LoRA, ScoringOptions
 from rango.scoring.probe import probe_reader
-from rango.scoring.scorer import Scores, mean_posteriors, score, score_samples
+from rango.scoring.scorer import DropoutPasses, Scores, mean_posteriors, score, score_samples, score_split
 from rango.scoring.trees import encode
 from rango.training.evaluate import write_evaluation
 
@@ -80,6 +80,11 @@ def test_the_mean_is_that_of_probabilities(adapted: tuple[Model, Adapter]) -> No
     each = [np.exp(one.values) / np.exp(one.values).sum(axis=1, keepdims=True) for one in found]
     np.testing.assert_allclose(np.exp(mean.log_posteriors), np.mean(each, axis=0), atol=1e-12)
     assert mean.ids == tuple(instance.id for instance in TASK.test[:6])
+    model, adapter = adapted
+    dropout = DropoutPasses(adapter, count=4, seed=0)
+    split = score_split(probe_reader(model), TASK.test[:6], task=TASK, options=ScoringOptions(), dropout=dropout)
+    np.testing.assert_array_equal(split.posteriors.log_posteriors, mean.log_posteriors)
+    assert split.tokens == sum(one.tokens for one in found)
 
 
 def test_an_adapter_without_dropout_is_refused(checkpoint: Checkpoint) -> None:

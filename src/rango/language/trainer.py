@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from rango.console import Screen, SignalGuard
 from rango.errors import InputError
-from rango.files import atomic_path
+from rango.files import write_tensors
 from rango.language.corpus import Corpus, Tokens, consecutive_windows, windows
 from rango.language.model_folder import MOST_NATS, held_out_measures
 from rango.language.networks import build_network
@@ -225,12 +224,11 @@ class Trainer:
 
     def save(self) -> None:
         """Write weights, moments and position in one file, so that the state is whole or absent."""
-        tensors = {f"weights/{name}": p.detach().cpu().contiguous() for name, p in self.network.named_parameters()}
+        tensors = {f"weights/{name}": p for name, p in self.network.named_parameters()}
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer/{key}/{name}"] = value.detach().cpu().contiguous()
-        with atomic_path(self.state_file) as temporary:
-            save_file(tensors, temporary, metadata={"position": json.dumps(asdict(self.position))})
+                tensors[f"optimizer/{key}/{name}"] = value
+        write_tensors(self.state_file, tensors, metadata={"position": json.dumps(asdict(self.position))})
 
     def _load(self) -> None:
         try:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
-from rango.files import atomic_path, write_json
+from rango.files import write_json, write_tensors
 from rango.models.loading import Model
 from rango.models.lora import Grouping, LoRALinear
 from rango.models.placement import head_name, place
@@ -162,10 +162,10 @@ class Adapter:
 
     def save(self, folder: Path) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT reads them."""
-        tensors = {PREFIX + name: tensor.contiguous() for name, tensor in self.state().items()}
-        with atomic_path(folder / WEIGHTS) as temporary:
-            # PEFT passes over the metadata; Rango refuses an adapter whose base is another.
-            save_file(tensors, temporary, metadata={"format": "pt", "base_fingerprint": self.model.fingerprint})
+        tensors = {PREFIX + name: tensor for name, tensor in self.state().items()}
+        # PEFT passes over the metadata; Rango refuses an adapter whose base is another.
+        metadata = {"format": "pt", "base_fingerprint": self.model.fingerprint}
+        write_tensors(folder / WEIGHTS, tensors, metadata=metadata)
         write_json(folder / CONFIG, self._peft_config())
 
     def _peft_config(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,27 @@ class Scores:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class DropoutPasses:
+    """MC dropout: score `count` times with the adapter's dropout on; the masks are those of `seed`."""
+
+    adapter: Adapter
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSplit:
+    """What a model says of the instances of a split."""
+
+    posteriors: Posteriors
+    letter_mass: float | None
+    """Mean share of probability on the K letters; letter form only."""
+    tokens: int
+    """Tokens read."""
+    seconds: float
+
+
 def evaluate(
     model: Model,
     instances: Sequence[Instance],
@@ -54,9 +75,57 @@ def evaluate(
     """
     options = options or ScoringOptions()
     task = few_shot(task, shots=options.shots, seed=options.shots_seed)
+    return score_split(probe_reader(model), instances, task=task, options=options).posteriors
+
+
+def score_split(
+    reader: Reader,
+    instances: Sequence[Instance],
+    *,
+    task: Task,
+    options: ScoringOptions,
+    trees: Sequence[TokenTree] | None = None,
+    dropout: DropoutPasses | None = None,
+    scorer: Callable[..., Scores] | None = None,
+) -> ScoredSplit:
+    """Put instances into words and tokens, score every choice and turn the scores into posteriors.
+
+    Args:
+        reader: of the model, from `probe_reader`.
+        instances: usually one split of `task`.
+        task: puts the instances into words; with its shots, see `few_shot`.
+        options: prompt form, length normalisation, tokens in a batch. Its shots are those of `task` already.
+        trees: the instances as tokens, where they are encoded already.
+        dropout: the posteriors are then the mean over passes with the adapter's dropout on.
+        scorer: scores the trees in place of `score`, with the same arguments, such as over several processes.
+
+    Raises:
+        InputError: as `evaluate`; `dropout` of an adapter without any.
+    """
     form = options.form or task.default_form
-    trees = encode(model, instances, task=task, form=form)
-    return as_posteriors(score(probe_reader(model), trees, options=options, form=form).values, instances)
+    if trees is None:
+        trees = encode(reader.model, instances, task=task, form=form)
+    if dropout is None:
+        passes = [(scorer or score)(reader, trees, options=options, form=form)]
+        posteriors = as_posteriors(passes[0].values, instances)
+    else:
+        passes = score_samples(
+            reader,
+            trees,
+            adapter=dropout.adapter,
+            samples=dropout.count,
+            seed=dropout.seed,
+            options=options,
+            form=form,
+        )
+        posteriors = mean_posteriors(passes, instances)
+    masses = [float(scores.letter_mass.mean()) for scores in passes if scores.letter_mass is not None]
+    return ScoredSplit(
+        posteriors=posteriors,
+        letter_mass=sum(masses) / len(masses) if masses else None,
+        tokens=sum(scores.tokens for scores in passes),
+        seconds=sum(scores.seconds for scores in passes),
+    )
 
 
 def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posteriors:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from rango.errors import InputError
-from rango.files import atomic_path
+from rango.files import write_tensors
 from rango.models.adapter import TrainableModel
 
 if TYPE_CHECKING:
@@ -94,14 +93,12 @@ def save_state(path: Path, members: Sequence[Saved]) -> None:
     tensors = {}
     for member in members:
         for name, tensor in member.adapter.state().items():
-            tensors[f"{member.key}/adapter/{name}"] = tensor.contiguous()
+            tensors[f"{member.key}/adapter/{name}"] = tensor
         for number, parameter in enumerate(member.adapter.parameters()):
             for name, value in member.optimizer.state.get(parameter, {}).items():
-                copy = torch.as_tensor(value).detach().cpu().contiguous()
-                tensors[f"{member.key}/optimizer/{number}/{name}"] = copy
+                tensors[f"{member.key}/optimizer/{number}/{name}"] = torch.as_tensor(value)
     progress = {member.key: asdict(member.progress) for member in members}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
+    write_tensors(path, tensors, metadata={"progress": json.dumps(progress)})
 
 
 def load_state(path: Path, *, advice: str = "delete the run's folder and begin it anew") -> State:
