@@ -1,57 +1,68 @@
-"""A run directory: what is written while training and read by everything after it. Nothing in it needs the model."""
+"""A run directory: `Run` reads it, `RunWriter` writes it while a model trains. Nothing in this file needs a model.
+
+run.yaml                         configuration, versions, fingerprints, status, times
+log.jsonl                        one record for each step
+adapter/best, adapter/last       checkpoints, in PEFT's format
+posteriors/SPLIT-STATE.parquet   log posteriors of each state of the model
+calibrator.json, metrics.json    written at the end
+"""
 
 from __future__ import annotations
 
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rango.decisions import Calibrator, Estimate, Posteriors, read_posteriors, write_posteriors
 from rango.errors import InputError
-from rango.files import holds_files, read_json, read_text, read_yaml, write_json, write_text, write_yaml
+from rango.files import holds_files, read_json, read_rows, read_text, read_yaml, write_json, write_text, write_yaml
 from rango.options import FinetuneConfig
 
 if TYPE_CHECKING:
     from rango.models.adapter import TrainableModel
 
-
-_VERSIONED = ("rango", "torch", "transformers", "tokenizers", "numpy", "scipy")
+T = TypeVar("T")
 
 
 class Run:
-    """One run directory (its files are listed in docs/files.md); every property is read when asked for."""
+    """One run directory. Every property reads its file when it is first used, and raises InputError if it cannot."""
 
     def __init__(self, path: Path | str) -> None:
-        """Open a run directory.
+        """Open a run directory, or the output of `rango evaluate`, which has metrics and posteriors but no run.yaml.
 
         Raises:
-            InputError: there is no run.yaml in it.
+            InputError: `path` is not a folder, or holds neither run.yaml nor metrics.json.
         """
         self.path = Path(path)
-        if not (self.path / "run.yaml").is_file():
-            raise InputError(f"{self.path} holds no run.yaml; expected the output folder of rango finetune")
+        if not self.path.is_dir():
+            raise InputError(f"{path} is not a folder; give the folder of a run or of a study")
+        if not any((self.path / name).is_file() for name in ("run.yaml", "metrics.json")):
+            raise InputError(f"{path} holds neither run.yaml nor metrics.json; give the folder of a run or of a study")
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """run.yaml: configuration, versions, fingerprints, notes, times."""
+        if not (self.path / "run.yaml").is_file():
+            raise InputError(f"{self.path} holds no run.yaml; expected the output folder of rango finetune")
         return read_yaml(self.path / "run.yaml")
 
-    @cached_property
-    def config(self) -> FinetuneConfig:
-        """The resolved configuration, equal to the one the run was started with."""
-        return FinetuneConfig.build(self.part("config"), where=str(self.path / "run.yaml"))
-
     def part(self, key: str) -> dict[str, Any]:
-        """A mapping of run.yaml, such as `config`; errors when it is not there."""
+        """A mapping of run.yaml, such as `config`; InputError if there is none."""
         part = self.record.get(key)
         if not isinstance(part, dict):
             raise InputError(f"{self.path / 'run.yaml'} has no {key}; expected a file that rango finetune wrote")
         return part
+
+    @cached_property
+    def config(self) -> FinetuneConfig:
+        """The resolved configuration, equal to the one that the run was started with."""
+        return FinetuneConfig.build(self.part("config"), where=str(self.path / "run.yaml"))
 
     @property
     def complete(self) -> bool:
@@ -65,7 +76,7 @@ class Run:
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
-        """log.jsonl: one record per step; empty before the first."""
+        """log.jsonl: one record for each step; empty before the first."""
         return read_log(self.path)
 
     @cached_property
@@ -73,7 +84,7 @@ class Run:
         """metrics.json as {split: {state: {metric: Estimate}}}.
 
         Raises:
-            InputError: the run is not complete yet.
+            InputError: the run is not complete yet, or the file has another shape.
         """
         if not (self.path / "metrics.json").is_file():
             raise InputError(f"{self.path} has no metrics.json; the run is not complete, repeat its command to go on")
@@ -82,24 +93,77 @@ class Run:
                 state: {name: Estimate.from_dict(values) for name, values in metrics.items()}
                 for state, metrics in states.items()
             }
-            for split, states in read_json(self.path / "metrics.json").items()
+            for split, states in _read_metrics(self.path / "metrics.json").items()
         }
 
     def posteriors(self, state: str, split: str = "test") -> Posteriors:
         """Stored posteriors of a model state (base, adapted, ...) on a split.
 
         Raises:
-            InputError: there are none; names those that there are.
+            InputError: there are none; the message names those that are stored.
         """
-        path = self.path / "posteriors" / f"{split}-{state}.parquet"
-        if not path.is_file():
-            there = sorted(file.stem for file in path.parent.glob("*.parquet"))
-            raise InputError(f"{self.path} has no posteriors {split}-{state}; there are: {', '.join(there) or 'none'}")
-        return read_posteriors(path)
+        file = posteriors_file(self.path, state, split)
+        if not file.is_file():
+            stored = sorted(other.stem for other in file.parent.glob("*.parquet"))
+            raise InputError(f"{self.path} has no posteriors {split}-{state}; there are: {', '.join(stored) or 'none'}")
+        return read_posteriors(file)
+
+    def contents(self, states: Sequence[str], *, split: str = "test") -> RunContents:
+        """Read everything that a report shows; a file that is missing or broken is noted instead of raised.
+
+        Args:
+            states: whose posteriors are read, in the order of the result.
+            split: of the posteriors.
+        """
+        missing: dict[str, str] = {}
+
+        def read(name: str, reader: Callable[[Path], T]) -> T | None:
+            if not (self.path / name).exists():
+                missing[name] = f"{name} is not in the run directory"
+                return None
+            try:
+                return reader(self.path / name)
+            except InputError as error:
+                # A report names files relative to the run: it may travel to where the full path means nothing.
+                missing[name] = str(error).replace(f"{self.path}/", "")
+                return None
+
+        record = read("run.yaml", read_yaml) or {}
+        # Where a line is broken, the first pass notes which one and the second keeps the records before it.
+        log = read("log.jsonl", lambda file: [row for _, row in read_rows(file)])
+        log = log or read("log.jsonl", lambda file: read_log(file.parent)) or []
+        metrics = read("metrics.json", _read_metrics) or {}
+        posteriors = {}
+        for state in states:
+            stored = read(f"posteriors/{split}-{state}.parquet", read_posteriors)
+            if stored is not None:
+                posteriors[state] = stored
+        return RunContents(record, tuple(log), metrics, posteriors, missing)
+
+
+@dataclass(frozen=True, eq=False)
+class RunContents:
+    """What `Run.contents` could read of a run directory; a part is empty where its file is missing or broken."""
+
+    record: dict[str, Any]
+    """run.yaml."""
+    log: tuple[dict[str, Any], ...]
+    """log.jsonl, in order."""
+    metrics: dict[str, Any]
+    """metrics.json as it is stored: {split: {state: {metric: {"value": ...}}}}."""
+    posteriors: dict[str, Posteriors]
+    """State → its posteriors."""
+    missing: dict[str, str]
+    """File, relative to the run directory → why it could not be read."""
+
+
+def posteriors_file(path: Path, state: str, split: str) -> Path:
+    """Where a run directory stores the posteriors of a state on a split."""
+    return path / "posteriors" / f"{split}-{state}.parquet"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole records of log.jsonl; a last line cut off by a crash is left out."""
+    """The records of a run directory's log.jsonl; a crash may have cut off the last line, which is left out."""
     file = path / "log.jsonl"
     if not file.is_file() or not file.stat().st_size:
         return []
@@ -112,17 +176,45 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """A metrics.json, checked down to its numbers so that no reader of it has to.
+
+    Raises:
+        InputError: a level is not a mapping, or a value is not a number; the message names the place.
+    """
+    metrics = read_json(path)
+    if not isinstance(metrics, dict):
+        raise InputError(f"{path} holds a {type(metrics).__name__}; expected a JSON object")
+    # Each pass goes one level down: `level` maps dotted places such as test.base.nce to what stands there.
+    level = {str(split): states for split, states in metrics.items()}
+    for below in ("states", "metrics", "numbers"):
+        for place, inner in level.items():
+            if not isinstance(inner, dict):
+                raise InputError(f"{path}: {place} is a {type(inner).__name__}; expected an object of {below}")
+        level = {f"{place}.{key}": value for place, inner in level.items() for key, value in inner.items()}
+    for place, value in level.items():
+        if place.endswith((".value", ".low", ".high")) and not isinstance(value, int | float | None):
+            raise InputError(f"{path}: {place} is {value!r}; expected a number")
+    return metrics
+
+
 class RunWriter:
     """Writes a run directory, each file whole or not at all."""
 
     def __init__(self, path: Path, record: dict[str, Any], *, writes: bool = True) -> None:
+        """Prepare to write; nothing is on disk before `begin`.
+
+        Args:
+            path: the run directory.
+            record: the content of run.yaml so far.
+            writes: False in all but one of several processes: every method then changes `record` at most.
+        """
         self.path = path
         self.record = record
         self.writes = writes
-        """Of several processes only one does; for the others every method does nothing."""
 
     def begin(self, **changes: Any) -> None:
-        """Write run.yaml with status `running`; on a resumed run, keep the times that are there."""
+        """Write run.yaml with status `running`; a resumed run keeps the times that it has."""
         self.record.pop("reason", None)
         self.write_record(status="running", **changes)
 
@@ -135,15 +227,20 @@ class RunWriter:
     def write_posteriors(self, state: str, split: str, posteriors: Posteriors) -> None:
         """Store posteriors/SPLIT-STATE.parquet."""
         if self.writes:
-            write_posteriors(self.path / "posteriors" / f"{split}-{state}.parquet", posteriors)
+            write_posteriors(posteriors_file(self.path, state, split), posteriors)
 
     def has_posteriors(self, state: str, split: str) -> bool:
         """Whether posteriors/SPLIT-STATE.parquet is there."""
-        return (self.path / "posteriors" / f"{split}-{state}.parquet").is_file()
+        return posteriors_file(self.path, state, split).is_file()
 
     def write_letter_mass(self, state: str, share: float) -> None:
-        """Note the mean share of probability that a state puts on the letters."""
+        """Record the mean share of probability that a state puts on the letters."""
         self.write_record(letter_mass={**self.record.get("letter_mass", {}), state: share})
+
+    def write_note(self, note: str) -> None:
+        """Add a sentence to the notes of run.yaml; a resumed run may have it already."""
+        notes = self.record.get("notes", [])
+        self.write_record(notes=notes if note in notes else [*notes, note])
 
     def write_metrics(self, metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> None:
         """Store metrics.json."""
@@ -176,44 +273,44 @@ class RunWriter:
 
     def finish(self, **changes: Any) -> None:
         """Write run.yaml with status `complete` and remove what only a resume needed."""
-        self.write_record(status="complete", **changes)
-        self._remove_state()
+        self._end(status="complete", **changes)
 
     def fail(self, reason: str) -> None:
-        """Write run.yaml with status `failed` and the reason; asked for again, the run begins anew."""
-        self.write_record(status="failed", reason=reason)
-        self._remove_state()
+        """Write run.yaml with status `failed` and the reason; repeating the command begins the run anew."""
+        self._end(status="failed", reason=reason)
 
     def prune(self, step: int, **changes: Any) -> None:
-        """Write run.yaml with status `pruned` and the step; asked for again, the run begins anew."""
-        self.write_record(status="pruned", reason=f"pruned at step {step}", steps=step, **changes)
-        self._remove_state()
+        """Write run.yaml with status `pruned` and the step; repeating the command begins the run anew."""
+        self._end(status="pruned", reason=f"pruned at step {step}", steps=step, **changes)
 
-    def _remove_state(self) -> None:
+    def _end(self, **changes: Any) -> None:
+        self.write_record(**changes)
         if self.writes:
             shutil.rmtree(self.path / "state", ignore_errors=True)
 
 
 def as_json(metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict[str, Any]:
-    """Nested estimates as plain dictionaries."""
+    """{split: {state: {metric: Estimate}}} as the plain dictionaries of a metrics.json."""
     return {
         split: {
-            state: {name: estimate.as_dict() for name, estimate in found.items()} for state, found in states.items()
+            state: {name: estimate.as_dict() for name, estimate in estimates.items()}
+            for state, estimates in states.items()
         }
         for split, states in metrics.items()
     }
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}}
+    """Versions of the programs that decide a result."""
+    packages = ("rango", "torch", "transformers", "tokenizers", "numpy", "scipy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, str]) -> Run | None:
-    """Whether `path` may become (None) or already is (the run) the output of this configuration.
+    """The run of this configuration that `path` holds already; None where a new one may be written.
 
     Raises:
-        InputError: it holds something else, a run of another configuration, or of another model or data.
+        InputError: `path` holds something else, or a run of another configuration, model or data.
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"--out {path} is a file; give a folder that does not exist yet")
@@ -222,16 +319,17 @@ def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, s
     if not (path / "run.yaml").is_file():
         raise InputError(f"--out {path} already holds other files; give a folder that does not exist yet")
     run = Run(path)
-    _check_configuration(path, run.part("config"), config.model_dump(mode="json"))
-    _check_configuration(path, run.part("fingerprints"), dict(fingerprints))
+    _check_equal(path, run.part("config"), config.model_dump(mode="json"))
+    _check_equal(path, run.part("fingerprints"), dict(fingerprints))
     return run
 
 
-def _check_configuration(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> None:
-    for key in {**there, **asked}:
-        old, new = there.get(key), asked.get(key)
+def _check_equal(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise InputError naming the first dotted key in which a stored run differs from the wanted one."""
+    for key in {**stored, **wanted}:
+        old, new = stored.get(key), wanted.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            _check_configuration(path, old, new, prefix=f"{prefix}{key}.")
+            _check_equal(path, old, new, prefix=f"{prefix}{key}.")
         elif old != new:
             raise InputError(
                 f"--out {path} already holds another run: its {prefix}{key} is {old!r}, asked is {new!r}; "

@@ -29,9 +29,9 @@ from rango.reports.run.findings import (
     mcnemar_sentence,
     priors_finding,
 )
-from rango.reports.run.run_files import RunFiles, read_run
 from rango.reports.style import Drawing, drawing
 from rango.reports.tables import (
+    STATES,
     Metrics,
     Table,
     column_named,
@@ -42,6 +42,7 @@ from rango.reports.tables import (
     state_named,
 )
 from rango.reports.templates import render
+from rango.training.run_folder import Run, RunContents
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def interval_drawings(table: Table) -> list[Drawing]:
     ]
 
 
-def curve_drawings(run: RunFiles) -> list[Drawing]:
+def curve_drawings(run: RunContents) -> list[Drawing]:
     """Train loss and the chief validation metrics against steps."""
     if not run.log:
         return [Drawing("Learning curves", None, run.missing.get("log.jsonl", "log.jsonl holds no records"))]
@@ -135,7 +136,7 @@ def curve_drawings(run: RunFiles) -> list[Drawing]:
     ]
 
 
-def reliability_drawings(run: RunFiles) -> list[Drawing]:
+def reliability_drawings(run: RunContents) -> list[Drawing]:
     """Before and after adaptation, and after calibration where there was one."""
     states = ["base", "adapted", *(["calibrated"] if "calibrated" in run.posteriors else [])]
     drawings = []
@@ -149,7 +150,7 @@ def reliability_drawings(run: RunFiles) -> list[Drawing]:
     return drawings
 
 
-def decision_drawings(run: RunFiles) -> list[Drawing]:
+def decision_drawings(run: RunContents) -> list[Drawing]:
     """Answering only where the model is sure, and what abstaining may cost; none without adapted posteriors."""
     if "adapted" not in run.posteriors:
         return []
@@ -178,16 +179,16 @@ def write_report(run_dir: Path) -> Path:
         InputError: the folder does not exist or is not a run.
     """
     path = run_dir / "report.html"
-    write_text(path, render_page(read_run(run_dir)))
+    write_text(path, render_page(Run(run_dir).contents([state.key for state in STATES])))
     return path
 
 
-def render_page(run: RunFiles) -> str:
+def render_page(run: RunContents) -> str:
     """The page of a run as HTML; every text from the run is escaped."""
     return render("run/page.html", _content(run))
 
 
-def _content(run: RunFiles) -> dict[str, Any]:
+def _content(run: RunContents) -> dict[str, Any]:
     found = run.metrics.get("test")
     states: Metrics = found if isinstance(found, Mapping) else {}
     table = result_rows(run.metrics) if states else None
@@ -213,7 +214,7 @@ def _content(run: RunFiles) -> dict[str, Any]:
     }
 
 
-def _findings(run: RunFiles, states: Metrics) -> tuple[Finding, ...]:
+def _findings(run: RunContents, states: Metrics) -> tuple[Finding, ...]:
     return (
         adaptation_finding(states),
         priors_finding(states),
@@ -244,7 +245,7 @@ def _selections(posteriors: Mapping[str, Posteriors]) -> tuple[Selection, ...]:
     return telling_instances(posteriors["base"], posteriors["adapted"])
 
 
-def _missing(run: RunFiles) -> list[str]:
+def _missing(run: RunContents) -> list[str]:
     """Reasons for missing parts that every run should have; states such as the floor exist for some tasks only."""
     expected = (
         "run.yaml",

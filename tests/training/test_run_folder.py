@@ -1,0 +1,178 @@
+"""A run directory is read strictly by `Run`, tolerantly by `Run.contents`, and written whole by `RunWriter`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rango.decisions import Estimate, Posteriors
+from rango.errors import InputError
+from rango.files import read_yaml, write_json, write_yaml
+from rango.options import FinetuneConfig
+from rango.training.run_folder import Run, RunWriter, open_output, read_log, versions
+
+CONFIG = FinetuneConfig.build({"model": "phi", "task": "toy", "lora": {"rank": 4}})
+FINGERPRINTS = {"model": "aa", "task": "bb"}
+RECORD: dict[str, Any] = {"config": CONFIG.model_dump(mode="json"), "fingerprints": FINGERPRINTS, "notes": ["a note"]}
+POSTERIORS = Posteriors.from_scores(np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]), np.array([0, 2]), ("x", "y"))
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> RunWriter:
+    made = RunWriter(tmp_path / "run", dict(RECORD))
+    made.begin(most_steps=2)
+    return made
+
+
+def test_what_the_writer_stores_is_what_the_reader_gives(writer: RunWriter) -> None:
+    estimate = Estimate(0.5, 0.25, 0.75, 2, "lower")
+    writer.append_log({"step": 0})
+    writer.write_posteriors("base", "test", POSTERIORS)
+    writer.write_letter_mass("base", 0.9)
+    writer.write_metrics({"test": {"base": {"nce": estimate}}})
+    (writer.path / "state").mkdir()
+    assert not Run(writer.path).complete
+    writer.finish(steps=2)
+    run = Run(writer.path)
+    assert run.complete
+    assert run.config == CONFIG
+    assert (run.record["most_steps"], run.record["steps"], run.record["letter_mass"]) == (2, 2, {"base": 0.9})
+    assert run.log == [{"step": 0}]
+    assert run.metrics == {"test": {"base": {"nce": estimate}}}
+    np.testing.assert_array_equal(run.posteriors("base").log_posteriors, POSTERIORS.log_posteriors)
+    assert not (writer.path / "state").exists(), "what only a resume needs goes with the end"
+
+
+def test_a_failed_run_says_why_until_it_begins_again(writer: RunWriter) -> None:
+    writer.fail("the loss became nan")
+    assert Run(writer.path).failure == "the loss became nan"
+    writer.begin()
+    assert Run(writer.path).failure is None
+    writer.prune(7, best_step=5)
+    record = read_yaml(writer.path / "run.yaml")
+    assert (record["status"], record["reason"], record["best_step"]) == ("pruned", "pruned at step 7", 5)
+
+
+def test_a_note_is_stored_once(writer: RunWriter) -> None:
+    writer.write_note("not calibrated")
+    writer.write_note("not calibrated")
+    assert Run(writer.path).record["notes"] == ["a note", "not calibrated"]
+
+
+def test_only_one_of_several_processes_writes(tmp_path: Path) -> None:
+    silent = RunWriter(tmp_path / "run", {}, writes=False)
+    silent.begin()
+    silent.append_log({"step": 0})
+    silent.rewind_log(-1)
+    silent.write_posteriors("base", "test", POSTERIORS)
+    silent.write_metrics({})
+    silent.finish()
+    assert not (tmp_path / "run").exists()
+    assert silent.record == {"status": "complete"}, "the record is the same in every process"
+
+
+def test_a_rewound_log_ends_at_the_saved_step_and_drops_a_line_cut_by_a_crash(writer: RunWriter) -> None:
+    assert read_log(writer.path) == []
+    for step in range(4):
+        writer.append_log({"step": step})
+    with (writer.path / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "tr')
+    assert [record["step"] for record in read_log(writer.path)] == [0, 1, 2, 3]
+    writer.rewind_log(2)
+    assert (writer.path / "log.jsonl").read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+    writer.rewind_log(-1)
+    assert read_log(writer.path) == []
+
+
+def test_what_is_not_there_is_named(writer: RunWriter, tmp_path: Path) -> None:
+    run = Run(writer.path)
+    with pytest.raises(InputError, match=r"has no metrics\.json; the run is not complete, repeat its command"):
+        _ = run.metrics
+    with pytest.raises(InputError, match=r"has no posteriors test-base; there are: none"):
+        run.posteriors("base")
+    writer.write_posteriors("floor", "test", POSTERIORS)
+    with pytest.raises(InputError, match=r"has no posteriors test-base; there are: test-floor"):
+        run.posteriors("base")
+    with pytest.raises(InputError, match=r"run\.yaml has no versions; expected a file that rango finetune wrote"):
+        run.part("versions")
+    with pytest.raises(InputError, match=r"nowhere is not a folder; give the folder of a run"):
+        Run(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"holds neither run\.yaml nor metrics\.json; give the folder of a run"):
+        Run(tmp_path)
+    write_json(tmp_path / "metrics.json", {})
+    with pytest.raises(InputError, match=r"holds no run\.yaml; expected the output folder of rango finetune"):
+        _ = Run(tmp_path).record
+
+
+BROKEN_METRICS: list[tuple[dict[str, Any], str]] = [
+    ({"test": 3}, "metrics.json: test is a int; expected an object of states"),
+    ({"test": {"base": [1]}}, "metrics.json: test.base is a list; expected an object of metrics"),
+    ({"test": {"base": {"nce": 1.0}}}, "metrics.json: test.base.nce is a float; expected an object of numbers"),
+    ({"test": {"base": {"nce": {"low": "x"}}}}, "metrics.json: test.base.nce.low is 'x'; expected a number"),
+]
+
+
+@pytest.mark.parametrize(("metrics", "message"), BROKEN_METRICS)
+def test_metrics_of_another_shape_are_noted_by_contents_and_raised_by_the_property(
+    tmp_path: Path, metrics: dict[str, Any], message: str
+) -> None:
+    write_json(tmp_path / "metrics.json", metrics)
+    contents = Run(tmp_path).contents(())
+    assert contents.metrics == {}
+    assert contents.missing["metrics.json"] == message
+    with pytest.raises(InputError, match=message.rpartition(": ")[2]):
+        _ = Run(tmp_path).metrics
+
+
+def test_metrics_as_they_should_be_are_read(tmp_path: Path) -> None:
+    metrics = {"test": {"base": {"nce": {"value": 0.5, "low": None, "note": "one class"}}}, "validation": {}}
+    write_json(tmp_path / "metrics.json", metrics)
+    contents = Run(tmp_path).contents(())
+    assert contents.metrics == metrics
+    assert "metrics.json" not in contents.missing
+
+
+def test_contents_keep_what_can_be_read_and_name_the_rest(writer: RunWriter) -> None:
+    writer.append_log({"step": 0})
+    with (writer.path / "log.jsonl").open("a") as file:
+        file.write('{"step": 1, "tr')
+    writer.write_posteriors("base", "test", POSTERIORS)
+    (writer.path / "posteriors" / "test-adapted.parquet").write_text("no parquet")
+    contents = Run(writer.path).contents(["base", "adapted", "floor"])
+    assert contents.log == ({"step": 0},)
+    assert contents.record["status"] == "running"
+    assert list(contents.posteriors) == ["base"]
+    assert contents.missing["metrics.json"] == "metrics.json is not in the run directory"
+    assert contents.missing["posteriors/test-floor.parquet"].endswith("is not in the run directory")
+    assert contents.missing["log.jsonl"].startswith("log.jsonl:2: not JSON")
+    assert "is not a Parquet file" in contents.missing["posteriors/test-adapted.parquet"]
+    assert not any(str(writer.path) in reason for reason in contents.missing.values())
+
+
+def test_an_output_folder_is_new_or_of_the_same_configuration(writer: RunWriter, tmp_path: Path) -> None:
+    assert open_output(tmp_path / "new", CONFIG, FINGERPRINTS) is None
+    run = open_output(writer.path, CONFIG, FINGERPRINTS)
+    assert run is not None
+    assert run.path == writer.path
+    other = CONFIG.model_copy(update={"lora": CONFIG.lora.model_copy(update={"rank": 5})})
+    with pytest.raises(InputError, match=r"already holds another run: its lora\.rank is 4, asked is 5; give another"):
+        open_output(writer.path, other, FINGERPRINTS)
+    with pytest.raises(InputError, match=r"already holds another run: its task is 'bb', asked is 'cc'"):
+        open_output(writer.path, CONFIG, {**FINGERPRINTS, "task": "cc"})
+    write_yaml(writer.path / "run.yaml", {"config": CONFIG.model_dump(mode="json")})
+    with pytest.raises(InputError, match=r"run\.yaml has no fingerprints"):
+        open_output(writer.path, CONFIG, FINGERPRINTS)
+
+
+def test_versions_name_what_decides_a_result() -> None:
+    assert set(versions()) == {"python", "rango", "torch", "transformers", "tokenizers", "numpy", "scipy"}
+
+
+def test_reading_a_run_needs_no_model_library() -> None:
+    program = "import sys, rango.training.run_folder; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
