@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.optimize import least_squares
+from transformers import PreTrainedTokenizerFast
 
 from rango.console import Screen
 from rango.language.corpus import Corpus, read_sources, tokenise, train_tokenizer
@@ -121,7 +122,9 @@ def bootstrap(fitted: Law, N: np.ndarray, D: np.ndarray, where: tuple[float, flo
     return spans, np.array(measured)
 
 
-def train(size: tuple[int, int], tokens: int, corpus: Corpus, end: int, out: Path) -> dict[str, float]:
+def train(
+    size: tuple[int, int], tokens: int, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, out: Path
+) -> dict[str, float]:
     hidden, layers = size
     config = PretrainConfig(
         hidden=hidden,
@@ -136,16 +139,16 @@ def train(size: tuple[int, int], tokens: int, corpus: Corpus, end: int, out: Pat
         save_minutes=10**6,
         device="cpu",
     )
-    trainer = Trainer(config, corpus, end_of_text=end, state_file=out / "unused")
+    trainer = Trainer(config, corpus, tokenizer=tokenizer, state_file=out / "unused")
     began, cpu = time.perf_counter(), time.process_time()
     trainer.run(Screen(quiet=True))
     outside = sum(p.numel() for name, p in trainer.network.named_parameters() if "embed" in name or "lm_head" in name)
     return {
         "hidden": hidden,
         "layers": layers,
-        "parameters": trainer.parameters - outside,
-        "all_parameters": trainer.parameters,
-        "tokens": trainer.position.tokens,
+        "parameters": trainer.model.parameter_count - outside,
+        "all_parameters": trainer.model.parameter_count,
+        "tokens": trainer.progress.tokens,
         "loss": trainer.held_out_loss(),
         "seconds": round(time.perf_counter() - began, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
@@ -215,7 +218,7 @@ def main() -> None:
         for row in done:
             if (row["hidden"], row["layers"], row["asked"]) == (*size, tokens):
                 return row
-        row = train(size, tokens, corpus, int(tokenizer.eos_token_id), arguments.out) | {"asked": tokens}
+        row = train(size, tokens, corpus, tokenizer, arguments.out) | {"asked": tokens}
         with record.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM
 from rango.cli import main
 from rango.errors import InputError
 from rango.files import read_yaml
-from rango.language.corpus import Corpus, consecutive_windows, read_sources, tokenise, train_tokenizer
+from rango.language.corpus import consecutive_windows, read_sources, tokenise, train_tokenizer
 from rango.language.networks import build_network
-from rango.language.pretrain import PretrainConfig, pretrain
+from rango.language.options import PretrainConfig
+from rango.language.pretrain import pretrain
 from rango.language.trainer import Trainer
 from rango.models.loading import load_model
 
@@ -67,9 +68,10 @@ def test_options_that_do_not_apply_are_refused(values: dict[str, Any], message: 
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def made_corpus() -> Corpus:
+def made_trainer(config: PretrainConfig, state_file: Path) -> Trainer:
     sources = read_sources(story(100))
-    return tokenise(sources, train_tokenizer(sources, 300), context=16)
+    tokenizer = train_tokenizer(sources, 300)
+    return Trainer(config, tokenise(sources, tokenizer, context=16), tokenizer=tokenizer, state_file=state_file)
 
 
 def write_config(folder: Path, **values: Any) -> str:
@@ -97,11 +99,11 @@ class TestArchitectureFile:
     )
     def test_any_causal_model(self, tmp_path: Path, values: dict[str, Any]) -> None:
         config = from_file(write_config(tmp_path, **values))
-        trainer = Trainer(config, made_corpus(), end_of_text=0, state_file=tmp_path / "state")
+        trainer = made_trainer(config, tmp_path / "state")
         with torch.no_grad():  # as after training: at the start all logits are so small that a cap does nothing
             for parameter in trainer.network.parameters():
                 parameter.mul_(8)
-            batch = torch.from_numpy(consecutive_windows(made_corpus().held_out, context=16).astype("int64"))
+            batch = torch.from_numpy(consecutive_windows(trainer.corpus.held_out, context=16).astype("int64"))
             expected = -trainer.network.train(False)(batch[:, :-1]).logits.double().log_softmax(-1)
         picked = expected.gather(-1, batch[:, 1:, None])
         assert trainer.held_out_loss() == pytest.approx(picked.mean().item(), rel=1e-5)

@@ -23,7 +23,8 @@ from rango.language import trainer as pretrain_loop
 from rango.language.corpus import Corpus, consecutive_windows, read_sources, tokenise, train_tokenizer
 from rango.language.model_folder import held_out_measures, work_folder
 from rango.language.networks import build_network
-from rango.language.pretrain import PretrainConfig, pretrain
+from rango.language.options import PretrainConfig
+from rango.language.pretrain import pretrain
 from rango.language.trainer import Trainer, token_losses
 
 
@@ -144,8 +145,9 @@ class TestLoss:
 
 def make_trainer(folder: Path, **changes: Any) -> Trainer:
     sources = read_sources(story(100))
-    corpus = tokenise(sources, train_tokenizer(sources, 300), context=16)
-    return Trainer(tiny(**changes), corpus, end_of_text=0, state_file=folder / "state.safetensors")
+    tokenizer = train_tokenizer(sources, 300)
+    corpus = tokenise(sources, tokenizer, context=16)
+    return Trainer(tiny(**changes), corpus, tokenizer=tokenizer, state_file=folder / "state.safetensors")
 
 
 class TestInterruption:
@@ -159,7 +161,7 @@ class TestInterruption:
 
         def stop_at_13(self: Trainer) -> float:
             loss = step(self)
-            if self.position.step == 13:
+            if self.progress.step == 13:
                 os.kill(os.getpid(), signal.SIGTERM)
             return loss
 
@@ -346,10 +348,11 @@ def test_without_a_budget_the_text_is_read_three_times(tmp_path: Path) -> None:
 
 def test_products_in_bfloat16_learn_as_float32_does(tmp_path: Path) -> None:
     sources = read_sources(story())
-    corpus = tokenise(sources, train_tokenizer(sources, 300), context=16)
+    tokenizer = train_tokenizer(sources, 300)
+    corpus = tokenise(sources, tokenizer, context=16)
     losses = {}
     for dtype in ("float32", "bfloat16"):
-        trainer = Trainer(tiny(dtype=dtype), corpus, end_of_text=0, state_file=tmp_path / dtype)
+        trainer = Trainer(tiny(dtype=dtype), corpus, tokenizer=tokenizer, state_file=tmp_path / dtype)
         assert trainer.dtype is getattr(torch, dtype)
         trainer.run(Screen(quiet=True))
         assert {parameter.dtype for parameter in trainer.network.parameters()} == {torch.float32}

@@ -1,4 +1,9 @@
-"""From text files to windows of tokens: documents, tokenizers, a stream, held-out text."""
+"""From text files to windows of tokens: sources, a tokenizer, one stream with its end held out, windows of it.
+
+source      <document> end <document> end ... <document> end | <last 1 %: held out>       T tokens
+train       the first parts of all sources, one after the other                           (T,)
+windows     [t0 t1 t2 t3] [t3 t4 t5 t6] ...    context 3: three inputs, and the targets one token later
+"""
 
 from __future__ import annotations
 
@@ -21,9 +26,12 @@ if TYPE_CHECKING:
 
 
 END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<unk>"
+_WORD = r"\w+(?:['’]\w+)*|[^\w\s]"  # "don't" is one word; every punctuation mark is its own
 _HELD_OUT_SHARE = 0.01
 _HELD_OUT_TOKENS = 50_000
 _FEWEST_WINDOWS = 10
+# Batches bound the memory that Python lists of ids take on the way to an array and back.
 _BATCH_OF_DOCUMENTS = 1000
 
 Tokens = NDArray[np.int32]
@@ -47,9 +55,9 @@ class Corpus:
     held_out: Tokens
     """(H,) token ids: the last part of each source."""
     held_out_bytes: int
-    """UTF-8 bytes of the held-out text, one for each end of text."""
+    """UTF-8 bytes of the predicted tokens of the held-out text, one for each end of text."""
     starts: tuple[int, ...]
-    """Where each source begins in `train`; before it stands the cut end of another."""
+    """Where each source begins in `train`; the source before it ends in a document that is cut."""
 
     @property
     def train_parts(self) -> list[Tokens]:
@@ -69,19 +77,19 @@ def read_sources(texts: Iterable[Path | str]) -> list[Source]:
     if not items:
         raise InputError("no text given; expected at least one .txt, .txt.gz, .jsonl or .jsonl.gz file")
     if len(paths) == len(items):
-        return [_source(path.name, _read_file(path)) for path in paths]
+        return [_source(path.name, _read_documents(path)) for path in paths]
     if paths:
         raise InputError(f"texts mix paths and strings (first path: {paths[0]}); give one kind")
     return [_source("documents", (("documents", str(item)) for item in items))]
 
 
-def how_many(sources: Sequence[Source]) -> str:
+def count_sources(sources: Sequence[Source]) -> str:
     """The number of sources in words, such as `1 source`."""
     return f"{len(sources)} source{'s' if len(sources) != 1 else ''}"
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, str]]:
-    """(where, document) for each document of a file."""
+def _read_documents(path: Path) -> Iterator[tuple[str, str]]:
+    """FILE:LINE, for messages, and the text of each document of a file: a line, or `text` of a line of JSON."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "txt":
         for number, line in enumerate(read_lines(path), start=1):
@@ -97,9 +105,11 @@ def _read_file(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _source(name: str, lines: Iterable[tuple[str, str]]) -> Source:
+    """The documents that are not blank; in `lines` each has its place before it."""
     documents, where = [], name
     for where, line in lines:
         document = line.strip()
+        # JSON can hold half a surrogate pair, at which the tokenizer would fail without naming the line.
         try:
             document.encode()
         except UnicodeEncodeError as error:
@@ -114,13 +124,22 @@ def _source(name: str, lines: Iterable[tuple[str, str]]) -> Source:
     return Source(name, tuple(documents), fingerprint(*documents))
 
 
+def make_tokenizer(config: PretrainConfig, sources: Sequence[Source]) -> PreTrainedTokenizerFast:
+    """The tokenizer of a configuration: that of another model, or one that is trained on the text."""
+    if config.tokenizer is not None:
+        return read_tokenizer(config.tokenizer)
+    if config.model == "ngram" and config.ngram.unit == "words":
+        return train_word_tokenizer(sources, config.vocabulary)
+    return train_tokenizer(sources, config.vocabulary)
+
+
 def train_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (arXiv:1508.07909, on bytes as in GPT-2) with exactly `vocabulary` tokens.
 
     No text is out of vocabulary, and `decode(encode(text)) == text`. The same text gives the same tokenizer.
 
     Raises:
-        InputError: fewer than 257 tokens asked, or more than the text has pairs for.
+        InputError: `vocabulary` is below 257, or above what the text has pairs for.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -138,127 +157,14 @@ def train_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTok
         show_progress=False,
     )
     tokenizer.train_from_iterator((text for source in sources for text in source.documents), trainer)
-    found = tokenizer.get_vocab_size()
-    if found < vocabulary:
+    trained = tokenizer.get_vocab_size()
+    if trained < vocabulary:
         raise InputError(
-            f"vocabulary is {vocabulary} but the text has pairs for only {found} tokens; lower vocabulary or add text"
+            f"vocabulary is {vocabulary} but the text has pairs for only {trained} tokens; lower vocabulary or add text"
         )
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT
     )
-
-
-def tokenise(
-    sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, *, context: int, option: str = "context"
-) -> Corpus:
-    """Encode all documents and hold out the last 1 % of each source (at most 50,000 tokens in all).
-
-    A part of every source, so that the held-out loss speaks for the whole text; the end of it, so that neighbouring
-    sentences do not stand on both sides. At least one window of `context` tokens is held out, however short the text.
-
-    Args:
-        sources: the documents.
-        tokenizer: with an end-of-text token.
-        context: tokens of a window.
-        option: what the user calls the size of a window, for the error.
-
-    Raises:
-        InputError: the text is shorter than ten windows.
-    """
-    streams = [_encode(source.documents, tokenizer) for source in sources]
-    total = sum(len(stream) for stream in streams)
-    if total < _FEWEST_WINDOWS * (context + 1):
-        raise InputError(
-            f"the text has {total} tokens; {option} {context} needs at least {_FEWEST_WINDOWS * (context + 1)}: "
-            f"add text or lower {option}"
-        )
-    share = max(min(_HELD_OUT_SHARE, _HELD_OUT_TOKENS / total), (context + 1) / total)
-    cuts = [len(stream) - math.ceil(share * len(stream)) for stream in streams]
-    held_out = np.concatenate([stream[cut:] for stream, cut in zip(streams, cuts, strict=True)])
-    train = np.concatenate([stream[:cut] for stream, cut in zip(streams, cuts, strict=True)])
-    sizes = np.concatenate(
-        [
-            _last_token_bytes(source.documents, tokenizer, len(stream) - cut)
-            for source, stream, cut in zip(sources, streams, cuts, strict=True)
-        ]
-    )
-    used = slice(1, 1 + (len(held_out) - 1) // context * context)
-    starts = tuple(int(start) for start in np.cumsum([0, *cuts[:-1]]))
-    return Corpus(train, held_out, int(sizes[used].sum()), starts)
-
-
-def _encode(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tokens:
-    backend, end = tokenizer.backend_tokenizer, tokenizer.eos_token_id
-    parts: list[Tokens] = []
-    # Batches bound the memory that Python lists of ids take on the way to an array.
-    for start in range(0, len(documents), _BATCH_OF_DOCUMENTS):
-        some = list(documents[start : start + _BATCH_OF_DOCUMENTS])
-        encodings = backend.encode_batch(some, add_special_tokens=False)
-        ids = [token for encoding in encodings for token in (*encoding.ids, end)]
-        parts.append(np.asarray(ids, dtype=np.int32))
-    return np.concatenate(parts)
-
-
-def _last_token_bytes(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, count: int) -> NDArray[np.int64]:
-    """(count,) UTF-8 bytes of each of the last tokens of the documents.
-
-    A token has the bytes from its first character to that of the next token, so that a document's tokens share all its
-    bytes, the spaces that a tokenizer drops too; the end of text has one.
-    """
-    parts: list[NDArray[np.int64]] = []
-    missing = count
-    for document in reversed(documents):
-        if missing <= 0:
-            break
-        offsets = tokenizer.backend_tokenizer.encode(document, add_special_tokens=False).offsets
-        ends = np.cumsum([0, *(len(character.encode()) for character in document)])
-        starts = [0, *(start for start, _ in offsets[1:]), len(document)] if offsets else [0]
-        parts.append(np.append(np.diff(ends[starts]), 1))
-        missing -= len(parts[-1])
-    return np.concatenate(parts[::-1])[-count:]
-
-
-def documents(stream: Tokens, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
-    """The documents of a stream as text; where a source was cut to hold its end out, a word may be cut too."""
-    bounds = [0, *(np.flatnonzero(stream == tokenizer.eos_token_id) + 1).tolist(), len(stream)]
-    parts = list(pairwise(bounds))
-    for first in range(0, len(parts), _BATCH_OF_DOCUMENTS):
-        some = [stream[start:end].tolist() for start, end in parts[first : first + _BATCH_OF_DOCUMENTS]]
-        yield from tokenizer.backend_tokenizer.decode_batch(some, skip_special_tokens=True)
-
-
-def windows(stream: Tokens, *, context: int, seed: int, epoch: int) -> NDArray[np.int32]:
-    """One epoch: (n, context + 1) windows in an order drawn from seed and epoch.
-
-    Inputs are the first `context` columns, targets the last: the last token of a window is the first of the next, so
-    each token is predicted once. The first cut is drawn too, so that windows fall differently in every epoch.
-    """
-    random = np.random.default_rng((seed, epoch))
-    spare = len(stream) - (context + 1)
-    start = int(random.integers(min(context, spare + 1)))
-    cut = consecutive_windows(stream[start:], context=context)
-    return cut[random.permutation(len(cut))]
-
-
-def consecutive_windows(stream: Tokens, *, context: int) -> NDArray[np.int32]:
-    """(n, context + 1) windows in the order of the text; n = (tokens - 1) // context, a rest is left out."""
-    count = (len(stream) - 1) // context
-    index = np.arange(count)[:, None] * context + np.arange(context + 1)[None, :]
-    cut: Tokens = stream[index]
-    return cut
-
-
-UNKNOWN = "<unk>"
-_WORD = r"\w+(?:['’]\w+)*|[^\w\s]"  # "don't" is one word; every punctuation mark is its own
-
-
-def make_tokenizer(config: PretrainConfig, sources: Sequence[Source]) -> PreTrainedTokenizerFast:
-    """The tokenizer that a configuration asks for."""
-    if config.tokenizer is not None:
-        return read_tokenizer(config.tokenizer)
-    if config.model == "ngram" and config.ngram.unit == "words":
-        return train_word_tokenizer(sources, config.vocabulary)
-    return train_tokenizer(sources, config.vocabulary)
 
 
 def train_word_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -291,7 +197,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of an existing model folder.
 
     Raises:
-        InputError: no tokenizer there, one without an end-of-text token, or one that is not in tokenizer.json.
+        InputError: no folder, no tokenizer in it, none in tokenizer.json, or one without an end-of-text token.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -305,3 +211,115 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer.eos_token_id, int):
         raise InputError(f"tokenizer {folder} has no end-of-text token; give one with eos_token in its configuration")
     return tokenizer
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The token that ends a document and stands before the first; every tokenizer of a pre-training has one."""
+    token = tokenizer.eos_token_id
+    assert isinstance(token, int)
+    return token
+
+
+def tokenise(
+    sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, *, context: int, option: str = "context"
+) -> Corpus:
+    """Encode all documents and hold out the last 1 % of each source (at most 50,000 tokens in all).
+
+    Every source gives a part, so that the held-out loss stands for the whole text. It gives its end, so that
+    neighbouring sentences are not on both sides. At least one window of `context` tokens is held out from any text.
+
+    Args:
+        sources: the documents.
+        tokenizer: with an end-of-text token.
+        context: tokens of a window.
+        option: the name of the option that sets `context`, for the message.
+
+    Raises:
+        InputError: the text is shorter than ten windows.
+    """
+    streams = [_encode(source.documents, tokenizer) for source in sources]
+    total = sum(len(stream) for stream in streams)
+    if total < _FEWEST_WINDOWS * (context + 1):
+        raise InputError(
+            f"the text has {total} tokens; {option} {context} needs at least {_FEWEST_WINDOWS * (context + 1)}: "
+            f"add text or lower {option}"
+        )
+
+    # Each source is cut at its own end, by the same share.
+    share = max(min(_HELD_OUT_SHARE, _HELD_OUT_TOKENS / total), (context + 1) / total)
+    cuts = [len(stream) - math.ceil(share * len(stream)) for stream in streams]
+    held_out = np.concatenate([stream[cut:] for stream, cut in zip(streams, cuts, strict=True)])
+    train = np.concatenate([stream[:cut] for stream, cut in zip(streams, cuts, strict=True)])
+
+    # The bytes of the tokens that whole windows predict: not the first token, nor the rest after the last window.
+    sizes = np.concatenate(
+        [
+            _last_token_bytes(source.documents, tokenizer, len(stream) - cut)
+            for source, stream, cut in zip(sources, streams, cuts, strict=True)
+        ]
+    )  # (H,)
+    predicted = slice(1, 1 + (len(held_out) - 1) // context * context)
+    starts = tuple(int(start) for start in np.cumsum([0, *cuts[:-1]]))
+    return Corpus(train, held_out, int(sizes[predicted].sum()), starts)
+
+
+def _encode(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tokens:
+    """(T,) tokens of the documents, an end of text after each."""
+    parts: list[Tokens] = []
+    for start in range(0, len(documents), _BATCH_OF_DOCUMENTS):
+        batch = list(documents[start : start + _BATCH_OF_DOCUMENTS])
+        encodings = tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False)
+        ids = [token for encoding in encodings for token in (*encoding.ids, tokenizer.eos_token_id)]
+        parts.append(np.asarray(ids, dtype=np.int32))
+    return np.concatenate(parts)
+
+
+def _last_token_bytes(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, count: int) -> NDArray[np.int64]:
+    """(count,) UTF-8 bytes of each of the last tokens of the documents.
+
+    A token has the bytes from its first character to that of the next token, so that a document's tokens share all its
+    bytes, also the spaces that a tokenizer drops. The end of text has one byte.
+    """
+    parts: list[NDArray[np.int64]] = []
+    missing = count
+    # Backwards from the last document until there are enough tokens.
+    for document in reversed(documents):
+        if missing <= 0:
+            break
+        offsets = tokenizer.backend_tokenizer.encode(document, add_special_tokens=False).offsets
+        ends = np.cumsum([0, *(len(character.encode()) for character in document)])  # (characters + 1,) in bytes
+        starts = [0, *(start for start, _ in offsets[1:]), len(document)] if offsets else [0]
+        parts.append(np.append(np.diff(ends[starts]), 1))  # (tokens + 1,)
+        missing -= len(parts[-1])
+    return np.concatenate(parts[::-1])[-count:]
+
+
+def documents(stream: Tokens, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+    """The documents of a stream as text; where the end of a source was held out, the last word may be cut."""
+    bounds = [0, *(np.flatnonzero(stream == tokenizer.eos_token_id) + 1).tolist(), len(stream)]
+    parts = list(pairwise(bounds))
+    for first in range(0, len(parts), _BATCH_OF_DOCUMENTS):
+        batch = [stream[start:end].tolist() for start, end in parts[first : first + _BATCH_OF_DOCUMENTS]]
+        yield from tokenizer.backend_tokenizer.decode_batch(batch, skip_special_tokens=True)
+
+
+def windows(stream: Tokens, *, context: int, seed: int, epoch: int) -> NDArray[np.int32]:
+    """One epoch: (n, context + 1) windows in an order drawn from seed and epoch.
+
+    The first `context` columns are inputs, the last `context` are targets. The last token of a window is the first of
+    the next, so each token is predicted once. Where the first window begins is drawn too, so that each epoch cuts the
+    text in other places.
+    """
+    random = np.random.default_rng((seed, epoch))
+    spare = len(stream) - (context + 1)
+    start = int(random.integers(min(context, spare + 1)))
+    in_order = consecutive_windows(stream[start:], context=context)  # (n, context + 1)
+    return in_order[random.permutation(len(in_order))]
+
+
+def consecutive_windows(stream: Tokens, *, context: int) -> NDArray[np.int32]:
+    """(n, context + 1) windows in the order of the text; n = (tokens - 1) // context, a rest is left out."""
+    count = (len(stream) - 1) // context
+    index = np.arange(count)[:, None] * context + np.arange(context + 1)[None, :]  # (n, context + 1)
+    rows: Tokens = stream[index]
+    return rows

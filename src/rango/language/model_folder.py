@@ -1,61 +1,58 @@
-"""The folder of a pre-trained model: built beside its place, put there when complete, with its record pretrain.yaml."""
+"""The folder of a pre-trained model, with its record pretrain.yaml.
+
+    out.parent/.NAME.unfinished    pretrain.yaml (status: running), state.safetensors         while it is made
+    out.parent/NAME                model, tokenizer, words.txt, pretrain.yaml (complete)      renamed when complete
+
+So `out` is either whole or not there, and an interrupted command finds its state beside it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import platform
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
-
-from rango import __version__
 from rango.errors import InputError
 from rango.files import read_yaml, write_yaml
 from rango.language.corpus import Corpus, Source
 from rango.language.options import PretrainConfig
+from rango.language.text_scores import bits_per_byte, perplexity
+from rango.models.loading import Model, quiet_transformers
+from rango.training.run_folder import versions
 
 STATE = "state.safetensors"
 RECORD = "pretrain.yaml"
-MOST_NATS = math.log(sys.float_info.max)
-"""Nats per token, 709.8: beyond it the perplexity is no number."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """What a pre-training gives, whatever the kind of model."""
+    """The result of a pre-training, whatever the kind of model."""
 
-    network: PreTrainedModel
+    model: Model
     corpus: Corpus | None
-    """None where nothing was learned from text: the model was read."""
+    """None where nothing was learned from text: the n-grams were read from an ARPA file."""
     facts: Mapping[str, Any]
-    """For the record: how it was made and, if there is text, the held-out loss."""
+    """For the record: how the model was made and, if there is text, its held-out loss."""
 
 
 def held_out_measures(nats_per_token: float, tokens: int, corpus: Corpus) -> dict[str, float]:
-    """The held-out loss in nats per token, its exponential, and, comparable between tokenizers, in bits per byte.
+    """The held-out loss in nats per token, as a perplexity, and in bits per byte, which compares tokenizers.
 
-    A perplexity beyond float64 is infinite, as is that of a text that an unsmoothed model rules out.
+    The perplexity is infinite beyond float64, and where an unsmoothed model gives the text probability 0.
     """
-    perplexity = math.exp(nats_per_token) if nats_per_token < MOST_NATS else math.inf
-    bits = nats_per_token * tokens / corpus.held_out_bytes / math.log(2)
     return {
         "held_out_nats_per_token": round(nats_per_token, 6),
-        "held_out_perplexity": round(perplexity, 4),
-        "held_out_bits_per_byte": round(bits, 6),
+        "held_out_perplexity": round(perplexity(-nats_per_token, 1), 4),
+        "held_out_bits_per_byte": round(bits_per_byte(-nats_per_token * tokens, corpus.held_out_bytes), 6),
     }
 
 
 def check_place(out: Path) -> None:
-    """Refuse a place to which no folder can be renamed when it is complete.
+    """Check that the complete folder can be renamed to `out`.
 
     Args:
         out: resolved: absolute, without links.
@@ -67,32 +64,32 @@ def check_place(out: Path) -> None:
         raise InputError(f"{out} is the current folder, which cannot be replaced; give a folder in it or elsewhere")
     if os.path.ismount(out):
         raise InputError(f"{out} is a mount point, which cannot be replaced; give a folder in it or elsewhere")
-    there = next(place for place in (out, *out.parents) if place.exists())
-    if not there.is_dir():
-        inside = "" if there == out else f", so {out} cannot be in it"
-        raise InputError(f"{there} is a file{inside}; give a folder that does not exist yet")
+    nearest = next(place for place in (out, *out.parents) if place.exists())
+    if not nearest.is_dir():
+        inside = "" if nearest == out else f", so {out} cannot be in it"
+        raise InputError(f"{nearest} is a file{inside}; give a folder that does not exist yet")
 
 
 def is_complete(out: Path, identity: str) -> bool:
-    """Whether `out` holds this very pre-training, complete.
+    """Whether `out` holds this very pre-training, complete; False where it holds nothing.
 
     Raises:
-        InputError: `out` holds something else, be it hidden.
+        InputError: `out` holds anything else; a hidden file counts too, because the folder is replaced.
     """
-    found = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
-    if not found:
+    names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
+    if not names:
         return False
     if (out / RECORD).is_file() and read_yaml(out / RECORD).get("identity") == identity:
         return True
-    raise InputError(f"{out} already holds something else ({found[0]}); give another folder, or empty this one")
+    raise InputError(f"{out} already holds something else ({names[0]}); give another folder, or empty this one")
 
 
 @contextlib.contextmanager
 def work_folder(out: Path, identity: str) -> Iterator[Path]:
-    """A hidden folder beside `out` that gets its name when the block ends without an error.
+    """A hidden folder beside `out` that is renamed to `out` when the block ends without an error.
 
-    It stays when the block is interrupted, and the same pre-training goes on in it. After an `InputError` it goes, with
-    the folders that were made for it.
+    After an interruption or a crash it stays, and the same pre-training goes on in it. After an `InputError`, which a
+    repeated command would only meet again, it is deleted with the parent folders that were made for it.
 
     Raises:
         InputError: another unfinished pre-training stands there.
@@ -104,7 +101,7 @@ def work_folder(out: Path, identity: str) -> Iterator[Path]:
             f"{work} holds an unfinished pre-training with another configuration or text; "
             "give another folder, or delete this one"
         )
-    made = [folder for folder in work.parents if not folder.exists()]
+    new_parents = [folder for folder in work.parents if not folder.exists()]
     if not record.exists():
         work.mkdir(parents=True, exist_ok=True)
         # A state without its record is of unknown origin: never go on from it.
@@ -115,7 +112,7 @@ def work_folder(out: Path, identity: str) -> Iterator[Path]:
     except InputError:
         shutil.rmtree(work)
         with contextlib.suppress(OSError):  # somebody else uses one of them now
-            for folder in made:
+            for folder in new_parents:
                 folder.rmdir()
         raise
     if out.is_dir():
@@ -124,40 +121,26 @@ def work_folder(out: Path, identity: str) -> Iterator[Path]:
 
 
 def write_folder(
-    work: Path,
-    made: Pretrained,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    config: PretrainConfig,
-    sources: Sequence[Source],
-    identity: str,
+    work: Path, made: Pretrained, *, config: PretrainConfig, sources: Sequence[Source], identity: str
 ) -> None:
-    """Write network, tokenizer and record into the work folder; the state of the training goes."""
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        made.network.save_pretrained(work)
-        tokenizer.save_pretrained(work)
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    """Write network, tokenizer and record into the work folder, and delete the state of the training."""
+    with quiet_transformers():
+        made.model.network.save_pretrained(work)
+        made.model.tokenizer.save_pretrained(work)
+    corpus = made.corpus
     record = {
         "status": "complete",
         "identity": identity,
         "config": config.model_dump(mode="json"),
-        "vocabulary": len(tokenizer),
+        "vocabulary": len(made.model.tokenizer),
         **made.facts,
         "texts": [
             {"name": source.name, "documents": len(source.documents), "fingerprint": source.fingerprint}
             for source in sources
         ],
-        **_text_tokens(made.corpus),
-        "versions": {"rango": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        **({"text_tokens": {"train": len(corpus.train), "held_out": len(corpus.held_out)}} if corpus else {}),
+        "versions": versions(),
     }
+    # The record comes after the files it vouches for.
     write_yaml(work / RECORD, record)
     (work / STATE).unlink(missing_ok=True)
-
-
-def _text_tokens(corpus: Corpus | None) -> dict[str, Any]:
-    return {} if corpus is None else {"text_tokens": {"train": len(corpus.train), "held_out": len(corpus.held_out)}}

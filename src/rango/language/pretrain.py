@@ -1,11 +1,15 @@
-"""Pre-training of a small language model and its tokenizer, from text files to a folder transformers loads."""
+"""Pre-training of a small language model and its tokenizer, from text to a folder that transformers loads.
+
+    text files    -> sources -> tokenizer -> corpus -> a network, trained by gradients   \
+                                                    -> an n-gram, counted and smoothed    -> the folder
+    an ARPA file, and the tokenizer of its words    -> an n-gram, as it stands in the file /
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +22,9 @@ from rango.language.arpa import read_arpa, write_arpa
 from rango.language.corpus import (
     Corpus,
     Source,
+    count_sources,
     documents,
-    how_many,
+    end_of_text,
     make_tokenizer,
     read_sources,
     read_tokenizer,
@@ -38,129 +43,12 @@ from rango.language.networks import architecture_text
 from rango.language.ngram_estimation import count_ngrams, smooth
 from rango.language.options import NGramOptions, PretrainConfig
 from rango.language.trainer import Trainer
-from rango.language.words import WORDS_FILE, WordList, count_words, write_words
+from rango.language.words import WORDS_FILE, count_words, write_words
 from rango.models.loading import Model
 from rango.models.ngram import NGramForCausalLM
 
-
-def arpa_file(texts: Sequence[Path | str], config: PretrainConfig) -> Path | None:
-    """The ARPA file (.arpa, .arpa.gz) that is given instead of text; None for text.
-
-    Raises:
-        InputError: other texts beside it, another kind of model, no tokenizer, or options for counting.
-    """
-    files = [text for text in texts if isinstance(text, Path) and text.name.removesuffix(".gz").endswith(".arpa")]
-    if not files:
-        return None
-    file = files[0]
-    if len(texts) > 1:
-        raise InputError(f"{file} is a whole model and {len(texts) - 1} other texts are given; give it alone")
-    if config.model != "ngram":
-        raise InputError(f"{file} holds n-grams and model is {config.model}; give --model ngram")
-    if config.tokenizer is None:
-        raise InputError(f"{file}: which tokenizer has its words as tokens? Give --tokenizer FOLDER, that of a model")
-    if config.ngram != NGramOptions():
-        raise InputError(f"{file}: its n-grams are counted and smoothed already; leave the ngram options out")
-    return file
-
-
-def arpa_source(file: Path) -> Source:
-    """The file as the source of a model: it has no documents."""
-    return Source(file.name, (), fingerprint(read_bytes(file)))
-
-
-def read_counted(file: Path, tokenizer: PreTrainedTokenizerFast, *, screen: Screen) -> Pretrained:
-    """Read the n-grams; nothing is held out, so nothing is measured.
-
-    Raises:
-        InputError: as in `rango.models.read_arpa`.
-    """
-    network = read_arpa(file, tokenizer).network
-    assert isinstance(network, NGramForCausalLM)
-    sizes = " + ".join(f"{size:,}" for size in network.config.entries)
-    screen.say(f"{sizes} n-grams of 1 to {network.order} tokens, read from {file}; nothing is held out")
-    facts = {
-        "parameters": network.num_parameters(),
-        "entries": list(network.config.entries),
-        "device": "cpu",
-        "dtype": "float32",
-    }
-    return Pretrained(network, None, facts)
-
-
-ARPA = "model.arpa"
-_PLACES = 200_000  # looked up at once
-
-
-def pretrain_ngram(
-    config: PretrainConfig, sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, *, work: Path, screen: Screen
-) -> Pretrained:
-    """Count the training text and measure the held-out loss on the same tokens as a network's.
-
-    Raises:
-        InputError: text shorter than ten n-grams, or an order larger than the longest document.
-    """
-    begun = time.perf_counter()
-    options = config.ngram
-    corpus = tokenise(sources, tokenizer, context=options.order, option="ngram.order")
-    _check_documents(corpus, options.order, end=_end(tokenizer))
-    counts = count_ngrams(corpus.train_parts, order=options.order, vocabulary=len(tokenizer), end=_end(tokenizer))
-    tables = smooth(counts, smoothing=options.smoothing, k=options.k or 1.0, discount=options.discount)
-    network = NGramForCausalLM.from_tables(tables)
-    seconds = time.perf_counter() - begun
-    measured = _held_out(network, corpus, options)
-    entries = network.config.entries
-    screen.say(
-        f"{' + '.join(f'{size:,}' for size in entries)} n-grams of 1 to {options.order} tokens ({options.smoothing}) "
-        f"from {len(corpus.train):,} tokens of {how_many(sources)} in {seconds:.1f} s, held out "
-        f"{measured['held_out_nats_per_token']:.3f} nats/token, {measured['held_out_bits_per_byte']:.3f} bits/byte"
-    )
-    if options.arpa:
-        write_arpa(work / ARPA, Model(name=config.model, network=network, tokenizer=tokenizer))
-    facts = {
-        "parameters": network.num_parameters(),
-        "entries": list(entries),
-        "discounts": [[round(part, 6) for part in triple] for triple in tables.discounts],
-        "device": "cpu",
-        "dtype": "float32",
-        "tokens": len(corpus.train),
-        "seconds": round(seconds, 1),
-        "held_out": measured,
-    }
-    return Pretrained(network, corpus, facts)
-
-
-def _end(tokenizer: PreTrainedTokenizerFast) -> int:
-    end = tokenizer.eos_token_id
-    assert isinstance(end, int)
-    return end
-
-
-def _check_documents(corpus: Corpus, order: int, *, end: int) -> None:
-    longest = max(
-        int(np.diff(np.flatnonzero(np.concatenate([[True], part == end, [True]]))).max()) - 1
-        for part in corpus.train_parts
-    )
-    if order > longest:
-        raise InputError(
-            f"ngram.order is {order} but the longest document has {longest} tokens; lower the order or add text"
-        )
-
-
-def _held_out(network: NGramForCausalLM, corpus: Corpus, options: NGramOptions) -> dict[str, float]:
-    """Mean of -log P over the held-out tokens but the first, which has no history; infinite if one is impossible."""
-    reach = options.order - 1
-    count = (len(corpus.held_out) - 1) // options.order * options.order
-    tokens = torch.from_numpy(corpus.held_out[: count + 1].astype(np.int64))
-    total = 0.0
-    for start in range(1, count + 1, _PLACES):
-        first = max(0, start - max(1, reach))
-        part = network.sequence_log_probabilities(tokens[None, first : start + _PLACES])[0]
-        total -= float(part[start - first - 1 :].double().sum())
-    return held_out_measures(total / count, count, corpus)
-
-
-__all__ = ["PretrainConfig", "pretrain"]
+_ARPA_FILE = "model.arpa"
+_TOKENS_AT_ONCE = 200_000  # of held-out text that an n-gram scores: the tables of their histories fit into memory
 
 
 def pretrain(
@@ -193,80 +81,169 @@ def pretrain(
     screen = screen or Screen(quiet=True)
     place = out.resolve()
     check_place(place)
-    given: list[Path | str] = list(texts)
-    arpa = arpa_file(given, config)
-    sources = read_sources(given) if arpa is None else [arpa_source(arpa)]
-    identity = _identity(config, sources)
+    items: list[Path | str] = list(texts)
+    arpa = _arpa_file(items, config)
+    # An ARPA file has no documents: it is a source by its bytes alone.
+    sources = read_sources(items) if arpa is None else [Source(arpa.name, (), fingerprint(read_bytes(arpa)))]
+
+    # A hash of everything that decides the result: a repeated call goes on with, or leaves, only what has the same.
+    parts = [config.model_dump_json(), architecture_text(config), *(source.fingerprint for source in sources)]
+    if config.tokenizer is not None:
+        parts.append(read_tokenizer(config.tokenizer).backend_tokenizer.to_str())
+    identity = fingerprint(*parts)
     if is_complete(place, identity):
         screen.say(f"{out} is complete already, with this configuration and text")
         return out
-    learn = pretrain_ngram if config.model == "ngram" else _pretrain_network
+
     with work_folder(place, identity) as work:
         tokenizer = make_tokenizer(config, sources)
-        if arpa is None:
-            made = learn(config, sources, tokenizer, work=work, screen=screen)
+        if arpa is not None:
+            made = _read_ngram(arpa, tokenizer, screen=screen)
+        elif config.model == "ngram":
+            made = _count_ngram(config, sources, tokenizer, work=work, screen=screen)
         else:
-            made = read_counted(arpa, tokenizer, screen=screen)
+            made = _train_network(config, sources, tokenizer, work=work, screen=screen)
         if made.corpus is not None:
-            write_words(work / WORDS_FILE, _words(sources, made.corpus, tokenizer))
-        write_folder(work, made, tokenizer, config=config, sources=sources, identity=identity)
+            write_words(work / WORDS_FILE, count_words(_training_texts(sources, made.corpus, tokenizer)))
+        write_folder(work, made, config=config, sources=sources, identity=identity)
     return out
 
 
-def _identity(config: PretrainConfig, sources: Sequence[Source]) -> str:
-    """A hash of all that decides the result."""
-    given = () if config.tokenizer is None else (read_tokenizer(config.tokenizer).backend_tokenizer.to_str(),)
-    texts = (source.fingerprint for source in sources)
-    return fingerprint(config.model_dump_json(), architecture_text(config), *texts, *given)
-
-
-def _words(sources: Sequence[Source], corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> WordList:
-    """The words of the training text."""
+def _training_texts(sources: Sequence[Source], corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> Iterable[str]:
+    """The training text, document by document, without what is held out."""
     if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
-        return count_words(documents(corpus.train, tokenizer))
-    # Tokens that may be unknown words do not give the text back: read it at its source, up to the cut document.
+        return documents(corpus.train, tokenizer)
+    # Unknown words are lost in the tokens: read the documents of each source, up to the one that was cut.
     ends = [int((part == tokenizer.eos_token_id).sum()) for part in corpus.train_parts]
-    return count_words(text for source, end in zip(sources, ends, strict=True) for text in source.documents[: end + 1])
+    return (text for source, end in zip(sources, ends, strict=True) for text in source.documents[: end + 1])
 
 
-def _pretrain_network(
+def _train_network(
     config: PretrainConfig, sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, *, work: Path, screen: Screen
 ) -> Pretrained:
-    """Train a network by gradients."""
+    """Train a transformer or an LSTM by gradients, from the state in the work folder if there is one."""
     corpus = tokenise(sources, tokenizer, context=config.context)
-    sized = config.model_copy(update={"vocabulary": len(tokenizer)})
-    trainer = Trainer(sized, corpus, end_of_text=_end_of_text(tokenizer), state_file=work / STATE)
-    screen.say(_opening(config, trainer, sources))
-    trainer.run(screen)
-    return Pretrained(trainer.network, corpus, _facts(trainer))
-
-
-def _end_of_text(tokenizer: PreTrainedTokenizerFast) -> int:
-    token = tokenizer.eos_token_id
-    assert isinstance(token, int)
-    return token
-
-
-def _opening(config: PretrainConfig, trainer: Trainer, sources: Sequence[Source]) -> str:
-    corpus, position = trainer.corpus, trainer.position
+    trainer = Trainer(config, corpus, tokenizer=tokenizer, state_file=work / STATE)
+    position, dtype = trainer.progress, str(trainer.dtype).removeprefix("torch.")
     budget = f"{trainer.token_budget:,} tokens" if trainer.token_budget else f"{config.minutes:g} minutes of wall clock"
     resumed = f"; goes on from step {position.step:,}" if position.step else ""
-    return (
-        f"{trainer.parameters:,} parameters ({trainer.network.config.model_type}), {len(corpus.train):,} tokens of "
-        f"text from {how_many(sources)}, {len(corpus.held_out):,} held out, budget {budget}, on {trainer.device} "
-        f"in {str(trainer.dtype).removeprefix('torch.')}{resumed}"
+    screen.say(
+        f"{trainer.model.parameter_count:,} parameters ({trainer.network.config.model_type}), {len(corpus.train):,} "
+        f"tokens of text from {count_sources(sources)}, {len(corpus.held_out):,} held out, budget {budget}, on "
+        f"{trainer.device} in {dtype}{resumed}"
     )
-
-
-def _facts(trainer: Trainer) -> dict[str, Any]:
-    position, last = trainer.position, trainer.position.history[-1]
-    return {
-        "parameters": trainer.parameters,
+    trainer.run(screen)
+    facts = {
+        "parameters": trainer.model.parameter_count,
         "device": str(trainer.device),
-        "dtype": str(trainer.dtype).removeprefix("torch."),
+        "dtype": dtype,
         "tokens": position.tokens,
         "steps": position.step,
         "seconds": round(position.seconds, 1),
-        "held_out": {key: value for key, value in last.items() if key.startswith("held_out")},
+        "held_out": {key: value for key, value in position.history[-1].items() if key.startswith("held_out")},
         "history": position.history,
     }
+    return Pretrained(trainer.model, corpus, facts)
+
+
+def _count_ngram(
+    config: PretrainConfig, sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast, *, work: Path, screen: Screen
+) -> Pretrained:
+    """Count and smooth the training text, and measure the held-out loss.
+
+    Raises:
+        InputError: text shorter than ten n-grams, or an order larger than the longest document.
+    """
+    begun = time.perf_counter()
+    options, end = config.ngram, end_of_text(tokenizer)
+    corpus = tokenise(sources, tokenizer, context=options.order, option="ngram.order")
+    longest = max(
+        int(np.diff(np.flatnonzero(np.concatenate([[True], part == end, [True]]))).max()) - 1
+        for part in corpus.train_parts
+    )
+    if options.order > longest:
+        raise InputError(
+            f"ngram.order is {options.order} but the longest document has {longest} tokens; lower the order or add text"
+        )
+    counts = count_ngrams(corpus.train_parts, order=options.order, vocabulary=len(tokenizer), end=end)
+    tables = smooth(counts, smoothing=options.smoothing, k=options.k or 1.0, discount=options.discount)
+    network = NGramForCausalLM.from_tables(tables)
+    seconds = time.perf_counter() - begun
+
+    held_out = _held_out_loss(network, corpus)
+    screen.say(
+        f"{_sizes(network)} n-grams of 1 to {options.order} tokens ({options.smoothing}) "
+        f"from {len(corpus.train):,} tokens of {count_sources(sources)} in {seconds:.1f} s, held out "
+        f"{held_out['held_out_nats_per_token']:.3f} nats/token, {held_out['held_out_bits_per_byte']:.3f} bits/byte"
+    )
+    model = Model(name=config.model, network=network, tokenizer=tokenizer)
+    if options.arpa:
+        write_arpa(work / _ARPA_FILE, model)
+    facts = {
+        "parameters": network.num_parameters(),
+        "entries": list(network.config.entries),
+        "discounts": [[round(part, 6) for part in triple] for triple in tables.discounts],
+        "device": "cpu",
+        "dtype": "float32",
+        "tokens": len(corpus.train),
+        "seconds": round(seconds, 1),
+        "held_out": held_out,
+    }
+    return Pretrained(model, corpus, facts)
+
+
+def _held_out_loss(network: NGramForCausalLM, corpus: Corpus) -> dict[str, float]:
+    """The held-out loss on whole windows of N tokens, so that it is measured as a network's with that context.
+
+    The first token has no history and is only read. The loss is infinite if a token is impossible.
+    """
+    count = (len(corpus.held_out) - 1) // network.order * network.order
+    tokens = torch.from_numpy(corpus.held_out[: count + 1].astype(np.int64))  # (1 + count,)
+    total = 0.0
+    # Each part begins with the N - 1 tokens before it, at least one, whose own losses are left out.
+    for start in range(1, count + 1, _TOKENS_AT_ONCE):
+        first = max(0, start - max(1, network.order - 1))
+        values = network.sequence_log_probabilities(tokens[None, first : start + _TOKENS_AT_ONCE])[0]
+        total -= float(values[start - first - 1 :].double().sum())
+    return held_out_measures(total / count, count, corpus)
+
+
+def _arpa_file(texts: Sequence[Path | str], config: PretrainConfig) -> Path | None:
+    """The ARPA file (.arpa, .arpa.gz) that is given instead of text; None for text.
+
+    Raises:
+        InputError: other texts beside it, another kind of model, no tokenizer, or options for counting.
+    """
+    files = [text for text in texts if isinstance(text, Path) and text.name.removesuffix(".gz").endswith(".arpa")]
+    if not files:
+        return None
+    file = files[0]
+    if len(texts) > 1:
+        raise InputError(f"{file} is a whole model and {len(texts) - 1} other texts are given; give it alone")
+    if config.model != "ngram":
+        raise InputError(f"{file} holds n-grams and model is {config.model}; give --model ngram")
+    if config.tokenizer is None:
+        raise InputError(f"{file}: which tokenizer has its words as tokens? Give --tokenizer FOLDER, that of a model")
+    if config.ngram != NGramOptions():
+        raise InputError(f"{file}: its n-grams are counted and smoothed already; leave the ngram options out")
+    return file
+
+
+def _read_ngram(file: Path, tokenizer: PreTrainedTokenizerFast, *, screen: Screen) -> Pretrained:
+    """Read the n-grams of an ARPA file; no text is held out, so no loss is measured."""
+    model = read_arpa(file, tokenizer)
+    network = model.network
+    assert isinstance(network, NGramForCausalLM)
+    screen.say(f"{_sizes(network)} n-grams of 1 to {network.order} tokens, read from {file}; nothing is held out")
+    facts = {
+        "parameters": network.num_parameters(),
+        "entries": list(network.config.entries),
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    return Pretrained(model, None, facts)
+
+
+def _sizes(network: NGramForCausalLM) -> str:
+    """The number of n-grams of each order, such as `300 + 38 + 53`."""
+    return " + ".join(f"{size:,}" for size in network.config.entries)

@@ -12,6 +12,7 @@ also what pre-training puts between documents. A model with none of them does no
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ from rango.scoring.scorer import batches_by_tokens
 from rango.scoring.trees import TokenTree
 
 _SHORTEST_CONTEXT = 4
+MOST_NATS = math.log(sys.float_info.max)
+"""Nats per token, 709.8: beyond it the perplexity is no number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,18 +85,19 @@ class TextScore:
 def perplexity(log_probability: float, tokens: int) -> float:
     """exp(-log P / tokens): the size of a vocabulary of equal tokens that would be as hard to predict.
 
+    It is infinite beyond float64 and for an impossible text, and NaN without tokens.
+
     >>> round(perplexity(10 * math.log(1 / 8), 10), 6)
     8.0
     >>> perplexity(-math.inf, 10)
     inf
     """
-    if math.isinf(log_probability):
-        return math.inf
-    return math.exp(min(-log_probability / tokens, 700.0)) if tokens else math.nan
+    nats = -log_probability / tokens if tokens else math.nan
+    return math.inf if nats >= MOST_NATS else math.exp(nats)
 
 
 def bits_per_byte(log_probability: float, size: int) -> float:
-    """-log2 P / bytes.
+    """-log2 P / bytes; NaN without bytes.
 
     >>> bits_per_byte(16 * math.log(0.5), 8)
     2.0
