@@ -1,14 +1,14 @@
-"""What every figure shares: colours, fonts, sizes, equal bytes for equal data, and SVG inside a page."""
+"""What every figure shares: colours, fonts and sizes, equal bytes for equal data, and SVG inside a page."""
 
 from __future__ import annotations
 
 import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rango.errors import InputError
-from rango.files import atomic_path
+from rango.files import atomic_path, write_text
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; each state also has a marker of its own.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; each state also has its own marker.
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"
 VERMILION = "#d55e00"
 # Greys of middle lightness on a transparent ground: legible on white paper and on a dark page.
@@ -34,9 +34,11 @@ COLOURS = {
     "floor": GREEN,
 }
 MARKERS = {"prior": "|", "ngram": "v", "base": "s", "control": "^", "adapted": "o", "calibrated": "D", "floor": "*"}
-# For lines without a state of their own, such as the configurations of a study.
+# For lines that are no state of a model, such as the configurations of a study.
 CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, INK)
 
+DASHED = (0, (4, 3))
+"""The line style of everything that is a reference and no result: priors, floor, diagonal."""
 PANEL = (3.8, 2.9)
 """Width and height of one panel in inches: legible when a page or a phone shows it some 350 pixels wide."""
 
@@ -45,6 +47,7 @@ _STYLE: Any = {
     # DejaVu Sans comes with matplotlib, and glyphs are drawn as paths: no font of the system is used.
     "font.family": "DejaVu Sans",
     "svg.fonttype": "path",
+    # Without a salt matplotlib's ids are random, and the bytes differ each time.
     "svg.hashsalt": "rango",
     "pdf.fonttype": 42,
     "font.size": 9.5,
@@ -79,13 +82,14 @@ _STYLE: Any = {
 }
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw under the project's style whatever the caller's matplotlib settings, which are left as they were."""
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draw under the project's style, whatever the caller's matplotlib settings are; those are left unchanged."""
 
     @functools.wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with mpl.rc_context():
             mpl.rcdefaults()
             mpl.rcParams.update(_STYLE)
@@ -98,6 +102,15 @@ def panels(count: int, *, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]
     """A figure with `count` panels side by side."""
     figure = Figure(figsize=(PANEL[0] * count, height), layout="constrained")
     return figure, [figure.add_subplot(1, count, index + 1) for index in range(count)]
+
+
+def label_rows(ax: Axes, titles: Sequence[str]) -> None:
+    """Turn the y axis into rows with names, the first on top: row i of n stands at y = n - 1 - i."""
+    ax.set_yticks(range(len(titles)), list(reversed(titles)))
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(-0.6, len(titles) - 0.4)
+    ax.grid(visible=False, axis="y")
+    ax.spines["left"].set_visible(False)
 
 
 def svg_text(figure: Figure) -> str:
@@ -114,23 +127,24 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         InputError: another ending.
     """
-    kind = path.suffix.lower()
-    empty: dict[str, dict[str, None]] = {
+    # Dates and versions are left out of the files, so that the same figure gives the same bytes.
+    without: dict[str, dict[str, None]] = {
         ".png": {"Software": None},
         ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
-    if kind == ".svg":
-        with atomic_path(path) as temporary:
-            temporary.write_text(svg_text(figure), encoding="utf-8")
-        return
-    if kind not in empty:
+    ending = path.suffix.lower()
+    if ending == ".svg":
+        write_text(path, svg_text(figure))
+    elif ending in without:
+        with mpl.rc_context(_STYLE), atomic_path(path) as temporary:
+            figure.savefig(temporary, format=ending[1:], dpi=200, metadata=without[ending])
+    else:
         raise InputError(f"{path}: ending {path.suffix!r} is not a figure's; expected .svg, .png or .pdf")
-    with mpl.rc_context(_STYLE), atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind[1:], dpi=200, metadata=empty[kind])
 
 
-# The page gives each colour of a figure a variable, so that dark mode can lighten it.
+# The page has a variable for each colour of a figure, so that dark mode can lighten it.
 _VARIABLES = {
+    "#ffffff": "--paper",
     INK: "--ink-soft",
     FAINT: "--line-strong",
     BLUE: "--blue",
@@ -152,10 +166,10 @@ class Drawing:
 
 
 def drawing(title: str, draw: Callable[[], Figure], *, prefix: str) -> Drawing:
-    """Draw a figure for the page; input that cannot be drawn becomes the reason.
+    """Draw a figure for the page; if its input cannot be drawn, the error becomes the reason.
 
     Args:
-        title: read aloud in place of the figure.
+        title: what a screen reader reads in place of the figure.
         draw: makes the figure.
         prefix: of the ids inside the SVG, unique on the page.
     """
@@ -172,11 +186,13 @@ def inline_svg(figure: Figure, *, title: str, prefix: str) -> Markup:
     # A style sheet inside one SVG would apply to the whole page.
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Two figures of a page may have elements of the same id; a reference would then show the first one's.
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r'xlink:href="#', f'href="#{prefix}-', text)
     text = text.replace("url(#", f"url(#{prefix}-").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
+    # Without width and height in points the figure takes the width that the page gives it.
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None, "matplotlib writes a viewBox"
     head = f'<svg {box.group()} role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'

@@ -66,6 +66,11 @@ def curve_points(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
     return points[:, 0], points[:, 1]
 
 
+def running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of the last `window` values against steps, from the first step where it is complete."""
+    return steps[window - 1 :], np.convolve(values, np.ones(window) / window, mode="valid")
+
+
 def best_step(records: Records) -> int | None:
     """The step of the last record that was marked the best so far: that of the checkpoint `adapter/best`."""
     return next((int(record["step"]) for record in reversed(records) if record.get("best")), None)
@@ -80,8 +85,7 @@ def _train_loss(ax: Axes, steps: np.ndarray, values: np.ndarray, unit: str) -> N
         return
     # Single batches are noisy: the raw losses stay visible behind their mean, which starts where it is complete.
     ax.plot(steps, values, color=FAINT, linewidth=0.8, alpha=0.7)
-    mean = np.convolve(values, np.ones(window) / window, mode="valid")
-    ax.plot(steps[window - 1 :], mean, color=INK)
+    ax.plot(*running_mean(steps, values, window), color=INK)
     ax.set_ylabel(f"{unit} (line: mean of {window})".strip())
 
 

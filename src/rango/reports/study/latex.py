@@ -9,16 +9,15 @@ from rango.files import write_text
 from rango.reports.study.sections import (
     Line,
     caption_parts,
-    following_words,
     metric_words,
     sections,
     shown_axes,
     shown_columns,
     sources,
+    span_text,
+    value_text,
 )
-from rango.reports.study.terminal import span_text, value_text
 from rango.reports.tables import Column
-from rango.results.statistics import MetricOverSeeds
 from rango.results.table import StudyTable
 from rango.studies.axes import short_name
 
@@ -33,15 +32,14 @@ _ESCAPES = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    # Under the old font encodings these would come out as other characters.
+    # In LaTeX's old font encoding OT1 these would be printed as other characters.
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
 }
-# What this module itself writes into a cell.
+# The symbols that this module itself writes; texts of the user are escaped instead.
 _SYMBOLS = {"±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "–": "--", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
-_METRICS = 3
 _TIED = r"$^{\approx}$"
 
 
@@ -57,15 +55,15 @@ def escaped(text: str) -> str:
 def table_tex(table: StudyTable, *, metrics: int | None = None) -> str:
     r"""The table as a `tabular` to `\input`; the document needs `\usepackage{booktabs}`.
 
-    The best of each task is bold, what is not told from it has an ≈; each mean has its standard deviation over seeds
-    and, small, its interval over test instances. What the numbers are stands after the table as comments, to be used
-    in a caption.
+    The best of each task is bold, what is not significantly worse has an ≈; each mean has its standard deviation over
+    seeds and, small, its interval over test instances. What the numbers are stands after the table as comments, to be
+    used in a caption.
 
     Args:
         table: from `study_table`.
         metrics: how many, in order of importance; None for those that the study names, at least three.
     """
-    most = max(_METRICS, len(table.first)) if metrics is None else metrics
+    most = max(3, len(table.first)) if metrics is None else metrics
     axes, parts, columns = shown_axes(table), sections(table), shown_columns(table)[:most]
     numbers = sources(parts)
     # One column of names even where no axis varies.
@@ -81,12 +79,8 @@ def table_tex(table: StudyTable, *, metrics: int | None = None) -> str:
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escaped(part.title)}}}{count}}} \\")
         lines += [_row(_cells(line, columns, names, numbers.get(line.source), table.select)) for line in part.lines]
     lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [
-        *caption_parts(table, columns),
-        *following_words(table),
-        rf"bold: best by {metric_words(table.select)}; {_TIED}: not told from it",
-    ]
-    lines += [f"% {_symbols(note)}" for note in notes]
+    marks = rf"bold: best by {metric_words(table.select)}; {_TIED}: not significantly worse than the best"
+    lines += [f"% {_symbols(note)}" for note in (*caption_parts(table, columns), marks)]
     lines += [f"% [{number}] {escaped(source)}" for source, number in numbers.items()]
     return "\n".join(lines) + "\n"
 
@@ -104,29 +98,26 @@ def _cells(line: Line, columns: Sequence[Column], names: int, source: int | None
     if line.kind == "configuration":
         labels = ["--" if label == "–" else escaped(label) for label in line.labels] or [escaped(line.title)]
         if not line.cells:
-            # The row says why instead of numbers.
+            # The row has the reason in place of numbers.
             return [*labels, rf"\multicolumn{{{len(columns)}}}{{l}}{{no result: {escaped(line.failure)}}}"]
     else:
         cite = "" if source is None else f" [{source}]"
         title = rf"\textit{{{escaped(line.title)}{cite}}}"
         labels = [title if names == 1 else rf"\multicolumn{{{names}}}{{l}}{{{title}}}"]
     bold = line.mark == "best"
-    # The mark is one of the metric that selects; where that is not shown, it stands at the first.
+    # The mark belongs to the metric that selects; where that is not shown, it stands at the first.
     marked = select if any(column.key == select for column in columns) else columns[0].key
-    tied = [_TIED if line.mark == "tied" and column.key == marked else "" for column in columns]
-    values = [
-        _value(line.cells.get(column.key), bold=bold, mark=sign) for column, sign in zip(columns, tied, strict=True)
-    ]
+    values = []
+    for column in columns:
+        cell = line.cells.get(column.key)
+        if cell is None:
+            values.append("")
+            continue
+        text, span = _symbols(value_text(cell)), span_text(cell)
+        mark = _TIED if line.mark == "tied" and column.key == marked else ""
+        text = rf"\textbf{{{text}}}" if bold else text + mark
+        values.append(text + (rf" {{\scriptsize {_symbols(span)}}}" if span else ""))
     return [*(rf"\textbf{{{label}}}" if bold else label for label in labels), *values]
-
-
-def _value(cell: MetricOverSeeds | None, *, bold: bool, mark: str) -> str:
-    if cell is None:
-        return ""
-    text = _symbols(value_text(cell))
-    span = span_text(cell)
-    text = rf"\textbf{{{text}}}" if bold else text + mark
-    return text + (rf" {{\scriptsize {_symbols(span)}}}" if span else "")
 
 
 def _symbols(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -14,8 +13,7 @@ from rango.reports.study.figures import curve_names, panel_metrics, study_curves
 from rango.reports.study.findings import study_findings
 from rango.reports.study.sections import (
     caption_parts,
-    following_words,
-    label_of,
+    full_label,
     mark_words,
     metric_words,
     numeric_axis,
@@ -25,9 +23,10 @@ from rango.reports.study.sections import (
     shown_axes,
     shown_columns,
     sources,
+    span_text,
+    value_text,
 )
-from rango.reports.study.terminal import span_text, value_text
-from rango.reports.style import Drawing, drawing
+from rango.reports.style import Drawing, inline_svg
 from rango.reports.templates import render
 from rango.results.outcomes import Outcome, StudyResult
 from rango.results.table import StudyTable
@@ -35,23 +34,18 @@ from rango.studies.axes import TASK, axis_text, short_name
 
 _DOTS = (
     "Each dot is the mean over seeds with its 95% interval over test instances; the faint dots below it are single "
-    "seeds. Full: the best of its task or not told from it. Hollow: told from the best, or a figure that a source "
-    "states (diamond)."
+    "seeds. Full: the best of its task, or not significantly worse. Hollow: significantly worse than the best, or a "
+    "value that a source states (diamond)."
 )
 _LINES = "Each line is the mean over seeds; its band is the 95% interval of this mean over test instances."
 
 
 def render_study_page(study: StudyResult, table: StudyTable) -> str:
     """The page of a study as HTML; every text from the study is escaped. The same outcomes give the same bytes."""
-    return render("study/page.html", _content(study, table), value_text=value_text, span_text=span_text)
-
-
-def _content(study: StudyResult, table: StudyTable) -> dict[str, Any]:
     axes, columns, parts = shown_axes(table), shown_columns(table), sections(table)
     with_seeds = same_seeds(table) is None
     headings = [short_name(name, axes) for name in axes] or ["configuration"]
-    captions = [*caption_parts(table, columns), *following_words(table), mark_words(table)]
-    return {
+    content: dict[str, Any] = {
         "name": study.name,
         "about": study.about,
         "summary": list(_summary(table)),
@@ -62,13 +56,14 @@ def _content(study: StudyResult, table: StudyTable) -> dict[str, Any]:
         "with_seeds": with_seeds,
         "width": len(headings) + with_seeds + len(columns),
         "sources": sources(parts),
-        "caption": " · ".join(part for part in captions if part),
+        "caption": " · ".join(part for part in (*caption_parts(table, columns), mark_words(table)) if part),
         "drawings": list(_drawings(table)),
         "figure_caption": _DOTS if numeric_axis(table) is None else _LINES,
         "curves": list(_curves(table, study.outcomes)),
         "facts": list(_facts(study, table)),
         "notes": list(_notes(table)),
     }
+    return render("study/page.html", content, value_text=value_text, span_text=span_text)
 
 
 def _summary(table: StudyTable) -> Iterator[str]:
@@ -85,52 +80,47 @@ def _summary(table: StudyTable) -> Iterator[str]:
 def _drawings(table: StudyTable) -> Iterator[Drawing]:
     """One figure for each task and metric, so that a phone can stack them."""
     for place, block in enumerate(table.blocks):
-        alone = replace(table, blocks=(block,))
         for metric in panel_metrics(table):
-            (figure,) = study_figures(alone, metrics=(metric,)).values()
+            (figure,) = study_figures(replace(table, blocks=(block,)), metrics=(metric,)).values()
             task = f" on {axis_text(block.task)}" if TASK in table.varied else ""
-            title = f"{metric_words(metric)} of each configuration{task}"
-            yield drawing(title, partial(_same, figure), prefix=f"study-{place}-{metric}")
+            yield _drawn(figure, f"{metric_words(metric)} of each configuration{task}", f"study-{place}-{metric}")
 
 
 def _curves(table: StudyTable, outcomes: Sequence[Outcome]) -> Iterator[Drawing]:
+    """One figure of learning curves for each task and curve."""
     names = curve_names(table, outcomes)
     for place, task in enumerate(dict.fromkeys(axis_text(outcome.axes.get(TASK)) for outcome in outcomes)):
-        members = [outcome for outcome in outcomes if axis_text(outcome.axes.get(TASK)) == task]
+        of_task = [outcome for outcome in outcomes if axis_text(outcome.axes.get(TASK)) == task]
         for name in names:
-            figure = study_curves(table, members, names=[name])
+            figure = study_curves(table, of_task, names=[name])
             if figure is not None:
                 words = "train loss" if name == "train_loss" else f"validation {metric_words(name)}"
-                yield drawing(f"{words} over steps", partial(_same, figure), prefix=f"curve-{place}-{name}")
+                yield _drawn(figure, f"{words} over steps", f"curve-{place}-{name}")
 
 
-def _same(figure: Figure) -> Figure:
-    return figure
+def _drawn(figure: Figure, title: str, prefix: str) -> Drawing:
+    return Drawing(title, inline_svg(figure, title=title, prefix=prefix))
 
 
 def _facts(study: StudyResult, table: StudyTable) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """What varied, what did not, and what each configuration cost."""
     varied = {name: list(dict.fromkeys(axis_text(row.axes.get(name)) for row in table.rows)) for name in table.varied}
     if varied:
-        yield "What varied", [(name, "; ".join(values)) for name, values in varied.items()]
+        yield "Varied", [(name, "; ".join(values)) for name, values in varied.items()]
     if table.fixed:
-        yield "What did not", [(name, axis_text(value)) for name, value in table.fixed.items()]
+        yield "The same for all", [(name, axis_text(value)) for name, value in table.fixed.items()]
     seeds = sorted({seed for outcome in study.outcomes for seed in (*outcome.posteriors, *outcome.failures)})
-    yield "Study", [("select", table.select), ("seeds", ", ".join(map(str, seeds))), *_settings(table)]
-    for key in dict.fromkeys(key for row in table.rows for key in row.facts):
-        pairs = []
-        for row in table.rows:
-            if key in row.facts:
-                task = f"{axis_text(row.axes.get(TASK))}: " if TASK in table.varied else ""
-                pairs.append((f"{task}{label_of(row, table)}", _fact(key, row.facts[key])))
-        yield key.replace("_", " ").capitalize(), pairs
-
-
-def _settings(table: StudyTable) -> Iterator[tuple[str, str]]:
+    settings = [("select", table.select), ("seeds", ", ".join(map(str, seeds)))]
     if table.costs is not None:
-        yield "costs", table.costs.words.removeprefix("costs: ")
+        settings.append(("costs", table.costs.words.removeprefix("costs: ")))
     if table.replicates:
-        yield "bootstrap replicates", f"{table.replicates:,}"
+        settings.append(("bootstrap replicates", f"{table.replicates:,}"))
+    yield "Study", settings
+    # Numbers beside the metrics, such as seconds and trainable parameters: a group for each, a line for each row.
+    for key in dict.fromkeys(key for row in table.rows for key in row.facts):
+        rows = [row for row in table.rows if key in row.facts]
+        pairs = [(full_label(row, table), _fact(key, row.facts[key])) for row in rows]
+        yield key.replace("_", " ").capitalize(), pairs
 
 
 def _fact(key: str, value: float) -> str:
@@ -142,7 +132,6 @@ def _fact(key: str, value: float) -> str:
 def _notes(table: StudyTable) -> Iterator[str]:
     """Why a value is infinite or undefined, each reason once."""
     for row in table.rows:
-        reasons = dict.fromkeys(cell.note for cell in row.cells.values() if cell.note)
-        task = f"{axis_text(row.axes.get(TASK))}, " if TASK in table.varied else ""
-        for reason in reasons:
-            yield f"{task}{label_of(row, table)}: {reason}."
+        for reason in dict.fromkeys(cell.note for cell in row.cells.values() if cell.note):
+            yield f"{full_label(row, table)}: {reason}."
+

@@ -1,188 +1,128 @@
-"""A study's table as sections of lines, ready for any renderer: terminal, LaTeX, page."""
+"""The table of a study as sections of lines, and the words for its metrics and marks, for every renderer.
+
+    Section: one block, the configurations of a task that can be compared
+      Line "configuration"   q,v   0.673 ±0.009   0.586 to 0.748   ★
+      Line "floor"           True posterior
+      Line "reference"       a value that a source states
+
+The terminal, LaTeX, the figures and the page all start from `sections`, so that they show the same rows in one order.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rango.decisions import Direction
-from rango.reports.tables import Column, column_named
+from rango.decisions import Direction, Estimate
+from rango.reports.tables import Column, column_named, interval, number
 from rango.results.outcomes import Outcome
 from rango.results.statistics import Mark, MetricOverSeeds
 from rango.results.table import StudyRow, StudyTable, failure_text
 from rango.studies.axes import TASK, axis_text, is_base, short_name
-from rango.studies.study import Reference, belongs
+from rango.studies.study import belongs
 from rango.studies.study_costs import COST_METRICS
 
-_IMPORTANT = (
-    "error_rate",
-    "nce",
-    "cross_entropy",
-    "normalised_expected_cost",
-    "brier",
-    "ece",
-    "accuracy",
-)
+_IMPORTANT = ("error_rate", "nce", "cross_entropy", "normalised_expected_cost", "brier", "ece", "accuracy")
 FACTS = (
-    Column(
-        "held_out_bits_per_byte",
-        "Bits/byte",
-        "lower",
-        "what the base model needs of held-out text",
-    ),
-    Column(
-        "held_out_perplexity",
-        "Perplexity",
-        "lower",
-        "of the base model on held-out text, per token",
-    ),
+    Column("held_out_bits_per_byte", "Bits/byte", "lower", "what the base model needs of held-out text"),
+    Column("held_out_perplexity", "Perplexity", "lower", "of the base model on held-out text, per token"),
 )
-"""What is known of the base models, shown where it differs. Bits, unlike perplexities, compare across tokenizers."""
-# Resampled, it grows by the noise that it sums up: its interval would lie above its value.
+"""What is known of the base models, shown where they differ. Bits per byte compare across tokenizers, perplexities do
+not."""
+# On resampled instances ECE grows by the noise that it sums up: its interval would lie above its value.
 _WITHOUT_INTERVAL = ("ece",)
-# Each says what the other says.
+# Of these two one is shown, because one is 1 minus the other.
 _TWINS = {"error_rate": "accuracy", "accuracy": "error_rate"}
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A configuration, the true posterior, or a figure that a source states."""
+    """A configuration, the true posterior, or a system whose values a source states."""
 
     kind: Literal["configuration", "floor", "reference"]
     labels: tuple[str, ...]
-    """The values of the axes that vary, for a configuration; otherwise one name."""
+    """For a configuration the values of the axes that vary; otherwise one name."""
     title: str
-    """What it is called in a sentence or beside a figure."""
+    """Its name in a sentence or beside a figure."""
     cells: Mapping[str, MetricOverSeeds]
+    """Metric → what was measured; empty where no seed has a result."""
     mark: Mark = ""
     seeds: int = 0
-    failure: str = ""
-    """Why seeds are missing, "" if none is."""
-    source: str = ""
-    """Of a reference."""
-    is_base: bool = False
-    """Whether it is the model as it came."""
+    """How many seeds have a result."""
     failed: tuple[int, ...] = ()
-    """The seeds that are missing."""
+    """The seeds without a result."""
+    failure: str = ""
+    """Why they have none, "" if all have one."""
+    source: str = ""
+    """Who states the values of a reference."""
+    is_base: bool = False
+    """Whether it is the model before any adaptation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """The lines of one block: what can be compared."""
+    """The lines of one block, which can be compared with each other."""
 
     title: str
     """The task, "" where the study has one only."""
     n: int | None
-    """Test instances, None where they are those of every section or not known."""
+    """Test instances; None where every section has the same number, or where it is not known."""
     lines: tuple[Line, ...]
 
 
-def shown_axes(table: StudyTable) -> tuple[str, ...]:
-    """The axes that tell the rows of a section apart; the task is the section's title.
-
-    What follows from the adaptation is no column of its own: `following_words` says it once.
-    """
-    return tuple(name for name in table.varied if name != TASK and name not in table.names.follows)
-
-
-def following_words(table: StudyTable) -> list[str]:
-    """For each axis that follows from the adaptation, which value goes with which, what has none left out.
-
-    Such as "dropout 0.1 (mc-dropout), 0 (other)".
-    """
-    found = []
-    for name, values in table.names.follows.items():
-        by_value: dict[str, list[str]] = {}
-        for adaptation, value in values.items():
-            if value is not None and adaptation != "none":
-                by_value.setdefault(axis_text(value), []).append(adaptation)
-        usual = max(by_value, key=lambda text: len(by_value[text]), default="")
-        parts = [f"{text} ({', '.join(who)})" for text, who in by_value.items() if text != usual or len(who) == 1]
-        if len(by_value.get(usual, ())) > 1:
-            parts.append(f"{usual} (other)" if parts else usual)
-        if parts:
-            found.append(f"{short_name(name, table.axes)} {', '.join(parts)}")
-    return found
-
-
-def shown_columns(table: StudyTable) -> tuple[Column, ...]:
-    """The metrics in order of importance.
-
-    Those that the study names, what selects, what the references speak of, then the usual ones. After the first two (or
-    those that the study names), what is known of the base models where they differ.
-    """
-    stated = (reference.metric for reference in table.references)
-    wanted = dict.fromkeys((*table.first, table.select, *stated, *_IMPORTANT))
-    kept: list[str] = []
-    for name in wanted:
-        if name in table.first or (name in table.metrics and _TWINS.get(name) not in kept):
-            kept.append(name)
-    columns = [column_named(name) for name in kept]
-    facts = [fact for fact in FACTS if len({row.facts.get(fact.key) for row in table.rows}) > 1]
-    if not _one_tokenizer(table):
-        facts = [fact for fact in facts if fact.key != "held_out_perplexity"]
-    first = max(2, len(table.first))
-    return (*columns[:first], *facts, *columns[first:])
-
-
-def _one_tokenizer(table: StudyTable) -> bool:
-    """Whether all base models cut the held-out text into as many tokens, to 1 %, so that their perplexities compare.
-
-    Windows of another length leave out other first tokens, which changes the number a little.
-    """
-    pairs = ((row.facts.get("held_out_nats_per_token"), row.facts.get("held_out_bits_per_byte")) for row in table.rows)
-    per_byte = [bits / nats for nats, bits in pairs if nats and bits and math.isfinite(nats)]
-    return bool(per_byte) and max(per_byte) <= 1.01 * min(per_byte)
-
-
 def sections(table: StudyTable) -> tuple[Section, ...]:
-    """The table in sections: a block each, then what gave nothing and belongs to no block.
+    """The table in sections: one for each block, then the configurations without result whose task has no block.
 
     Within a section: configurations in the study's order, the true posterior, references.
     """
-    titled = TASK in table.varied
-    found = []
-    placed: set[int] = set()
+    result: list[Section] = []
+    titled, same = TASK in table.varied, same_n(table)
+    # Rows without any result belong to no block; they stand with the first block of their task.
+    without_result: dict[str, list[int]] = {}
+    for place, row in enumerate(table.rows):
+        if row.block is None:
+            without_result.setdefault(axis_text(row.axes.get(TASK)), []).append(place)
     for block in table.blocks:
         task = axis_text(block.task)
-        lost = [
-            place
-            for place, row in enumerate(table.rows)
-            if row.block is None and place not in placed and axis_text(row.axes.get(TASK)) == task
-        ]
-        rows = sorted({*block.rows, *lost})
-        placed |= set(rows)
-        lines = [_line(table.rows[place], table) for place in rows]
+        places = sorted({*block.rows, *without_result.pop(task, ())})
+        lines = [_configuration(table.rows[place], table) for place in places]
         if block.floor:
-            cells = {name: _alone(value) for name, value in block.floor.items()}
+            cells = {name: _only_value(value) for name, value in block.floor.items()}
             lines.append(Line("floor", ("True posterior",), "True posterior", cells))
-        lines += _references(table.references, block.task)
-        found.append(Section(task if titled else "", block.n if same_n(table) is None else None, tuple(lines)))
-    rest = [row for place, row in enumerate(table.rows) if row.block is None and place not in placed]
-    for task in dict.fromkeys(axis_text(row.axes.get(TASK)) for row in rest):
-        lines = [_line(row, table) for row in rest if axis_text(row.axes.get(TASK)) == task]
-        found.append(Section(task if titled else "", None, tuple(lines)))
-    return tuple(found)
+        # A system of a source is one line, with all the metrics that the source states of it.
+        stated: dict[tuple[str, str], dict[str, MetricOverSeeds]] = {}
+        for reference in table.references:
+            if belongs(reference, block.task):
+                system = stated.setdefault((reference.name, reference.source), {})
+                system[reference.metric] = _only_value(reference.value)
+        lines += [Line("reference", (name,), name, cells, source=source) for (name, source), cells in stated.items()]
+        result.append(Section(task if titled else "", block.n if same is None else None, tuple(lines)))
+    for task, places in without_result.items():
+        lines = [_configuration(table.rows[place], table) for place in places]
+        result.append(Section(task if titled else "", None, tuple(lines)))
+    return tuple(result)
 
 
-def _line(row: StudyRow, table: StudyTable) -> Line:
+def _configuration(row: StudyRow, table: StudyTable) -> Line:
     axes = shown_axes(table)
-    labels = tuple("–" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in axes)
-    facts = {fact.key: _alone(row.facts[fact.key]) for fact in FACTS if fact.key in row.facts}
+    facts = {fact.key: _only_value(row.facts[fact.key]) for fact in FACTS if fact.key in row.facts}
     return Line(
         "configuration",
-        labels,
-        label_of(row, table),
-        {**shown_cells(row), **facts} if row.cells else {},
-        row.mark,
-        len(row.seeds),
-        failure_text(row),
-        "",
-        is_base(row.axes),
-        tuple(row.failures),
+        labels=tuple("–" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in axes),
+        title=label_of(row, table),
+        cells={**shown_cells(row), **facts} if row.cells else {},
+        mark=row.mark,
+        seeds=len(row.seeds),
+        failed=tuple(row.failures),
+        failure=failure_text(row),
+        is_base=is_base(row.axes),
     )
+
+
+def _only_value(value: float) -> MetricOverSeeds:
+    return MetricOverSeeds(value, None, None, None, (value,))
 
 
 def shown_cells(row: StudyRow) -> dict[str, MetricOverSeeds]:
@@ -193,24 +133,90 @@ def shown_cells(row: StudyRow) -> dict[str, MetricOverSeeds]:
     }
 
 
-def _references(references: Sequence[Reference], task: object) -> Iterator[Line]:
-    """One line for each system of a source, with all the metrics it states."""
-    found: dict[tuple[str, str], dict[str, MetricOverSeeds]] = {}
-    for reference in references:
-        if belongs(reference, task):
-            cells = found.setdefault((reference.name, reference.source), {})
-            cells[reference.metric] = _alone(reference.value)
-    for (name, source), cells in found.items():
-        yield Line("reference", (name,), name, cells, source=source)
+def shown_axes(table: StudyTable) -> tuple[str, ...]:
+    """The axes that distinguish the rows of a section; the task is the section's title.
+
+    An axis that follows from the adaptation is no column: `caption_parts` says once which value goes with which.
+    """
+    return tuple(name for name in table.varied if name != TASK and name not in table.names.follows)
 
 
-def _alone(value: float) -> MetricOverSeeds:
-    return MetricOverSeeds(value, None, None, None, (value,))
+def shown_columns(table: StudyTable) -> tuple[Column, ...]:
+    """The metrics in order of importance: a renderer with little room takes the first ones.
+
+    First the metrics that the study names, then the one that selects, those of the references, and the usual ones.
+    After the first two (or those that the study names) stand the facts of the base models that differ.
+    """
+    wanted = dict.fromkeys((*table.first, table.select, *(each.metric for each in table.references), *_IMPORTANT))
+    kept: list[str] = []
+    for name in wanted:
+        if name in table.first or (name in table.metrics and _TWINS.get(name) not in kept):
+            kept.append(name)
+    columns = [column_named(name) for name in kept]
+    facts = [fact for fact in FACTS if len({row.facts.get(fact.key) for row in table.rows}) > 1]
+
+    # Perplexities compare only where all base models cut the held-out text into as many tokens: then bits per byte and
+    # nats per token have one ratio. It may differ by 1 %, because windows of another length leave out other first tokens.
+    pairs = ((row.facts.get("held_out_nats_per_token"), row.facts.get("held_out_bits_per_byte")) for row in table.rows)
+    ratios = [bits / nats for nats, bits in pairs if nats and bits and math.isfinite(nats)]
+    if not ratios or max(ratios) > 1.01 * min(ratios):
+        facts = [fact for fact in facts if fact.key != "held_out_perplexity"]
+
+    first = max(2, len(table.first))
+    return (*columns[:first], *facts, *columns[first:])
+
+
+def numeric_axis(table: StudyTable) -> str | None:
+    """The axis to draw lines over: its values are numbers (or absent) and at least three; the one with most values."""
+    chosen, most = None, 2
+    for name in shown_axes(table):
+        values = [row.axes.get(name) for row in table.rows if row.axes.get(name) is not None]
+        if all(as_number(value) is not None for value in values) and len(set(values)) > most:
+            chosen, most = name, len(set(values))
+    return chosen
+
+
+def as_number(value: object) -> float | None:
+    """A value of an axis as a number, None for anything else: true and false are names here."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def sources(parts: Sequence[Section]) -> dict[str, int]:
+    """Each source of the references, with its number from 1 in the order of the lines."""
+    names = dict.fromkeys(line.source for part in parts for line in part.lines if line.source)
+    return {source: number for number, source in enumerate(names, start=1)}
+
+
+def same_seeds(table: StudyTable) -> int | None:
+    """How many seeds every configuration has, or None where the numbers differ."""
+    counts = {len(row.seeds) for row in table.rows if row.cells}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def same_n(table: StudyTable) -> int | None:
+    """How many test instances every block has, or None where the numbers differ."""
+    counts = {block.n for block in table.blocks}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def value_text(cell: MetricOverSeeds) -> str:
+    """The mean, with the spread over seeds where there is one: "0.210 ±0.012"."""
+    return number(cell.mean) if cell.spread is None else f"{number(cell.mean)} ±{number(cell.spread)}"
+
+
+def span_text(cell: MetricOverSeeds) -> str:
+    """The interval over instances in words, "" where there is none."""
+    return "" if math.isnan(cell.mean) else interval(Estimate(cell.mean, cell.low, cell.high, 0, "none"))
 
 
 def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[str] = ()) -> str:
-    """What a row is called in a sentence or legend, see `Names`; `without` names axes to leave out."""
+    """The name of a row in a sentence or legend, see `Names`; `without` names axes to leave out."""
     return table.names.of(row.axes, without=without)
+
+
+def full_label(row: StudyRow, table: StudyTable) -> str:
+    """The name of a row with its task before it, where the study has several."""
+    return f"{axis_text(row.axes.get(TASK))}, {label_of(row, table)}" if TASK in table.varied else label_of(row, table)
 
 
 def metric_words(metric: str) -> str:
@@ -229,7 +235,7 @@ def metric_words(metric: str) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """A metric as the label of an axis: its words, and which way is better.
+    """A metric as the label of an axis, with the better direction.
 
     >>> metric_title("cross_entropy")
     'Cross-entropy (lower is better)'
@@ -238,43 +244,8 @@ def metric_title(metric: str) -> str:
     return f"{words[0].upper()}{words[1:]} ({column_named(metric).direction} is better)"
 
 
-def as_number(value: object) -> float | None:
-    """A value of an axis of numbers, None for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def numeric_axis(table: StudyTable) -> str | None:
-    """The axis to draw lines over: all its values are numbers (or absent), three of them at least; the longest one."""
-    best, most = None, 2
-    for name in shown_axes(table):
-        values = {row.axes.get(name) for row in table.rows if not isinstance(row.axes.get(name), list | dict | set)}
-        present = {value for value in values if value is not None}
-        whole = all(as_number(row.axes.get(name)) is not None or row.axes.get(name) is None for row in table.rows)
-        if whole and len(present) > most:
-            best, most = name, len(present)
-    return best
-
-
-def sources(parts: Sequence[Section]) -> dict[str, int]:
-    """Each source of the references, with its number from 1 in the order of the lines."""
-    found = dict.fromkeys(line.source for part in parts for line in part.lines if line.source)
-    return {source: number for number, source in enumerate(found, start=1)}
-
-
-def same_seeds(table: StudyTable) -> int | None:
-    """How many seeds every configuration has, or None where they differ."""
-    counts = {len(row.seeds) for row in table.rows if row.cells}
-    return counts.pop() if len(counts) == 1 else None
-
-
-def same_n(table: StudyTable) -> int | None:
-    """How many test instances every block has, or None where they differ."""
-    counts = {block.n for block in table.blocks}
-    return counts.pop() if len(counts) == 1 else None
-
-
 def caption_parts(table: StudyTable, columns: Sequence[Column]) -> list[str]:
-    """What the numbers are, in a few words each."""
+    """What the numbers of the table are, in a few words each."""
     arrows: dict[Direction, str] = {column.direction: column.arrow for column in columns if column.arrow}
     parts = [f"{arrow} {direction} is better" for direction, arrow in arrows.items()]
     seeds, n = same_seeds(table), same_n(table)
@@ -291,7 +262,22 @@ def caption_parts(table: StudyTable, columns: Sequence[Column]) -> list[str]:
         parts.append(instances)
     if table.costs is not None and any(column.key in COST_METRICS for column in columns):
         parts.append(table.costs.words)
-    return [*parts, *(f"{fact.title}: {fact.meaning}" for fact in FACTS if fact in columns)]
+    parts += [f"{fact.title}: {fact.meaning}" for fact in FACTS if fact in columns]
+
+    # Axes that follow from the adaptation, such as "dropout 0.1 (mc-dropout), 0 (other)".
+    for name, values in table.names.follows.items():
+        by_value: dict[str, list[str]] = {}
+        for adaptation, value in values.items():
+            if value is not None and adaptation != "none":
+                by_value.setdefault(axis_text(value), []).append(adaptation)
+        usual = max(by_value, key=lambda text: len(by_value[text]), default="")
+        rare = {text: who for text, who in by_value.items() if text != usual or len(who) == 1}
+        words = [f"{text} ({', '.join(adaptations)})" for text, adaptations in rare.items()]
+        if len(by_value.get(usual, ())) > 1:
+            words.append(f"{usual} (other)" if words else usual)
+        if words:
+            parts.append(f"{short_name(name, table.axes)} {', '.join(words)}")
+    return parts
 
 
 def mark_words(table: StudyTable) -> str:
@@ -299,7 +285,6 @@ def mark_words(table: StudyTable) -> str:
     marks = {row.mark for row in table.rows}
     if "best" not in marks:
         return ""
-    title = metric_words(table.select)
-    each = " of each task" if len(table.blocks) > 1 else ""
-    tied = ", ≈ not told from it (paired bootstrap, Holm-corrected, 5%)" if "tied" in marks else ""
-    return f"★ best{each} by {title}{tied}"
+    best = f"★ best{' of each task' if len(table.blocks) > 1 else ''} by {metric_words(table.select)}"
+    tied = ", ≈ not significantly worse than the best (paired bootstrap, Holm-corrected, 5%)"
+    return best + (tied if "tied" in marks else "")

@@ -1,9 +1,16 @@
-"""The table of a study for the terminal: configurations with their marks, as many metrics as fit."""
+"""The table of a study for the terminal: configurations with their marks, as many metrics as fit.
+
+       adaptation  targets  seeds  NCE ↓           Accuracy ↑
+    ≈  lora        q            3  0.755 ±0.009    0.613 ±0.028
+                                   0.683 to 0.824  0.558 to 0.662
+
+A wide terminal has the interval beside its value, and more metrics; a narrow one has one name for each row instead of
+a column for each axis.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -11,34 +18,35 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rango.decisions import Estimate
 from rango.reports.study.findings import verdict_sentences
 from rango.reports.study.sections import (
     FACTS,
     Line,
     Section,
     caption_parts,
-    following_words,
     mark_words,
     same_seeds,
     sections,
     shown_axes,
     shown_columns,
     sources,
+    span_text,
+    value_text,
 )
-from rango.reports.tables import Column, interval, number
-from rango.results.statistics import MetricOverSeeds
+from rango.reports.tables import Column
 from rango.results.table import StudyTable
 from rango.studies.axes import axis_text, short_name
 
-_NARROW = 12  # of the column of labels, at least
-_SPACE = 2  # after every column but the last
+_MARK = 3  # columns of the terminal for ★ or ≈, with the space after it
+_SEEDS = 7  # for the number of seeds
+_LABELS = 12  # for the labels, at least
+_SPACE = 2  # before every column of values
+_GAP = "  "  # between the axes inside the labels
 _SIGNS = {"best": "★", "tied": "≈"}
-_GAP = "  "
 
 
 def study_result_table(table: StudyTable, *, width: int = 80) -> Group:
-    """The result of a study for the terminal, with what its numbers are and what they say.
+    """The result of a study for the terminal, with what its numbers are and what follows from them.
 
     Args:
         table: from `study_table`.
@@ -49,65 +57,89 @@ def study_result_table(table: StudyTable, *, width: int = 80) -> Group:
         Something to `rich.print`.
     """
     parts, columns = sections(table), shown_columns(table)
-    widths = _label_widths(shown_axes(table), parts)
-    room = width - 3 - (0 if same_seeds(table) is not None else 7)
+    room = width - _MARK - _SEEDS * (same_seeds(table) is None)
     stacked, in_line = (_value_widths(parts, columns, in_line=way) for way in (False, True))
-    # The metrics that the study names come before labels that stand in columns of their own.
-    wanted = _fitting(stacked[: max(2, len(table.first))], room - _NARROW)
-    label = _label_width(widths, parts, available=room - sum(stacked[:wanted]))
-    room -= label
+    # The metrics that the study names are more important than labels in columns of their own.
+    wanted = _fitting(stacked[: max(2, len(table.first))], room - _LABELS)
+    labels = _Labels.fitted(table, parts, available=room - sum(stacked[:wanted]))
+    room -= labels.width
     facts = sum(column in FACTS for column in columns)
-    values = in_line if sum(in_line[: wanted + facts]) <= room else stacked
-    columns = columns[: _fitting(values, room)]
-    labels = _Labels(table, widths, label)
-    rendered = _render(table, parts, columns, labels, in_line=values is in_line)
-    captions = [*caption_parts(table, columns), *following_words(table), mark_words(table)]
-    below: list[RenderableType] = [Text(" · ".join(part for part in captions if part), style="dim")]
-    below += [Text(f"[{count}] {source}", style="dim") for source, count in sources(parts).items()]
+    # Beside its value an interval is easier to read, but no named metric is left out for that.
+    beside = sum(in_line[: wanted + facts]) <= room
+    columns = columns[: _fitting(in_line if beside else stacked, room)]
+
+    captions = " · ".join(part for part in (*caption_parts(table, columns), mark_words(table)) if part)
+    below: list[RenderableType] = [Text(captions, style="dim")]
+    below += [Text(f"[{number}] {source}", style="dim") for source, number in sources(parts).items()]
     if table.fixed:
-        below.append(Text(" · ".join(f"{key} {axis_text(v)}" for key, v in table.fixed.items()), style="dim"))
-    return Group(rendered, *below, Text(), *(Text(sentence) for sentence in verdict_sentences(table)))
+        fixed = " · ".join(f"{key} {axis_text(value)}" for key, value in table.fixed.items())
+        below.append(Text(fixed, style="dim"))
+    sentences = [Text(sentence) for sentence in verdict_sentences(table)]
+    return Group(_render(table, parts, columns, labels, in_line=beside), *below, Text(), *sentences)
 
 
 @dataclass(frozen=True)
 class _Labels:
     """The column of labels: axes under each other where they fit in all rows, else a name for each row."""
 
-    table: StudyTable
+    headings: Sequence[str]
+    """The axes as short names."""
     widths: Sequence[int]
+    """The width of each axis, so that values stand under each other."""
     width: int
 
-    @property
-    def in_columns(self) -> bool:
-        return bool(self.widths) and sum(self.widths) + len(_GAP) * (len(self.widths) - 1) <= self.width
+    @classmethod
+    def fitted(cls, table: StudyTable, parts: Sequence[Section], *, available: int) -> _Labels:
+        """As wide as they need to be, if so much is available."""
+        axes = shown_axes(table)
+        headings = [short_name(name, axes) for name in axes]
+        lines = [line for part in parts for line in part.lines]
+        labels = [line.labels for line in lines if line.kind == "configuration"]
+        widths = [max(map(len, values)) for values in zip(headings, *labels, strict=True)] if axes else []
+        names = [len(_other_label(line, 0)) for line in lines if line.kind != "configuration"]
+        if not axes:
+            names += [len(line.title) for line in lines]
+        titles = [len(part.title + _count(part)) for part in parts]
+        in_columns = sum(widths) + len(_GAP) * (len(widths) - 1)
+        # A long name of a reference is folded: it does not make the column wider than 24.
+        wanted = max(in_columns, min(24, max(names, default=0)), *titles, 8)
+        return cls(headings, widths, max(_LABELS, min(wanted, available)))
 
     @property
     def heading(self) -> str:
-        axes = shown_axes(self.table)
-        if self.in_columns:
-            return self._padded([short_name(name, axes) for name in axes])
-        return "configuration" if axes else ""
+        return self._row(self.headings, otherwise="configuration" if self.headings else "")
 
     def of(self, line: Line) -> str:
-        return self._padded(line.labels) if self.in_columns else line.title
+        return self._row(line.labels, otherwise=line.title)
 
-    def _padded(self, texts: Sequence[str]) -> str:
+    def _row(self, texts: Sequence[str], *, otherwise: str) -> str:
+        if not self.widths or sum(self.widths) + len(_GAP) * (len(self.widths) - 1) > self.width:
+            return otherwise
         return _GAP.join(text.ljust(width) for text, width in zip(texts, self.widths, strict=True)).rstrip()
 
 
-def _value_widths(parts: Sequence[Section], columns: Sequence[Column], *, in_line: bool) -> list[int]:
-    """The width of each column with the space before it; `in_line`: the interval beside the value, not under it."""
-    found = []
-    for column in columns:
-        cells = [cell for part in parts for line in part.lines if (cell := line.cells.get(column.key)) is not None]
-        pairs = [(len(value_text(cell)), len(span_text(cell))) for cell in cells]
-        joined = [value + span + len(_GAP) * bool(span) if in_line else max(value, span) for value, span in pairs]
-        found.append(max([len(_heading(column)), *joined]) + _SPACE)
-    return found
+def _other_label(line: Line, number: int) -> str:
+    """The label of the true posterior or of a reference, with the number of its source."""
+    return f"{line.labels[0]} [{number}]" if line.source else line.labels[0]
+
+
+def _count(part: Section) -> str:
+    return "" if part.n is None else f"  {part.n:,} instances"
 
 
 def _heading(column: Column) -> str:
     return f"{column.title} {column.arrow}".rstrip()
+
+
+def _value_widths(parts: Sequence[Section], columns: Sequence[Column], *, in_line: bool) -> list[int]:
+    """The width of each column with the space before it; `in_line`: the interval beside the value, not under it."""
+    widths = []
+    for column in columns:
+        cells = [cell for part in parts for line in part.lines if (cell := line.cells.get(column.key)) is not None]
+        pairs = [(len(value_text(cell)), len(span_text(cell))) for cell in cells]
+        joined = [value + span + len(_GAP) * bool(span) if in_line else max(value, span) for value, span in pairs]
+        widths.append(max([len(_heading(column)), *joined]) + _SPACE)
+    return widths
 
 
 def _fitting(widths: Sequence[int], room: int) -> int:
@@ -121,39 +153,8 @@ def _fitting(widths: Sequence[int], room: int) -> int:
     return kept
 
 
-def _label_widths(axes: Sequence[str], parts: Sequence[Section]) -> list[int]:
-    """The width of each axis inside the column of labels, so that values stand under each other."""
-    lines = [line.labels for part in parts for line in part.lines if line.kind == "configuration"]
-    return [
-        max(len(short_name(name, axes)), *(len(labels[place]) for labels in lines)) for place, name in enumerate(axes)
-    ]
-
-
-def _label_width(widths: Sequence[int], parts: Sequence[Section], *, available: int) -> int:
-    names = [
-        len(line.labels[0]) + 4 * bool(line.source)
-        for part in parts
-        for line in part.lines
-        if line.kind != "configuration"
-    ]
-    titles = [len(part.title + _count(part)) for part in parts]
-    if not widths:
-        names += [len(line.title) for part in parts for line in part.lines]
-    wanted = max(sum(widths) + len(_GAP) * (len(widths) - 1), min(24, max(names, default=0)), *titles, 8)
-    return max(_NARROW, min(wanted, available))
-
-
-def _count(part: Section) -> str:
-    return "" if part.n is None else f"  {part.n:,} instances"
-
-
 def _render(
-    table: StudyTable,
-    parts: Sequence[Section],
-    columns: Sequence[Column],
-    labels: _Labels,
-    *,
-    in_line: bool,
+    table: StudyTable, parts: Sequence[Section], columns: Sequence[Column], labels: _Labels, *, in_line: bool
 ) -> RichTable:
     numbers = sources(parts)
     with_seeds = same_seeds(table) is None
@@ -168,44 +169,28 @@ def _render(
         if part.title:
             rendered.add_row("", Text(part.title, style="bold").append(_count(part), style="dim"))
         for line in part.lines:
-            cells = [_cell(line, column.key, in_line=in_line) for column in columns]
-            seeds = [Text(str(line.seeds) if line.kind == "configuration" else "")] if with_seeds else []
-            rendered.add_row(_SIGNS.get(line.mark, ""), _label(line, labels, numbers), *seeds, *cells)
+            configuration = line.kind == "configuration"
+            style = "bold" if line.mark == "best" else "" if configuration else "dim"
+            # Rich reads brackets in plain strings as markup: names come from the user, so they are a Text.
+            label = Text(labels.of(line) if configuration else _other_label(line, numbers.get(line.source, 0)), style)
+            if line.failed:
+                # The reason stands below the table, where a long one has the whole width.
+                seeds = ", ".join(map(str, line.failed))
+                label.append(f"\nno seed{'s' * (len(line.failed) > 1)} {seeds}", style="not bold red")
+            counts = [Text(str(line.seeds) if configuration else "")] if with_seeds else []
+            cells = [_cell(line, column.key, style, in_line=in_line) for column in columns]
+            rendered.add_row(_SIGNS.get(line.mark, ""), label, *counts, *cells)
         if part is not parts[-1]:
             rendered.add_section()
     return rendered
 
 
-def _label(line: Line, labels: _Labels, numbers: Mapping[str, int]) -> Text:
-    if line.kind == "configuration":
-        text = Text(labels.of(line), style="bold" if line.mark == "best" else "")
-        if line.failed:
-            # Why stands below the table, where a long reason has the whole width.
-            seeds = ", ".join(map(str, line.failed))
-            text.append(f"\nno seed{'s' * (len(line.failed) > 1)} {seeds}", style="not bold red")
-        return text
-    return Text(f"{line.labels[0]} [{numbers[line.source]}]" if line.source else line.labels[0], style="dim")
-
-
-def _cell(line: Line, metric: str, *, in_line: bool) -> Text:
+def _cell(line: Line, metric: str, style: str, *, in_line: bool) -> Text:
     cell = line.cells.get(metric)
-    style = "bold" if line.mark == "best" else "" if line.kind == "configuration" else "dim"
     if cell is None:
-        return Text("–" if line.kind == "configuration" else "", style=style)
-    text = Text(value_text(cell), style=style)
+        return Text("–" if line.kind == "configuration" else "", style)
+    text = Text(value_text(cell), style)
     if span := span_text(cell):
-        text.append("  " if in_line else "\n")
+        text.append(_GAP if in_line else "\n")
         text.append(span, style="not bold dim")
     return text
-
-
-def value_text(cell: MetricOverSeeds) -> str:
-    """The mean, with the spread over seeds where there is one: "0.210 ±0.012"."""
-    return number(cell.mean) if cell.spread is None else f"{number(cell.mean)} ±{number(cell.spread)}"
-
-
-def span_text(cell: MetricOverSeeds) -> str:
-    """The interval over instances in words, "" where there is none."""
-    if math.isnan(cell.mean):
-        return ""
-    return interval(Estimate(cell.mean, cell.low, cell.high, 0, "none"))
