@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from rango.decisions import Posteriors
-from rango.results.outcomes import Outcome
+from rango.results.outcomes import Outcome, StudyResult
+from rango.results.table import StudyTable, study_table
 from rango.studies.study import Reference
+from rango.studies.study_costs import StudyCosts
 
 
 def make_truth(n: int, *, choices: int = 3, seed: int = 0, name: str = "q") -> Posteriors:
@@ -108,3 +110,41 @@ THESIS = (
     Reference("phi-2 base", {"task": "hellaswag"}, "accuracy", 0.44, "reference thesis, table 4.1"),
     Reference("human", {"task": "socialiqa"}, "accuracy", 0.885, "as the reference thesis quotes it"),
 )
+
+
+def calibration_table() -> StudyTable:
+    """A study that names its metrics, with an axis that follows from the adaptation and labels too wide for 80."""
+    truth = make_truth(120)
+    ways = [
+        ("none", 0.0, None),
+        ("mc-dropout", 0.1, None),
+        ("lora+calibration", 0.0, "temperature"),
+        ("ensemble+calibration", 0.0, "temperature"),
+        ("ensemble+calibration", 0.0, "affine"),
+    ]
+    outcomes = []
+    for place, way in enumerate(ways):
+        axes = dict(zip(("adaptation", "lora.dropout", "calibrator"), way, strict=True))
+        seeds = (0, 1) if place else (0,)
+        outcomes.append(make_outcome(axes, truth, scale=0.2 + 0.1 * place, noise=0.2, seeds=seeds))
+    return study_table(
+        outcomes,
+        select="cross_entropy",
+        metrics=["cross_entropy", "ece", "normalised_expected_cost"],
+        costs=StudyCosts(abstain=0.3),
+        replicates=20,
+    )
+
+
+HOSTILE = "<script>alert('x')</script>"
+
+
+def hostile_study() -> StudyResult:
+    """A study of two tasks in which texts are HTML, and one configuration has no result."""
+    placements = placement_study(60, logs=True)
+    outcomes = [*placements[:3], *placements[8:11]]
+    outcomes[1] = Outcome(**{**vars(outcomes[1]), "facts": {"seconds": 95.4, "trainable_parameters": 9216.0}})
+    axes = {"task": "hellaswag", "adaptation": HOSTILE, "lora.targets": None}
+    outcomes.append(Outcome(axes, {}, failures={0: f"{HOSTILE} memory"}))
+    references = (*THESIS, Reference(HOSTILE, {}, "nce", 0.5, HOSTILE))
+    return StudyResult("placement & co", "Where should LoRA go?", "nce", tuple(outcomes), references)

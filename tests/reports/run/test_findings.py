@@ -43,11 +43,11 @@ DOWN, UP, OPEN = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (-0.1, -0.3, 0.1)
         (DOWN, UP, "good", "Adaptation helped, yet the error rate rose"),
         (UP, UP, "bad", "Adaptation made the posteriors worse"),
         (UP, DOWN, "bad", "Adaptation made the posteriors worse, yet the error rate fell"),
-        (OPEN, OPEN, "open", "No effect of adaptation on NCE can be told from these instances"),
+        (OPEN, OPEN, "unclear", "No effect of adaptation on NCE can be told from these instances"),
         (
             OPEN,
             DOWN,
-            "open",
+            "unclear",
             "No effect of adaptation on NCE can be told from these instances, yet the error rate fell",
         ),
     ],
@@ -84,12 +84,12 @@ def test_higher_is_better_for_accuracy() -> None:
 
 
 def test_without_an_interval_nothing_can_be_told() -> None:
-    assert change({"difference": {"nce": entry(-0.1)}}, "nce") == ("open", "NCE fell: −0.100.")
+    assert change({"difference": {"nce": entry(-0.1)}}, "nce") == ("unclear", "NCE fell: −0.100.")
 
 
 def test_without_a_difference_the_reason_is_told() -> None:
     finding = adaptation_finding({"base": {"nce": entry(0.9)}})
-    assert finding.tone == "open"
+    assert finding.tone == "unclear"
     assert finding.detail == "The paired difference base → adapted is not in metrics.json."
 
 
@@ -98,9 +98,9 @@ def test_without_a_difference_the_reason_is_told() -> None:
     [
         (entry(0.9, 0.8, 0.99), "good", "Its posteriors are worth more than the priors"),
         (entry(1.1, 1.01, 1.2), "bad", "Its posteriors are worth less than the priors"),
-        (entry(0.9, 0.8, 1.0), "open", "Its posteriors cannot be told from the priors"),
+        (entry(0.9, 0.8, 1.0), "unclear", "Its posteriors cannot be told from the priors"),
         (entry(float("inf"), float("inf"), float("inf")), "bad", "The posteriors rule out a right answer"),
-        (entry(None), "open", "Worth against the priors: not known"),
+        (entry(None), "unclear", "Worth against the priors: not known"),
     ],
 )
 def test_verdict_against_the_priors(cell: dict[str, Any], tone: str, headline: str) -> None:
@@ -125,16 +125,16 @@ def test_farther_from_the_floor_than_the_priors() -> None:
 
 def test_no_difference_at_all() -> None:
     same = {"base": {"nce": entry(0.9)}, "adapted": {"nce": entry(0.9)}, "difference": {"nce": entry(0.0, 0.0, 0.0)}}
-    assert change(same, "nce") == ("open", "NCE stayed at 0.900.")
+    assert change(same, "nce") == ("unclear", "NCE stayed at 0.900.")
 
 
 @pytest.mark.parametrize("tiny", [4e-5, -4e-5])
 def test_a_difference_that_is_written_as_nothing_is_no_change(tiny: float) -> None:
     ends = {"base": {"nce": entry(1.019)}, "adapted": {"nce": entry(1.019 + tiny)}}
     unsure = {**ends, "difference": {"nce": entry(tiny, -0.02, 0.01)}}
-    assert change(unsure, "nce") == ("open", "NCE stayed at 1.019 (95% interval −0.020 to +0.010).")
+    assert change(unsure, "nce") == ("unclear", "NCE stayed at 1.019 (95% interval −0.020 to +0.010).")
     sure = {**ends, "difference": {"nce": entry(tiny, tiny, tiny)}}
-    assert change(sure, "nce") == ("open", "NCE stayed at 1.019.")
+    assert change(sure, "nce") == ("unclear", "NCE stayed at 1.019.")
 
 
 def test_the_verdict_says_so_where_a_model_that_got_better_is_still_worse_than_its_priors() -> None:
@@ -160,5 +160,5 @@ def test_a_metric_without_a_value_says_why(who: str, note: str) -> None:
 
 def test_without_a_floor_the_reason_is_told() -> None:
     finding = floor_finding({"adapted": {"nce": entry(0.46)}})
-    assert finding.tone == "open"
+    assert finding.tone == "unclear"
     assert finding.detail.startswith("The true posterior of this task is not known")

@@ -234,7 +234,7 @@ def test_under_and_overconfidence_are_told_apart(states: States) -> None:
     sharp = Posteriors.from_scores(2.5 * truth.log_posteriors, truth.labels)
     assert calibration_finding(flat).headline == "Its posteriors are not calibrated: underconfident"
     assert calibration_finding(sharp).headline == "Its posteriors are not calibrated: overconfident"
-    assert calibration_finding(None, reason="no file").tone == "open"
+    assert calibration_finding(None, reason="no file").tone == "unclear"
 
 
 def test_what_recalibration_would_gain_is_told(states: States) -> None:

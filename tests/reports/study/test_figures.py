@@ -51,12 +51,12 @@ def test_names_give_dots_one_column_per_task(placement: tuple[StudyTable, list[O
     assert list(cell.values) in drawn
 
 
-def test_full_dots_are_not_told_from_the_best(placement: tuple[StudyTable, list[Outcome]]) -> None:
+def test_full_dots_are_not_significantly_worse_than_the_best(placement: tuple[StudyTable, list[Outcome]]) -> None:
     table, _ = placement
     ax = study_figures(table)["configurations"].axes[2]
     hollow = [line.get_xdata()[0] for line in ax.lines if line.get_markerfacecolor() == "white"]  # type: ignore[index]
-    told = [row.cells["nce"].mean for row in table.rows if row.block == 0 and row.mark == "worse"]
-    assert sorted(hollow) == sorted(told)
+    worse = [row.cells["nce"].mean for row in table.rows if row.block == 0 and row.mark == "worse"]
+    assert sorted(hollow) == sorted(worse)
 
 
 def test_numbers_give_lines_on_a_log_axis(ladder: tuple[StudyTable, list[Outcome]]) -> None:

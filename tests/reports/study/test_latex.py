@@ -35,7 +35,7 @@ rank & Brier $\downarrow$ & Error rate $\downarrow$ & NCE $\downarrow$ \\
 % $\downarrow$ lower is better
 % mean of 2 seeds $\pm$ standard deviation over them
 % 2 test instances
-% bold: best by Brier score; $^{\approx}$: not told from it
+% bold: best by Brier score; $^{\approx}$: not significantly worse than the best
 % [1] table\_3
 """
     assert table_tex(table) == expected

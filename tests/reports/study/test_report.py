@@ -4,28 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.studies_made import THESIS, placement_study
+from helpers.studies_made import hostile_study
 
 from rango.cli import main
 from rango.reports.study import report as study_report
 from rango.reports.study.report import write_study
-from rango.results.outcomes import Outcome, StudyResult
+from rango.results.outcomes import StudyResult
 from rango.results.table import table_csv
-from rango.studies.study import Reference
 from rango.studies.study_costs import StudyCosts
-
-HOSTILE = "<script>alert('x')</script>"
 
 
 @pytest.fixture(scope="module")
 def study() -> StudyResult:
-    all_of_it = placement_study(60, logs=True)
-    outcomes = [*all_of_it[:3], *all_of_it[8:11]]
-    outcomes[1] = Outcome(**{**vars(outcomes[1]), "facts": {"seconds": 95.4, "trainable_parameters": 9216.0}})
-    axes = {"task": "hellaswag", "adaptation": HOSTILE, "lora.targets": None}
-    outcomes.append(Outcome(axes, {}, failures={0: f"{HOSTILE} memory"}))
-    references = (*THESIS, Reference(HOSTILE, {}, "nce", 0.5, HOSTILE))
-    return StudyResult("placement & co", "Where should LoRA go?", "nce", tuple(outcomes), references)
+    return hostile_study()
 
 
 def test_all_files_are_written_and_the_same_each_time(tmp_path: Path, study: StudyResult) -> None:
@@ -40,28 +31,6 @@ def test_all_files_are_written_and_the_same_each_time(tmp_path: Path, study: Stu
     for one, other in zip(first.files, second.files, strict=True):
         assert one.read_bytes() == other.read_bytes()
     assert (tmp_path / "a/table.csv").read_text() == table_csv(first.table.table)
-
-    page = first.page.read_text()
-    text = " ".join(re.sub(r"<[^>]+>", " ", re.sub(r"<(style|svg).*?</\1>", "", page, flags=re.DOTALL)).split())
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-    assert not re.search(r'(src|href)="(?!#)', page), "the page needs nothing from elsewhere"
-    for part in (
-        "placement &amp; co study",
-        "Where should LoRA go?",
-        "7 configurations 14 results 60 test instances selected by NCE",
-        "socialiqa: best by NCE",
-        "1 configuration lacks seeds.",
-        "as the reference thesis quotes it",
-        "1 min 35 s",
-        "9,216",
-        "no result: seed 0:",
-    ):
-        assert part in text
-    assert page.count("<figure>") == 8
-    assert page.count('title="best"') == 2
-    ids = re.findall(r' id="([^"]+)"', page)
-    assert len(ids) == len(set(ids))
 
 
 def test_report_of_a_study_folder(

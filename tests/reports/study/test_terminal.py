@@ -3,18 +3,16 @@ from __future__ import annotations
 import io
 
 import pytest
-from helpers.studies_made import THESIS, ladder_study, make_outcome, make_truth, placement_study
+from helpers.studies_made import THESIS, calibration_table, make_outcome, make_truth, placement_study
 from rich.console import Console
 
 from rango.decisions import Posteriors
 from rango.reports.study.findings import verdict_sentences
-from rango.reports.study.sections import label_of, sections, shown_columns
+from rango.reports.study.sections import sections, shown_columns
 from rango.reports.study.terminal import study_result_table
 from rango.reports.tables import number
 from rango.results.outcomes import Outcome
 from rango.results.table import StudyTable, study_table
-from rango.studies.axes import short_name
-from rango.studies.study_costs import StudyCosts
 
 
 def printed(table: StudyTable, width: int) -> str:
@@ -60,37 +58,8 @@ def test_marks_stand_before_their_rows(placement: StudyTable) -> None:
         assert line[0] == {"best": "★", "tied": "≈", "worse": " "}[row.mark]
 
 
-def test_what_selects_comes_first_and_twins_are_not_both_shown() -> None:
-    table = study_table([Outcome({}, {0: make_truth(9)})], select="brier", replicates=0)
-    assert [column.key for column in shown_columns(table)] == ["brier", "error_rate", "nce", "cross_entropy", "ece"]
-
-
-def overconfidence() -> StudyTable:
-    """A study that names its metrics, with an axis that follows from the adaptation and labels too wide for 80."""
-    truth = make_truth(120)
-    ways = [
-        ("none", 0.0, None),
-        ("mc-dropout", 0.1, None),
-        ("lora+calibration", 0.0, "temperature"),
-        ("ensemble+calibration", 0.0, "temperature"),
-        ("ensemble+calibration", 0.0, "affine"),
-    ]
-    outcomes = []
-    for place, way in enumerate(ways):
-        axes = dict(zip(("adaptation", "lora.dropout", "calibrator"), way, strict=True))
-        seeds = (0, 1) if place else (0,)
-        outcomes.append(make_outcome(axes, truth, scale=0.2 + 0.1 * place, noise=0.2, seeds=seeds))
-    return study_table(
-        outcomes,
-        select="cross_entropy",
-        metrics=["cross_entropy", "ece", "normalised_expected_cost"],
-        costs=StudyCosts(abstain=0.3),
-        replicates=20,
-    )
-
-
 def test_the_metrics_that_a_study_names_come_first_and_fit_into_80_columns() -> None:
-    table = overconfidence()
+    table = calibration_table()
     assert [column.key for column in shown_columns(table)[:4]] == [
         "cross_entropy",
         "ece",
@@ -106,19 +75,8 @@ def test_the_metrics_that_a_study_names_come_first_and_fit_into_80_columns() -> 
     assert "best by cross-entropy" in words
 
 
-def test_what_an_adaptation_lacks_is_not_part_of_a_name() -> None:
-    table = overconfidence()
-    assert [label_of(row, table) for row in table.rows] == [
-        "base model",
-        "mc-dropout",
-        "lora+calibration, temperature",
-        "ensemble+calibration, temperature",
-        "ensemble+calibration, affine",
-    ]
-
-
 def test_labels_stand_in_columns_in_all_rows_or_in_none() -> None:
-    table = overconfidence()
+    table = calibration_table()
     narrow, wide = printed(table, 80), printed(table, 150)
     for text in ("base model", "mc-dropout", "lora+calibration", "temperature", "ensemble+calibration", "affine"):
         assert text in narrow
@@ -158,34 +116,6 @@ def test_perplexities_are_shown_where_one_tokenizer_makes_them_compare() -> None
         assert ("Perplexity ↓" in text, "7.389" in text) == (shown, shown)
 
 
-def test_of_several_bases_the_adapted_one_is_named() -> None:
-    truth = make_truth(60)
-    rows = [("lstm", "none"), ("phi", "none"), ("phi", "lora")]
-    axes = [{"model": model, "adaptation": adaptation} for model, adaptation in rows]
-    table = study_table([make_outcome(each, truth, scale=0.5, noise=0.2) for each in axes], select="nce", replicates=20)
-    assert [label_of(row, table) for row in table.rows] == ["base model, lstm", "base model, phi", "phi, lora"]
-
-
-def test_what_follows_from_the_adaptation_is_not_repeated_in_a_name() -> None:
-    """Full fine-tuning has its own learning rate here: its name says "full" and no more."""
-    truth = make_truth(60)
-    rows = [("lora", 1e-3, 16), ("lora", 1e-3, 64), ("full", 1e-4, 16), ("full", 1e-4, 64)]
-    keys = ("adaptation", "learning_rate", "train")
-    outcomes = [make_outcome(dict(zip(keys, row, strict=True)), truth, scale=0.5, noise=0.1) for row in rows]
-    table = study_table(outcomes, select="nce", replicates=0)
-    assert [label_of(row, table) for row in table.rows] == [
-        "lora, train 16",
-        "lora, train 64",
-        "full, train 16",
-        "full, train 64",
-    ]
-    rates = [
-        make_outcome(outcomes[0].axes | {"learning_rate": rate}, truth, scale=rate, noise=0.1) for rate in (0.5, 1.0)
-    ]
-    table = study_table([*rates, outcomes[2]], select="nce", replicates=0)
-    assert label_of(table.rows[0], table).startswith("lora, learning rate 0.5")
-
-
 def test_one_seed_no_interval_and_the_floor() -> None:
     truth = make_truth(50)
     outcomes = [make_outcome({"rank": rank}, truth, scale=0.5, noise=0.2, seeds=(1,), floor=True) for rank in (1, 2)]
@@ -223,42 +153,3 @@ def test_infinite_values_have_their_sign() -> None:
     text = printed(study_table([Outcome({"a": 1}, {0: sure})], select="nce", replicates=0), 80)
     assert "∞" in text
     assert "Best by NCE: not known. No configuration has a finite value." in text
-
-
-def test_verdicts_in_words() -> None:
-    first, _ = verdict_sentences(study_table(placement_study(250), select="nce", replicates=50))
-    assert first == (
-        "socialiqa: best by NCE: q,v (0.657). Not told from it: v; q,k,v,o; mlp. "
-        "Everything is better than the base model."
-    )
-    (ladder,) = verdict_sentences(study_table(ladder_study(250), select="error_rate", replicates=50))
-    assert ladder == (
-        "Best by error rate: lora+calibration, train 5000 (0.284). Not told from it: lora, train 256; "
-        "lora, train 1024; lora, train 5000; lora+calibration, train 1024. "
-        "Better than the base model: 13 of 20 configurations; "
-        "not told from the base model: 7 of 20 configurations."
-    )
-
-
-def test_verdicts_of_small_studies() -> None:
-    truth = make_truth(300)
-    one = make_outcome({"adaptation": "lora"}, truth, scale=0.9, noise=0.1, seeds=(0,))
-    base = make_outcome({"adaptation": "none"}, truth, scale=0.1, noise=0.1, seeds=(0,))
-    assert verdict_sentences(study_table([one], select="nce", replicates=9))[0].endswith(
-        " of lora. Nothing to hold it against."
-    )
-    both = verdict_sentences(study_table([base, one], select="nce", replicates=99))[0]
-    assert both.startswith("Best by NCE: lora (0.")
-    assert both.endswith("Every other configuration is told from it. lora: better than the base model.")
-    same = Outcome({"adaptation": "lora"}, base.posteriors)
-    assert verdict_sentences(study_table([base, same], select="nce", replicates=9))[0].endswith(
-        "No other configuration is told from it. lora: not told from the base model."
-    )
-    empty = verdict_sentences(study_table([Outcome({}, {}, failures={0: "x"})], select="nce"))
-    assert empty == ("No result. Seed 0: x.",)
-    half = verdict_sentences(study_table([Outcome({}, {0: truth}, failures={1: "x"})], select="nce", replicates=0))
-    assert half[-1] == "Seeds are missing. Seed 1: x."
-
-
-def test_short_names() -> None:
-    assert short_name("learning_rate", ["learning_rate"]) == "learning rate"

@@ -15,8 +15,8 @@ from rango.decisions.metrics import reliability_bins
 from rango.errors import InputError
 from rango.reports.tables import Metrics, column_named, estimate, interval, number, split_metrics
 
-Tone = Literal["good", "bad", "open"]
-"""Good, bad, or not to be told from these data."""
+Tone = Literal["good", "bad", "unclear"]
+"""Good, bad, or unclear: these data do not decide it."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def change(states: Metrics, metric: str) -> tuple[Tone, str] | None:
     bounds = f" (95% interval {span})" if span else ""
     if number(difference.value) == number(0.0):
         # Nothing to three decimals is nothing to speak of, even where its interval lies on one side of 0.
-        return "open", f"{title} stayed{f' at {number(ends[1].value)}' if ends[1] else ' the same'}{bounds}."
+        return "unclear", f"{title} stayed{f' at {number(ends[1].value)}' if ends[1] else ' the same'}{bounds}."
     verb = "fell" if difference.value < 0 else "rose"
     sentence = f"{title} {verb}{path}: {number(difference.value, sign=True)}{bounds}."
-    better: Mapping[str, Tone] = {"below": "good", "above": "bad", "unknown": "open"}
-    worse: Mapping[str, Tone] = {"below": "bad", "above": "good", "unknown": "open"}
+    better: Mapping[str, Tone] = {"below": "good", "above": "bad", "unknown": "unclear"}
+    worse: Mapping[str, Tone] = {"below": "bad", "above": "good", "unknown": "unclear"}
     where = side(difference, 0.0)
     return (worse if difference.direction == "higher" else better)[where], sentence
 
@@ -75,17 +75,17 @@ def adaptation_finding(states: Metrics) -> Finding:
         reason = _undefined(states, "difference", "nce") or (
             "The paired difference base → adapted is not in metrics.json."
         )
-        return Finding("adaptation", "open", "Whether adaptation helped is not known", reason)
+        return Finding("adaptation", "unclear", "Whether adaptation helped is not known", reason)
     headline = {
         "good": "Adaptation helped",
         "bad": "Adaptation made the posteriors worse",
-        "open": "No effect of adaptation on NCE can be told from these instances",
+        "unclear": "No effect of adaptation on NCE can be told from these instances",
     }[nce[0]]
     if error is not None and error[0] != nce[0]:
         headline += {
             "good": ", yet the error rate fell",
             "bad": ", yet the error rate rose",
-            "open": "; the error rate "
+            "unclear": "; the error rate "
             + ("stayed" if " stayed" in error[1] else "moved by no more than chance would move it"),
         }[error[0]]
     return Finding("adaptation", nce[0], headline, " ".join(part[1] for part in (nce, error) if part))
@@ -96,7 +96,7 @@ def priors_finding(states: Metrics, state: str = "adapted") -> Finding:
     nce = estimate(states, state, "nce")
     if nce is None:
         reason = _undefined(states, state, "nce") or "NCE is not in metrics.json."
-        return Finding("priors", "open", "Worth against the priors: not known", reason)
+        return Finding("priors", "unclear", "Worth against the priors: not known", reason)
     if math.isinf(nce.value):
         detail = "At least one right choice was given probability 0, which costs infinity; nothing is clipped."
         return Finding("priors", "bad", "The posteriors rule out a right answer", detail)
@@ -107,7 +107,7 @@ def priors_finding(states: Metrics, state: str = "adapted") -> Finding:
         return Finding("priors", "good", "Its posteriors are worth more than the priors", f"{detail}.")
     if where == "above":
         return Finding("priors", "bad", "Its posteriors are worth less than the priors", f"{detail}.")
-    return Finding("priors", "open", "Its posteriors cannot be told from the priors", f"{detail}.")
+    return Finding("priors", "unclear", "Its posteriors cannot be told from the priors", f"{detail}.")
 
 
 def floor_finding(states: Metrics) -> Finding:
@@ -115,7 +115,7 @@ def floor_finding(states: Metrics) -> Finding:
     floor, adapted = estimate(states, "floor", "nce"), estimate(states, "adapted", "nce")
     if floor is None or adapted is None or floor.value >= 1:
         reason = "The true posterior of this task is not known, so neither is the distance to the best possible."
-        return Finding("floor", "open", "The floor is not known", reason)
+        return Finding("floor", "unclear", "The floor is not known", reason)
     closed = 100 * (1.0 - adapted.value) / (1.0 - floor.value)
     detail = f"NCE went from 1 (the priors) to {number(adapted.value)}; the true posterior has {number(floor.value)}"
     error = estimate(states, "floor", "error_rate")
@@ -186,7 +186,7 @@ def recoverable(posteriors: Posteriors) -> str:
 def calibration_finding(posteriors: Posteriors | None, *, reason: str = "") -> Finding:
     """Are the posteriors calibrated? ECE against the ECE of calibrated posteriors, and in which direction they err."""
     if posteriors is None:
-        return Finding("calibration", "open", "Whether its posteriors are calibrated is not known", f"{reason}.")
+        return Finding("calibration", "unclear", "Whether its posteriors are calibrated is not known", f"{reason}.")
     ece, bound = posteriors.ece(), chance_error(posteriors)
     lost = recoverable(posteriors)
     gap = float(np.exp(posteriors.log_posteriors.max(axis=1)).mean()) - posteriors.accuracy()

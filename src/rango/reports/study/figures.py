@@ -15,7 +15,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from rango.reports.run.figures import curve_points, running_mean
 from rango.reports.study.sections import (
     Line,
-    Section,
     as_number,
     label_of,
     metric_title,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rango.reports.run.findings import Finding
+from rango.reports.run.findings import Finding, Tone
 from rango.reports.study.sections import full_label, label_of, metric_words
 from rango.reports.tables import number
 from rango.results.table import Block, StudyTable, failure_text
@@ -54,7 +54,7 @@ def _best_of_block(table: StudyTable, block: Block) -> Finding:
         detail = "No other configuration is significantly worse."
     else:
         detail = f"Not significantly worse: {_listed(table, tied)}."
-    tone = "good" if "worse" in marks else "unclear"
+    tone: Tone = "good" if "worse" in marks else "unclear"
     return Finding("best", tone, f"{head}: {name} ({value})", f"{detail} {_against_base(table, block)}".strip())
 
 

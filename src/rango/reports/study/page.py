@@ -37,6 +37,7 @@ _DOTS = (
     "seeds. Full: the best of its task, or not significantly worse. Hollow: significantly worse than the best, or a "
     "value that a source states (diamond)."
 )
+_MARKS = {"best": ("★", "best"), "tied": ("≈", "not significantly worse than the best")}
 _LINES = "Each line is the mean over seeds; its band is the 95% interval of this mean over test instances."
 
 
@@ -54,6 +55,7 @@ def render_study_page(study: StudyResult, table: StudyTable) -> str:
         "columns": columns,
         "sections": parts,
         "with_seeds": with_seeds,
+        "marks": _MARKS,
         "width": len(headings) + with_seeds + len(columns),
         "sources": sources(parts),
         "caption": " · ".join(part for part in (*caption_parts(table, columns), mark_words(table)) if part),
@@ -134,4 +136,3 @@ def _notes(table: StudyTable) -> Iterator[str]:
     for row in table.rows:
         for reason in dict.fromkeys(cell.note for cell in row.cells.values() if cell.note):
             yield f"{full_label(row, table)}: {reason}."
-

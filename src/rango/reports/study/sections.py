@@ -155,8 +155,8 @@ def shown_columns(table: StudyTable) -> tuple[Column, ...]:
     columns = [column_named(name) for name in kept]
     facts = [fact for fact in FACTS if len({row.facts.get(fact.key) for row in table.rows}) > 1]
 
-    # Perplexities compare only where all base models cut the held-out text into as many tokens: then bits per byte and
-    # nats per token have one ratio. It may differ by 1 %, because windows of another length leave out other first tokens.
+    # Perplexities compare only where all base models cut the held-out text into as many tokens: then the ratio of bits
+    # per byte to nats per token is the same, but for 1 %, since windows of another length leave out other first tokens.
     pairs = ((row.facts.get("held_out_nats_per_token"), row.facts.get("held_out_bits_per_byte")) for row in table.rows)
     ratios = [bits / nats for nats, bits in pairs if nats and bits and math.isfinite(nats)]
     if not ratios or max(ratios) > 1.01 * min(ratios):

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from helpers.studies_made import ladder_study, make_outcome, make_truth, placement_study
+
+from rango.decisions import Posteriors
+from rango.reports.study.findings import study_findings, verdict_sentences
+from rango.results.outcomes import Outcome
+from rango.results.table import study_table
+
+
+def test_verdicts_in_words() -> None:
+    first, _ = verdict_sentences(study_table(placement_study(250), select="nce", replicates=50))
+    assert first == (
+        "socialiqa: best by NCE: q,v (0.657). Not significantly worse: v; q,k,v,o; mlp. "
+        "Every configuration is significantly better than the base model."
+    )
+    (ladder,) = verdict_sentences(study_table(ladder_study(250), select="error_rate", replicates=50))
+    assert ladder == (
+        "Best by error rate: lora+calibration, train 5000 (0.284). Not significantly worse: lora, train 256; "
+        "lora, train 1024; lora, train 5000; lora+calibration, train 1024. "
+        "Significantly better than the base model: 13 of 20 configurations; "
+        "not significantly different from the base model: 7 of 20 configurations."
+    )
+
+
+def test_verdicts_of_small_studies() -> None:
+    truth = make_truth(300)
+    one = make_outcome({"adaptation": "lora"}, truth, scale=0.9, noise=0.1, seeds=(0,))
+    base = make_outcome({"adaptation": "none"}, truth, scale=0.1, noise=0.1, seeds=(0,))
+    assert verdict_sentences(study_table([one], select="nce", replicates=9))[0].endswith(
+        " of lora. There is no other configuration to compare it with."
+    )
+    both = verdict_sentences(study_table([base, one], select="nce", replicates=99))[0]
+    assert both.startswith("Best by NCE: lora (0.")
+    assert both.endswith(
+        "Every other configuration is significantly worse. lora is significantly better than the base model."
+    )
+    same = Outcome({"adaptation": "lora"}, base.posteriors)
+    assert verdict_sentences(study_table([base, same], select="nce", replicates=9))[0].endswith(
+        "No other configuration is significantly worse. lora is not significantly different from the base model."
+    )
+    empty = verdict_sentences(study_table([Outcome({}, {}, failures={0: "x"})], select="nce"))
+    assert empty == ("No result. Seed 0: x.",)
+    half = verdict_sentences(study_table([Outcome({}, {0: truth}, failures={1: "x"})], select="nce", replicates=0))
+    assert half[-1] == "Seeds are missing. Seed 1: x."
+
+
+def test_all_configurations_on_one_side_of_the_base_model_are_one_sentence() -> None:
+    truth = make_truth(300)
+    base = make_outcome({"adaptation": "none", "rank": None}, truth, scale=0.6, noise=0.1, seeds=(0,))
+    ranks = (1, 8)
+    worse = [Outcome({"adaptation": "lora", "rank": rank}, {0: wrong(truth)}) for rank in ranks]
+    same = [Outcome({"adaptation": "lora", "rank": rank}, base.posteriors) for rank in ranks]
+    (finding,) = study_findings(study_table([base, *worse], select="nce", replicates=99))
+    assert finding.tone == "good"
+    assert finding.detail.endswith("Every configuration is significantly worse than the base model.")
+    (finding,) = study_findings(study_table([base, *same], select="nce", replicates=99))
+    assert finding.tone == "unclear"
+    assert finding.detail.endswith("No configuration is significantly different from the base model.")
+
+
+def wrong(truth: Posteriors) -> Posteriors:
+    """Posteriors that are sure of the opposite."""
+    return Posteriors.from_scores(-truth.log_posteriors, truth.labels, truth.ids)
