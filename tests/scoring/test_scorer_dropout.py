@@ -17,7 +17,7 @@ from rango.models.adapter import Adapter, add_adapter
 from rango.models.loading import Model, load_model
 from rango.options import EvaluateConfig, LoRA, ScoringOptions
 from rango.scoring.probe import probe_reader
-from rango.scoring.scorer import DropoutPasses, Scores, mean_posteriors, score, score_samples, score_split
+from rango.scoring.scorer import DropoutPasses, Scores, score, score_samples, score_split
 from rango.scoring.trees import encode
 from rango.training.evaluate import write_evaluation
 
@@ -45,9 +45,8 @@ def adapted(checkpoint: Checkpoint) -> Iterator[tuple[Model, Adapter]]:
 def samples(model: Model, adapter: Adapter, count: int, *, seed: int = 0, batch_tokens: int = 4096) -> list[Scores]:
     trees = encode(model, TASK.test[:6], task=TASK, form="cloze")
     options = ScoringOptions(batch_tokens=batch_tokens)
-    return score_samples(
-        probe_reader(model), trees, adapter=adapter, samples=count, seed=seed, options=options, form="cloze"
-    )
+    dropout = DropoutPasses(adapter, count, seed)
+    return score_samples(probe_reader(model), trees, dropout=dropout, options=options, form="cloze")
 
 
 def test_passes_differ_and_are_repeated_by_the_seed(adapted: tuple[Model, Adapter]) -> None:
@@ -75,16 +74,14 @@ def test_only_the_adapter_drops_out_and_is_left_as_it_was(adapted: tuple[Model, 
 
 
 def test_the_mean_is_that_of_probabilities(adapted: tuple[Model, Adapter]) -> None:
-    found = samples(*adapted, 4)
-    mean = mean_posteriors(found, TASK.test[:6])
-    each = [np.exp(one.values) / np.exp(one.values).sum(axis=1, keepdims=True) for one in found]
-    np.testing.assert_allclose(np.exp(mean.log_posteriors), np.mean(each, axis=0), atol=1e-12)
-    assert mean.ids == tuple(instance.id for instance in TASK.test[:6])
     model, adapter = adapted
+    passes = samples(model, adapter, 4)
     dropout = DropoutPasses(adapter, count=4, seed=0)
     split = score_split(probe_reader(model), TASK.test[:6], task=TASK, options=ScoringOptions(), dropout=dropout)
-    np.testing.assert_array_equal(split.posteriors.log_posteriors, mean.log_posteriors)
-    assert split.tokens == sum(one.tokens for one in found)
+    each = [np.exp(one.values) / np.exp(one.values).sum(axis=1, keepdims=True) for one in passes]
+    np.testing.assert_allclose(np.exp(split.posteriors.log_posteriors), np.mean(each, axis=0), atol=1e-12)
+    assert split.posteriors.ids == tuple(instance.id for instance in TASK.test[:6])
+    assert split.tokens == sum(one.tokens for one in passes)
 
 
 def test_an_adapter_without_dropout_is_refused(checkpoint: Checkpoint) -> None:
@@ -100,12 +97,10 @@ def test_evaluation_with_mc_dropout(adapted: tuple[Model, Adapter], tmp_path: Pa
     fresh = load_model(checkpoint("phi", attention_dropout=0.5, resid_pdrop=0.5, embd_pdrop=0.5))
     config = EvaluateConfig(model="phi", task="toy", adapter=tmp_path / "adapter", mc_dropout=3, seed=7)
     write_evaluation(fresh, TASK, out=tmp_path / "out", config=config, screen=Screen(quiet=True))
-    trees = encode(model, TASK.test, task=TASK, form="cloze")
-    expected = score_samples(
-        probe_reader(model), trees, adapter=adapter, samples=3, seed=7, options=ScoringOptions(), form="cloze"
-    )
+    dropout = DropoutPasses(adapter, count=3, seed=7)
+    expected = score_split(probe_reader(model), TASK.test, task=TASK, options=ScoringOptions(), dropout=dropout)
     written = read_posteriors(tmp_path / "out" / "posteriors" / "test-adapted.parquet")
-    np.testing.assert_allclose(written.log_posteriors, mean_posteriors(expected, TASK.test).log_posteriors, atol=1e-9)
+    np.testing.assert_allclose(written.log_posteriors, expected.posteriors.log_posteriors, atol=1e-9)
 
 
 def test_an_evaluation_that_cannot_drop_out_writes_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:

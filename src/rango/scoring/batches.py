@@ -1,11 +1,23 @@
 """From token trees to the tensors of one forward pass.
 
-    row        t0 t1 t2 a0 c0 c1        (the last token of each branch is predicted, never read)
-    position    0  1  2  3  3  4        (branches continue from the trunk)
-    attends    a0 sees t0..t2, a0;  c1 sees t0..t2, c0, c1: an attention mask keeps branches apart
+A tree with the trunk t0 t1 t2 and the branches a0 a1 and c0 c1 c2, read as one row:
 
-When at most one branch has tokens to read, the row is an ordinary causal sequence and needs no mask at all; padding on
-the right is never seen by the tokens before it.
+    column      0   1   2   3   4   5
+    token       t0  t1  t2  a0  c0  c1     the last token of a branch is predicted, never read
+    position    0   1   2   3   3   4      each branch continues from the trunk
+    predicts            a0  a1  c1  c2     the end of the trunk predicts the first token of every branch
+                        c0
+
+    visible     t0  t1  t2  a0  c0  c1
+           t0   x
+           t1   x   x
+           t2   x   x   x
+           a0   x   x   x   x
+           c0   x   x   x       x
+           c1   x   x   x       x   x      a branch sees the trunk and itself, never another branch
+
+When at most one branch has tokens to read, the row is an ordinary causal sequence and needs no mask at all: padding
+stands on the right, where no real token sees it.
 """
 
 from __future__ import annotations
@@ -17,6 +29,8 @@ from itertools import accumulate
 from typing import Literal
 
 import torch
+from torch.nn.functional import pad as pad_sides
+from torch.nn.utils.rnn import pad_sequence
 
 from rango.scoring.trees import TokenTree
 
@@ -42,11 +56,14 @@ class Batch:
     """(b, 1, t, p + t) whether the row's token sees the column's, the first p of which are the prefix that the reader
     holds; None for ordinary causal attention."""
     rows: torch.Tensor
+    """(u,), as `columns`."""
     columns: torch.Tensor
     at: torch.Tensor
+    """(m,), as `targets` and `owners`."""
     targets: torch.Tensor
     owners: torch.Tensor
     offsets: tuple[int, ...]
+    """u + 1 numbers."""
     shape: tuple[int, int]
     """(trees, K)."""
     token_count: int
@@ -54,13 +71,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-
-        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        moved = {name: move(getattr(self, name)) for name in ("tokens", "positions", "visible")}
-        scored = {name: getattr(self, name).to(device) for name in ("rows", "columns", "at", "targets", "owners")}
-        return replace(self, **moved, **scored)  # type: ignore[arg-type]
+        tensors = {name: value for name in self.__slots__ if isinstance(value := getattr(self, name), torch.Tensor)}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -71,10 +84,6 @@ class _Row:
     positions: list[int]
     segments: list[int]
     scored: list[tuple[int, int, int]]  # (column that predicts, target token, choice)
-
-
-_Scored = tuple[int, int, int, int]
-"""row, column that predicts, target token, owner"""
 
 
 def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int, prefix: int = 0) -> Batch:
@@ -89,78 +98,33 @@ def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int,
     """
     width = max(len(tree.branches) for tree in trees)
     rows: list[_Row] = []
-    scored: list[_Scored] = []
+    scored: list[tuple[int, int, int, int]] = []  # (row, column that predicts, target token, owner)
     for number, tree in enumerate(trees):
         chosen = range(len(tree.branches)) if read == "choices" else (tree.label,)
-        groups = [tuple(chosen)] if as_trees else [(k,) for k in chosen]
-        for group in groups:
+        for group in [tuple(chosen)] if as_trees else [(choice,) for choice in chosen]:
             row = _row(tree, group, with_trunk=read == "text")
             scored.extend((len(rows), at, target, number * width + choice) for at, target, choice in row.scored)
             rows.append(row)
-    return _tensors(rows, sorted(scored), shape=(len(trees), width), pad=pad, prefix=prefix)
+    scored.sort()
 
-
-def join(batches: Sequence[Batch], *, pad: int) -> Batch:
-    """The rows of several batches, read in different ways perhaps, as one batch; tree numbers go on counting.
-
-    One batch comes back as it is. The K of the joint batch is the largest.
-    """
-    if len(batches) == 1:
-        return batches[0]
-    longest = max(batch.tokens.shape[1] for batch in batches)
-    branching = any(batch.visible is not None for batch in batches)
-    rows, positions, scored, trees = (
-        _starts(counts) for counts in zip(*(_counts(batch) for batch in batches), strict=True)
-    )
-    width = max(batch.shape[1] for batch in batches)
-    numbered = list(enumerate(batches))
+    # Sorted, the scored tokens of one position stand together, so that each position's logits are computed once.
+    counts = Counter((row, column) for row, column, _, _ in scored)
+    places = torch.tensor(list(counts))  # (u, 2)
+    targets_per_place = torch.tensor(list(counts.values()))  # (u,)
+    branching = any(len(set(row.segments) - {0}) > 1 for row in rows)
     return Batch(
-        tokens=torch.cat([_widened(batch.tokens, longest, pad) for batch in batches]),
-        positions=torch.cat([_widened(_all_positions(batch), longest, 0) for batch in batches]) if branching else None,
-        visible=torch.cat([_widened_visible(batch, longest) for batch in batches]) if branching else None,
-        rows=torch.cat([batch.rows + rows[n] for n, batch in numbered]),
-        columns=torch.cat([batch.columns for batch in batches]),
-        at=torch.cat([batch.at + positions[n] for n, batch in numbered]),
-        targets=torch.cat([batch.targets for batch in batches]),
-        owners=torch.cat([_owners(batch, trees[n], width) for n, batch in numbered]),
-        offsets=(0, *(at + scored[n] for n, batch in numbered for at in batch.offsets[1:])),
-        shape=(sum(batch.shape[0] for batch in batches), width),
-        token_count=sum(batch.token_count for batch in batches),
+        tokens=_padded([row.tokens for row in rows], pad),
+        positions=_padded([row.positions for row in rows], 0) + prefix if branching else None,
+        visible=_visible([row.segments for row in rows], prefix) if branching else None,
+        rows=places[:, 0].contiguous(),
+        columns=places[:, 1].contiguous(),
+        at=torch.repeat_interleave(torch.arange(len(places)), targets_per_place),
+        targets=torch.tensor([target for _, _, target, _ in scored]),
+        owners=torch.tensor([owner for _, _, _, owner in scored]),
+        offsets=(0, *accumulate(counts.values())),
+        shape=(len(trees), width),
+        token_count=sum(len(row.tokens) for row in rows),
     )
-
-
-def _counts(batch: Batch) -> tuple[int, int, int, int]:
-    return len(batch.tokens), len(batch.rows), len(batch.targets), batch.shape[0]
-
-
-def _starts(counts: Sequence[int]) -> list[int]:
-    return [0, *accumulate(counts)][:-1]
-
-
-def _owners(batch: Batch, first_tree: int, width: int) -> torch.Tensor:
-    tree, choice = batch.owners // batch.shape[1], batch.owners % batch.shape[1]
-    return (tree + first_tree) * width + choice
-
-
-def _widened(tensor: torch.Tensor, width: int, fill: int) -> torch.Tensor:
-    return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=fill)
-
-
-def _all_positions(batch: Batch) -> torch.Tensor:
-    """Positions of ordinary sequences written out, for a batch where others branch."""
-    if batch.positions is not None:
-        return batch.positions
-    return torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand(batch.tokens.shape)
-
-
-def _widened_visible(batch: Batch, width: int) -> torch.Tensor:
-    count, length = batch.tokens.shape
-    visible = torch.eye(width, dtype=torch.bool, device=batch.tokens.device).repeat(count, 1, 1, 1)
-    if batch.visible is None:
-        visible[..., :length, :length] = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
-    else:
-        visible[..., :length, :length] = batch.visible
-    return visible
 
 
 def _row(tree: TokenTree, chosen: Sequence[int], *, with_trunk: bool) -> _Row:
@@ -180,47 +144,67 @@ def _row(tree: TokenTree, chosen: Sequence[int], *, with_trunk: bool) -> _Row:
     return row
 
 
-def _tensors(
-    rows: Sequence[_Row], scored: Sequence[_Scored], *, shape: tuple[int, int], pad: int, prefix: int
-) -> Batch:
-    longest = max(len(row.tokens) for row in rows)
-    tokens = torch.full((len(rows), longest), pad)
-    for number, row in enumerate(rows):
-        tokens[number, : len(row.tokens)] = torch.tensor(row.tokens)
-    branching = any(len(set(row.segments) - {0}) > 1 for row in rows)
-    counts = Counter((row, column) for row, column, _, _ in scored)  # in order, as `scored` is sorted
-    places = torch.tensor(list(counts))
-    each = torch.tensor(list(counts.values()))
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=fill)  # (b, t)
+
+
+def _visible(segments: Sequence[Sequence[int]], prefix: int) -> torch.Tensor:
+    # Padding is a segment of its own and sees itself: the softmax over a row without any visible token is nan.
+    segment = _padded(segments, -1)  # (b, t)
+    same = segment[:, :, None] == segment[:, None, :]  # (b, t, t)
+    trunk = (segment == 0)[:, None, :]  # (b, 1, t)
+    causal = torch.ones(same.shape[1:], dtype=torch.bool).tril()  # (t, t)
+    visible = pad_sides((same | trunk) & causal, (prefix, 0), value=True)  # (b, t, p + t)
+    return visible[:, None]  # (b, 1, t, p + t)
+
+
+def join(batches: Sequence[Batch], *, pad: int) -> Batch:
+    """The rows of several batches, which may differ in what they score, as one batch; tree numbers are continued.
+
+    A single batch is returned as it is. The K of the joint batch is the largest.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    longest = max(batch.tokens.shape[1] for batch in batches)
+    width = max(batch.shape[1] for batch in batches)
+    branching = any(batch.visible is not None for batch in batches)
+    # Where each batch begins in the joint one, counted in rows, in positions that predict, in scored tokens, in trees.
+    counts = [(len(batch.tokens), len(batch.rows), len(batch.targets), batch.shape[0]) for batch in batches]
+    first_row, first_place, first_scored, first_tree = ([0, *accumulate(kind)] for kind in zip(*counts, strict=True))
+    owners = []
+    for batch, first in zip(batches, first_tree, strict=False):
+        tree, choice = batch.owners // batch.shape[1], batch.owners % batch.shape[1]
+        owners.append((tree + first) * width + choice)  # (m,)
+    numbered = list(enumerate(batches))
     return Batch(
-        tokens=tokens,
-        positions=_positions(rows, longest) + prefix if branching else None,
-        visible=_visible(rows, longest, prefix) if branching else None,
-        rows=places[:, 0].contiguous(),
-        columns=places[:, 1].contiguous(),
-        at=torch.repeat_interleave(torch.arange(len(places)), each),
-        targets=torch.tensor([target for _, _, target, _ in scored]),
-        owners=torch.tensor([owner for _, _, _, owner in scored]),
-        offsets=(0, *accumulate(counts.values())),
-        shape=shape,
-        token_count=sum(len(row.tokens) for row in rows),
+        tokens=torch.cat([_widened(batch.tokens, longest, pad) for batch in batches]),
+        positions=torch.cat([_widened(_all_positions(batch), longest, 0) for batch in batches]) if branching else None,
+        visible=torch.cat([_widened_visible(batch, longest) for batch in batches]) if branching else None,
+        rows=torch.cat([batch.rows + first_row[n] for n, batch in numbered]),
+        columns=torch.cat([batch.columns for batch in batches]),
+        at=torch.cat([batch.at + first_place[n] for n, batch in numbered]),
+        targets=torch.cat([batch.targets for batch in batches]),
+        owners=torch.cat(owners),
+        offsets=(0, *(at + first_scored[n] for n, batch in numbered for at in batch.offsets[1:])),
+        shape=(first_tree[-1], width),
+        token_count=sum(batch.token_count for batch in batches),
     )
 
 
-def _positions(rows: Sequence[_Row], longest: int) -> torch.Tensor:
-    positions = torch.zeros((len(rows), longest), dtype=torch.long)
-    for number, row in enumerate(rows):
-        positions[number, : len(row.positions)] = torch.tensor(row.positions)
-    return positions
+def _widened(tensor: torch.Tensor, width: int, fill: int) -> torch.Tensor:
+    return pad_sides(tensor, (0, width - tensor.shape[1]), value=fill)  # (b, width)
 
 
-def _visible(rows: Sequence[_Row], longest: int, prefix: int) -> torch.Tensor:
-    segments = torch.full(
-        (len(rows), longest), -1
-    )  # padding is a segment of its own: it sees itself, so no row is empty
-    for number, row in enumerate(rows):
-        segments[number, : len(row.segments)] = torch.tensor(row.segments)
-    same = segments[:, :, None] == segments[:, None, :]
-    trunk = (segments == 0)[:, None, :]
-    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-    among = (same | trunk) & causal
-    return torch.cat([among.new_ones(len(rows), longest, prefix), among], dim=2)[:, None]
+def _all_positions(batch: Batch) -> torch.Tensor:
+    if batch.positions is not None:
+        return batch.positions
+    return torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand(batch.tokens.shape)  # (b, t)
+
+
+def _widened_visible(batch: Batch, width: int) -> torch.Tensor:
+    """The mask of a batch for rows of `width` tokens; ordinary sequences get the causal mask written out."""
+    count, length = batch.tokens.shape
+    visible = torch.eye(width, dtype=torch.bool, device=batch.tokens.device).repeat(count, 1, 1, 1)
+    causal = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
+    visible[..., :length, :length] = causal if batch.visible is None else batch.visible
+    return visible  # (b, 1, width, width)

@@ -1,4 +1,8 @@
-"""A beginning that many trees share, such as shots: its keys and values are computed once, and every batch goes on."""
+"""How one model reads batches of token trees: the states and log-probabilities of a forward pass.
+
+A beginning that all trees share, such as shots, can be read once: `Prefix` holds its keys and values in every layer,
+and each batch continues from them.
+"""
 
 from __future__ import annotations
 
@@ -17,94 +21,18 @@ from rango.models.ngram import NGramForCausalLM
 from rango.scoring.batches import Batch, Read, collate
 from rango.scoring.trees import TokenTree
 
-# A shorter beginning saves less than a forward pass of its own costs.
-_WORTH_IT = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Prefix:
-    """The keys and values of some tokens in every layer. It serves batches of any size and is never changed."""
-
-    length: int
-    """Tokens."""
-    cache: Cache
-
-    def inputs(self, model: Model) -> dict[str, Any]:
-        """The arguments of a forward pass that goes on from here."""
-        return {_name_of_cache(model): self.cache, "use_cache": True}
-
-
-class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """One layer's keys and values, (1, heads, p, d) each, put before those of each batch, which are not kept."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of prefix and batch, (b, heads, p + t, d); this layer stays as it was."""
-        assert self.keys is not None
-        assert self.values is not None
-        return _joined(self.keys, key_states), _joined(self.values, value_states)
-
-
-def _joined(prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    return torch.cat([prefix.expand(len(states), -1, -1, -1), states], dim=-2)
-
-
-@torch.inference_mode()
-def read_prefix(model: Model, tokens: Sequence[int]) -> Prefix:
-    """Read some tokens once, with the adapter and its dropout as they are."""
-    cache = DynamicCache()
-    network: Any = model.network
-    inputs = {"input_ids": torch.tensor([list(tokens)], device=model.device), "use_cache": True}
-    network.get_decoder()(**inputs, **{_name_of_cache(model): cache})
-    read: list[Any] = list(cache.layers)
-    return Prefix(length=len(tokens), cache=Cache(layers=[_PrefixLayer(layer.keys, layer.values) for layer in read]))
-
-
-def shared_beginning(trees: Sequence[TokenTree]) -> int:
-    """How many tokens begin every trunk and are worth reading once; at least one token is left to every trunk.
-
-    It is found in the tokens, not computed from the shots' text: wherever the tokenizer cuts, what is scored is the
-    tokens of the whole text.
-    """
-    if len(trees) < 2:
-        return 0
-    # What the first and the last in order share, all between them share.
-    first, last = min(tree.trunk for tree in trees), max(tree.trunk for tree in trees)
-    most = min(len(tree.trunk) for tree in trees) - 1
-    shared = next((at for at in range(most) if first[at] != last[at]), most)
-    return shared if shared >= _WORTH_IT else 0
-
-
-def longest_short_rope(model: Model) -> int | None:
-    """The length beyond which the rotary frequencies of a model change (longrope), None where they never do.
-
-    Keys that were computed below that length do not fit a text that is longer.
-    """
-    config: Any = model.network.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") != "longrope":
-        return None
-    length = rope.get("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None))
-    return length if isinstance(length, int) else 0
-
-
-def _name_of_cache(model: Model) -> str:
-    return "cache" if accepts(model.network, "cache") else "past_key_values"
-
-
 # Rows of logits computed at once: 256 x a vocabulary of 51,200 in float32 is 50 MB.
 _HEAD_ROWS = 256
+# A shorter beginning saves less than a forward pass of its own costs.
+_SHORTEST_PREFIX = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """How one model reads batches: whether trees are safe, and whether its head can be applied apart."""
+    """How one model reads batches: whether it may read trees, and whether its head can be applied apart.
+
+    In the shapes below b, t, u and m are those of `Batch`; H is the size of a state and V that of the vocabulary.
+    """
 
     model: Model
     reads_trees: bool
@@ -139,25 +67,25 @@ class Reader:
     def states(self, batch: Batch) -> torch.Tensor:
         """The last layer's states at the positions that predict, (u, H).
 
-        Logits there, (u, V), where the head cannot be applied apart: what `log_probabilities` needs is the same to say.
+        Where the head cannot be applied apart, the logits there, (u, V); `log_probabilities` takes both.
         """
         network: Any = self.model.network
-        if not self.splits_head:
-            logits: torch.Tensor = network(**self._inputs(batch)).logits[batch.rows, batch.columns]
-            return logits
-        output = network.get_decoder()(**self._inputs(batch))
-        states: torch.Tensor = output.last_hidden_state
-        return states[batch.rows, batch.columns]
+        inputs = self._inputs(batch)
+        # (b, t, H) or (b, t, V)
+        output = network.get_decoder()(**inputs).last_hidden_state if self.splits_head else network(**inputs).logits
+        states: torch.Tensor = output[batch.rows, batch.columns]  # (u, H) or (u, V)
+        return states
 
     def log_probabilities(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
         """log P(target) of each scored token over the whole vocabulary, (m,) float32, in nats.
 
-        `states` are those of the batch where they are there already.
+        `states` are those of the batch, where they are computed already.
         """
         states = self.states(batch) if states is None else states
         if not self.splits_head:
             return _pick(states.float(), batch.at, batch.targets)
         parts = []
+        # Logits of all positions at once would be the largest tensor of the pass: the head takes a slice at a time.
         for start in range(0, len(states), _HEAD_ROWS):
             stop = min(start + _HEAD_ROWS, len(states))
             scored = slice(batch.offsets[start], batch.offsets[stop])
@@ -167,7 +95,7 @@ class Reader:
                 parts.append(checkpoint(self._head_log_probabilities, *part, use_reentrant=False))
             else:
                 parts.append(self._head_log_probabilities(*part))
-        return torch.cat(parts)
+        return torch.cat(parts)  # (m,)
 
     def choice_logits(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of the scored tokens alone, (m,) float32: enough where every branch is one token.
@@ -177,32 +105,30 @@ class Reader:
         """
         if not self.splits_head:
             return self.log_probabilities(batch, states)
-        states = self.states(batch) if states is None else states
-        distinct, where = torch.unique(batch.targets, return_inverse=True)
+        states = self.states(batch) if states is None else states  # (u, H)
+        distinct, where = torch.unique(batch.targets, return_inverse=True)  # (D,), (m,)
         network: Any = self.model.network
-        logits = self._cap(linear_rows(network.get_output_embeddings(), states, distinct).float())
-        return logits[batch.at, where]
+        logits = self._cap(linear_rows(network.get_output_embeddings(), states, distinct).float())  # (u, D)
+        return logits[batch.at, where]  # (m,)
 
     def _head_log_probabilities(self, states: torch.Tensor, at: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return _pick(self._head(states), at, targets)
-
-    def _head(self, states: torch.Tensor) -> torch.Tensor:
         network: Any = self.model.network
-        logits: torch.Tensor = network.get_output_embeddings()(states)
-        return self._cap(logits.float())
+        return _pick(self._cap(network.get_output_embeddings()(states).float()), at, targets)
 
     def _cap(self, logits: torch.Tensor) -> torch.Tensor:
+        # Gemma 2 bounds its logits after the head, in the part of its forward pass that is not used here.
         cap = getattr(self.model.network.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": batch.tokens}
-        if accepts(self.model.network, "use_cache"):
-            inputs["use_cache"] = False
         if self.prefix is not None:
-            inputs |= self.prefix.inputs(self.model)
+            inputs |= {_name_of_cache(self.model): self.prefix.cache, "use_cache": True}
+        elif accepts(self.model.network, "use_cache"):
+            inputs["use_cache"] = False
         if batch.visible is not None:
             dtype = self.model.dtype
+            # Added to the attention scores: 0 where a token is seen, the lowest number where it is not.
             mask = torch.zeros(batch.visible.shape, dtype=dtype, device=batch.visible.device)
             inputs["attention_mask"] = mask.masked_fill_(~batch.visible, torch.finfo(dtype).min)
             inputs["position_ids"] = batch.positions
@@ -210,17 +136,88 @@ class Reader:
 
 
 def _pick(logits: torch.Tensor, at: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return logits[at, targets] - logits.logsumexp(dim=-1)[at]
+    return logits[at, targets] - logits.logsumexp(dim=-1)[at]  # (m,)
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The keys and values of some tokens in every layer. It serves batches of any size and is never changed."""
+
+    length: int
+    """Tokens."""
+    cache: Cache
+
+
+class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """One layer's keys and values, (1, heads, p, d) each, put before those of each batch, which are not kept."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of prefix and batch, (b, heads, p + t, d); this layer stays as it was."""
+        assert self.keys is not None
+        assert self.values is not None
+        keys = torch.cat([self.keys.expand(len(key_states), -1, -1, -1), key_states], dim=-2)  # (b, heads, p + t, d)
+        values = torch.cat([self.values.expand(len(value_states), -1, -1, -1), value_states], dim=-2)
+        return keys, values
+
+
+@torch.inference_mode()
+def read_prefix(model: Model, tokens: Sequence[int]) -> Prefix:
+    """Read some tokens once, with the adapter and its dropout as they are."""
+    cache = DynamicCache()
+    network: Any = model.network
+    inputs = {"input_ids": torch.tensor([list(tokens)], device=model.device), "use_cache": True}
+    network.get_decoder()(**inputs, **{_name_of_cache(model): cache})
+    layers: list[Any] = list(cache.layers)
+    return Prefix(length=len(tokens), cache=Cache(layers=[_PrefixLayer(layer.keys, layer.values) for layer in layers]))
+
+
+def _name_of_cache(model: Model) -> str:
+    return "cache" if accepts(model.network, "cache") else "past_key_values"
+
+
+def shared_beginning(trees: Sequence[TokenTree]) -> int:
+    """How many tokens begin every trunk and are worth reading once; every trunk keeps at least one token.
+
+    The tokens are compared, not the text of the shots: wherever the tokenizer cuts, what is scored is the tokens of the
+    whole text.
+    """
+    if len(trees) < 2:
+        return 0
+    # What the first and the last in order share, all between them share.
+    first, last = min(tree.trunk for tree in trees), max(tree.trunk for tree in trees)
+    most = min(len(tree.trunk) for tree in trees) - 1
+    shared = next((at for at in range(most) if first[at] != last[at]), most)
+    return shared if shared >= _SHORTEST_PREFIX else 0
+
+
+def longest_short_rope(model: Model) -> int | None:
+    """The length beyond which the rotary frequencies of a model change (longrope), None where they never do.
+
+    Keys that were computed below that length do not fit a longer text.
+    """
+    config: Any = model.network.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    length = rope.get("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None))
+    return length if isinstance(length, int) else 0
 
 
 class NGramReader(Reader):
     """An n-gram model has no hidden states and no head: a scored token costs a few binary searches.
 
-    Branches are read one to a row: a row's tokens are then the history as it stands in the text.
+    Branches are read one to a row, so that a row's tokens are the history as it stands in the text.
     """
 
     def __init__(self, model: Model) -> None:
-        network = _network(model)
+        network = _ngram(model)
         reach = network.order - 1
         history = f"from the {reach} before it" if reach else "whatever stands before it"
         note = f"{network.order}-gram ({network.config.smoothing}): a token is scored {history}"
@@ -229,20 +226,20 @@ class NGramReader(Reader):
     def log_probabilities(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
         """log P(target) of each scored token over the whole vocabulary, (m,) float32, in nats; there are no states."""
         assert states is None
-        network = _network(self.model)
+        network = _ngram(self.model)
         reach = max(1, network.order - 1)
-        padded = nn.functional.pad(batch.tokens, (reach - 1, 0), value=-1)
+        padded = nn.functional.pad(batch.tokens, (reach - 1, 0), value=-1)  # (b, reach - 1 + t)
         # Column c of the batch is column c + reach - 1 here, so its last `reach` tokens begin at c.
-        columns = batch.columns[:, None] + torch.arange(reach, device=batch.columns.device)
-        histories = network.histories(padded[batch.rows[:, None], columns])
-        last = torch.arange(1, len(batch.rows) + 1, device=batch.rows.device) * reach - 1
-        return network.log_probabilities_of(histories[last[batch.at]], batch.targets)
+        columns = batch.columns[:, None] + torch.arange(reach, device=batch.columns.device)  # (u, reach)
+        histories = network.histories(padded[batch.rows[:, None], columns])  # of u * reach places
+        last = torch.arange(1, len(batch.rows) + 1, device=batch.rows.device) * reach - 1  # (u,)
+        return network.log_probabilities_of(histories[last[batch.at]], batch.targets)  # (m,)
 
     def choice_logits(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
         """The log-probabilities themselves, (m,) float32: there is no cheaper score."""
         return self.log_probabilities(batch, states)
 
 
-def _network(model: Model) -> NGramForCausalLM:
+def _ngram(model: Model) -> NGramForCausalLM:
     assert isinstance(model.network, NGramForCausalLM)
     return model.network

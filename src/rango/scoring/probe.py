@@ -1,4 +1,4 @@
-"""Finding out how a model can be read. Checked on the model itself, not assumed from its name."""
+"""Finding out how a model can be read. It is tried on the model itself, not concluded from its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from rango.scoring.trees import TokenTree
 
 # Largest difference in nats between a tree's score and the full sequence's that rounding explains.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-
 # What a network raises when it cannot take an input.
 _REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError)
 
@@ -27,80 +26,57 @@ def probe_reader(model: Model) -> Reader:
     or the positions that they are given (ALiBi, recurrent and hybrid layers), and those with a sliding window shorter
     than the instance. The first are read one choice at a time; for the second only longer instances are.
 
-    In the same way, whether a model goes on from the keys and values of a prefix is tried: recurrent ones do not.
+    In the same way it is tried whether a model continues from the keys and values of a prefix: recurrent ones do not.
     """
     if model.network.config.model_type == NGRAM:
         return NGramReader(model)
     # A fresh adapter's dropout is on, and would make two readings of one text differ.
     model.network.train(False)
-    reader = _without_prefix(model)
-    return replace(reader, reads_prefix=_continues(reader))
-
-
-def _without_prefix(model: Model) -> Reader:
-    window = _window(model)
-    whole = Reader(model=model, reads_trees=False, window=window, splits_head=False)
-    truth = _probe_scores(whole)
-    tolerance = _TOLERANCE[model.dtype]
-    apart = Reader(model=model, reads_trees=False, window=window, splits_head=True)
-    splits_head = _agrees(apart, truth, tolerance)
-    best = Reader(model=model, reads_trees=True, window=window, splits_head=splits_head)
-    if accepts(model.network, "position_ids") and _agrees(best, truth, tolerance):
-        note = () if window is None else (f"sliding window of {window} tokens: longer instances are read per choice",)
-        return Reader(model=model, reads_trees=True, window=window, splits_head=splits_head, notes=note)
-    kind = str(model.network.config.model_type)
-    notes = (f"{kind} cannot read token trees (no position ids or other layers than attention): read per choice",)
-    return Reader(model=model, reads_trees=False, window=window, splits_head=splits_head, notes=notes)
-
-
-def _window(model: Model) -> int | None:
     config: Any = model.network.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     if not isinstance(window, int) or getattr(config, "use_sliding_window", True) is False:
-        return None
-    return window
+        window = None
+    # A fixed tree whose branches share no token.
+    ids = [(7 * n + 3) % int(config.vocab_size) for n in range(13)]
+    probe = TokenTree("probe", tuple(ids[:5]), (tuple(ids[5:8]), tuple(ids[8:12]), tuple(ids[12:])), (1, 1, 1), 0)
+
+    # The whole network on whole sequences is right by definition; what is faster has to agree with it.
+    reader = Reader(model=model, reads_trees=False, window=window, splits_head=False)
+    truth = _scores(reader, [probe], as_trees=False)
+    reader = replace(reader, splits_head=_agrees(replace(reader, splits_head=True), [probe], truth))
+    of_trees = replace(reader, reads_trees=True)
+    if accepts(model.network, "position_ids") and _agrees(of_trees, [probe], truth):
+        note = f"sliding window of {window} tokens: longer instances are read per choice"
+        reader = replace(of_trees, notes=() if window is None else (note,))
+    else:
+        kind = model.network.config.model_type
+        note = f"{kind} cannot read token trees (no position ids or other layers than attention): read per choice"
+        reader = replace(reader, notes=(note,))
+    return replace(reader, reads_prefix=_continues(reader, probe))
 
 
-def _agrees(reader: Reader, truth: torch.Tensor, tolerance: float) -> bool:
-    try:
-        scores = _probe_scores(reader)
-    except _REFUSALS:
-        return False  # an architecture that takes no such input is one that cannot be read this way
-    return bool((scores - truth).abs().max() <= tolerance)
-
-
-def _probe(reader: Reader) -> TokenTree:
-    """A fixed tree whose branches share no token."""
-    size = int(reader.model.network.config.get_text_config().vocab_size)
-    ids = [(7 * n + 3) % size for n in range(13)]
-    return TokenTree("probe", tuple(ids[:5]), (tuple(ids[5:8]), tuple(ids[8:12]), tuple(ids[12:])), (1, 1, 1), 0)
-
-
-def _probe_scores(reader: Reader) -> torch.Tensor:
-    """Scores of the probe, (3,)."""
-    return _scores(reader, [_probe(reader)], as_trees=reader.reads_trees)
-
-
-def _continues(reader: Reader) -> bool:
+def _continues(reader: Reader, probe: TokenTree) -> bool:
     """Whether trees score the same after a prefix that was read once as after one that is read with each of them.
 
     Tried on two kinds of batches, both padded: branching ones, which come with mask and positions, and ordinary
     sequences, which come with neither.
     """
-    probe = _probe(reader)
-    letters = replace(probe, trunk=probe.trunk[1:], branches=tuple(branch[:1] for branch in probe.branches))
+    prefix = probe.trunk[::-1]
     shorter = replace(probe, trunk=probe.trunk[2:])
-    prefix, tolerance = probe.trunk[::-1], _TOLERANCE[reader.model.dtype]
+    letters = replace(probe, trunk=probe.trunk[1:], branches=tuple(branch[:1] for branch in probe.branches))
     for trees in ([probe, shorter], [replace(letters, trunk=probe.trunk), letters]):
         prepended = [replace(tree, trunk=prefix + tree.trunk) for tree in trees]
-        truth = _scores(reader, prepended, as_trees=False)
-        try:
-            found = _scores(reader.after(prefix), trees, as_trees=reader.reads_trees)
-        except _REFUSALS:
-            return False
-        if not bool((found - truth).abs().max() <= tolerance):
+        if not _agrees(reader, trees, _scores(reader, prepended, as_trees=False), prefix=prefix):
             return False
     return True
+
+
+def _agrees(reader: Reader, trees: Sequence[TokenTree], truth: torch.Tensor, *, prefix: Sequence[int] = ()) -> bool:
+    try:
+        scores = _scores(reader.after(prefix) if prefix else reader, trees, as_trees=reader.reads_trees)
+    except _REFUSALS:
+        return False  # an architecture that takes no such input is one that cannot be read this way
+    return bool((scores - truth).abs().max() <= _TOLERANCE[reader.model.dtype])
 
 
 @torch.no_grad()

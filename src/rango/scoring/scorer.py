@@ -1,4 +1,8 @@
-"""From a model and instances to posteriors: the one scorer behind the letter form and the cloze form."""
+"""From a model and instances to posteriors: the one scorer behind the letter form and the cloze form.
+
+instances ── encode ──> token trees ── score ──> Scores (N, K) ── as_posteriors ──> Posteriors
+                        └──────────────── score_split ───────────────────────────┘
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class DropoutPasses:
-    """MC dropout: score `count` times with the adapter's dropout on; the masks are those of `seed`."""
+    """MC dropout: score `count` times with the adapter's dropout on; pass t has the masks of (`seed`, t)."""
 
     adapter: Adapter
     count: int
@@ -55,11 +59,7 @@ class ScoredSplit:
 
 
 def evaluate(
-    model: Model,
-    instances: Sequence[Instance],
-    *,
-    task: Task,
-    options: ScoringOptions | None = None,
+    model: Model, instances: Sequence[Instance], *, task: Task, options: ScoringOptions | None = None
 ) -> Posteriors:
     """The posteriors of a model: log-softmax over the choices of log P(choice | prompt).
 
@@ -96,7 +96,8 @@ def score_split(
         task: puts the instances into words; with its shots, see `few_shot`.
         options: prompt form, length normalisation, tokens in a batch. Its shots are those of `task` already.
         trees: the instances as tokens, where they are encoded already.
-        dropout: the posteriors are then the mean over passes with the adapter's dropout on.
+        dropout: the posteriors are then the mean over the passes, a Monte Carlo estimate of the posterior over the
+            masks (Gal and Ghahramani 2016, section 4, with dropout in the adapter alone).
         scorer: scores the trees in place of `score`, with the same arguments, such as over several processes.
 
     Raises:
@@ -109,16 +110,8 @@ def score_split(
         passes = [(scorer or score)(reader, trees, options=options, form=form)]
         posteriors = as_posteriors(passes[0].values, instances)
     else:
-        passes = score_samples(
-            reader,
-            trees,
-            adapter=dropout.adapter,
-            samples=dropout.count,
-            seed=dropout.seed,
-            options=options,
-            form=form,
-        )
-        posteriors = mean_posteriors(passes, instances)
+        passes = score_samples(reader, trees, dropout=dropout, options=options, form=form)
+        posteriors = average_posteriors([as_posteriors(scores.values, instances) for scores in passes])
     masses = [float(scores.letter_mass.mean()) for scores in passes if scores.letter_mass is not None]
     return ScoredSplit(
         posteriors=posteriors,
@@ -150,56 +143,52 @@ def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posterio
     )
 
 
-def score(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
-    """Score every choice of every tree.
-
-    Trees are sorted by length so that little is padded, and cut into batches by tokens; the order is given back.
-    A beginning that all trunks share, such as shots, is computed once where the model allows it.
-    """
-    reader.model.network.train(False)
-    return score_as_it_is(reader, trees, options=options, form=form)
-
-
 @torch.inference_mode()
-def score_as_it_is(reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
-    """`score` with the dropout of every module on or off as it is found."""
+def score(
+    reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form, dropout: Adapter | None = None
+) -> Scores:
+    """Score every choice of every tree, with all dropout off but that of the adapter `dropout`.
+
+    Trees are sorted by length so that little is padded, and cut into batches by tokens; the scores are in the order of
+    `trees`. A beginning that all trunks share, such as shots, is computed once where the model allows it.
+    """
     start = time.perf_counter()
-    width = max(len(tree.branches) for tree in trees)
-    values = np.full((len(trees), width), -np.inf)
-    tokens = shared_beginning(trees) if _may_share(reader, trees) else 0
+    reader.model.network.train(False)
+    if dropout is not None:
+        dropout.enable_dropout()
+    # The keys of a prefix fit texts within the sliding window and below the length where rotary frequencies change.
+    longest = max(tree.path_length for tree in trees)
+    limits = (reader.window, longest_short_rope(reader.model))
+    fits = reader.reads_prefix and all(limit is None or longest <= limit for limit in limits)
+    tokens = shared_beginning(trees) if fits else 0
     if tokens:
         reader, trees = reader.after(trees[0].trunk[:tokens]), [tree.after(tokens) for tree in trees]
+    values = np.full((len(trees), max(len(tree.branches) for tree in trees)), -np.inf)
     for numbers in batches_by_tokens(reader, trees, budget=options.batch_tokens):
         chosen = [trees[number] for number in numbers]
         batch = reader.collate(chosen, read="choices", as_trees=reader.as_tree(chosen[0]))
+        # float64: with many tokens to a branch, the rounding of their sum could decide between choices.
         sums = torch.zeros(batch.shape[0] * batch.shape[1], dtype=torch.float64, device=batch.tokens.device)
         sums.index_add_(0, batch.owners, reader.log_probabilities(batch).double())
-        found = sums.reshape(batch.shape).cpu().numpy()
-        for row, number in enumerate(numbers):
-            choices = len(trees[number].branches)
-            values[number, :choices] = found[row, :choices]
+        batch_scores = sums.reshape(batch.shape).cpu().numpy()  # (trees, K)
+        for row, tree_scores in zip(numbers, batch_scores, strict=True):
+            choices = len(trees[row].branches)
+            values[row, :choices] = tree_scores[:choices]
         tokens += batch.token_count
-    mass = np.exp(values).sum(axis=1) if form == "letter" else None
-    for number, tree in enumerate(trees):
-        values[number, : len(tree.branches)] /= tree.lengths(options.normalise)
+    mass = np.exp(values).sum(axis=1) if form == "letter" else None  # (N,), before any normalisation by length
+    for row, tree in enumerate(trees):
+        values[row, : len(tree.branches)] /= tree.lengths(options.normalise)
     return Scores(values=values, letter_mass=mass, tokens=tokens, seconds=time.perf_counter() - start)
-
-
-def _may_share(reader: Reader, trees: Sequence[TokenTree]) -> bool:
-    longest = max(tree.path_length for tree in trees)
-    limits = [limit for limit in (reader.window, longest_short_rope(reader.model)) if limit is not None]
-    return reader.reads_prefix and all(longest <= limit for limit in limits)
 
 
 def batches_by_tokens(reader: Reader, trees: Sequence[TokenTree], *, budget: int) -> Iterator[list[int]]:
     """Numbers of trees that make one forward pass: similar in length, at most `budget` tokens with padding."""
 
-    def size(number: int) -> tuple[bool, int, int]:
-        tree = trees[number]
+    def size(tree: TokenTree) -> tuple[bool, int, int]:
         whole = reader.as_tree(tree)
         return whole, tree.input_length if whole else tree.path_length, 1 if whole else len(tree.branches)
 
-    sizes = [size(number) for number in range(len(trees))]
+    sizes = [size(tree) for tree in trees]  # (whether it is one row, tokens of a row, rows)
     # Longest first: if a batch does not fit into memory, it is the first.
     order = sorted(range(len(trees)), key=lambda number: (not sizes[number][0], -sizes[number][1], number))
     batch: list[int] = []
@@ -216,6 +205,31 @@ def batches_by_tokens(reader: Reader, trees: Sequence[TokenTree], *, budget: int
         yield batch
 
 
+def score_samples(
+    reader: Reader, trees: Sequence[TokenTree], *, dropout: DropoutPasses, options: ScoringOptions, form: Form
+) -> list[Scores]:
+    """Score every choice in several passes with the adapter's dropout on, as in training; nothing else drops out.
+
+    The masks of pass t are a function of (seed, t), of the trees and of `options.batch_tokens`, which decides which
+    trees share a batch; they differ between kinds of devices. A beginning that is read once for all trees, such as
+    shots, has one mask in each pass. The global random stream is left as it was.
+
+    Raises:
+        InputError: an adapter without dropout: every pass would be the same.
+    """
+    check_dropout(dropout.adapter)
+    network, device = reader.model.network, reader.model.device
+    passes = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            for number in range(dropout.count):
+                torch.manual_seed(mask_seed(dropout.seed, number))
+                passes.append(score(reader, trees, options=options, form=form, dropout=dropout.adapter))
+        finally:
+            network.train(False)
+    return passes
+
+
 def mask_seed(*numbers: int) -> int:
     """The seed of a stream of dropout masks that several numbers name, such as a run's seed and a step.
 
@@ -225,49 +239,6 @@ def mask_seed(*numbers: int) -> int:
     False
     """
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def score_samples(
-    reader: Reader,
-    trees: Sequence[TokenTree],
-    *,
-    adapter: Adapter,
-    samples: int,
-    seed: int,
-    options: ScoringOptions,
-    form: Form,
-) -> list[Scores]:
-    """Score every choice `samples` times with the adapter's dropout on, as in training; nothing else drops out.
-
-    The masks of pass t are a function of (seed, t), of the trees and of `options.batch_tokens`, which decides who
-    stands in a batch with whom; they differ between kinds of devices. A beginning that is read once for all trees, such
-    as shots, has one mask in each pass. The global random stream is left as it was.
-
-    Raises:
-        InputError: an adapter without dropout: every pass would be the same.
-    """
-    check_dropout(adapter)
-    network, device = reader.model.network, reader.model.device
-    network.train(False)
-    found = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for layer in adapter.layers.values():
-            layer.train()
-        try:
-            for sample in range(samples):
-                torch.manual_seed(mask_seed(seed, sample))
-                found.append(score_as_it_is(reader, trees, options=options, form=form))
-        finally:
-            network.train(False)
-    return found
-
-
-def mean_posteriors(samples: Sequence[Scores], instances: Sequence[Instance]) -> Posteriors:
-    """The mean of the passes' posteriors, a Monte Carlo estimate of the posterior over the masks.
-
-    Source: Gal and Ghahramani (2016), section 4, with dropout in the adapter alone.
-    """
-    return average_posteriors([as_posteriors(scores.values, instances) for scores in samples])
 
 
 def check_dropout(adapter: Adapter) -> None:

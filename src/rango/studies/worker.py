@@ -21,8 +21,7 @@ from rango.models.loading import Model, load_model
 from rango.models.peft_format import load_adapter
 from rango.options import ModelOptions, ScoringOptions, Split, TaskOptions
 from rango.scoring.probe import probe_reader
-from rango.scoring.scorer import evaluate, mean_posteriors, score_samples
-from rango.scoring.trees import encode
+from rango.scoring.scorer import DropoutPasses, evaluate, score_split
 from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.pretrained_models import ModelSpec
 from rango.studies.queue import BANKS, Claim, WorkItem, claim, dissolve, work_items, write_bank
@@ -202,14 +201,11 @@ class Worker:
                 adapter.remove()
 
     def _samples(self, job: Job, task: Task, model: Model, adapter: Adapter, *, split: Split, count: int) -> Posteriors:
-        form = job.config.form or task.default_form
-        instances = task.split(split)
-        trees = encode(model, instances, task=task, form=form)
-        options, seed = job.config.pick(ScoringOptions), job.config.seed
-        passes = score_samples(
-            probe_reader(model), trees, adapter=adapter, samples=count, seed=seed, options=options, form=form
-        )
-        return mean_posteriors(passes, instances)
+        dropout = DropoutPasses(adapter, count, job.config.seed)
+        options = job.config.pick(ScoringOptions)
+        return score_split(
+            probe_reader(model), task.split(split), task=task, options=options, dropout=dropout
+        ).posteriors
 
 
 def _texts(spec: ModelSpec) -> list[Path] | Iterator[str]:

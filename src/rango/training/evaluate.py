@@ -23,7 +23,7 @@ from rango.models.loading import Model
 from rango.models.peft_format import load_adapter
 from rango.options import EvaluateConfig, Form, Split, TaskOptions
 from rango.scoring.probe import probe_reader
-from rango.scoring.scorer import as_posteriors, check_dropout, mean_posteriors, score, score_samples
+from rango.scoring.scorer import DropoutPasses, as_posteriors, check_dropout, score_split
 from rango.scoring.trees import encode
 from rango.tasks import TASKS, Instance, Task, few_shot, load_task, true_log_posteriors
 from rango.training.run_folder import Run, as_json, versions
@@ -206,17 +206,15 @@ def write_evaluation(
         for note in (*notes, *model.notes, *reader.notes, *task.notes):
             screen.say(f"· {note}")
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
-        if config.mc_dropout is None or not isinstance(adapter, Adapter):
-            samples = [score(reader, trees, options=config, form=form)]
-        else:
+        dropout = None
+        if config.mc_dropout is not None and isinstance(adapter, Adapter):
             screen.say(f"· {config.mc_dropout} passes with the adapter's dropout of {adapter.lora.dropout:g}")
-            samples = score_samples(
-                reader, trees, adapter=adapter, samples=config.mc_dropout, seed=config.seed, options=config, form=form
-            )
+            dropout = DropoutPasses(adapter, config.mc_dropout, config.seed)
+        scored = score_split(reader, instances, task=task, options=config, trees=trees, dropout=dropout)
     finally:
         if adapter is not None:
             adapter.remove()
-    states = {"base" if adapter is None else "adapted": mean_posteriors(samples, instances)}
+    states = {"base" if adapter is None else "adapted": scored.posteriors}
     floor = true_posteriors(instances)
     if floor is not None:
         states["floor"] = floor
@@ -228,12 +226,11 @@ def write_evaluation(
         "form": form,
         "fingerprints": fingerprints,
         "versions": versions(),
-        "seconds": round(sum(scores.seconds for scores in samples), 2),
-        "tokens": sum(scores.tokens for scores in samples),
+        "seconds": round(scored.seconds, 2),
+        "tokens": scored.tokens,
     }
-    masses = [float(scores.letter_mass.mean()) for scores in samples if scores.letter_mass is not None]
-    if masses:
-        record["letter_mass"] = round(sum(masses) / len(masses), 6)
+    if scored.letter_mass is not None:
+        record["letter_mass"] = round(scored.letter_mass, 6)
     write_yaml(out / RECORD, record)
     write_json(out / "metrics.json", as_json({config.split: metrics}))
     return metrics
