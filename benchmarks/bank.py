@@ -31,7 +31,6 @@ from rango.scoring.probe import probe_reader
 from rango.scoring.trees import encode
 from rango.tasks import Task, load_task
 from rango.training.bank import BankJob
-from rango.training.bank_choice import choose_bank
 from rango.training.run_folder import RunWriter
 from rango.training.trainer import accumulate_gradients
 from rango.training.training_run import Data, TrainingRun
@@ -152,17 +151,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(write_model(Path(folder), task, arguments), device=arguments.device, dtype=arguments.dtype)
         jobs = make_jobs(model, task, arguments)
-        found = measure(model, task, jobs, arguments.steps)
-        choice, measured = choose_bank(model, task, jobs), choose_bank(model, task, jobs, measure=True)
+        figures = measure(model, task, jobs, arguments.steps)
     where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(
         f"{where}, hidden {arguments.hidden}, {arguments.layers} layers, batch {arguments.batch}, {arguments.objective}"
     )
-    print(f"six runs, one step each: apart {found['apart_ms']} ms, bank {found['bank_ms']} ms, ratio {found['ratio']}")
-    print(f"peak memory: apart {found['apart_peak_mb']} MB, bank {found['bank_peak_mb']} MB")
-    print(f"--bank auto: {choice.reason}\nmeasured: {measured.reason}")
-    sizes = {"auto": choice.size, "measured": measured.size}
-    print(json.dumps({"benchmark": "bank", "where": where, **vars(arguments), **found, **sizes}))
+    print(
+        f"six runs, one step each: apart {figures['apart_ms']} ms, bank {figures['bank_ms']} ms, "
+        f"ratio {figures['ratio']}"
+    )
+    print(f"peak memory: apart {figures['apart_peak_mb']} MB, bank {figures['bank_peak_mb']} MB")
+    print(json.dumps({"benchmark": "bank", "where": where, **vars(arguments), **figures}))
 
 
 if __name__ == "__main__":

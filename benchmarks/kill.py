@@ -53,8 +53,8 @@ def finish(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def stage(out: Path) -> str:
-    """What was being done, as the claims tell."""
-    held = [file.stem for file in (out / "claims").glob("*.claim")]
+    """What was being done: a killed worker leaves the lock of its item."""
+    held = [file.stem for file in (out / "locks").glob("*.lock")]
     kinds = {"models": "model", "bases": "base", "runs": "run"}
     for name in held:
         for folder, kind in kinds.items():

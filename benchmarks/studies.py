@@ -206,9 +206,9 @@ RANGO = [sys.executable, "-c", "import sys; from rango.cli import main; sys.exit
 
 def measure(bench: Bench) -> dict[str, Side]:
     """All sides, the separate runs in halves with the studies between."""
-    names = ("study, banks off", "study, banks on", "study, banks auto", "rango finetune x 12", "Trainer + PEFT x 12")
+    names = ("study, banks off", "study, banks on", "rango finetune x 12", "Trainer + PEFT x 12")
     sides = {name: Side(name) for name in names}
-    off, on, auto, apart, peers = sides.values()
+    off, on, apart, peers = sides.values()
     half = RUNS[::2], RUNS[1::2]
     turns: list[Callable[[], None]] = [
         lambda: bench.finetune(apart, half[0]),
@@ -216,7 +216,6 @@ def measure(bench: Bench) -> dict[str, Side]:
         lambda: bench.trainer(peers, half[0]),
         lambda: bench.study(on, "on"),
         lambda: bench.finetune(apart, half[1]),
-        lambda: bench.study(auto, "auto"),
         lambda: bench.trainer(peers, half[1]),
     ]
     for turn in turns:

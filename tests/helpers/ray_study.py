@@ -27,7 +27,7 @@ def main(values: str, out: str) -> None:
         """Kill one worker that trains, once it is in the middle of a run."""
         training = (
             file
-            for file in store.claims.glob("*.claim")
+            for file in store.locks.glob("*.lock")
             if plan.has_job(file.stem) and (store.folder(plan.job(file.stem)) / "log.jsonl").is_file()
         )
         file = None if killed else next(training, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rango.files import write_yaml
+from rango.files import write_json, write_yaml
 from rango.studies.execution import describe
-from rango.studies.live_table import Watch, job_names
+from rango.studies.live_table import LiveTable, job_names
 from rango.studies.plan import Job, Plan, plan_study
-from rango.studies.queue import BANKS, claim, write_bank
+from rango.studies.queue import lock_item
 from rango.studies.store import Store
 from rango.studies.study import Study
 
 BASE: dict[str, Any] = {"model": "some/model", "task": "simulated", "train": 30, "validation": 20, "test": 25}
-NOBODY = 2**22 + 1
-"""More than any process id of Linux."""
-
 Made = Callable[..., tuple[Plan, Store]]
 
 
@@ -37,9 +33,9 @@ def made(tmp_path: Path) -> Made:
     return plan
 
 
-def on_terminal(plan: Plan, store: Store, *, width: int = 100) -> tuple[Watch, Callable[[], str]]:
+def on_terminal(plan: Plan, store: Store, *, width: int = 100) -> tuple[LiveTable, Callable[[], str]]:
     """A watch on a terminal, and what its table reads."""
-    watch = Watch(store, plan, Console(force_terminal=True, width=width, file=io.StringIO()))
+    watch = LiveTable(store, plan, Console(force_terminal=True, width=width, file=io.StringIO()))
 
     def read() -> str:
         watch()
@@ -73,7 +69,7 @@ class TestTable:
         plan, store = made(base={"epochs": 7}, vary={"lora.rank": [1, 2]})
         first, second = runs_of(plan)
         watch, read = on_terminal(plan, store)
-        claim(store.claims, first.id)
+        lock_item(store.lock_file(first.id))
         begin(store, first, steps=84, nce=0.75)
         assert "step 84 " in read(), "before the run says how many"
         begin(store, first, steps=84, nce=0.75, most_steps=210)
@@ -86,7 +82,7 @@ class TestTable:
             "validation NCE 0.750",
         ]
         assert len(lines) == 2
-        claim(store.claims, second.id)
+        lock_item(store.lock_file(second.id))
         begin(store, second)
         assert "2 running · 1 waiting" in read()
         watch.stop()
@@ -96,19 +92,19 @@ class TestTable:
         left, dead, alive = runs_of(plan)
         for job in (left, dead, alive):
             begin(store, job, steps=2)
-        claim(store.claims, alive.id)
-        (store.claims / f"{dead.id}.claim").write_text(json.dumps({"host": socket.gethostname(), "pid": NOBODY}))
+        lock_item(store.lock_file(alive.id))
+        store.lock_file(dead.id).write_text("its owner was killed")
         watch, read = on_terminal(plan, store)
         text = read()
         assert "0 of 4 done · 1 running · 3 waiting" in text
         assert ("rank 3" in text, "rank 1" in text, "rank 2" in text) == (True, False, False)
         watch.stop()
 
-    def test_models_bases_and_measurements_are_rows(self, made: Made) -> None:
+    def test_models_and_bases_are_rows(self, made: Made) -> None:
         model = {"texts": "simulated", "lines": 50, "hidden": 64, "tokens": 1_500_000}
         plan, store = made(models={"my-lm": model}, base={"model": "my-lm", "steps": 9}, vary={"lora.rank": [1, 2]})
         (name,) = plan.models
-        held = claim(store.claims, name)
+        held = lock_item(store.lock_file(name))
         watch, read = on_terminal(plan, store)
         text = read()
         assert "0 of 3 done · 0 running · 3 waiting" in text
@@ -118,20 +114,17 @@ class TestTable:
         (store.path / "models" / name).mkdir(parents=True)
         (store.path / "models" / name / "config.json").write_text("{}")
         write_yaml(store.path / "models" / name / "pretrain.yaml", {"seconds": 12.0})
-        claim(store.claims, next(job.id for job in plan.jobs if job.kind == "base"))
+        lock_item(store.lock_file(next(job.id for job in plan.jobs if job.kind == "base")))
         text = read()
         assert "model" not in text.replace("base model", "")
         assert re.search(r"1 running · 2 waiting.*\nbase model +━+ +0:0\d +scoring", text)
-        write_bank(store.path / BANKS / "b.json", [job.id for job in runs_of(plan)], size=None, why="")
-        claim(store.claims, "b")
-        assert re.search(r"2 runs +━+ +0:0\d +measuring how many to train in one pass", read())
         watch.stop()
 
     def test_a_bank_has_a_row_for_each_run_that_is_left_and_a_long_table_is_cut(self, made: Made) -> None:
         plan, store = made(base={"steps": 10}, vary={"lora.rank": list(range(1, 16))})
         runs = runs_of(plan)
-        write_bank(store.path / BANKS / "b.json", [job.id for job in runs], size=15, why="")
-        claim(store.claims, "b-0")
+        write_json(store.banks / "b.json", {"runs": [job.id for job in runs], "divided": None})
+        lock_item(store.lock_file("b"))
         complete(store, runs[0])
         watch, read = on_terminal(plan, store)
         lines = read().splitlines()
@@ -142,7 +135,7 @@ class TestTable:
 
     def test_a_narrow_terminal_cuts_names_and_wraps_nothing(self, made: Made) -> None:
         plan, store = made(base={"steps": 10}, vary={"lora.targets": ["q,k,v,o,mlp", "q,k,v,o"], "lora.rank": [1, 2]})
-        claim(store.claims, runs_of(plan)[0].id)
+        lock_item(store.lock_file(runs_of(plan)[0].id))
         begin(store, runs_of(plan)[0], steps=3, nce=0.9)
         watch, read = on_terminal(plan, store, width=50)
         assert all(len(line) <= 50 for line in read().splitlines())
@@ -151,9 +144,9 @@ class TestTable:
 
 
 class TestLines:
-    def lines(self, plan: Plan, store: Store) -> tuple[Watch, Callable[[], list[str]]]:
+    def lines(self, plan: Plan, store: Store) -> tuple[LiveTable, Callable[[], list[str]]]:
         file = io.StringIO()
-        watch = Watch(store, plan, Console(width=40, file=file))
+        watch = LiveTable(store, plan, Console(width=40, file=file))
 
         def read() -> list[str]:
             watch()

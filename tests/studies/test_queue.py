@@ -1,133 +1,141 @@
-"""Claims: one owner at a time, and none for ever."""
+"""The queue: what waits for what, banks, and locks that have one owner at a time and none for ever."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.studies_work import BASE, Made, runs_of
 
-from rango.studies import queue as claims
-from rango.studies.queue import claim, is_stale
+from rango.studies import queue
+from rango.studies.plan import plan_study
+from rango.studies.queue import LARGEST_BANK, divide_bank, form_banks, lock_item, locked_ids, read_banks, work_items
+from rango.studies.store import Store
+from rango.studies.study import Study
 
-
-def test_one_owner_at_a_time(tmp_path: Path) -> None:
-    held = claim(tmp_path, "a")
-    assert held is not None
-    assert claim(tmp_path, "a") is None
-    assert claim(tmp_path, "b") is not None
-    held.release()
-    assert claim(tmp_path, "a") is not None
-
-
-def write_owner(path: Path, *, pid: int, **changes: str) -> None:
-    path.write_text(json.dumps({**claims.owner(pid), "token": "other", **changes}))
-
-
-def dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+HOLD = """
+import sys
+from pathlib import Path
+from rango.studies.queue import lock_item
+assert lock_item(Path(sys.argv[1])) is not None
+print("held", flush=True)
+input()
+"""
 
 
-def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
-    write_owner(tmp_path / "a.claim", pid=dead_pid())
-    assert is_stale(tmp_path / "a.claim")
-    assert claim(tmp_path, "a") is not None
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return Store(tmp_path).lock_file("a")
 
 
-def test_the_claim_of_a_living_process_is_not(tmp_path: Path) -> None:
-    write_owner(tmp_path / "a.claim", pid=os.getpid())
-    assert claim(tmp_path, "a") is None
+class TestLocks:
+    def test_one_owner_at_a_time(self, file: Path) -> None:
+        lock = lock_item(file)
+        assert lock is not None
+        assert lock_item(file) is None
+        assert lock_item(file.with_name("b.lock")) is not None
+        lock.release()
+        assert not file.exists()
+        assert lock_item(file) is not None
+
+    @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+    def test_the_lock_of_a_killed_process_is_free_at_once(self, file: Path, ending: signal.Signals) -> None:
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as owner:
+            assert owner.stdout is not None
+            owner.stdout.readline()
+            assert lock_item(file) is None
+            assert locked_ids(Store(file.parents[1])) == {"a"}
+            os.kill(owner.pid, signal.SIGSTOP)
+            assert lock_item(file) is None, "a process that does not get on is alive"
+            os.kill(owner.pid, signal.SIGCONT)
+            os.kill(owner.pid, ending)
+            owner.wait()
+        assert file.exists(), "it says what the process was doing"
+        assert locked_ids(Store(file.parents[1])) == set()
+        assert lock_item(file) is not None
+
+    def test_a_lock_whose_file_its_owner_has_removed_is_none(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Otherwise two processes hold the item: one by the old file, one by the new."""
+        flock = queue.fcntl.flock
+
+        def remove_first(descriptor: int, kind: int) -> None:
+            file.unlink()
+            flock(descriptor, kind)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(queue.fcntl, "flock", remove_first)
+            assert lock_item(file) is None
+        assert lock_item(file) is not None
+
+    def test_of_many_that_find_a_lock_free_one_gets_it(self, file: Path) -> None:
+        file.parent.mkdir()
+        file.write_text("of a process that was killed")
+        context = multiprocessing.get_context("fork")
+        barrier, won = context.Barrier(8), context.Queue()
+        processes = [context.Process(target=_try, args=(str(file), barrier, won)) for _ in range(8)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout=60)
+        winners = [won.get(timeout=10)]
+        assert won.empty()
+        assert len(winners) == 1
 
 
-def test_a_later_process_with_the_same_number_is_another(tmp_path: Path) -> None:
-    write_owner(tmp_path / "a.claim", pid=os.getpid(), start="1")
-    assert is_stale(tmp_path / "a.claim")
-    assert claim(tmp_path, "a") is not None
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
-def test_the_start_is_read_behind_any_name() -> None:
-    program = "open('/proc/self/comm', 'w').write('a) Z 1 (b'); print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as later:
-        assert later.stdout is not None
-        later.stdout.readline()
-        here, there = (claims.owner(pid)["start"] for pid in (os.getpid(), later.pid))
-        later.communicate(b"\n")
-    assert isinstance(here, str)
-    assert isinstance(there, str)
-    assert 0 < int(here) < int(there)
-    assert claims.owner(later.pid)["start"] is None
-
-
-def test_without_proc_the_number_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "_PROC", tmp_path / "none")
-    for pid, stale in ((os.getpid(), False), (dead_pid(), True)):
-        write_owner(tmp_path / "a.claim", pid=pid)
-        assert is_stale(tmp_path / "a.claim") == stale
-
-
-def test_on_another_machine_the_heartbeat_decides(tmp_path: Path) -> None:
-    path = tmp_path / "a.claim"
-    write_owner(path, host="elsewhere", pid=dead_pid())
-    assert not is_stale(path)
-    old = path.stat().st_mtime - claims.STALE_SECONDS - 1
-    os.utime(path, (old, old))
-    assert is_stale(path)
-    assert claim(tmp_path, "a") is not None
-
-
-def test_a_claim_that_was_taken_over_is_not_released_by_its_old_owner(tmp_path: Path) -> None:
-    held = claim(tmp_path, "a")
-    assert held is not None
-    assert held.is_held()
-    write_owner(held.path, pid=os.getpid(), token="new")
-    assert not held.is_held()
-    held.release()
-    assert held.path.exists()
-
-
-def test_a_claim_that_was_taken_over_is_not_kept_alive(tmp_path: Path) -> None:
-    beats = iter([False, False])
-    held = claims.Claim(tmp_path / "a.claim", "mine")
-    held._stop.wait = lambda _seconds: next(beats)  # type: ignore[method-assign, assignment, misc]
-    write_owner(held.path, pid=os.getpid(), token="new")
-    os.utime(held.path, (0, 0))
-    held._beat()
-    assert held.path.stat().st_mtime == 0
-
-
-def test_the_heartbeat_touches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.0)
-    held = claim(tmp_path, "a")
-    assert held is not None
-    os.utime(held.path, (0, 0))
-    while held.path.stat().st_mtime == 0:
-        pass
-    held.release()
-
-
-def _try(folder: str, barrier: object, won: object) -> None:
+def _try(file: str, barrier: object, won: object) -> None:
     barrier.wait()  # type: ignore[attr-defined]
-    if claim(Path(folder), "a") is not None:
+    if lock_item(Path(file)) is not None:
         won.put(os.getpid())  # type: ignore[attr-defined]
     barrier.wait()  # type: ignore[attr-defined]
 
 
-def test_of_many_that_find_a_stale_claim_one_gets_it(tmp_path: Path) -> None:
-    write_owner(tmp_path / "a.claim", pid=dead_pid())
-    context = multiprocessing.get_context("fork")
-    barrier, won = context.Barrier(8), context.Queue()
-    processes = [context.Process(target=_try, args=(str(tmp_path), barrier, won)) for _ in range(8)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=60)
-    winners = [won.get(timeout=10)]
-    assert won.empty()
-    assert len(winners) == 1
+class TestItems:
+    def test_what_others_build_on_comes_first(self, prepare: Made) -> None:
+        plan, store = prepare(vary={"lora.rank": [1, 2]})
+        base, *runs = work_items(plan, store)
+        assert [base.kind, *(item.kind for item in runs)] == ["base", "run", "run"]
+        assert base.waits_for(store, plan) == "nothing"
+        assert {item.waits_for(store, plan) for item in runs} == {"others"}
+        store.write_failure(base.id, "no memory")
+        assert base.is_finished(store)
+        assert {item.waits_for(store, plan) for item in runs} == {"failed"}
+        assert runs[0].cause(store, plan) == "no memory"
+
+
+class TestBanks:
+    def test_they_are_of_one_group_alike_and_not_too_large(self, prepare: Made) -> None:
+        plan, store = prepare(bank="on", vary={"batch": [2, 4], "lora.rank": list(range(1, 11))})
+        banks = [[plan.job(run) for run in bank["runs"]] for _, bank in read_banks(store)]
+        assert sorted(map(len, banks)) == [2, 2, LARGEST_BANK, LARGEST_BANK]
+        assert all(len({job.config.batch for job in bank}) == 1 for bank in banks)
+        assert {item.kind for item in work_items(plan, store)} == {"base", "bank"}
+
+    def test_each_worker_gets_one(self, tmp_path: Path) -> None:
+        study = Study.build({"name": "s", "base": {**BASE, "model": "m"}, "vary": {"lora.rank": [1, 2, 3, 4, 5, 6]}})
+        plan, store = plan_study(study, tmp_path), Store(tmp_path)
+        form_banks(runs_of(plan), store, workers=2)
+        assert [len(bank["runs"]) for _, bank in read_banks(store)] == [3, 3]
+
+    def test_a_run_is_put_into_one_bank_only(self, prepare: Made) -> None:
+        few, _ = prepare(bank="on", vary={"lora.rank": [1, 2]})
+        more, store = prepare(bank="on", vary={"lora.rank": [1, 2, 3, 4]})
+        banked = [run for _, bank in read_banks(store) for run in bank["runs"]]
+        assert len(banked) == len(set(banked)) == 4
+        assert {job.id for job in runs_of(few)} < set(banked)
+        assert sum(item.kind == "bank" for item in work_items(more, store)) == 2
+
+    def test_one_that_is_divided_stays_so(self, prepare: Made) -> None:
+        plan, store = prepare(bank="on", vary={"lora.rank": [1, 2]})
+        base, bank = work_items(plan, store)
+        assert not divide_bank(base, store, reason="it failed")
+        assert divide_bank(bank, store, reason="no memory left")
+        assert [item.kind for item in work_items(plan, store)] == ["base", "run", "run"]
+        plan, store = prepare(bank="on", vary={"lora.rank": [1, 2]})
+        assert [item.kind for item in work_items(plan, store)] == ["base", "run", "run"]

@@ -42,7 +42,7 @@ def test_a_look_parses_nothing_that_was_parsed(plan: Plan, tmp_path: Path, monke
     monkeypatch.setattr(store, "read_yaml", read)
     worker = Worker(Store(tmp_path), plan)
     for _ in range(3):
-        assert worker._next() is None
+        assert worker.do_next() == "nothing"
     assert len(parsed) == len(set(parsed)) == 6
 
 
@@ -54,7 +54,7 @@ def test_what_another_process_writes_is_seen(plan: Plan, tmp_path: Path) -> None
         write_yaml(file, {"status": status})
         assert here.status(job) == seen
     write_yaml(file, {"status": "pruned"})
-    there.take_up_pruned([job])
+    there.resume_pruned([job])
     assert here.status(job) == "started"
     there.write_failure(job.id, "no memory")
     assert here.status(job) == "failed"

@@ -44,8 +44,7 @@ def study(
     gpus
         With --ray, GPUs of each task: 0.5 lets two share one; one where the cluster has any when absent.
     bank
-        Train runs that share a base in one pass: where it pays (auto: measured on a GPU, by a step's size on a CPU),
-        always (on), never (off).
+        Train runs that share a base in one pass, at most eight: on a GPU only (auto), always (on), never (off).
     tiny
         Apply the file's `tiny:` block: the same study, small.
     change
@@ -64,7 +63,7 @@ def study(
 
     from rango.reports.study.report import write_study_report
     from rango.studies.execution import check_parallel_search, describe, prepare, run_study
-    from rango.studies.live_table import Watch
+    from rango.studies.live_table import LiveTable
     from rango.studies.optuna_search import Searcher
     from rango.studies.ray_cluster import run_on_ray
     from rango.studies.study_file import read_study
@@ -83,7 +82,7 @@ def study(
         console.print(f"  a search ({asked.search.sampler}): {chosen} of {asked.search.trials} trials chosen so far")
     if dry_run:
         return
-    watch = Watch(store, plan, console, search=asked.search is not None)
+    watch = LiveTable(store, plan, console, search=asked.search is not None)
     try:
         if ray is None:
             run_study(asked, plan, store, workers=workers, bank=bank, retry=retry, watch=watch)

@@ -17,7 +17,7 @@ from rich.text import Text
 from rango.files import read_yaml
 from rango.studies.axes import TASK, Names, axis_text, short_name, varied_axes
 from rango.studies.plan import MODELS, Job, Plan
-from rango.studies.queue import WorkItem, has_model, is_stale, work_items
+from rango.studies.queue import WorkItem, locked_ids, work_items
 from rango.studies.store import ENDED, Status, Store
 
 _ROWS = 12
@@ -25,44 +25,8 @@ _TAIL = 1 << 18
 """Bytes at the end of a log in which the last validation is looked for."""
 
 
-def job_names(plan: Plan) -> dict[str, str]:
-    """A few words for each job: what tells the first row that reads it from others, and its seed."""
-    among = [row.axes for row in plan.rows]
-    titled = TASK in varied_axes(among)
-    names, called = _base_names(plan), Names(among)
-    for row in plan.rows:
-        if len(among) > 1:
-            name = called.of(row.axes)
-        else:
-            told = [(key, value) for key, value in row.axes.items() if value is not None]
-            name = ", ".join(f"{short_name(key, plan.axes)} {axis_text(value)}" for key, value in told) or "run"
-        task = f"{axis_text(row.axes.get(TASK))}: " if titled else ""
-        for cell in row.cells:
-            for source in cell.sources:
-                names.setdefault(source.job, f"{task}{name}, seed {plan.job(source.job).config.seed}")
-    return names
-
-
-def _base_names(plan: Plan) -> dict[str, str]:
-    """Of several bases each is told by what it is scored with."""
-    bases = [job for job in plan.jobs if job.kind == "base"]
-    options = [{**job.config.model_dump(mode="json"), "model": Path(job.config.model).name} for job in bases]
-    told = varied_axes(options)
-    names = {}
-    for job, values in zip(bases, options, strict=True):
-        parts = [f"{short_name(key, told)} {axis_text(values[key])}" for key in told if key != TASK]
-        task = f"{values[TASK]}: " if TASK in told else ""
-        names[job.id] = task + ", ".join(["base model", *parts])
-    return names
-
-
-def model_name(folder: str) -> str:
-    """What the study calls one of its own models; the folder has an identity at its end."""
-    return f"model {folder.rpartition('-')[0]}"
-
-
 @dataclass
-class Watch:
+class LiveTable:
     """Shows the jobs of a study: a live table on a terminal, a line for each finished job elsewhere."""
 
     store: Store
@@ -72,10 +36,11 @@ class Watch:
     """Whether the plan grows while it is worked on."""
     _begun: float = field(default_factory=time.monotonic)
     _seen: dict[str, Status] = field(default_factory=dict)
-    """Of jobs and of the study's own models."""
+    """Status of each job and of each of the study's own models when it was last looked at."""
     _since: dict[str, float] = field(default_factory=dict)
-    """WorkItem that is being done -> when that was first seen."""
+    """Item that is being done -> when that was first seen."""
     _totals: dict[str, int] = field(default_factory=dict)
+    """Run -> its steps in all, once its record has them."""
     _read: int = 0
     """When the plan that is known was written, in ns."""
     _live: Live | None = None
@@ -95,85 +60,72 @@ class Watch:
 
     def __call__(self) -> None:
         """Look at the folder and show what is new."""
-        self._follow()
+        file = self.store.path / "plan.json"
+        if self.search and file.is_file() and (written := file.stat().st_mtime_ns) != self._read:
+            self.plan, self._read = self.store.read_plan(), written
+            self.names = job_names(self.plan)
         for name, status in list(self._statuses()):
             if status != self._seen.get(name, "waiting") and status in ENDED:
-                self._tell(name, status)
+                self._print_ended(name, status)
             self._seen[name] = status
         if self._live is not None:
             self._live.update(self.table(), refresh=True)
 
     def _statuses(self) -> Iterator[tuple[str, Status]]:
-        """How far each model and job is; what is done stays so, what failed may be tried again."""
+        """How far each model and job is."""
         for name in self.plan.models:
-            yield name, "done" if has_model(self.store, name) else "failed" if self.store.failure(name) else "waiting"
+            done, failed = self.store.has_model(name), self.store.failure(name)
+            yield name, "done" if done else "failed" if failed else "waiting"
         for job in self.plan.jobs:
             seen = self._seen.get(job.id, "waiting")
-            yield job.id, seen if seen == "done" else self.store.status(job)
+            yield job.id, seen if seen == "done" else self.store.status(job)  # done stays, failed may be tried again
 
-    def _follow(self) -> None:
-        """Read the plan again where it has changed: a search makes it longer."""
-        file = self.store.path / "plan.json"
-        if not self.search or not file.is_file() or (written := file.stat().st_mtime_ns) == self._read:
-            return
-        self.plan, self._read = self.store.read_plan(), written
-        self.names = job_names(self.plan)
-
-    def _tell(self, name: str, status: Status) -> None:
+    def _print_ended(self, name: str, status: Status) -> None:
         words = f"  {status:6} {self.names.get(name) or model_name(name)}"
         if status == "failed":
             words += f": {self.store.failure(name)}"
-        elif (seconds := self._seconds(name)) is not None:
-            words += f" ({seconds:.0f} s)"
+        else:
+            own = self.store.path / MODELS / name / "pretrain.yaml"
+            record = read_yaml(own) if name in self.plan.models else self.store.record(self.plan.job(name))
+            if (seconds := record.get("seconds")) is not None:
+                words += f" ({float(seconds):.0f} s)"
         # A log is read by programs too: one line each, however long.
         self.console.print(words, markup=False, highlight=False, soft_wrap=True)
 
-    def _seconds(self, name: str) -> float | None:
-        """How long a model or a run took."""
-        if name in self.plan.models:
-            found = read_yaml(self.store.path / MODELS / name / "pretrain.yaml").get("seconds")
-        else:
-            found = self.store.record(self.plan.job(name)).get("seconds")
-        return None if found is None else float(found)
-
     def table(self) -> Group:
         """How far things are, as a renderable."""
-        working = self._working()
-        running = {job.id for item in working if item.kind != "measure" for job in self._left(item)}
+        # What an earlier start left half-finished has a lock file too; working are those whose process is alive.
+        held = locked_ids(self.store)
+        working = [item for item in work_items(self.plan, self.store) if item.id in held] if held else []
+        now = time.monotonic()
+        self._since = {item.id: self._since.get(item.id, now) for item in working}
+        running = {job.id for item in working for job in self._unfinished(item)}
         counts: dict[Status, int] = dict.fromkeys(("done", "started", "waiting", "failed", "pruned"), 0)
         for job in self.plan.jobs:
             counts[self._seen.get(job.id, "waiting")] += 1
-        left = counts["waiting"] + counts["started"] - len(running)
-        elapsed = time.monotonic() - self._begun
+        waiting = counts["waiting"] + counts["started"] - len(running)
         line = Text(f"{self.plan.name}  ", style="bold")
-        line.append(f"{counts['done']} of {len(self.plan.jobs)} done · {len(running)} running · {left} waiting")
+        line.append(f"{counts['done']} of {len(self.plan.jobs)} done · {len(running)} running · {waiting} waiting")
         if counts["pruned"]:
             line.append(f" · {counts['pruned']} pruned")
         if counts["failed"]:
             line.append(f" · {counts['failed']} failed", style="red")
-        line.append(f" · {_minutes(elapsed)}", style="dim")
+        line.append(f" · {_minutes(now - self._begun)}", style="dim")
+        # Under that line a row for each thing that is being done, as many as a screen has room for.
         rows = Table.grid(padding=(0, 2))
-        shown = [row for item in working for row in self._rows(item)]
-        for name, bar, *words in shown[:_ROWS]:
+        entries = [entry for item in working for entry in self._entries(item)]
+        for name, bar, *words in entries[:_ROWS]:
             rows.add_row(
                 Text(name, overflow="ellipsis", no_wrap=True), bar, *(Text(each, style="dim") for each in words)
             )
-        more = [Text(f"and {len(shown) - _ROWS} more", style="dim")] if len(shown) > _ROWS else []
+        more = [Text(f"and {len(entries) - _ROWS} more", style="dim")] if len(entries) > _ROWS else []
         return Group(line, rows, *more)
 
-    def _working(self) -> list[WorkItem]:
-        """What is being done now, by workers that are alive: what an earlier start left half-finished is not."""
-        claimed = {file.stem for file in self.store.claims.glob("*.claim") if not is_stale(file)}
-        found = [item for item in work_items(self.plan, self.store) if item.id in claimed] if claimed else []
-        now = time.monotonic()
-        self._since = {item.id: self._since.get(item.id, now) for item in found}
-        return found
-
-    def _left(self, item: WorkItem) -> list[Job]:
+    def _unfinished(self, item: WorkItem) -> list[Job]:
         return [job for job in item.jobs if self._seen.get(job.id) not in ENDED]
 
-    def _rows(self, item: WorkItem) -> Iterator[tuple[str, ProgressBar, str, str]]:
-        """A name, a bar, how far, and what else is known, for each thing that a item does at once."""
+    def _entries(self, item: WorkItem) -> Iterator[tuple[str, ProgressBar, str, str]]:
+        """A name, a bar, how far, and what else is known, for each thing that an item does at once."""
         passed = time.monotonic() - self._since[item.id]
         if item.kind == "model":
             options = self.plan.models[item.id].options
@@ -182,34 +134,61 @@ class Watch:
             yield model_name(item.id), _bar(passed, budget), _minutes(passed), f"pre-training {size}".rstrip()
         elif item.kind == "base":
             yield self.names.get(item.id, item.id), _bar(), _minutes(passed), "scoring"
-        elif item.kind == "measure":
-            yield f"{len(item.jobs)} runs", _bar(), _minutes(passed), "measuring how many to train in one pass"
         else:
-            for job in self._left(item):
-                yield self._row(job)
-
-    def _row(self, job: Job) -> tuple[str, ProgressBar, str, str]:
-        step, nce = _log_end(self.store.folder(job) / "log.jsonl")
-        total = self._total(job)
-        validation = "" if nce is None else f"validation NCE {nce:.3f}"
-        far = f"step {step}" if total is None else f"{step}/{total}"
-        return self.names.get(job.id, job.id), _bar(step, total or 0), far, validation
+            for job in self._unfinished(item):
+                step, nce = _log_end(self.store.folder(job) / "log.jsonl")
+                total = self._total(job)
+                validation = "" if nce is None else f"validation NCE {nce:.3f}"
+                far = f"step {step}" if total is None else f"{step}/{total}"
+                yield self.names.get(job.id, job.id), _bar(step, total or 0), far, validation
 
     def _total(self, job: Job) -> int | None:
-        """Steps in all; of a run that counts epochs its record says it, once the run has begun."""
+        """Steps in all. A run that counts epochs knows them when it has begun: then its record has them."""
         if job.id not in self._totals:
-            found = self.store.record(job).get("most_steps")
-            if found is None:
+            steps = self.store.record(job).get("most_steps")
+            if steps is None:
                 return job.config.steps
-            self._totals[job.id] = int(found)
+            self._totals[job.id] = int(steps)
         return self._totals[job.id]
 
 
+def job_names(plan: Plan) -> dict[str, str]:
+    """A few words for each job: the axes that distinguish the first row that reads it, and its seed."""
+    # Several bases are named by the options that differ among them.
+    bases = [job for job in plan.jobs if job.kind == "base"]
+    options = [{**job.config.model_dump(mode="json"), "model": Path(job.config.model).name} for job in bases]
+    varied = varied_axes(options)
+    names: dict[str, str] = {}
+    for job, values in zip(bases, options, strict=True):
+        parts = [f"{short_name(key, varied)} {axis_text(values[key])}" for key in varied if key != TASK]
+        task = f"{values[TASK]}: " if TASK in varied else ""
+        names[job.id] = task + ", ".join(["base model", *parts])
+    # A run has the name of the first row that reads it; the only row of a study is named by all its axes.
+    configurations = [row.axes for row in plan.rows]
+    several_tasks, namer = TASK in varied_axes(configurations), Names(configurations)
+    for row in plan.rows:
+        if len(configurations) > 1:
+            name = namer.of(row.axes)
+        else:
+            stated = [(key, value) for key, value in row.axes.items() if value is not None]
+            name = ", ".join(f"{short_name(key, plan.axes)} {axis_text(value)}" for key, value in stated) or "run"
+        task = f"{axis_text(row.axes.get(TASK))}: " if several_tasks else ""
+        for cell in row.cells:
+            for source in cell.sources:
+                names.setdefault(source.job, f"{task}{name}, seed {plan.job(source.job).config.seed}")
+    return names
+
+
+def model_name(folder: str) -> str:
+    """What the study calls one of its own models; the folder's name ends in an identity."""
+    return f"model {folder.rpartition('-')[0]}"
+
+
 def _bar(done: float = 0.0, total: float = 0.0) -> ProgressBar:
-    """A bar; one that only moves where nobody knows how much there is to do."""
-    return (
-        ProgressBar(total=total, completed=min(done, total), width=12) if total else ProgressBar(pulse=True, width=12)
-    )
+    """A bar; one that only pulses where nobody knows how much there is to do."""
+    if not total:
+        return ProgressBar(pulse=True, width=12)
+    return ProgressBar(total=total, completed=min(done, total), width=12)
 
 
 def _minutes(seconds: float) -> str:
@@ -217,7 +196,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _log_end(file: Path) -> tuple[int, float | None]:
-    """The last step of a log and its last validation NCE; not more is read of a long one than its end."""
+    """The last step of a log and its last validation NCE; of a long log only the end is read."""
     try:
         with file.open("rb") as log:
             log.seek(max(0, file.stat().st_size - _TAIL))
@@ -225,14 +204,15 @@ def _log_end(file: Path) -> tuple[int, float | None]:
     except FileNotFoundError:
         return 0, None
     step: int | None = None
+    # Backwards: the last line has the step, the last one with a validation its NCE.
     for line in reversed(lines):
         try:
             record: Mapping[str, float | Mapping[str, float]] = json.loads(line)
         except json.JSONDecodeError:
             continue  # cut off at either end
-        found = record.get("validation")
+        validation = record.get("validation")
         if step is None:
             step = int(record["step"])  # type: ignore[arg-type]
-        if isinstance(found, Mapping):
-            return step, found["nce"]
+        if isinstance(validation, Mapping):
+            return step, validation["nce"]
     return step or 0, None

@@ -1,138 +1,36 @@
-"""What workers take from a study's folder: work items, and the lock by which one worker takes one."""
+"""What workers take from a study's folder: items of work, and the lock that gives an item to one worker at a time.
+
+    plan ──▶ items (models, bases, banks, runs) ──▶ locks/ID.lock, held by one process ──▶ done, failed or pruned
+
+Nothing else is shared between workers. Whoever finds an item unfinished and its lock free may take it.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import socket
-import threading
-import time
-import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rango.files import fingerprint, read_json, write_json
-from rango.studies.plan import MODELS, Job, Plan, groups, own_model
+from rango.studies.plan import Job, Plan, groups, own_model
 from rango.studies.store import ENDED, Store
 from rango.training.bank import bankable
 
-BEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0
-_PROC = Path("/proc")
-
-
-@dataclass
-class Claim:
-    """A claim that this process holds."""
-
-    path: Path
-    token: str
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def beat(self) -> None:
-        """Touch the file now and then until released, from a thread of its own."""
-        threading.Thread(target=self._beat, daemon=True).start()
-
-    def _beat(self) -> None:
-        # A claim that was taken over is not ours to keep alive.
-        while not self._stop.wait(BEAT_SECONDS) and self.is_held():
-            with contextlib.suppress(FileNotFoundError):
-                os.utime(self.path)
-
-    def is_held(self) -> bool:
-        """Whether the claim is still this one's: not released, not taken over."""
-        return not self._stop.is_set() and _read(self.path).get("token") == self.token
-
-    def release(self) -> None:
-        """Give the claim back; one that was taken over meanwhile is left to its new owner."""
-        held = self.is_held()
-        self._stop.set()
-        if held:
-            self.path.unlink(missing_ok=True)
-
-
-def claim(folder: Path, name: str) -> Claim | None:
-    """Claim `name`, or None when somebody alive holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.claim"
-    with lock(folder):
-        if path.exists() and not is_stale(path):
-            return None
-        token = uuid.uuid4().hex
-        temporary = folder / f".{name}.{token}"
-        temporary.write_text(json.dumps(owner(os.getpid()) | {"token": token}))
-        temporary.replace(path)
-    held = Claim(path, token)
-    held.beat()
-    return held
-
-
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """One process at a time is in this block; a killed one leaves it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def owner(pid: int) -> dict[str, str | int | None]:
-    """What tells a process of this machine from all others, later ones with its number too."""
-    return {"host": socket.gethostname(), "pid": pid, "start": _start(pid)}
-
-
-def is_stale(path: Path) -> bool:
-    """Whether the owner of a claim is gone."""
-    known = _read(path)
-    if known.get("host") == socket.gethostname():
-        start = _start(int(known["pid"]))
-        return start is None or start != known.get("start")
-    try:
-        return time.time() - path.stat().st_mtime > STALE_SECONDS
-    except FileNotFoundError:
-        return True
-
-
-def _start(pid: int) -> str | None:
-    """When a process began, in the system's ticks; None when it is gone. The same for all where there is no /proc."""
-    if not (_PROC / "self" / "stat").exists():
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass  # another user's, but there
-        return "unknown"
-    try:
-        # Behind the name, which may hold anything: the state, and 19 fields on the start (proc(5), fields 3 and 22).
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in ("Z", "X") else fields[19]  # a killed child that nobody has waited for is gone too
-    except (OSError, IndexError):
-        return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-BANKS = "banks"
-_LARGEST_BANK = 8
+LARGEST_BANK = 8
+"""Runs of a bank at most: until its backward pass a bank keeps the activations of all its runs in memory."""
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One claim's worth of work."""
+    """What a worker does under one lock."""
 
     id: str
-    kind: Literal["model", "base", "measure", "run", "bank"]
+    kind: Literal["model", "base", "run", "bank"]
     jobs: tuple[Job, ...]
 
     @property
@@ -140,27 +38,23 @@ class WorkItem:
         """The group of its jobs; a model has none."""
         return self.jobs[0].group if self.jobs else None
 
-    def state(self, store: Store) -> Path:
-        """The file that a bank's resume needs."""
-        return store.path / BANKS / f"{self.id}.state.safetensors"
-
-    def finished(self, store: Store) -> bool:
+    def is_finished(self, store: Store) -> bool:
         """Whether nothing is left to do, be it done or failed."""
         if self.kind == "model":
-            return has_model(store, self.id) or store.failure_file(self.id).is_file()
+            return store.has_model(self.id) or store.failure_file(self.id).is_file()
         return all(store.status(job) in ENDED for job in self.jobs)
 
     def unfinished_ids(self, store: Store) -> list[str]:
-        """The ids that a failure of this item is remembered under."""
+        """The ids under which a failure of this item is remembered."""
         if self.kind == "model":
             return [self.id]
         return [job.id for job in self.jobs if store.status(job) not in ENDED]
 
     def waits_for(self, store: Store, plan: Plan) -> Literal["nothing", "others", "failed"]:
-        """Whether what it builds on is there: the study's own model (or its tokenizer), and the base's posteriors."""
-        name = self._own_model(plan)
-        if name is not None and not has_model(store, name):
-            return "failed" if store.failure_file(name).is_file() else "others"
+        """Whether what it builds on is done: the study's own model (or its tokenizer), and the base's posteriors."""
+        model = self._own_model(plan)
+        if model is not None and not store.has_model(model):
+            return "failed" if store.failure_file(model).is_file() else "others"
         if self.kind in ("model", "base"):
             return "nothing"
         status = store.status(plan.job(self.jobs[0].base))
@@ -168,104 +62,141 @@ class WorkItem:
 
     def cause(self, store: Store, plan: Plan) -> str:
         """Why what it builds on failed, in one line."""
-        name = self._own_model(plan)
-        reason = store.failure(name) if name is not None else ""
+        model = self._own_model(plan)
+        reason = store.failure(model) if model is not None else ""
         return reason or store.failure(self.jobs[0].base)
 
     def _own_model(self, plan: Plan) -> str | None:
-        """The study's own model that must be there first: the one to adapt, or the one whose tokenizer is taken."""
+        """The study's own model that must be complete first: the one to adapt, or the one whose tokenizer is taken."""
         return plan.models[self.id].tokenizer_of if self.kind == "model" else own_model(self.jobs[0], plan)
 
 
-def has_model(store: Store, name: str) -> bool:
-    """Whether one of the study's own models is complete: its folder appears when all is there."""
-    return (store.path / MODELS / name / "config.json").is_file()
-
-
 def work_items(plan: Plan, store: Store) -> Iterator[WorkItem]:
-    """All units of a plan, what others build on first."""
+    """All items of a plan, what others build on first."""
     for name in plan.models:
         yield WorkItem(name, "model", ())
     for job in plan.jobs:
         if job.kind == "base":
             yield WorkItem(job.id, "base", (job,))
     banked = set()
-    for file, bank in read_banks(store):
-        members = [plan.job(name) for name in bank["runs"] if plan.has_job(name)]
-        if bank["size"] is None:
-            banked |= {job.id for job in members}
-            yield WorkItem(file.stem, "measure", tuple(members))
-        elif bank["size"] > 1:
-            for start in range(0, len(bank["runs"]), bank["size"]):
-                part = set(bank["runs"][start : start + bank["size"]]).difference(bank.get("alone", ()))
-                jobs = tuple(job for job in members if job.id in part)
-                banked |= {job.id for job in jobs}
-                if jobs:
-                    yield WorkItem(f"{file.stem}-{start}", "bank", jobs)
+    # A folder also has the banks of earlier plans: their runs of this plan stay together, as their state file has all.
+    for name, bank in read_banks(store):
+        jobs = tuple(plan.job(run) for run in bank["runs"] if plan.has_job(run))
+        if jobs and not bank.get("divided"):
+            banked |= {job.id for job in jobs}
+            yield WorkItem(name, "bank", jobs)
     for job in plan.jobs:
         if job.kind == "run" and job.id not in banked:
             yield WorkItem(job.id, "run", (job,))
 
 
-def read_banks(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The banks that are written down.
+def read_banks(store: Store) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Id and content of each bank: `runs`, and `divided`, why they are trained one by one after all, or None."""
+    for file in sorted(store.banks.glob("*.json")):
+        yield file.stem, read_json(file)
 
-    `runs`, `size` (how many in one pass; None until it is measured), `why`, `alone` (runs that were taken out again).
+
+def form_banks(runs: Sequence[Job], store: Store, *, workers: int) -> None:
+    """Put runs that nobody has begun into banks: of one group, alike enough to be trained in one pass.
+
+    A group is cut so that each of several workers has a bank. Banks are written down before anything runs: which runs
+    are trained together decides the last bits, and a study that goes on after a kill must give the same table.
     """
-    for file in sorted((store.path / BANKS).glob("*.json")):
-        yield file, read_json(file)
+    store.banks.mkdir(parents=True, exist_ok=True)
+    with (store.banks / ".lock").open("w") as mutex:
+        fcntl.flock(mutex, fcntl.LOCK_EX)  # two commands on one folder must not put one run into two banks
+        known = {run for _, bank in read_banks(store) for run in bank["runs"]}
+        fresh = [job for job in runs if job.id not in known and store.status(job) == "waiting"]
+        for _, jobs in groups(fresh):
+            size = min(LARGEST_BANK, max(2, -(-len(jobs) // workers)))
+            banks: list[list[Job]] = []
+            # Each run goes into the first bank that has room for it and takes it.
+            for job in jobs:
+                for bank in banks:
+                    if len(bank) < size and bankable([*(member.config for member in bank), job.config]) is None:
+                        bank.append(job)
+                        break
+                else:
+                    banks.append([job])
+            for bank in banks:
+                if len(bank) > 1:
+                    ids = [job.id for job in bank]
+                    write_json(store.banks / f"{fingerprint('bank', *ids)}.json", {"runs": ids, "divided": None})
 
 
-def write_bank(file: Path, runs: Sequence[str], *, size: int | None, why: str) -> None:
-    """Write a bank down."""
-    write_json(file, {"runs": list(runs), "size": size, "why": why})
-
-
-def dissolve(store: Store, item: WorkItem, *, why: str) -> bool:
+def divide_bank(item: WorkItem, store: Store, *, reason: str) -> bool:
     """Have the runs of a bank that failed trained one by one, so that one of them does not end the others.
 
+    Which of them is to blame, or whether they are too many for the memory, cannot be known from outside.
+
     Returns:
-        Whether `item` was a bank; the item of one run cannot be divided.
+        Whether `item` is a bank; nothing else can be divided.
     """
-    if item.kind not in ("measure", "bank"):
+    if item.kind != "bank":
         return False
-    file = store.path / BANKS / f"{item.id.partition('-')[0]}.json"
-    with lock(store.claims):
-        bank = read_json(file)
-        if item.kind == "measure":
-            bank["size"] = 1
-        else:
-            bank["alone"] = [*bank.get("alone", ()), *(job.id for job in item.jobs)]
-        write_json(file, {**bank, "why": f"{bank['why']}; one by one: {why}"})
-    item.state(store).unlink(missing_ok=True)
+    file = store.banks / f"{item.id}.json"
+    write_json(file, {**read_json(file), "divided": reason})
+    store.bank_state(item.id).unlink(missing_ok=True)
     return True
 
 
-def form_banks(plan: Plan, store: Store, *, workers: int, measure: bool) -> None:
-    """Put runs that nobody has begun into banks: same group, alike enough to be trained in one pass.
+@dataclass(frozen=True)
+class ItemLock:
+    """A lock that this process holds on an item. The system frees it when the process ends, however it ends."""
 
-    With several workers a group is cut so that each has a bank. With `measure`, the worker that comes to a bank decides
-    how many are trained in one pass; until then `size` is None.
+    path: Path
+    descriptor: int
+    """A bare number: a file object would be closed, and the lock freed, when nobody refers to it any more."""
+
+    def release(self) -> None:
+        """Give the item back."""
+        self.path.unlink(missing_ok=True)  # while it is held: a process that has opened it already sees that it is gone
+        os.close(self.descriptor)
+
+
+def lock_item(path: Path) -> ItemLock | None:
+    """Take the lock of an item; None where another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its last owner may have removed the file after it was opened here: then the lock is on a file without a name.
+        gone = not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        gone = True
+    if gone:
+        os.close(descriptor)
+        return None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+    return ItemLock(path, descriptor)
+
+
+def locked_ids(store: Store) -> set[str]:
+    """The items that living processes hold.
+
+    A look takes the lock for a moment: a worker that wants it just then finds it taken, and asks again.
     """
-    with lock(store.claims):  # two commands on one folder must not put one run into two banks
-        _form_banks(plan, store, workers=workers, measure=measure)
+    held = set()
+    for file in store.locks.glob("*.lock"):
+        try:
+            with file.open() as opened:
+                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.add(file.stem)
+        except FileNotFoundError:
+            pass  # released meanwhile
+    return held
 
 
-def _form_banks(plan: Plan, store: Store, *, workers: int, measure: bool) -> None:
-    known = {name for _, bank in read_banks(store) for name in bank["runs"]}
-    fresh = [job for job in plan.jobs if job.kind == "run" and job.id not in known and store.status(job) == "waiting"]
-    for _, jobs in groups(fresh):
-        size = min(_LARGEST_BANK, max(2, -(-len(jobs) // workers)))
-        banks: list[list[Job]] = []
-        for job in jobs:
-            for bank in banks:
-                if len(bank) < size and bankable([*(member.config for member in bank), job.config]) is None:
-                    bank.append(job)
-                    break
-            else:
-                banks.append([job])
-        for bank in banks:
-            if len(bank) > 1:
-                names = [job.id for job in bank]
-                file = store.path / BANKS / f"{fingerprint('bank', *names)}.json"
-                write_bank(file, names, size=None if measure else len(names), why="" if measure else "asked for")
+def items_of_process(plan: Plan, store: Store, pid: int | None) -> list[WorkItem]:
+    """The items whose locks a process of this machine took last and has not released, be it alive or not."""
+    taken = set()
+    for file in store.locks.glob("*.lock"):
+        try:
+            owner = json.loads(file.read_text())
+        except (OSError, ValueError):
+            continue  # released, or being taken
+        if (owner.get("host"), owner.get("pid")) == (socket.gethostname(), pid):
+            taken.add(file.stem)
+    return [item for item in work_items(plan, store) if item.id in taken]
