@@ -20,8 +20,7 @@ from rango.models.loading import Model, load_model
 from rango.models.peft_format import load_adapter
 from rango.options import ModelOptions, ScoringOptions, Split, TaskOptions
 from rango.scoring.probe import probe_reader
-from rango.scoring.scorer import evaluate, mean_posteriors, score_samples
-from rango.scoring.trees import encode
+from rango.scoring.scorer import DropoutPasses, evaluate, score_split
 from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.queue import WorkItem, divide_bank, lock_item, work_items
 from rango.studies.store import Store
@@ -182,19 +181,14 @@ class Worker:
         """Store posteriors with dropout on, for the cells that read them."""
         # A regime other than `validation` has trained on the validation instances: posteriors there would be too good.
         splits: tuple[Split, ...] = ("validation", "test") if job.config.regime == "validation" else ("test",)
-        form, options = job.config.form or task.default_form, job.config.pick(ScoringOptions)
+        options = job.config.pick(ScoringOptions)
         for count in job.samples:
             adapter = load_adapter(model, self.store.folder(job))
             assert isinstance(adapter, Adapter)  # only LoRA has dropout, as the plan has checked
+            reader, dropout = probe_reader(model), DropoutPasses(adapter, count, job.config.seed)
             try:
                 for split in splits:
-                    instances = task.split(split)
-                    trees = encode(model, instances, task=task, form=form)
-                    passes = score_samples(
-                        probe_reader(model), trees, adapter=adapter, samples=count, seed=job.config.seed,
-                        options=options, form=form,
-                    )  # fmt: skip
-                    posteriors = mean_posteriors(passes, instances)
-                    self.store.write_posteriors(job, split, f"mc-dropout-{count}", posteriors)
+                    scored = score_split(reader, task.split(split), task=task, options=options, dropout=dropout)
+                    self.store.write_posteriors(job, split, f"mc-dropout-{count}", scored.posteriors)
             finally:
                 adapter.remove()
