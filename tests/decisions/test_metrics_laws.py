@@ -18,7 +18,6 @@ from rango.decisions import (
     entropy,
     error_rule,
     logarithmic_rule,
-    score_of_priors,
 )
 from rango.decisions.arrays import log_softmax
 from rango.decisions.metrics import brier_of_priors
@@ -46,6 +45,13 @@ def measure(posteriors: Posteriors, name: str, costs: Costs, priors: np.ndarray 
 
 def rules(costs: Costs) -> list[Rule]:
     return [logarithmic_rule, brier_rule, error_rule, cost_rule(costs)]
+
+
+def score_of_priors(priors: np.ndarray, *, rule: Rule) -> float:
+    """Mean of a rule for the system that outputs the priors: Σ_k π_k rule(k, π), with 0 · ∞ = 0."""
+    with np.errstate(divide="ignore"):
+        losses = rule(np.log(np.tile(priors, (len(priors), 1))), np.arange(len(priors)))
+    return float((priors[priors > 0] * losses[priors > 0]).sum())
 
 
 def test_by_hand() -> None:
@@ -120,7 +126,8 @@ def test_the_system_that_outputs_the_priors_scores_one(seed: int) -> None:
     for name in NORMALISED:
         assert measure(posteriors.prior_only(), name, costs) == pytest.approx(1.0, abs=1e-12)
     for rule in rules(costs):
-        assert posteriors.prior_only().normalised_score(rule) == pytest.approx(1.0, abs=1e-12)
+        of_priors = score_of_priors(posteriors.priors(), rule=rule)
+        assert posteriors.prior_only().score(rule) == pytest.approx(of_priors, abs=1e-12)
 
 
 @given(seeds)
@@ -132,7 +139,7 @@ def test_the_system_that_outputs_target_priors_scores_one_under_them(seed: int) 
         assert measure(constant, name, costs, priors) == pytest.approx(1.0, abs=1e-12)
 
 
-@given(seeds, st.sampled_from(METRICS), st.booleans())
+@given(seeds, st.sampled_from(list(METRICS)), st.booleans())
 @lawful
 def test_relabelling_the_classes_changes_no_metric(seed: int, name: str, with_priors: bool) -> None:
     posteriors, costs, priors = case(seed)
@@ -144,7 +151,7 @@ def test_relabelling_the_classes_changes_no_metric(seed: int, name: str, with_pr
     assert measure(moved, name, moved_costs, moved_target) == pytest.approx(expected, rel=1e-9)
 
 
-@given(seeds, st.sampled_from(METRICS))
+@given(seeds, st.sampled_from(list(METRICS)))
 @lawful
 def test_the_order_of_the_instances_changes_no_metric(seed: int, name: str) -> None:
     posteriors, costs, priors = case(seed)
@@ -152,7 +159,7 @@ def test_the_order_of_the_instances_changes_no_metric(seed: int, name: str) -> N
     assert measure(shuffled, name, costs, priors) == pytest.approx(measure(posteriors, name, costs, priors))
 
 
-@given(seeds, st.sampled_from(METRICS))
+@given(seeds, st.sampled_from(list(METRICS)))
 @lawful
 def test_empirical_priors_as_target_change_no_metric(seed: int, name: str) -> None:
     posteriors, costs, _ = case(seed)

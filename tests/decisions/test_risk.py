@@ -1,4 +1,4 @@
-"""Decisions, costs that vary, thresholds, selective decisions, sample sizes, seeds, and the public names."""
+"""Decisions, costs that vary, thresholds, selective decisions, and the public names."""
 
 from __future__ import annotations
 
@@ -15,18 +15,13 @@ from hypothesis import strategies as st
 from rango import decisions
 from rango.decisions import (
     Costs,
-    Estimate,
     Posteriors,
     bayes_decisions,
     bayes_threshold,
     decide,
-    over_seeds,
-    paired_error_deviation,
     risk_coverage,
     risk_curve,
-    sample_size,
     threshold_curve,
-    unpaired_error_deviation,
 )
 from rango.errors import InputError
 
@@ -167,49 +162,6 @@ def test_coverage_at_a_risk() -> None:
     assert found.coverage_at(-1.0) == 0.0
     covered = found.coverage_at(0.15)
     assert found.risk[round(covered * 500) - 1] <= 0.15
-
-
-def test_sample_size_by_simulation() -> None:
-    n = sample_size(0.1, deviation=0.5)
-    assert n == 197  # ((1.960 + 0.842) · 5)²
-    rng = np.random.default_rng(0)
-    draws = rng.normal(0.1, 0.5, size=(4000, n))
-    seen = np.abs(draws.mean(axis=1)) > 1.959964 * draws.std(axis=1, ddof=1) / np.sqrt(n)
-    assert seen.mean() == pytest.approx(0.8, abs=0.025)
-
-
-def test_pairing_needs_fewer_instances() -> None:
-    paired = sample_size(0.02, deviation=paired_error_deviation(0.02, disagreement=0.1))
-    unpaired = sample_size(0.02, deviation=unpaired_error_deviation(0.25, 0.23))
-    assert paired < unpaired / 3
-    assert sample_size(1.0, deviation=0.0) == 1
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: sample_size(0, deviation=1), "difference is 0; expected a finite number other than 0"),
-        (lambda: sample_size(1, deviation=-1), "deviation is -1; expected 0 or more"),
-        (lambda: sample_size(1, deviation=1, level=95), "level is 95; expected a fraction"),
-        (lambda: sample_size(1, deviation=1, power=0), "power is 0; expected a fraction"),
-        (lambda: paired_error_deviation(0.3, disagreement=0.1), "disagreement is 0.1; expected a share from 0.3 to 1"),
-        (lambda: unpaired_error_deviation(0.3, 25), "error rate is 25; expected a fraction"),
-        (lambda: over_seeds([]), "no estimates; give one for each seed"),
-    ],
-)
-def test_bad_plans_are_named(call: object, message: str) -> None:
-    assert callable(call)
-    with pytest.raises(InputError, match=re.escape(message)):
-        call()
-
-
-def test_spread_over_seeds_stays_apart_from_spread_over_instances() -> None:
-    found = over_seeds([Estimate(v, v - 0.01, v + 0.01, 100, "lower") for v in (0.1, 0.2, 0.6)])
-    assert (found.mean, found.low, found.high, found.seeds) == (pytest.approx(0.3), 0.1, 0.6, 3)
-    assert found.spread == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
-    assert found.half_width == pytest.approx(0.01)
-    one = over_seeds([Estimate(0.1, None, None, 100, "lower")])
-    assert (one.spread, one.half_width) == (None, None)
 
 
 def test_public_names_exist_once_and_are_all_there() -> None:

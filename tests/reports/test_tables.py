@@ -22,7 +22,7 @@ def test_rows_stand_in_the_order_of_the_story(metrics: dict[str, Any]) -> None:
     table = result_rows(metrics)
     keys = [row.state.key for row in table.rows]
     assert keys == ["prior", "base", "control", "adapted", "calibrated", "floor"]
-    assert [column.key for column in table.columns] == ["error_rate", "nce", "cross_entropy", "brier", "ece"]
+    assert [column.name for column in table.columns] == ["error_rate", "nce", "cross_entropy", "brier", "ece"]
     assert table.n == 600
     cell = table.rows[1].cells[1]
     assert cell is not None
@@ -33,7 +33,7 @@ def test_states_and_metrics_that_are_absent_leave_no_row_and_no_column(metrics: 
     some = {"test": {"base": {"nce": metrics["test"]["base"]["nce"]}, "difference": metrics["test"]["difference"]}}
     table = result_rows(some)
     assert [row.state.key for row in table.rows] == ["base"]
-    assert [column.key for column in table.columns] == ["nce"]
+    assert [column.name for column in table.columns] == ["nce"]
 
 
 def test_a_state_nobody_knows_keeps_its_name_and_comes_last(metrics: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ def test_undefined_value_is_a_dash_with_its_note() -> None:
     metrics = {"test": {"base": {"nce": entry, "error_rate": {**entry, "value": 0.5, "note": None}}}}
     assert estimate(metrics["test"], "base", "nce") is None
     assert estimate_notes(metrics["test"]) == ("Base model, NCE: the priors have no entropy",)
-    assert [column.key for column in result_rows(metrics).columns] == ["error_rate"]
+    assert [column.name for column in result_rows(metrics).columns] == ["error_rate"]
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_metrics_to_show_first_must_be_known() -> None:
 @pytest.mark.parametrize(
     ("select", "words"),
     [
-        ("ece", "select is 'ece', which is no mean over instances; expected one of nce, cross_entropy"),
+        ("ece", "select is 'ece', which is no mean over instances; expected one of error_rate, nce, cross_entropy"),
         ("nec", "unknown metric to select by 'nec': did you mean 'nce'"),
         ("expected_cost", "select is 'expected_cost' but there are no costs; give costs or select by nce"),
     ],

@@ -17,11 +17,11 @@ def test_exact_text() -> None:
     axes = {"lora.targets": ("q", "v"), "note": 'a "b", c', "train": None, "mc": True}
     outcomes = [Outcome(axes, {0: fair}), Outcome({**axes, "train": 16}, {}, failures={3: "out of\nmemory", 4: "NaN"})]
     lines = table_csv(study_table(outcomes, select="brier", replicates=0)).splitlines()
-    metrics = ("nce", "cross_entropy", "error_rate", "accuracy", "brier", "ece")
+    metrics = ("error_rate", "nce", "cross_entropy", "brier", "ece", "accuracy")
     parts = ",".join(f"{name},{name}_spread,{name}_low,{name}_high" for name in metrics)
     assert lines[0] == f"lora.targets,note,train,mc,seeds,n,{parts},mark,p,failed"
     ln2 = math.log(2)
-    assert lines[1] == f'"q,v","a ""b"", c",,true,1,2,1.0,,,,{ln2},,,,0.5,,,,0.5,,,,0.5,,,,0.0,,,,best,,'
+    assert lines[1] == f'"q,v","a ""b"", c",,true,1,2,0.5,,,,1.0,,,,{ln2},,,,0.5,,,,0.0,,,,0.5,,,,best,,'
     assert lines[2] == f'"q,v","a ""b"", c",16,true,0,,{"," * 24},,seed 3: out of memory; seed 4: NaN'
 
 

@@ -16,10 +16,10 @@ from rango.decisions.calibrators import (
 )
 from rango.decisions.costs import Costs, bayes_decisions, expected_costs, naive_cost
 from rango.decisions.metrics import (
-    DIRECTIONS,
     METRICS,
     Direction,
     Estimate,
+    Metric,
     ReliabilityBins,
     Rule,
     brier_rule,
@@ -28,7 +28,6 @@ from rango.decisions.metrics import (
     error_rule,
     logarithmic_rule,
     reliability_bins,
-    score_of_priors,
 )
 from rango.decisions.posteriors import Posteriors, average_posteriors, reweight_posteriors
 from rango.decisions.posteriors_io import read_posteriors, write_posteriors
@@ -46,21 +45,15 @@ from rango.decisions.risk import (
 )
 from rango.decisions.significance import (
     McNemar,
-    OverSeeds,
     PairedDifference,
     holm,
     mcnemar,
-    over_seeds,
     paired_bootstrap,
-    paired_error_deviation,
-    sample_size,
-    unpaired_error_deviation,
 )
 from rango.decisions.summary import Comparison, compare, summarise, summarise_difference, summarise_prior_only
 
 __all__ = [
     "CALIBRATORS",
-    "DIRECTIONS",
     "METRICS",
     "Affine",
     "Bias",
@@ -76,7 +69,7 @@ __all__ = [
     "Isotonic",
     "Matrix",
     "McNemar",
-    "OverSeeds",
+    "Metric",
     "PairedDifference",
     "Posteriors",
     "PriorAdaptation",
@@ -106,20 +99,15 @@ __all__ = [
     "logarithmic_rule",
     "mcnemar",
     "naive_cost",
-    "over_seeds",
     "paired_bootstrap",
-    "paired_error_deviation",
     "read_posteriors",
     "reliability_bins",
     "reweight_posteriors",
     "risk_coverage",
     "risk_curve",
-    "sample_size",
-    "score_of_priors",
     "summarise",
     "summarise_difference",
     "summarise_prior_only",
     "threshold_curve",
-    "unpaired_error_deviation",
     "write_posteriors",
 ]

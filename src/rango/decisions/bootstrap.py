@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rango.decisions import metrics as rules
 from rango.decisions.arrays import Array, Labels
-from rango.decisions.costs import Costs, naive_cost
-from rango.decisions.metrics import BINS, bin_edges, bin_index
+from rango.decisions.costs import Costs
+from rango.decisions.metrics import BINS, METRICS, bin_edges, bin_index
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
 
@@ -101,63 +100,42 @@ def resampling_of(
     return Resampling(labels, seed=seed, groups=groups, within=kind == "groups_then_instances")
 
 
-_RULE_OF = {
-    "nce": "logarithmic",
-    "cross_entropy": "logarithmic",
-    "error_rate": "error",
-    "accuracy": "error",
-    "brier": "brier",
-    "normalised_brier": "brier",
-    "expected_cost": "cost",
-    "normalised_expected_cost": "cost",
-}
-
-
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums over instances for R resamplings, by class."""
+    """Sums over instances for R resamplings, by class; L is the number of rules."""
 
-    counts: Array
-    """(R, K) instances."""
-    losses: dict[str, Array]
-    """For each rule (R, K): finite losses."""
+    totals: Array
+    """(R, K, 1 + L): how many instances, then the sum of each rule's finite losses."""
     infinite: Array
-    """(R, K) instances of infinite logarithmic score."""
+    """(R, K, 1 + L): instances of infinite loss."""
     gaps: Array | None
-    """(R, K, M) sums of right − confidence in each of the M bins."""
+    """(R, K, M): sums of right − confidence in each of the M bins; None where no metric needs them."""
+    columns: Mapping[str, int]
+    """Metric → the column of its rule in `totals` and `infinite`."""
 
     def metrics(self, names: Sequence[str], *, costs: Costs, priors: Array | None) -> dict[str, Array]:
         """The metrics of each resampling, (R,) each; NaN where one is undefined."""
-        totals = self.counts.sum(axis=1, keepdims=True)
+        counts = self.totals[:, :, 0]  # (R, K)
+        totals = counts.sum(axis=1, keepdims=True)  # (R, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            shares = self.counts / totals if priors is None else np.broadcast_to(priors, self.counts.shape)
+            # The priors that normalise are those of each resampling, unless target priors are given.
+            shares = counts / totals if priors is None else np.broadcast_to(priors, counts.shape)
             # The mean loss is Σ_k weights_k · (sum of losses of class k); a class of prior 0 counts 0.
             weights = np.broadcast_to(1.0 / totals, shares.shape)
             if priors is not None:
-                weights = np.where(shares > 0, shares / self.counts, 0.0)
+                weights = np.where(shares > 0, shares / counts, 0.0)
                 # A class that this resampling lost has no mean: the metric is undefined there.
                 weights = np.where(np.isinf(weights), np.nan, weights)
-            return {name: self._metric(name, weights, shares, costs) for name in names}
-
-    def _metric(self, name: str, weights: Array, shares: Array, costs: Costs) -> Array:
-        if name == "ece":
-            assert self.gaps is not None
-            return np.asarray(np.abs(np.einsum("rk,rkm->rm", weights, self.gaps)).sum(axis=1))
-        rule = _RULE_OF[name]
-        value = np.asarray((weights * self.losses[rule]).sum(axis=1))
-        if rule == "logarithmic":
-            value[((self.infinite > 0) & (weights > 0)).any(axis=1)] = np.inf
-        if name == "accuracy":
-            return np.asarray(1.0 - value)
-        constants = {
-            "nce": lambda: rules.entropy(shares),
-            "normalised_brier": lambda: rules.brier_of_priors(shares),
-            "normalised_expected_cost": lambda: naive_cost(shares, costs=costs),
-        }
-        if name not in constants:
-            return value
-        constant = constants[name]()
-        return np.asarray(np.where(constant > 0, value / constant, np.nan))
+            values = {}
+            for name in names:
+                if (column := self.columns.get(name)) is None:
+                    assert self.gaps is not None
+                    values[name] = np.abs(np.einsum("rk,rkm->rm", weights, self.gaps)).sum(axis=1)
+                    continue
+                mean = (weights * self.totals[:, :, column]).sum(axis=1)
+                mean[((self.infinite[:, :, column] > 0) & (weights > 0)).any(axis=1)] = np.inf
+                values[name] = METRICS[name].value(mean, priors=shares, costs=costs)
+            return values
 
 
 class LossTable:
@@ -168,72 +146,61 @@ class LossTable:
         self.order = class_order(posteriors.labels)
         self.labels = posteriors.labels[self.order]
         self.n, self.n_classes = len(posteriors), posteriors.n_choices
-        functions = {
-            "logarithmic": rules.logarithmic_rule,
-            "error": rules.error_rule,
-            "brier": rules.brier_rule,
-            "cost": rules.cost_rule(costs),
-        }
-        self.rules = sorted({_RULE_OF[name] for name in metrics if name in _RULE_OF})
-        self.columns = np.ones((self.n, len(self.rules) + 1))
-        self.infinite = np.empty(0, dtype=np.int64)
-        for column, rule in enumerate(self.rules, start=1):
-            losses = functions[rule](posteriors.log_posteriors, posteriors.labels)[self.order]
-            if rule == "logarithmic":
-                # Zero times infinity is not a number: infinite losses are counted beside the matrix product.
-                self.infinite = np.flatnonzero(np.isinf(losses))
-                losses[self.infinite] = 0.0
-            self.columns[:, column] = losses
+        # Metrics of one rule, such as NCE and cross-entropy, share its column. The columns have one order whatever the
+        # order of the metrics, since the last bits of a matrix product depend on it.
+        means = [METRICS[name] for name in metrics if METRICS[name].is_mean]
+        made = {metric.definition: metric.rule_for(costs) for metric in means}
+        places = {rule: column for column, rule in enumerate(sorted(made, key=repr), start=1)}
+        self.columns = {metric.name: places[metric.definition] for metric in means}
+        self.losses = np.ones((self.n, 1 + len(places)))  # (N, 1 + L)
+        for definition, column in places.items():
+            self.losses[:, column] = made[definition](posteriors.log_posteriors, posteriors.labels)[self.order]
+        # Zero times infinity is not a number: infinite losses are counted beside the matrix product.
+        self.infinite = np.argwhere(np.isinf(self.losses))  # (infinite losses, 2): row, column
+        self.losses[tuple(self.infinite.T)] = 0.0
         bounds = np.searchsorted(self.labels, np.arange(self.n_classes + 1)).tolist()
         self.segments = [
             (k, slice(bounds[k], bounds[k + 1])) for k in range(self.n_classes) if bounds[k] < bounds[k + 1]
         ]
-        self.gaps = _Gaps(posteriors, self.order) if "ece" in metrics else None
+        self.gaps = _Gaps(posteriors, self.order) if len(means) < len(metrics) else None
 
     def sums(self, counts: Array) -> Sums:
         """Sums for R resamplings given by how often each instance counts, (R, N) in class order."""
-        totals = np.zeros((len(counts), self.n_classes, self.columns.shape[1]))
+        totals = np.zeros((len(counts), self.n_classes, self.losses.shape[1]))
+        infinite = np.zeros_like(totals)
         for k, segment in self.segments:
-            totals[:, k] = counts[:, segment] @ self.columns[segment]
-        infinite = np.zeros((len(counts), self.n_classes))
-        for row in self.infinite:
-            infinite[:, self.labels[row]] += counts[:, row]
-        return self._named(totals, infinite, None if self.gaps is None else self.gaps.sums(counts))
+            totals[:, k] = counts[:, segment] @ self.losses[segment]
+        for row, column in self.infinite:
+            infinite[:, self.labels[row], column] += counts[:, row]
+        return Sums(totals, infinite, None if self.gaps is None else self.gaps.sums(counts), self.columns)
 
     def leave_one_out(self, unit_of: NDArray[np.intp]) -> Iterator[Sums]:
         """Sums without each unit in turn (an instance, or a group), a piece of the units at a time.
 
         `unit_of` (N,) is the unit of each instance in class order.
         """
-        total = self.sums(np.ones((1, self.n)))
+        whole = self.sums(np.ones((1, self.n)))
         by_unit = np.argsort(unit_of, kind="stable")
         n_units = int(unit_of.max()) + 1
         starts = np.searchsorted(unit_of[by_unit], np.arange(n_units + 1))
-        step = max(1, (1 << 20) // (self.n_classes * (BINS + self.columns.shape[1])))
+        width = self.losses.shape[1]
+        step = max(1, (1 << 20) // (self.n_classes * (BINS + width)))
         for start in range(0, n_units, step):
             stop = min(start + step, n_units)
             rows = by_unit[starts[start] : starts[stop]]
-            own = self._sums_of_units(rows, unit_of[rows] - start, stop - start)
-            gaps = None if total.gaps is None or own.gaps is None else total.gaps - own.gaps
-            losses = {rule: total.losses[rule] - own.losses[rule] for rule in self.rules}
-            yield Sums(total.counts - own.counts, losses, total.infinite - own.infinite, gaps)
-
-    def _sums_of_units(self, rows: NDArray[np.intp], unit: NDArray[np.intp], n_units: int) -> Sums:
-        labels = self.labels[rows]
-        totals = np.zeros((n_units, self.n_classes, self.columns.shape[1]))
-        np.add.at(totals, (unit, labels), self.columns[rows])
-        infinite = np.zeros((n_units, self.n_classes))
-        lost = np.isin(rows, self.infinite)
-        np.add.at(infinite, (unit[lost], labels[lost]), 1.0)
-        gaps = None
-        if self.gaps is not None:
-            gaps = np.zeros((n_units, self.n_classes, BINS))
-            np.add.at(gaps, (unit, labels, self.gaps.bins[rows]), self.gaps.values[rows])
-        return self._named(totals, infinite, gaps)
-
-    def _named(self, totals: Array, infinite: Array, gaps: Array | None) -> Sums:
-        losses = {rule: totals[:, :, column] for column, rule in enumerate(self.rules, start=1)}
-        return Sums(totals[:, :, 0], losses, infinite, gaps)
+            unit, labels = unit_of[rows] - start, self.labels[rows]
+            # What each unit of the piece adds to the sums is taken from those of all instances.
+            totals = np.zeros((stop - start, self.n_classes, width))
+            np.add.at(totals, (unit, labels), self.losses[rows])
+            infinite = np.zeros_like(totals)
+            for row, column in self.infinite[np.isin(self.infinite[:, 0], rows)]:
+                infinite[unit_of[row] - start, self.labels[row], column] += 1.0
+            gaps = None
+            if self.gaps is not None and whole.gaps is not None:
+                own = np.zeros((stop - start, self.n_classes, BINS))
+                np.add.at(own, (unit, labels, self.gaps.bins[rows]), self.gaps.values[rows])
+                gaps = whole.gaps - own
+            yield Sums(whole.totals - totals, whole.infinite - infinite, gaps, self.columns)
 
 
 class _Gaps:

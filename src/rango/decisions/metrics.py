@@ -1,4 +1,14 @@
-"""The metrics: proper scoring rules, calibration error, and an estimate with its interval."""
+"""The metrics: their scoring rules, the registry of them all, calibration error, and an estimate with its interval.
+
+Every metric but one is a mean of losses, perhaps divided by a constant:
+
+    losses (N,) = rule(log_posteriors, labels)
+    mean        = Σ_k (π_k / N_k) Σ_{i: y(i) = k} loss_i       π: target priors, or N_k / N
+    metric      = mean,   1 − mean,   or   mean / reference(π)
+
+The exception is the expected calibration error, at the end of the file. A point value and a bootstrap replicate differ
+only in how often each instance counts; both turn the mean into the metric by `Metric.value`.
+"""
 
 from __future__ import annotations
 
@@ -10,68 +20,17 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from rango.decisions.arrays import Array, Labels, row_pieces
-from rango.decisions.costs import Costs, bayes_decisions
+from rango.decisions.costs import Costs, bayes_decisions, naive_cost
 from rango.errors import InputError
 
 Direction: TypeAlias = Literal["lower", "higher", "none"]
-
-DIRECTIONS: dict[str, Direction] = {
-    "nce": "lower",
-    "cross_entropy": "lower",
-    "error_rate": "lower",
-    "accuracy": "higher",
-    "brier": "lower",
-    "normalised_brier": "lower",
-    "expected_cost": "lower",
-    "normalised_expected_cost": "lower",
-    "ece": "lower",
-}
-"""Each metric and which of its directions is better."""
-
-METRICS: tuple[str, ...] = tuple(DIRECTIONS)
-"""The names of the metrics, in the order of reports."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number measured on N instances, with an interval for the sampling of those instances.
-
-    >>> Estimate(0.25, 0.2, 0.3, 100, "lower").as_dict()
-    {'value': 0.25, 'low': 0.2, 'high': 0.3, 'n': 100, 'direction': 'lower'}
-    """
-
-    value: float
-    """The metric on the full set; NaN where it is undefined, infinite where it is."""
-    low: float | None
-    """Lower end of the interval; None where it is unknown."""
-    high: float | None
-    """Upper end of the interval; None where it is unknown."""
-    n: int
-    """Number of instances."""
-    direction: Direction
-    """Which direction is better."""
-    note: str | None = None
-    """What must be known to read the value: why it is undefined, or which instances make it infinite."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The entry of a metrics file; an undefined value is None, a note appears only where there is one."""
-        entry: dict[str, Any] = {
-            "value": None if math.isnan(self.value) else self.value,
-            "low": self.low,
-            "high": self.high,
-            "n": self.n,
-            "direction": self.direction,
-        }
-        return entry if self.note is None else {**entry, "note": self.note}
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> Estimate:
-        """The estimate whose `as_dict` this is."""
-        return cls(**{**entry, "value": math.nan if entry["value"] is None else entry["value"]})
-
-
+"""Which values of a number are better."""
 Rule: TypeAlias = Callable[[Array, Labels], Array]
 """A scoring rule: (log_posteriors (N, K), labels (N,)) → losses (N,), lower is better."""
+Spacing: TypeAlias = Literal["width", "mass"]
+"""How the bins of the calibration error are cut: equal widths, or equal numbers of instances."""
+BINS = 15
+"""Bins of the calibration error, unless given."""
 
 
 def logarithmic_rule(log_posteriors: Array, labels: Labels) -> Array:
@@ -82,7 +41,7 @@ def logarithmic_rule(log_posteriors: Array, labels: Labels) -> Array:
     >>> logarithmic_rule(np.log([[0.5, 0.5]]), np.array([1])).round(4).tolist()
     [0.6931]
     """
-    at_label = np.take_along_axis(log_posteriors, labels[:, None], axis=1)[:, 0]
+    at_label = np.take_along_axis(log_posteriors, labels[:, None], axis=1)[:, 0]  # (N,)
     # Subtracting from zero gives 0.0, not -0.0, for a posterior of one.
     return np.asarray(0.0 - at_label, dtype=np.float64)
 
@@ -96,8 +55,9 @@ def brier_rule(log_posteriors: Array, labels: Labels) -> Array:
     [0.5]
     """
     losses = np.empty(len(labels), dtype=np.float64)
+    # A piece of the rows at a time, so that the posteriors are never all held a second time.
     for rows in row_pieces(*log_posteriors.shape):
-        gap = np.exp(log_posteriors[rows])
+        gap = np.exp(log_posteriors[rows])  # (n, K)
         # 1 − q_y by expm1: exact where q_y is near one.
         at_label = np.take_along_axis(log_posteriors[rows], labels[rows, None], axis=1)
         np.put_along_axis(gap, labels[rows, None], -np.expm1(at_label), axis=1)
@@ -142,22 +102,206 @@ def brier_of_priors(priors: Array) -> Array:
     return np.asarray(1.0 - np.square(priors).sum(axis=-1), dtype=np.float64)
 
 
-def score_of_priors(priors: Array, *, rule: Rule) -> float:
-    """Mean of any rule for the system that outputs the priors: Σ_k π_k rule(k, π), with 0 · ∞ = 0.
+@dataclass(frozen=True)
+class Metric:
+    """A metric: how it is computed, and how tables, figures and sentences present it."""
 
-    >>> round(score_of_priors(np.array([0.5, 0.5]), rule=brier_rule), 4)
-    0.5
+    name: str
+    """Its key in metrics.json, table.csv and on the command line."""
+    title: str
+    """Its heading in a table."""
+    direction: Direction
+    """Which direction is better. A metric whose higher values are better is 1 − the mean loss."""
+    meaning: str
+    """What it measures, in one line."""
+    words: str = ""
+    """What a sentence calls it."""
+    rule: Rule | None = None
+    """The loss of each instance; None where costs make the rule, and for the calibration error."""
+    rule_of_costs: Callable[[Costs], Rule] | None = None
+    """The rule that costs make."""
+    reference: Callable[[Array, Costs], Array] | None = None
+    """(priors (..., K), costs) → the mean loss (...,) of the best constant system, by which a metric is normalised."""
+    usual: bool = False
+    """Whether every study measures it and every run shows it."""
+    twin: str | None = None
+    """The metric that says the same in the other direction; a table shows the first of the two only."""
+
+    @property
+    def definition(self) -> Rule | Callable[[Costs], Rule] | None:
+        """Its rule or what makes it; metrics with one definition share their losses."""
+        return self.rule or self.rule_of_costs
+
+    @property
+    def needs_costs(self) -> bool:
+        """Whether its value depends on costs."""
+        return self.rule_of_costs is not None
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is made of a loss for each instance. Only such a metric can select, or be compared in pairs."""
+        return self.definition is not None
+
+    @property
+    def on_validation(self) -> bool:
+        """Whether validation measures it, so that it may choose a checkpoint."""
+        return self.usual and self.is_mean
+
+    @property
+    def arrow(self) -> str:
+        """An arrow that points to the better end."""
+        return {"lower": "↓", "higher": "↑", "none": ""}[self.direction]
+
+    def rule_for(self, costs: Costs) -> Rule:
+        """Its scoring rule, under these costs where it depends on them."""
+        if self.rule_of_costs is not None:
+            return self.rule_of_costs(costs)
+        assert self.rule is not None, f"{self.name} is no mean over instances"
+        return self.rule
+
+    def value(self, mean: Array, *, priors: Array, costs: Costs) -> Array:
+        """The metric of a mean loss; NaN where it is normalised but the best constant system loses nothing.
+
+        Args:
+            mean: (...,) mean losses.
+            priors: (..., K), the priors π under which they are means.
+            costs: (K, D).
+        """
+        if self.direction == "higher":
+            return np.asarray(1.0 - mean)
+        if self.reference is None:
+            return mean
+        constant = self.reference(priors, costs)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.where(constant > 0, mean / constant, np.nan))
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "error_rate",
+            "Error rate",
+            "lower",
+            "share of instances whose most probable choice is wrong",
+            words="error rate",
+            rule=error_rule,
+            usual=True,
+            twin="accuracy",
+        ),
+        Metric(
+            "nce",
+            "NCE",
+            "lower",
+            "cross-entropy divided by the entropy of the priors; 1 is no better than the priors",
+            words="NCE",
+            rule=logarithmic_rule,
+            reference=lambda priors, _: entropy(priors),
+            usual=True,
+        ),
+        Metric(
+            "cross_entropy",
+            "Cross-entropy",
+            "lower",
+            "mean of −ln of the posterior of the right choice, in nats",
+            words="cross-entropy",
+            rule=logarithmic_rule,
+            usual=True,
+        ),
+        Metric(
+            "normalised_expected_cost",
+            "Norm. cost",
+            "lower",
+            "mean cost of the Bayes decisions divided by that of the best constant decision",
+            words="normalised expected cost",
+            rule_of_costs=cost_rule,
+            reference=lambda priors, costs: naive_cost(priors, costs=costs),
+        ),
+        Metric(
+            "brier",
+            "Brier",
+            "lower",
+            "squared distance from the right answer, summed over the choices (0 to 2)",
+            words="Brier score",
+            rule=brier_rule,
+            usual=True,
+        ),
+        Metric(
+            "ece",
+            "ECE",
+            "lower",
+            f"mean gap of confidence and accuracy over {BINS} bins; a diagnosis, not a verdict",
+            words="ECE",
+            usual=True,
+        ),
+        Metric(
+            "accuracy",
+            "Accuracy",
+            "higher",
+            "share of instances whose most probable choice is right",
+            words="accuracy",
+            rule=error_rule,
+            usual=True,
+            twin="error_rate",
+        ),
+        Metric(
+            "normalised_brier",
+            "Norm. Brier",
+            "lower",
+            "Brier score divided by that of the priors",
+            words="normalised Brier score",
+            rule=brier_rule,
+            reference=lambda priors, _: brier_of_priors(priors),
+        ),
+        Metric(
+            "expected_cost",
+            "Exp. cost",
+            "lower",
+            "mean cost of the Bayes decisions",
+            words="expected cost",
+            rule_of_costs=cost_rule,
+        ),
+    )
+}
+"""Every metric by its name, in the order of tables. A new one is an entry here and the function of its rule."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number measured on N instances, with an interval for the sampling of those instances.
+
+    >>> Estimate(0.25, 0.2, 0.3, 100, "lower").as_dict()
+    {'value': 0.25, 'low': 0.2, 'high': 0.3, 'n': 100, 'direction': 'lower'}
     """
-    n_classes = len(priors)
-    with np.errstate(divide="ignore"):
-        constant = np.broadcast_to(np.log(priors), (n_classes, n_classes))
-    losses = rule(constant, np.arange(n_classes))
-    return float((priors[priors > 0] * losses[priors > 0]).sum())
 
+    value: float
+    """The metric on the full set; NaN where it is undefined, infinite where it is."""
+    low: float | None
+    """Lower end of the interval; None where it is unknown."""
+    high: float | None
+    """Upper end of the interval; None where it is unknown."""
+    n: int
+    """Number of instances."""
+    direction: Direction
+    """Which direction is better."""
+    note: str | None = None
+    """What must be known to read the value: why it is undefined, or which instances make it infinite."""
 
-def class_shares(labels: Labels, *, n_classes: int) -> Array:
-    """Empirical priors p_k = N_k / N, shape (K,)."""
-    return np.asarray(np.bincount(labels, minlength=n_classes) / len(labels), dtype=np.float64)
+    def as_dict(self) -> dict[str, Any]:
+        """The entry of a metrics file; an undefined value is None, a note appears only where there is one."""
+        entry: dict[str, Any] = {
+            "value": None if math.isnan(self.value) else self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+            "direction": self.direction,
+        }
+        return entry if self.note is None else {**entry, "note": self.note}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Estimate:
+        """The estimate whose `as_dict` this is."""
+        return cls(**{**entry, "value": math.nan if entry["value"] is None else entry["value"]})
 
 
 def weighted_mean(losses: Array, labels: Labels, *, n_classes: int, priors: Array | None = None) -> float:
@@ -196,10 +340,6 @@ def check_present(counts: Labels, priors: Array) -> None:
         raise InputError(
             f"priors[{k}] is {priors[k]:g} but no instance has label {k}; set it to 0 or add instances of that class"
         )
-
-
-Spacing: TypeAlias = Literal["width", "mass"]
-BINS = 15
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rango.decisions import metrics as rules
 from rango.decisions.arrays import (
     Array,
     Labels,
@@ -22,12 +21,18 @@ from rango.decisions.arrays import (
     frozen,
     log_softmax,
 )
-from rango.decisions.costs import Costs, naive_cost
-from rango.decisions.metrics import BINS, Spacing, reliability_bins
+from rango.decisions.costs import Costs
+from rango.decisions.metrics import (
+    BINS,
+    METRICS,
+    Rule,
+    Spacing,
+    check_present,
+    logarithmic_rule,
+    reliability_bins,
+    weighted_mean,
+)
 from rango.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 def reweight_posteriors(log_posteriors: Array, *, priors: ArrayLike, training_priors: ArrayLike) -> Array:
@@ -178,7 +183,7 @@ class Posteriors:
 
     def priors(self) -> Array:
         """Empirical priors p_k = N_k / N of the labels, shape (K,)."""
-        return rules.class_shares(self.labels, n_classes=self.n_choices)
+        return np.asarray(np.bincount(self.labels, minlength=self.n_choices) / len(self), dtype=np.float64)
 
     def replaced(self, log_posteriors: ArrayLike) -> Posteriors:
         """The same instances with other log-posteriors."""
@@ -212,86 +217,88 @@ class Posteriors:
         Raises:
             InputError: bad priors; a training prior of 0 for a class whose new prior is positive.
         """
-
         old = self.priors() if training_priors is None else training_priors
         return self.replaced(reweight_posteriors(self.log_posteriors, priors=priors, training_priors=old))
 
     def zero_posterior_ids(self) -> tuple[str, ...]:
         """Ids of the instances whose right choice has posterior exactly 0: their logarithmic score is infinite."""
-        rows = np.flatnonzero(np.isinf(rules.logarithmic_rule(self.log_posteriors, self.labels)))
+        rows = np.flatnonzero(np.isinf(logarithmic_rule(self.log_posteriors, self.labels)))
         return tuple(self.ids[row] for row in rows)
 
-    def score(self, rule: rules.Rule, *, priors: ArrayLike | None = None) -> float:
+    def score(self, rule: Rule, *, priors: ArrayLike | None = None) -> float:
         """Mean of a proper scoring rule (an EPSR): (1/N) Σ_i w_i rule(y_i, q_i). Lower is better."""
-        losses = rule(self.log_posteriors, self.labels)
-        return rules.weighted_mean(losses, self.labels, n_classes=self.n_choices, priors=self._target(priors))
+        losses = rule(self.log_posteriors, self.labels)  # (N,)
+        return weighted_mean(losses, self.labels, n_classes=self.n_choices, priors=self._target(priors))
 
-    def normalised_score(self, rule: rules.Rule, *, priors: ArrayLike | None = None) -> float:
-        """`score` divided by its value for the system that outputs the priors; 1 = no better than the priors."""
-        constant = rules.score_of_priors(self._weights(priors), rule=rule)
-        return _ratio(self.score(rule, priors=priors), constant)
+    def metric(self, name: str, *, costs: Costs | None = None, priors: ArrayLike | None = None) -> float:
+        """The value of a metric of `METRICS`; NaN where it is normalised but the priors alone lose nothing.
+
+        Args:
+            name: a key of METRICS.
+            costs: (K, D), for the metrics that need costs; None for 0–1 costs.
+            priors: (K,) target priors that weigh the instances; None for the empirical ones.
+
+        Raises:
+            InputError: costs of another number of classes, bad priors, a class of positive prior without instances.
+        """
+        metric = METRICS[name]
+        if not metric.is_mean:
+            return self.ece(priors=priors)
+        used = Costs.zero_one(self.n_choices) if costs is None else costs
+        mean = np.asarray(self.score(metric.rule_for(used), priors=priors))
+        target = self._target(priors)
+        return float(metric.value(mean, priors=self.priors() if target is None else target, costs=used))
 
     def cross_entropy(self, *, priors: ArrayLike | None = None) -> float:
         """−Σ_k (π_k / N_k) Σ_{i: y(i) = k} ln q(i, k), nats. Lower is better (reference thesis, eq. 3.7)."""
-        return self.score(rules.logarithmic_rule, priors=priors)
+        return self.metric("cross_entropy", priors=priors)
 
     def nce(self, *, priors: ArrayLike | None = None) -> float:
         """Cross-entropy / H(π); 1 = no better than the priors, NaN where H(π) = 0. Lower is better."""
-        return _ratio(self.cross_entropy(priors=priors), float(rules.entropy(self._weights(priors))))
+        return self.metric("nce", priors=priors)
 
     def brier(self, *, priors: ArrayLike | None = None) -> float:
         """Mean of Σ_k (1[k = y] − q_k)², summed over classes. Lower is better."""
-        return self.score(rules.brier_rule, priors=priors)
+        return self.metric("brier", priors=priors)
 
     def normalised_brier(self, *, priors: ArrayLike | None = None) -> float:
         """Brier score / (1 − Σ_k π_k²); 1 = no better than the priors. Lower is better."""
-        return _ratio(self.brier(priors=priors), float(rules.brier_of_priors(self._weights(priors))))
+        return self.metric("normalised_brier", priors=priors)
 
     def error_rate(self, *, priors: ArrayLike | None = None) -> float:
         """Share of instances whose most probable choice is not the label, a fraction. Lower is better."""
-        return self.score(rules.error_rule, priors=priors)
+        return self.metric("error_rate", priors=priors)
 
     def accuracy(self, *, priors: ArrayLike | None = None) -> float:
         """1 − error rate, a fraction. Higher is better."""
-        return 1.0 - self.error_rate(priors=priors)
+        return self.metric("accuracy", priors=priors)
 
     def expected_cost(self, costs: Costs, *, priors: ArrayLike | None = None) -> float:
         """(1/N) Σ_i w_i C[y(i), d_B(q_i)], the mean cost of the Bayes decisions. Lower is better."""
-        costs.check_classes(self.n_choices)
-        return self.score(rules.cost_rule(costs), priors=priors)
+        return self.metric("expected_cost", costs=costs, priors=priors)
 
     def normalised_expected_cost(self, costs: Costs, *, priors: ArrayLike | None = None) -> float:
         """Expected cost / min_d Σ_k π_k C[k, d]; 1 = no better than the best constant decision. Lower is better."""
-        naive = float(naive_cost(self._weights(priors), costs=costs))
-        return _ratio(self.expected_cost(costs, priors=priors), naive)
+        return self.metric("normalised_expected_cost", costs=costs, priors=priors)
 
     def ece(self, *, bins: int = BINS, spacing: Spacing = "width", priors: ArrayLike | None = None) -> float:
         """Expected calibration error of the top label: a diagnosis, not a verdict; see `reliability_bins`."""
-        target = self._target(priors)
-        weights = None
+        target, weights = self._target(priors), None
         if target is not None:
             counts = np.bincount(self.labels, minlength=self.n_choices)
-            rules.check_present(counts, target)
-            weights = (target * len(self) / np.maximum(counts, 1))[self.labels]
-        found = reliability_bins(self.log_posteriors, self.labels, bins=bins, spacing=spacing, weights=weights)
-        return found.error
+            check_present(counts, target)
+            weights = (target * len(self) / np.maximum(counts, 1))[self.labels]  # (N,)
+        binned = reliability_bins(self.log_posteriors, self.labels, bins=bins, spacing=spacing, weights=weights)
+        return binned.error
 
     def _target(self, priors: ArrayLike | None) -> Array | None:
         return None if priors is None else check_priors(priors, n_classes=self.n_choices)
-
-    def _weights(self, priors: ArrayLike | None) -> Array:
-        return self.priors() if priors is None else check_priors(priors, n_classes=self.n_choices)
 
     def _with_columns(self, other: Posteriors) -> Posteriors:
         # Default ids stay unmade.
         if "ids" in self.__dict__:
             object.__setattr__(other, "ids", self.ids)
         return other
-
-
-def _ratio(value: float, constant: float) -> float:
-    # A best constant system without loss leaves nothing to normalise by.
-    return value / constant if constant > 0 else float("nan")
 
 
 def _column(values: Iterable[str], n: int, name: str) -> tuple[str, ...]:

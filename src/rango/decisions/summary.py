@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rango.decisions import bootstrap as resampled
 from rango.decisions.arrays import Array, check_priors
 from rango.decisions.bootstrap import (
     Interval,
     IntervalKind,
+    LossTable,
     Resample,
-    Resampling,
+    Sums,
     bca_interval,
     percentile_interval,
     resampling_of,
 )
 from rango.decisions.costs import Costs
-from rango.decisions.metrics import DIRECTIONS, METRICS, Estimate
+from rango.decisions.metrics import METRICS, Estimate
 from rango.decisions.posteriors import Posteriors, check_paired
 from rango.decisions.significance import McNemar, mcnemar
 from rango.errors import InputError, unknown_name
@@ -33,7 +33,7 @@ def summarise(
     *,
     costs: Costs | None = None,
     priors: ArrayLike | None = None,
-    metrics: Sequence[str] = METRICS,
+    metrics: Iterable[str] = METRICS,
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -66,14 +66,7 @@ def summarise(
     >>> summarise(posteriors, replicates=100)["error_rate"]
     Estimate(value=0.3333333333333333, low=0.0, high=1.0, n=3, direction='lower', note=None)
     """
-    plan = _Plan(posteriors, costs, priors, metrics, level, replicates)
-    values = plan.point(posteriors)
-    notes = plan.notes(posteriors, values)
-    if not replicates:
-        return _estimates(values, {}, notes, len(posteriors))
-    resampling = resampling_of(posteriors.labels, groups=posteriors.groups, resample=resample, seed=seed)
-    intervals = plan.intervals([posteriors], resampling, replicates, interval, values)
-    return _estimates(values, intervals, notes, len(posteriors))
+    return _summarise([posteriors], costs, priors, metrics, replicates, seed, level, interval, resample)
 
 
 def summarise_difference(
@@ -82,7 +75,7 @@ def summarise_difference(
     *,
     costs: Costs | None = None,
     priors: ArrayLike | None = None,
-    metrics: Sequence[str] = METRICS,
+    metrics: Iterable[str] = METRICS,
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -99,20 +92,7 @@ def summarise_difference(
     Source: Efron and Tibshirani (1993), section 10.3.
     """
     check_paired(a, b)
-    plan = _Plan(a, costs, priors, metrics, level, replicates)
-    of_a, of_b = plan.point(a), plan.point(b)
-    with np.errstate(invalid="ignore"):
-        values = {name: float(np.float64(of_b[name]) - of_a[name]) for name in metrics}
-    notes = {**plan.notes(a, of_a, who="first: "), **plan.notes(b, of_b, who="second: ")}
-    if not replicates:
-        return _estimates(values, {}, notes, len(a))
-    resampling = resampling_of(a.labels, groups=a.groups, resample=resample, seed=seed)
-    intervals = plan.intervals([a, b], resampling, replicates, interval, values)
-    return _estimates(values, intervals, notes, len(a))
-
-
-_OF_PRIORS = ("nce", "normalised_brier", "normalised_expected_cost", "ece")
-"""Metrics whose value for the system that outputs the class frequencies is fixed by definition: 1, and an ECE of 0."""
+    return _summarise([a, b], costs, priors, metrics, replicates, seed, level, interval, resample)
 
 
 def summarise_prior_only(
@@ -126,102 +106,97 @@ def summarise_prior_only(
     those frequencies: they are then linear in the counts, and their intervals hold the value.
 
     >>> posteriors = Posteriors(np.log([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7]]), [0, 0, 1])
-    >>> found = summarise_prior_only(posteriors, replicates=100)["nce"]
-    >>> round(found.value, 6), found.low == found.high == found.value
+    >>> nce = summarise_prior_only(posteriors, replicates=100)["nce"]
+    >>> round(nce.value, 6), nce.low == nce.high == nce.value
     (1.0, True)
     """
-    found = summarise(posteriors.prior_only(), replicates=replicates, seed=seed, level=level)
-    for name in _OF_PRIORS:
-        value = found[name].value
-        if replicates and not math.isnan(value):
-            found[name] = replace(found[name], low=value, high=value)
-    return found
+    estimates = summarise(posteriors.prior_only(), replicates=replicates, seed=seed, level=level)
+    for name, estimate in estimates.items():
+        fixed = METRICS[name].reference is not None or not METRICS[name].is_mean
+        if fixed and replicates and not math.isnan(estimate.value):
+            estimates[name] = replace(estimate, low=estimate.value, high=estimate.value)
+    return estimates
 
 
-class _Plan:
-    """What is measured, checked once."""
-
-    def __init__(
-        self,
-        posteriors: Posteriors,
-        costs: Costs | None,
-        priors: ArrayLike | None,
-        metrics: Sequence[str],
-        level: float,
-        replicates: int,
-    ) -> None:
-        for name in metrics:
-            if name not in DIRECTIONS:
-                raise unknown_name("metric", name, METRICS)
-        if not 0 < level < 1:
-            raise InputError(f"level is {level}; expected a fraction between 0 and 1, such as 0.95")
-        if replicates < 0:
-            raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
-        self.metrics = tuple(metrics)
-        self.costs = Costs.zero_one(posteriors.n_choices) if costs is None else costs
-        self.costs.check_classes(posteriors.n_choices)
-        self.priors = None if priors is None else check_priors(priors, n_classes=posteriors.n_choices)
-        self.level = level
-
-    def point(self, posteriors: Posteriors) -> dict[str, float]:
-        needs_costs = ("expected_cost", "normalised_expected_cost")
-        return {
-            name: getattr(posteriors, name)(*([self.costs] if name in needs_costs else []), priors=self.priors)
-            for name in self.metrics
-        }
-
-    def notes(self, posteriors: Posteriors, values: dict[str, float], who: str = "") -> dict[str, str]:
-        notes = {}
-        for name, value in values.items():
-            if math.isinf(value):
-                ids = posteriors.zero_posterior_ids()
-                shown = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
-                notes[name] = f"{who}infinite: {len(ids)} instances have posterior 0 at their label (ids {shown})"
-            elif math.isnan(value):
-                notes[name] = f"{who}undefined: the system that outputs the priors loses nothing, so nothing normalises"
-        return notes
-
-    def intervals(
-        self,
-        systems: Sequence[Posteriors],
-        resampling: Resampling,
-        replicates: int,
-        kind: IntervalKind,
-        values: dict[str, float],
-    ) -> dict[str, Interval]:
-        tables = [resampled.LossTable(system, metrics=self.metrics, costs=self.costs) for system in systems]
-        blocks = [self._values([table.sums(counts) for table in tables]) for counts in resampling.counts(replicates)]
-        drawn = {name: np.concatenate([block[name] for block in blocks]) for name in self.metrics}
-        if kind == "percentile":
-            return {name: percentile_interval(drawn[name], level=self.level) for name in self.metrics}
-        if kind != "bca":
-            raise InputError(f"interval is {kind!r}; expected 'percentile' or 'bca'")
-        pieces = [
-            self._values(list(sums))
-            for sums in zip(*(t.leave_one_out(resampling.unit_of) for t in tables), strict=True)
-        ]
-        left = {name: np.concatenate([piece[name] for piece in pieces]) for name in self.metrics}
-        return {
-            name: bca_interval(drawn[name], value=values[name], jackknife=left[name], level=self.level)
-            for name in self.metrics
-        }
-
-    def _values(self, sums: Sequence[resampled.Sums]) -> dict[str, Array]:
-        found = [each.metrics(self.metrics, costs=self.costs, priors=self.priors) for each in sums]
-        if len(found) == 1:
-            return found[0]
-        with np.errstate(invalid="ignore"):
-            return {name: found[1][name] - found[0][name] for name in self.metrics}
-
-
-def _estimates(
-    values: dict[str, float], intervals: dict[str, Interval], notes: dict[str, str], n: int
+def _summarise(
+    systems: Sequence[Posteriors],
+    costs: Costs | None,
+    priors: ArrayLike | None,
+    metrics: Iterable[str],
+    replicates: int,
+    seed: int,
+    level: float,
+    interval: IntervalKind,
+    resample: Resample | None,
 ) -> dict[str, Estimate]:
-    result = {}
+    """The estimates of one system, or of the second minus the first."""
+    names, first = tuple(metrics), systems[0]
+    for name in names:
+        if name not in METRICS:
+            raise unknown_name("metric", name, METRICS)
+    if not 0 < level < 1:
+        raise InputError(f"level is {level}; expected a fraction between 0 and 1, such as 0.95")
+    if replicates < 0:
+        raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
+    if interval not in ("percentile", "bca"):
+        raise InputError(f"interval is {interval!r}; expected 'percentile' or 'bca'")
+    used = Costs.zero_one(first.n_choices) if costs is None else costs
+    used.check_classes(first.n_choices)
+    target = None if priors is None else check_priors(priors, n_classes=first.n_choices)
+
+    points = [{name: np.asarray(s.metric(name, costs=used, priors=target)) for name in names} for s in systems]
+    values = _last_minus_first(points)
+    # Each system explains its own infinite and undefined values; of two notes on one metric the second one stays.
+    notes: dict[str, str] = {}
+    for row, (system, point) in enumerate(zip(systems, points, strict=True)):
+        who = ("first: ", "second: ")[row] if len(systems) > 1 else ""
+        notes |= {name: who + note for name, value in point.items() if (note := _note(system, float(value)))}
+
+    intervals: dict[str, Interval] = {}
+    if replicates:
+        resampling = resampling_of(first.labels, groups=first.groups, resample=resample, seed=seed)
+        tables = [LossTable(system, metrics=names, costs=used) for system in systems]
+
+        def collect(blocks: Iterable[Sequence[Sums]]) -> dict[str, Array]:
+            # Each block holds the sums of every system over the same resamplings, hence the pairing.
+            parts = [
+                _last_minus_first([s.metrics(names, costs=used, priors=target) for s in block]) for block in blocks
+            ]
+            return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+        drawn = collect([table.sums(counts) for table in tables] for counts in resampling.counts(replicates))
+        if interval == "percentile":
+            intervals = {name: percentile_interval(drawn[name], level=level) for name in names}
+        else:
+            without_one = collect(zip(*(table.leave_one_out(resampling.unit_of) for table in tables), strict=True))
+            intervals = {
+                name: bca_interval(drawn[name], value=float(values[name]), jackknife=without_one[name], level=level)
+                for name in names
+            }
+    estimates = {}
     for name, value in values.items():
         low, high = intervals.get(name) or (None, None)
-        result[name] = Estimate(value, low, high, n, DIRECTIONS[name], notes.get(name))
-    return result
+        estimates[name] = Estimate(float(value), low, high, len(first), METRICS[name].direction, notes.get(name))
+    return estimates
+
+
+def _last_minus_first(systems: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Each metric of the only system, or of the second minus the first; infinite minus infinite is NaN."""
+    if len(systems) == 1:
+        return systems[0]
+    with np.errstate(invalid="ignore"):
+        return {name: value - systems[0][name] for name, value in systems[1].items()}
+
+
+def _note(system: Posteriors, value: float) -> str:
+    """Why a value is not finite, "" where it is."""
+    if math.isinf(value):
+        ids = system.zero_posterior_ids()
+        shown = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
+        return f"infinite: {len(ids)} instances have posterior 0 at their label (ids {shown})"
+    if math.isnan(value):
+        return "undefined: the system that outputs the priors loses nothing, so nothing normalises"
+    return ""
 
 
 @dataclass(frozen=True)

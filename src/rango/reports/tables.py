@@ -6,27 +6,12 @@ A terminal, the HTML page and a study's CSV or LaTeX all start from the same `Ta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rango.decisions import Direction, Estimate
+from rango.decisions import METRICS, Estimate, Metric
 from rango.errors import InputError
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric as a column: its key in metrics.json, its title, which way is better, what it means."""
-
-    key: str
-    title: str
-    direction: Direction
-    meaning: str
-
-    @property
-    def arrow(self) -> str:
-        """An arrow that points to the better end."""
-        return {"lower": "↓", "higher": "↑", "none": ""}[self.direction]
 
 
 @dataclass(frozen=True)
@@ -51,7 +36,7 @@ class Row:
 class Table:
     """Rows and columns without any rendering."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[Metric, ...]
     rows: tuple[Row, ...]
 
     @property
@@ -78,26 +63,6 @@ STATES = (
         "the distribution that the labels were drawn from; no system can be expected to do better",
     ),
 )
-
-COLUMNS = (
-    Column("error_rate", "Error rate", "lower", "share of instances whose most probable choice is wrong"),
-    Column("nce", "NCE", "lower", "cross-entropy divided by the entropy of the priors; 1 is no better than the priors"),
-    Column(
-        "normalised_expected_cost",
-        "Norm. cost",
-        "lower",
-        "mean cost of the Bayes decisions divided by that of the best constant decision",
-    ),
-    Column("cross_entropy", "Cross-entropy", "lower", "mean of −ln of the posterior of the right choice, in nats"),
-    Column("brier", "Brier", "lower", "squared distance from the right answer, summed over the choices (0 to 2)"),
-    Column("ece", "ECE", "lower", "mean gap of confidence and accuracy over 15 bins; a diagnosis, not a verdict"),
-    Column("accuracy", "Accuracy", "higher", "share of instances whose most probable choice is right"),
-    Column("normalised_brier", "Norm. Brier", "lower", "Brier score divided by that of the priors"),
-    Column("expected_cost", "Exp. cost", "lower", "mean cost of the Bayes decisions"),
-)
-
-# Shown unless asked otherwise; the rest says the same in other units, or needs costs of the user's own.
-USUAL = ("error_rate", "nce", "cross_entropy", "brier", "ece")
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """State -> metric -> {"value", "low", "high", "n", "direction"}: one split of a metrics.json."""
@@ -147,30 +112,40 @@ def state_named(key: str) -> State:
     return next((state for state in STATES if state.key == key), State(key, key, ""))
 
 
-def column_named(key: str) -> Column:
-    """The column with this key; one that is not known keeps its key as title."""
-    return next((column for column in COLUMNS if column.key == key), Column(key, key, "none", ""))
+def column_named(key: str) -> Metric:
+    """The metric with this key; one that is not known keeps its key as title."""
+    return METRICS.get(key, Metric(key, key, "none", "", words=key.replace("_", " ")))
 
 
-def result_rows(metrics: Mapping[str, Any], *, split: str = "test", columns: Sequence[str] = USUAL) -> Table:
+def without_twins(names: Iterable[str]) -> list[str]:
+    """The metrics without those whose twin came before them: error rate and accuracy say the same."""
+    kept: list[str] = []
+    for name in names:
+        if column_named(name).twin not in kept:
+            kept.append(name)
+    return kept
+
+
+def result_rows(metrics: Mapping[str, Any], *, split: str = "test", columns: Sequence[str] | None = None) -> Table:
     """The result of a run: one row per state in the order prior, ngram, base, control, adapted, calibrated, floor.
 
     Args:
         metrics: the content of a metrics.json.
         split: which split of it.
-        columns: metrics to show; those that no state has are left out.
+        columns: metrics to show, None for the usual ones; those that no state has are left out.
 
     Raises:
         InputError: the split is not there.
     """
     states = split_metrics(metrics, split=split)
+    wanted = without_twins(metric.name for metric in METRICS.values() if metric.usual) if columns is None else columns
     known = [state.key for state in STATES]
     extra = [key for key in states if key not in known and key != "difference"]
     present = [key for key in [*known, *extra] if states.get(key)]
-    kept = tuple(column_named(key) for key in columns if any(estimate(states, state, key) for state in present))
+    kept = tuple(column_named(name) for name in wanted if any(estimate(states, state, name) for state in present))
     rows = []
     for key in present:
-        cells = tuple(estimate(states, key, column.key) for column in kept)
+        cells = tuple(estimate(states, key, column.name) for column in kept)
         counts = [cell.n for cell in cells if cell is not None]
         rows.append(Row(state_named(key), max(counts, default=None), cells))
     return Table(kept, tuple(rows))

@@ -10,23 +10,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rango.decisions import (
-    DIRECTIONS,
-    Costs,
-    Posteriors,
-    Resampling,
-    Rule,
-    brier_rule,
-    cost_rule,
-    error_rule,
-    holm,
-    logarithmic_rule,
-    paired_bootstrap,
-)
+from rango.decisions import METRICS, Costs, Posteriors, Resampling, holm, paired_bootstrap
 from rango.decisions.arrays import Array
 from rango.decisions.bootstrap import LossTable, percentile_interval
 from rango.errors import InputError, unknown_name
-from rango.studies.study_costs import COST_METRICS, StudyCosts
+from rango.studies.study_costs import StudyCosts
 
 LEVEL = 0.95
 """Nominal coverage of the intervals, a fraction."""
@@ -110,7 +98,7 @@ def measure(
 
 def _applicable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: StudyCosts | None) -> list[str]:
     fits = costs is not None and all(costs.fitting(system.n_choices) is not None for system in seeds.values())
-    return [name for name in metrics if fits or name not in COST_METRICS]
+    return [name for name in metrics if fits or not METRICS[name].needs_costs]
 
 
 def _replicates(
@@ -147,8 +135,7 @@ def _costs_for(system: Posteriors, costs: StudyCosts | None) -> Costs:
 
 def metric_of(system: Posteriors, name: str, costs: StudyCosts | None = None) -> float:
     """One metric of one system."""
-    extra = [_costs_for(system, costs)] if name in COST_METRICS else []
-    return float(getattr(system, name)(*extra))
+    return system.metric(name, costs=_costs_for(system, costs))
 
 
 def _measured(
@@ -191,25 +178,16 @@ ALPHA = 0.05
 # the smallest corrected p is 0.02.
 _REPLICATES_PER_COMPARISON = 50
 
-_RULES: dict[str, Rule] = {
-    "nce": logarithmic_rule,
-    "cross_entropy": logarithmic_rule,
-    "error_rate": error_rule,
-    "accuracy": error_rule,
-    "brier": brier_rule,
-    "normalised_brier": brier_rule,
-}
-
 
 def check_selection(select: str, *, costs: StudyCosts | None) -> None:
     """Raise InputError unless a metric can choose: it must be a mean over instances, to be compared in pairs."""
-    known = (*_RULES, *COST_METRICS)
-    if select in COST_METRICS and costs is None:
-        raise InputError(f"select is {select!r} but there are no costs; give costs or select by nce")
-    if select in DIRECTIONS and select not in known:
-        raise InputError(f"select is {select!r}, which is no mean over instances; expected one of {', '.join(known)}")
-    if select not in known:
+    known = [metric.name for metric in METRICS.values() if metric.is_mean]
+    if select not in METRICS:
         raise unknown_name("metric to select by", select, known)
+    if select not in known:
+        raise InputError(f"select is {select!r}, which is no mean over instances; expected one of {', '.join(known)}")
+    if METRICS[select].needs_costs and costs is None:
+        raise InputError(f"select is {select!r} but there are no costs; give costs or select by nce")
 
 
 def losses(
@@ -218,12 +196,8 @@ def losses(
     """The loss behind a metric for each instance of `instances` (U,), mean over the seeds that have the instance."""
     total, count = np.zeros(len(instances.ids)), np.zeros(len(instances.ids))
     for system in seeds.values():
-        if select in COST_METRICS:
-            fitting = None if costs is None else costs.fitting(system.n_choices)
-            assert fitting is not None, "where they do not fit, nothing is ranked by them"
-            rule = cost_rule(fitting)
-        else:
-            rule = _RULES[select]
+        # Where the costs fit no number of choices, nothing is ranked by a metric that needs them.
+        rule = METRICS[select].rule_for(_costs_for(system, costs))
         rows = instances.rows(system)
         np.add.at(total, rows, rule(system.log_posteriors, system.labels))
         np.add.at(count, rows, 1.0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rango.decisions import DIRECTIONS, Posteriors
+from rango.decisions import METRICS, Posteriors
 from rango.errors import InputError
 from rango.files import write_text
 from rango.results.outcomes import Outcome
@@ -29,10 +29,7 @@ from rango.results.statistics import (
 )
 from rango.studies.axes import ADAPTATION, TASK, Names, axis_names, axis_text, is_base, varied_axes
 from rango.studies.study import Reference
-from rango.studies.study_costs import COST_METRICS, StudyCosts, misfit, stated_metrics
-
-METRICS = ("nce", "cross_entropy", "error_rate", "accuracy", "brier", "ece")
-"""The metrics of every table; those that the study names and, with costs, `normalised_expected_cost` join them."""
+from rango.studies.study_costs import StudyCosts, misfit, stated_metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,13 +151,14 @@ def study_table(
         raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
     check_selection(select, costs=costs)
     first = tuple(stated_metrics(tuple(metrics)))
-    if costs is None and (wanted := [name for name in first if name in COST_METRICS]):
+    if costs is None and (wanted := [name for name in first if METRICS[name].needs_costs]):
         raise InputError(f"metrics has {wanted[0]} but there are no costs; give costs")
     choices = {system.n_choices for outcome in outcomes for system in outcome.posteriors.values()}
     for problem in misfit(costs, choices):
         raise InputError(problem)
+    usual = [metric.name for metric in METRICS.values() if metric.usual]
     of_costs = ("normalised_expected_cost",) if costs else ()
-    measured = tuple(dict.fromkeys((*METRICS, *of_costs, select, *first)))
+    measured = tuple(dict.fromkeys((*usual, *of_costs, select, *first)))
     plan = _Plan(measured, select, replicates, seed, costs)
     rows: dict[int, StudyRow] = {}
     blocks: list[Block] = []
@@ -238,7 +236,7 @@ class _Plan:
         if any(self.select not in found for found in cells):
             # The costs are of another task of the study: here nothing can be selected by them.
             return unranked(len(cells))
-        sign = -1.0 if DIRECTIONS[self.select] == "higher" else 1.0
+        sign = -1.0 if METRICS[self.select].direction == "higher" else 1.0
         loss = [losses(seeds, select=self.select, instances=instances, costs=self.costs) for seeds in systems]
         means = [sign * found[self.select].mean for found in cells]
         return mark(loss, means, base=bases, instances=instances, replicates=self.replicates, seed=self.seed)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rango.decisions import DIRECTIONS
+from rango.decisions import METRICS
 from rango.errors import InputError
 from rango.files import fingerprint, read_json, write_json
 from rango.studies.axes import axis_text
@@ -114,7 +114,7 @@ class Searcher:
 
     @property
     def _higher(self) -> bool:
-        return DIRECTIONS[self.study.select] == "higher"
+        return METRICS[self.study.select].direction == "higher"
 
     def next(self, trials: Sequence[Trial]) -> Axes | None:
         """The next choice after these, never one that means an earlier one's run; None when the space holds no more."""

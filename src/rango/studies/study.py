@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from rango.config import Config, Seed, faulty_fields, mistakes
-from rango.decisions import DIRECTIONS
+from rango.decisions import METRICS
 from rango.errors import InputError, unknown_name
 from rango.options import Selection
 from rango.studies.axes import TASK, axis_text, dotted_items, flatten, known_keys
 from rango.studies.pretrained_models import ModelSpec
-from rango.studies.study_costs import COST_METRICS, StudyCosts, stated_costs, stated_metrics
+from rango.studies.study_costs import StudyCosts, stated_costs, stated_metrics
 
 
 @dataclass(frozen=True)
@@ -281,14 +281,14 @@ def _of_search(study: Study) -> Iterator[str]:
 def _of_references(study: Study) -> Iterator[str]:
     known = known_keys()
     for reference in study.references:
-        if reference.metric not in DIRECTIONS:
-            yield str(unknown_name(f"metric of reference {reference.name!r}", reference.metric, DIRECTIONS))
+        if reference.metric not in METRICS:
+            yield str(unknown_name(f"metric of reference {reference.name!r}", reference.metric, METRICS))
         for key in reference.where:
             if key not in known:
                 yield str(unknown_name(f"key in where of reference {reference.name!r}", key, known))
 
 
 def _of_costs(study: Study) -> Iterator[str]:
-    wanted = [name for name in study.metrics if name in COST_METRICS]
+    wanted = [name for name in study.metrics if METRICS[name].needs_costs]
     if wanted and study.costs is None:
         yield f"metrics has {wanted[0]} but there are no costs; give costs, such as {{abstain: 0.3}}"

@@ -9,11 +9,9 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from rango.config import Config
-from rango.decisions import DIRECTIONS, Costs
+from rango.decisions import METRICS, Costs
 from rango.errors import InputError, unknown_name
 from rango.files import read_yaml
-
-COST_METRICS = ("expected_cost", "normalised_expected_cost")
 
 
 class StudyCosts(Config):
@@ -87,8 +85,8 @@ def stated_metrics(names: Any) -> Any:
     """
     listed = [names] if isinstance(names, str) else names
     for name in listed if isinstance(listed, list | tuple) else ():
-        if name not in DIRECTIONS:
-            raise unknown_name("metric", str(name), DIRECTIONS)
+        if name not in METRICS:
+            raise unknown_name("metric", str(name), METRICS)
         if listed.count(name) > 1:
             raise InputError(f"{name} is named twice; name each metric once")
     return listed

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rango.decisions import DIRECTIONS
+from rango.decisions import METRICS
 from rango.errors import DivergenceError
 from rango.models.adapter import TrainableModel
 from rango.options import FinetuneConfig, Form
@@ -24,8 +24,6 @@ from rango.training.distributed import ALONE, ProcessGroup
 from rango.training.objectives import Part
 from rango.training.run_folder import RunWriter
 from rango.training.schedule import BatchPlan, learning_rate_factor
-
-VALIDATION_METRICS = ("nce", "cross_entropy", "error_rate", "accuracy", "brier")
 
 _START = {"step": 0, "seconds": 0.0, "tokens": 0}
 
@@ -187,7 +185,7 @@ class TrainingRun:
         if np.isnan(scores.values).any():
             raise self.divergence(f"the scores on validation became nan at step {self.progress.step}")
         posteriors = as_posteriors(scores.values, data.validation_instances)
-        values = {name: float(getattr(posteriors, name)()) for name in VALIDATION_METRICS}
+        values = {metric.name: posteriors.metric(metric.name) for metric in METRICS.values() if metric.on_validation}
         better = self._is_better(values[options.select])
         if better:
             self.progress.best_step, self.progress.best_value = self.progress.step, values[options.select]
@@ -226,4 +224,4 @@ class TrainingRun:
             return False
         if best is None:
             return True
-        return value < best if DIRECTIONS[self.config.select] == "lower" else value > best
+        return value < best if METRICS[self.config.select].direction == "lower" else value > best

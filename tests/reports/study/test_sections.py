@@ -27,7 +27,7 @@ from rango.studies.study import Reference
 
 def test_what_selects_comes_first_and_twins_are_not_both_shown() -> None:
     table = study_table([Outcome({}, {0: make_truth(9)})], select="brier", replicates=0)
-    assert [column.key for column in shown_columns(table)] == ["brier", "error_rate", "nce", "cross_entropy", "ece"]
+    assert [column.name for column in shown_columns(table)] == ["brier", "error_rate", "nce", "cross_entropy", "ece"]
 
 
 def test_what_an_adaptation_lacks_is_not_part_of_a_name() -> None:

@@ -60,7 +60,7 @@ def test_marks_stand_before_their_rows(placement: StudyTable) -> None:
 
 def test_the_metrics_that_a_study_names_come_first_and_fit_into_80_columns() -> None:
     table = calibration_table()
-    assert [column.key for column in shown_columns(table)[:4]] == [
+    assert [column.name for column in shown_columns(table)[:4]] == [
         "cross_entropy",
         "ece",
         "normalised_expected_cost",

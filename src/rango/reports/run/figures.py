@@ -125,7 +125,7 @@ def state_intervals(table: Table, *, metrics: Sequence[str] = ("nce", "error_rat
     Raises:
         InputError: the table has none of the metrics.
     """
-    keys = [column.key for column in table.columns]
+    keys = [column.name for column in table.columns]
     shown = [metric for metric in metrics if metric in keys]
     if not shown:
         raise InputError(f"the table has none of {', '.join(metrics)}; expected at least one of: {', '.join(keys)}")

@@ -116,11 +116,11 @@ def interval_drawings(table: Table) -> list[Drawing]:
     return [
         drawing(
             f"{column.title} of each state with its interval",
-            partial(state_intervals, table, metrics=[column.key]),
-            prefix=f"states-{column.key}",
+            partial(state_intervals, table, metrics=[column.name]),
+            prefix=f"states-{column.name}",
         )
         for column in table.columns
-        if column.key in CHIEF
+        if column.name in CHIEF
     ]
 
 

@@ -11,10 +11,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rango.decisions import Estimate
+from rango.decisions import Estimate, Metric
 from rango.files import read_json
 from rango.reports.run.findings import verdict_sentences
-from rango.reports.tables import USUAL, Column, Row, Table, column_named, interval, number, result_rows, split_metrics
+from rango.reports.tables import Row, Table, column_named, interval, number, result_rows, split_metrics
 
 _TITLE_WIDTH = 19
 _VALUE_WIDTH = 16  # a value above its interval: "0.193 to 0.229", and the space between columns
@@ -22,7 +22,7 @@ _LINE_WIDTH = 24  # a value and its interval on one line
 
 
 def result_table(
-    metrics: Mapping[str, Any], *, split: str = "test", width: int = 80, columns: Sequence[str] = USUAL
+    metrics: Mapping[str, Any], *, split: str = "test", width: int = 80, columns: Sequence[str] | None = None
 ) -> Group:
     """The result of a run for the terminal: a row per state, a column per metric, and the verdict in words.
 
@@ -30,7 +30,8 @@ def result_table(
         metrics: the content of a metrics.json.
         split: which split of it.
         width: columns of the terminal; wider ones get more metrics, narrow ones the interval under the value.
-        columns: metrics in order of importance; those that do not fit are left out, the first two never.
+        columns: metrics in order of importance, None for the usual ones; those that do not fit are left out, the first
+            two never.
 
     Returns:
         Something to `rich.print`.
@@ -41,7 +42,7 @@ def result_table(
     in_line = width >= _TITLE_WIDTH + 2 * _LINE_WIDTH + 4
     fits = (width - _TITLE_WIDTH - 4) // (_LINE_WIDTH if in_line else _VALUE_WIDTH)
     # Of those that have a value: on instances of one class NCE leaves its place to the next.
-    there = [column.key for column in result_rows(metrics, split=split, columns=columns).columns]
+    there = [column.name for column in result_rows(metrics, split=split, columns=columns).columns]
     table = result_rows(metrics, split=split, columns=there[: max(2, fits)])
     parts: list[RenderableType] = [_render(table, in_line=in_line), _caption(table, split)]
     if split_metrics(metrics, split=split).get("difference"):
@@ -61,7 +62,7 @@ def _render(table: Table, *, in_line: bool) -> RichTable:
     return rendered
 
 
-def _heading(column: Column) -> str:
+def _heading(column: Metric) -> str:
     return f"{column.title} {column.arrow}".rstrip()
 
 

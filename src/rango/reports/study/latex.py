@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rango.decisions import Metric
 from rango.files import write_text
 from rango.reports.study.sections import (
     Line,
@@ -17,7 +18,6 @@ from rango.reports.study.sections import (
     span_text,
     value_text,
 )
-from rango.reports.tables import Column
 from rango.results.table import StudyTable
 from rango.studies.axes import short_name
 
@@ -94,7 +94,7 @@ def _row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _cells(line: Line, columns: Sequence[Column], names: int, source: int | None, select: str) -> list[str]:
+def _cells(line: Line, columns: Sequence[Metric], names: int, source: int | None, select: str) -> list[str]:
     if line.kind == "configuration":
         labels = ["--" if label == "–" else escaped(label) for label in line.labels] or [escaped(line.title)]
         if not line.cells:
@@ -106,15 +106,15 @@ def _cells(line: Line, columns: Sequence[Column], names: int, source: int | None
         labels = [title if names == 1 else rf"\multicolumn{{{names}}}{{l}}{{{title}}}"]
     bold = line.mark == "best"
     # The mark belongs to the metric that selects; where that is not shown, it stands at the first.
-    marked = select if any(column.key == select for column in columns) else columns[0].key
+    marked = select if any(column.name == select for column in columns) else columns[0].name
     values = []
     for column in columns:
-        cell = line.cells.get(column.key)
+        cell = line.cells.get(column.name)
         if cell is None:
             values.append("")
             continue
         text, span = _symbols(value_text(cell)), span_text(cell)
-        mark = _TIED if line.mark == "tied" and column.key == marked else ""
+        mark = _TIED if line.mark == "tied" and column.name == marked else ""
         text = rf"\textbf{{{text}}}" if bold else text + mark
         values.append(text + (rf" {{\scriptsize {_symbols(span)}}}" if span else ""))
     return [*(rf"\textbf{{{label}}}" if bold else label for label in labels), *values]

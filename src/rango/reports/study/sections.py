@@ -15,26 +15,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rango.decisions import Direction, Estimate
-from rango.reports.tables import Column, column_named, interval, number
+from rango.decisions import METRICS, Direction, Estimate, Metric
+from rango.reports.tables import column_named, interval, number, without_twins
 from rango.results.outcomes import Outcome
 from rango.results.statistics import Mark, MetricOverSeeds
 from rango.results.table import StudyRow, StudyTable, failure_text
 from rango.studies.axes import TASK, axis_text, is_base, short_name
 from rango.studies.study import belongs
-from rango.studies.study_costs import COST_METRICS
 
-_IMPORTANT = ("error_rate", "nce", "cross_entropy", "normalised_expected_cost", "brier", "ece", "accuracy")
 FACTS = (
-    Column("held_out_bits_per_byte", "Bits/byte", "lower", "what the base model needs of held-out text"),
-    Column("held_out_perplexity", "Perplexity", "lower", "of the base model on held-out text, per token"),
+    Metric("held_out_bits_per_byte", "Bits/byte", "lower", "what the base model needs of held-out text"),
+    Metric("held_out_perplexity", "Perplexity", "lower", "of the base model on held-out text, per token"),
 )
 """What is known of the base models, shown where they differ. Bits per byte compare across tokenizers, perplexities do
 not."""
-# On resampled instances ECE grows by the noise that it sums up: its interval would lie above its value.
-_WITHOUT_INTERVAL = ("ece",)
-# Of these two one is shown, because one is 1 minus the other.
-_TWINS = {"error_rate": "accuracy", "accuracy": "error_rate"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +101,7 @@ def sections(table: StudyTable) -> tuple[Section, ...]:
 
 def _configuration(row: StudyRow, table: StudyTable) -> Line:
     axes = shown_axes(table)
-    facts = {fact.key: _only_value(row.facts[fact.key]) for fact in FACTS if fact.key in row.facts}
+    facts = {fact.name: _only_value(row.facts[fact.name]) for fact in FACTS if fact.name in row.facts}
     return Line(
         "configuration",
         labels=tuple("–" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in axes),
@@ -127,9 +121,9 @@ def _only_value(value: float) -> MetricOverSeeds:
 
 def shown_cells(row: StudyRow) -> dict[str, MetricOverSeeds]:
     """What was measured, without the intervals that would mislead."""
+    # On resampled instances ECE grows by the noise that it sums up: its interval would lie above its value.
     return {
-        name: replace(cell, low=None, high=None) if name in _WITHOUT_INTERVAL else cell
-        for name, cell in row.cells.items()
+        name: cell if METRICS[name].is_mean else replace(cell, low=None, high=None) for name, cell in row.cells.items()
     }
 
 
@@ -141,26 +135,23 @@ def shown_axes(table: StudyTable) -> tuple[str, ...]:
     return tuple(name for name in table.varied if name != TASK and name not in table.names.follows)
 
 
-def shown_columns(table: StudyTable) -> tuple[Column, ...]:
+def shown_columns(table: StudyTable) -> tuple[Metric, ...]:
     """The metrics in order of importance: a renderer with little room takes the first ones.
 
     First the metrics that the study names, then the one that selects, those of the references, and the usual ones.
     After the first two (or those that the study names) stand the facts of the base models that differ.
     """
-    wanted = dict.fromkeys((*table.first, table.select, *(each.metric for each in table.references), *_IMPORTANT))
-    kept: list[str] = []
-    for name in wanted:
-        if name in table.first or (name in table.metrics and _TWINS.get(name) not in kept):
-            kept.append(name)
-    columns = [column_named(name) for name in kept]
-    facts = [fact for fact in FACTS if len({row.facts.get(fact.key) for row in table.rows}) > 1]
+    wanted = dict.fromkeys((*table.first, table.select, *(each.metric for each in table.references), *METRICS))
+    kept = without_twins(name for name in wanted if name in table.metrics)
+    columns = [column_named(name) for name in dict.fromkeys((*table.first, *kept))]
+    facts = [fact for fact in FACTS if len({row.facts.get(fact.name) for row in table.rows}) > 1]
 
     # Perplexities compare only where all base models cut the held-out text into as many tokens: then the ratio of bits
     # per byte to nats per token is the same, but for 1 %, since windows of another length leave out other first tokens.
     pairs = ((row.facts.get("held_out_nats_per_token"), row.facts.get("held_out_bits_per_byte")) for row in table.rows)
     ratios = [bits / nats for nats, bits in pairs if nats and bits and math.isfinite(nats)]
     if not ratios or max(ratios) > 1.01 * min(ratios):
-        facts = [fact for fact in facts if fact.key != "held_out_perplexity"]
+        facts = [fact for fact in facts if fact.name != "held_out_perplexity"]
 
     first = max(2, len(table.first))
     return (*columns[:first], *facts, *columns[first:])
@@ -225,13 +216,7 @@ def metric_words(metric: str) -> str:
     >>> metric_words("nce"), metric_words("error_rate"), metric_words("cross_entropy")
     ('NCE', 'error rate', 'cross-entropy')
     """
-    words = {
-        "brier": "Brier score",
-        "normalised_brier": "normalised Brier score",
-        "cross_entropy": "cross-entropy",
-    }
-    title = column_named(metric).title
-    return words.get(metric, title if title.isupper() else metric.replace("_", " "))
+    return column_named(metric).words
 
 
 def metric_title(metric: str) -> str:
@@ -244,7 +229,7 @@ def metric_title(metric: str) -> str:
     return f"{words[0].upper()}{words[1:]} ({column_named(metric).direction} is better)"
 
 
-def caption_parts(table: StudyTable, columns: Sequence[Column]) -> list[str]:
+def caption_parts(table: StudyTable, columns: Sequence[Metric]) -> list[str]:
     """What the numbers of the table are, in a few words each."""
     arrows: dict[Direction, str] = {column.direction: column.arrow for column in columns if column.arrow}
     parts = [f"{arrow} {direction} is better" for direction, arrow in arrows.items()]
@@ -256,11 +241,11 @@ def caption_parts(table: StudyTable, columns: Sequence[Column]) -> list[str]:
         parts.append("one seed, so no spread over seeds")
     instances = "test instances" if n is None else f"{n:,} test instances"
     if table.replicates:
-        bare = [column.title for column in columns if column.key in _WITHOUT_INTERVAL]
+        bare = [column.title for column in columns if column.name in METRICS and not column.is_mean]
         parts.append(f"95% intervals of the mean over {instances}" + (f" (not of {bare[0]})" if bare else ""))
     else:
         parts.append(instances)
-    if table.costs is not None and any(column.key in COST_METRICS for column in columns):
+    if table.costs is not None and any(column.needs_costs for column in columns):
         parts.append(table.costs.words)
     parts += [f"{fact.title}: {fact.meaning}" for fact in FACTS if fact in columns]
 

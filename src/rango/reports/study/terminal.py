@@ -18,6 +18,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from rango.decisions import Metric
 from rango.reports.study.findings import verdict_sentences
 from rango.reports.study.sections import (
     FACTS,
@@ -33,7 +34,6 @@ from rango.reports.study.sections import (
     span_text,
     value_text,
 )
-from rango.reports.tables import Column
 from rango.results.table import StudyTable
 from rango.studies.axes import axis_text, short_name
 
@@ -127,15 +127,15 @@ def _count(part: Section) -> str:
     return "" if part.n is None else f"  {part.n:,} instances"
 
 
-def _heading(column: Column) -> str:
+def _heading(column: Metric) -> str:
     return f"{column.title} {column.arrow}".rstrip()
 
 
-def _value_widths(parts: Sequence[Section], columns: Sequence[Column], *, in_line: bool) -> list[int]:
+def _value_widths(parts: Sequence[Section], columns: Sequence[Metric], *, in_line: bool) -> list[int]:
     """The width of each column with the space before it; `in_line`: the interval beside the value, not under it."""
     widths = []
     for column in columns:
-        cells = [cell for part in parts for line in part.lines if (cell := line.cells.get(column.key)) is not None]
+        cells = [cell for part in parts for line in part.lines if (cell := line.cells.get(column.name)) is not None]
         pairs = [(len(value_text(cell)), len(span_text(cell))) for cell in cells]
         joined = [value + span + len(_GAP) * bool(span) if in_line else max(value, span) for value, span in pairs]
         widths.append(max([len(_heading(column)), *joined]) + _SPACE)
@@ -154,7 +154,7 @@ def _fitting(widths: Sequence[int], room: int) -> int:
 
 
 def _render(
-    table: StudyTable, parts: Sequence[Section], columns: Sequence[Column], labels: _Labels, *, in_line: bool
+    table: StudyTable, parts: Sequence[Section], columns: Sequence[Metric], labels: _Labels, *, in_line: bool
 ) -> RichTable:
     numbers = sources(parts)
     with_seeds = same_seeds(table) is None
@@ -178,7 +178,7 @@ def _render(
                 seeds = ", ".join(map(str, line.failed))
                 label.append(f"\nno seed{'s' * (len(line.failed) > 1)} {seeds}", style="not bold red")
             counts = [Text(str(line.seeds) if configuration else "")] if with_seeds else []
-            cells = [_cell(line, column.key, style, in_line=in_line) for column in columns]
+            cells = [_cell(line, column.name, style, in_line=in_line) for column in columns]
             rendered.add_row(_SIGNS.get(line.mark, ""), label, *counts, *cells)
         if part is not parts[-1]:
             rendered.add_section()
