@@ -25,11 +25,7 @@ from rango.decisions import (
     Temperature,
     Vector,
     fit_calibrator,
-    logarithmic_rule,
 )
-from rango.decisions import logistic_fit as lf
-from rango.decisions.calibration import _data
-from rango.decisions.logistic_fit import affine_family, matrix_family, vector_family
 from rango.errors import InputError
 
 LINEAR = ["temperature", "bias", "affine", "vector", "matrix"]
@@ -110,38 +106,6 @@ def test_affine_is_the_optimum_of_torch_to_a_millionth() -> None:
     assert isinstance(found, Affine)
     assert found.scale == pytest.approx(scale.item(), abs=1e-6)
     np.testing.assert_allclose(found.bias, (bias - bias.mean()).detach().numpy(), atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", ["affine", "vector", "matrix"])
-@pytest.mark.parametrize("padded", [False, True])
-def test_gradients_and_hessians_are_those_of_differences(shape: str, padded: bool) -> None:
-    k = 3
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(40, k))
-    if padded and shape != "matrix":
-        scores[::5, 2] = -np.inf
-    posteriors = Posteriors.from_scores(scores, rng.integers(0, 2, 40))
-    families = {
-        "affine": affine_family(k, scale=True, bias=True),
-        "vector": vector_family(k),
-        "matrix": matrix_family(k, regularisation=0.1),
-    }
-    family, everyone = families[shape], np.ones(40, dtype=bool)
-    for priors in (None, np.array([0.7, 0.3, 0.0])):
-        losses = logarithmic_rule(posteriors.log_posteriors, posteriors.labels)
-        data = _data(posteriors, everyone, losses, priors)
-        observed = family.observed(data)
-        one_hot = np.eye(k)[:, data.labels] * (1 / 40 if data.weights is None else data.weights)
-        np.testing.assert_allclose(observed, family.gradient(one_hot, data.scores), atol=1e-12)
-        theta = family.identity + rng.normal(size=len(family.identity)) * 0.3
-        _, gradient, hessian = lf._with_hessian(family, theta, data, observed)
-        brier_gradient = lf._brier(family, theta, data)[1]
-        for index, step in enumerate(np.eye(len(theta)) * 1e-6):
-            up, down = (lf._cross_entropy(family, theta + side * step, data, observed) for side in (1, -1))
-            assert (up[0] - down[0]) / 2e-6 == pytest.approx(gradient[index], abs=1e-7)
-            np.testing.assert_allclose((up[1] - down[1]) / 2e-6, hessian[index], atol=1e-7)
-            high, low = (lf._brier(family, theta + side * step, data)[0] for side in (1, -1))
-            assert (high - low) / 2e-6 == pytest.approx(brier_gradient[index], abs=1e-7)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(LINEAR), st.sampled_from(["cross_entropy", "brier"]))
@@ -283,13 +247,6 @@ def test_absent_classes_and_zero_posteriors_are_noted() -> None:
     assert "classes without an instance (their shift falls until the ridge holds it): 2" in found.report.note
     assert found.report.loss_after == np.inf
     assert fitted(posteriors, "affine", objective="brier").report.loss_after < 2  # type: ignore[union-attr]
-
-
-def test_a_fit_without_enough_steps_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lf, "_MAX_STEPS", 1)
-    report = fitted(make(sharpness=8), "affine").report
-    assert report is not None
-    assert not report.converged
 
 
 def test_one_instance_and_many_classes() -> None:

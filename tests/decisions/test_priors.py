@@ -8,7 +8,7 @@ import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rango.decisions import Posteriors, adapt_priors, adapt_priors_recalibrated, fit_calibrator, reweight_posteriors
+from rango.decisions import Posteriors, adapt_priors, fit_calibrator, reweight_posteriors
 from rango.decisions.arrays import log_softmax
 from rango.errors import InputError
 
@@ -88,7 +88,7 @@ def test_recalibration_repairs_the_priors_of_overconfident_posteriors() -> None:
     unlabelled = log_softmax(4 * (gaussians(target, 20_000, 2)[0] + np.log(training)) + [1.5, 0, -1.5])
     shares = labelled.priors()
     plain = adapt_priors(unlabelled, training_priors=shares)
-    repaired = adapt_priors_recalibrated(unlabelled, calibrator=calibrator, training_priors=shares)
+    repaired = adapt_priors(calibrator.transform(unlabelled), training_priors=shares)
     assert np.abs(repaired.priors - target).max() < 0.02
     assert np.abs(repaired.priors - target).max() < np.abs(plain.priors - target).max()
 

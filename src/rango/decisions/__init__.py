@@ -31,7 +31,7 @@ from rango.decisions.metrics import (
 )
 from rango.decisions.posteriors import Posteriors, average_posteriors, reweight_posteriors
 from rango.decisions.posteriors_io import read_posteriors, write_posteriors
-from rango.decisions.priors import PriorAdaptation, adapt_priors, adapt_priors_recalibrated
+from rango.decisions.priors import PriorAdaptation, adapt_priors
 from rango.decisions.risk import (
     Decisions,
     RiskCoverage,
@@ -82,7 +82,6 @@ __all__ = [
     "ThresholdCurve",
     "Vector",
     "adapt_priors",
-    "adapt_priors_recalibrated",
     "average_posteriors",
     "bayes_decisions",
     "bayes_threshold",

@@ -1,4 +1,9 @@
-"""Fitting calibrators on held-out posteriors, and how much of a score is lost for want of calibration."""
+"""Calibration: fitting calibrators on held-out posteriors, and how much of a score is lost for want of it.
+
+`fit_calibrator` returns one of `calibrators`. `calibration_loss` fits one by cross-validation to split a score:
+
+    raw score = discrimination (what remains after calibration) + calibration loss
+"""
 
 from __future__ import annotations
 
@@ -10,23 +15,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rango.decisions import calibrators
-from rango.decisions import logistic_fit as families
-from rango.decisions import metrics as rules
+from rango.decisions import calibrators, metrics
 from rango.decisions.arrays import Array, Labels, check_priors
-from rango.decisions.calibrators import (
-    CALIBRATORS,
-    Calibrator,
-    FitReport,
-    Histogram,
-    Isotonic,
-    Method,
-    check_no_zeros,
-    log_odds,
-)
+from rango.decisions.calibrators import CALIBRATORS, Calibrator, FitReport, Histogram, Isotonic, Method
 from rango.decisions.costs import Costs
-from rango.decisions.logistic_fit import Objective, Optimum, fit
-from rango.decisions.metrics import BINS, Spacing, bin_edges, bin_index
+from rango.decisions.logistic_fit import Family, FitData, LinearMethod, Objective, Optimum, fit, linear_family
+from rango.decisions.metrics import BINS, Spacing
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError, unknown_name
 
@@ -79,160 +73,113 @@ def fit_calibrator(
     if target is not None:
         if method in ("temperature", "isotonic", "histogram"):
             raise InputError(f"priors do not apply to {method} calibration; use bias, affine, vector or matrix")
-        rules.check_present(np.bincount(posteriors.labels, minlength=posteriors.n_choices), target)
-    if method in ("isotonic", "histogram"):
-        fitted = fit_two_classes(posteriors, method=method, bins=bins, spacing=spacing)
+        metrics.check_present(np.bincount(posteriors.labels, minlength=posteriors.n_choices), target)
+    if method == "isotonic" or method == "histogram":
+        if posteriors.n_choices != 2:
+            raise InputError(f"{method} calibration is for 2 classes but there are {posteriors.n_choices}; use affine")
+        fitted = _fit_isotonic(posteriors) if method == "isotonic" else _fit_histogram(posteriors, bins, spacing)
         before, after = (float(getattr(each, objective)()) for each in (posteriors, fitted.apply(posteriors)))
         return replace(fitted, report=FitReport(len(posteriors), True, 0, 0.0, before, after))
     return _fit_linear(posteriors, method, objective, target, regularisation)
 
 
 def _fit_linear(
-    posteriors: Posteriors,
-    method: Method,
-    objective: Objective,
-    priors: Array | None,
-    regularisation: float,
+    posteriors: Posteriors, method: LinearMethod, objective: Objective, priors: Array | None, regularisation: float
 ) -> Calibrator:
-    logs, k = posteriors.log_posteriors, posteriors.n_choices
+    logs, labels, k = posteriors.log_posteriors, posteriors.labels, posteriors.n_choices
     if method == "matrix":
-        check_no_zeros(logs)
-    losses = rules.logarithmic_rule(logs, posteriors.labels)
+        calibrators.check_no_zeros(logs)
+    # An instance whose label has posterior 0 costs infinity whatever the parameters: the fit leaves it out.
+    losses = metrics.logarithmic_rule(logs, labels)
     usable = np.isfinite(losses)
     if priors is not None:
-        usable &= priors[posteriors.labels] > 0
+        usable &= priors[labels] > 0
     if not usable.any():
         raise InputError("every instance has posterior 0 at its label; no calibrator of logarithms can repair that")
-    family, data = _family(method, k, regularisation), _data(posteriors, usable, losses, priors)
-    found = fit(family, data, objective=objective)
-    fitted = _calibrator(method, found.theta, k, priors)
+    # A slice keeps what can be large from being copied.
+    rows = slice(None) if usable.all() else usable
+    family = linear_family(method, k, regularisation=regularisation)
+    data = FitData.of(logs[rows], labels[rows], priors=priors)
+    optimum = fit(family, data, objective=objective)
+    # All biases may rise by the same amount: their mean is set to 0, so that equal posteriors come from equal files.
+    weight, bias = optimum.theta[:-k], tuple((optimum.theta[-k:] - optimum.theta[-k:].mean()).tolist())
+    target = None if priors is None else tuple(priors.tolist())
+    fitted: Calibrator
+    if method == "temperature":
+        fitted = calibrators.Temperature(scale=float(weight[0]))
+    elif method == "bias":
+        fitted = calibrators.Bias(bias=bias, priors=target)
+    elif method == "affine":
+        fitted = calibrators.Affine(scale=float(weight[0]), bias=bias, priors=target)
+    elif method == "vector":
+        fitted = calibrators.Vector(scales=tuple(weight.tolist()), bias=bias, priors=target)
+    else:
+        matrix = tuple(tuple(row) for row in weight.reshape(k, k).tolist())
+        fitted = calibrators.Matrix(weights=matrix, bias=bias, priors=target)
+    # The report scores all instances, those left out of the fit too.
     if objective == "brier":
-        losses = rules.brier_rule(logs, posteriors.labels)
-    after = found.loss if usable.all() else float(getattr(fitted.apply(posteriors), objective)(priors=priors))
+        losses = metrics.brier_rule(logs, labels)
+    after = optimum.loss if usable.all() else float(getattr(fitted.apply(posteriors), objective)(priors=priors))
     report = FitReport(
         n=len(data.labels),
-        converged=found.converged,
-        iterations=found.iterations,
-        gradient=found.gradient,
-        loss_before=rules.weighted_mean(losses, posteriors.labels, n_classes=k, priors=priors),
+        converged=optimum.converged,
+        iterations=optimum.iterations,
+        gradient=optimum.gradient,
+        loss_before=metrics.weighted_mean(losses, labels, n_classes=k, priors=priors),
         loss_after=after,
-        note="; ".join(_note(family, data, found, posteriors, usable)) or None,
+        note="; ".join(_notes(family, data, optimum, posteriors)) or None,
     )
     return replace(fitted, report=report)
 
 
-def _family(method: Method, k: int, regularisation: float) -> families.Family:
-    if method == "vector":
-        return families.vector_family(k)
-    if method == "matrix":
-        return families.matrix_family(k, regularisation=regularisation)
-    return families.affine_family(k, scale=method != "bias", bias=method != "temperature")
-
-
-def _calibrator(method: Method, theta: Array, k: int, priors: Array | None) -> Calibrator:
-    weight, bias = theta[:-k], tuple((theta[-k:] - theta[-k:].mean()).tolist())
-    target = None if priors is None else tuple(priors.tolist())
-    if method == "temperature":
-        return calibrators.Temperature(scale=float(weight[0]))
-    if method == "bias":
-        return calibrators.Bias(bias=bias, priors=target)
-    if method == "affine":
-        return calibrators.Affine(scale=float(weight[0]), bias=bias, priors=target)
-    if method == "vector":
-        return calibrators.Vector(scales=tuple(weight.tolist()), bias=bias, priors=target)
-    rows = tuple(tuple(row) for row in weight.reshape(k, k).tolist())
-    return calibrators.Matrix(weights=rows, bias=bias, priors=target)
-
-
-def _data(posteriors: Posteriors, usable: NDArray[np.bool_], losses: Array, priors: Array | None) -> families.Data:
-    logs, labels = posteriors.log_posteriors, posteriors.labels
-    if not usable.all():
-        logs, labels, losses = logs[usable], labels[usable], losses[usable]
-    # A copy even where the transpose is contiguous, as of one instance: it is written to below.
-    scores = np.array(logs.T, order="C")
-    impossible = np.isneginf(scores)
-    weights = None
-    log_priors = np.zeros((posteriors.n_choices, 1))
-    if priors is not None:
-        weights = (priors / np.maximum(np.bincount(labels, minlength=len(priors)), 1))[labels]
-        weights /= weights.sum()
-        impossible |= (priors == 0)[:, None]
-        log_priors[priors > 0, 0] = np.log(priors[priors > 0])
-    some = bool(impossible.any())
-    if some:
-        scores[impossible] = 0.0
-    # No logarithm of a posterior is positive.
-    largest = -float(scores.min())
-    return families.Data(scores, impossible if some else None, labels, -losses, weights, log_priors, largest)
-
-
-def _note(
-    family: families.Family,
-    data: families.Data,
-    found: Optimum,
-    posteriors: Posteriors,
-    usable: NDArray[np.bool_],
-) -> list[str]:
+def _notes(family: Family, data: FitData, optimum: Optimum, posteriors: Posteriors) -> list[str]:
+    """What must be known about a fit: instances left out, classes absent, a scale at one of its ends."""
     notes = []
-    if not usable.all():
-        at_label = posteriors.log_posteriors[np.arange(len(usable)), posteriors.labels]
-        if (zeros := np.flatnonzero(np.isneginf(at_label))).size:
-            shown = ", ".join(posteriors.ids[row] for row in zeros[:10])
-            notes.append(f"{zeros.size} instances with posterior 0 at their label were left out (ids {shown})")
+    if zeros := posteriors.zero_posterior_ids():
+        notes.append(
+            f"{len(zeros)} instances with posterior 0 at their label were left out (ids {', '.join(zeros[:10])})"
+        )
     absent = np.flatnonzero(np.bincount(data.labels, minlength=family.n_classes) == 0)
     if absent.size and family.free[-1]:
         shown = ", ".join(str(k) for k in absent[:10])
         notes.append(f"classes without an instance (their shift falls until the ridge holds it): {shown}")
-    if family.shape == "affine" and family.free[0] and found.theta[0] <= 0:
+    if family.shape == "affine" and family.free[0] and optimum.theta[0] <= 0:
         notes.append("the best scale is 0: these posteriors tell nothing about the classes")
-    # Told apart, an instance costs less than ln 2: only a small loss calls for a look at each.
-    if family.free[0] and found.loss < math.log(2) and _separated(family.logits(found.theta, data), data.labels):
-        notes.append("every instance is told apart: only the ridge keeps the scale finite")
+    # Only a loss below ln 2 allows every label to have the largest logit, and calls for a look at each.
+    if family.free[0] and optimum.loss < math.log(2):
+        logits, columns = family.logits(optimum.theta, data), np.arange(len(data.labels))  # (K, N)
+        at_label = logits[data.labels, columns].copy()
+        logits[data.labels, columns] = -np.inf
+        if (at_label > logits.max(axis=0)).all():
+            notes.append("every instance is told apart: only the ridge keeps the scale finite")
     return notes
 
 
-def _separated(logits: Array, labels: Labels) -> bool:
-    columns = np.arange(len(labels))
-    own = logits[labels, columns].copy()
-    logits[labels, columns] = -np.inf
-    return bool((own > logits.max(axis=0)).all())
-
-
-def fit_two_classes(posteriors: Posteriors, *, method: Method, bins: int, spacing: Spacing) -> Isotonic | Histogram:
-    """An isotonic or a histogram calibrator; both minimise cross-entropy and Brier score within their family.
-
-    Raises:
-        InputError: more than two classes; fewer than one bin.
-
-    Source: Zadrozny and Elkan (2001 and 2002).
-    """
-    if posteriors.n_choices != 2:
-        raise InputError(f"{method} calibration is for 2 classes but there are {posteriors.n_choices}; use affine")
-    if method == "isotonic":
-        return _fit_isotonic(log_odds(posteriors.log_posteriors), posteriors.labels)
-    if bins < 1:
-        raise InputError(f"bins is {bins}; expected at least 1")
-    p = np.exp(posteriors.log_posteriors[:, 1])
-    edges = bin_edges(p, bins=bins, spacing=spacing)
-    index = bin_index(p, edges)
-    counts = np.bincount(index, minlength=bins)
-    # An empty bin knows nothing better than its middle.
-    values = (edges[:-1] + edges[1:]) / 2
-    hits = np.bincount(index, weights=posteriors.labels, minlength=bins)
-    np.divide(hits, counts, out=values, where=counts > 0)
-    return Histogram(edges=tuple(edges.tolist()), values=tuple(values.tolist()))
-
-
-def _fit_isotonic(odds: Array, labels: Labels) -> Isotonic:
+def _fit_isotonic(posteriors: Posteriors) -> Isotonic:
     from scipy.optimize import isotonic_regression
 
     # Equal log-odds are one point: the pooled share of class 1, weighing as many instances.
+    odds = calibrators.log_odds(posteriors.log_posteriors)
     points, index, counts = np.unique(odds, return_inverse=True, return_counts=True)
-    shares = np.bincount(index, weights=labels) / counts
-    found = isotonic_regression(shares, weights=counts.astype(np.float64))
-    blocks = np.asarray(found.blocks[:-1], dtype=np.intp)
-    values = np.clip(found.x[blocks], 0.0, 1.0)
-    return Isotonic(starts=tuple(points[blocks[1:]].tolist()), values=tuple(values.tolist()))
+    shares = np.bincount(index, weights=posteriors.labels) / counts
+    steps = isotonic_regression(shares, weights=counts.astype(np.float64))
+    first = np.asarray(steps.blocks[:-1], dtype=np.intp)
+    values = np.clip(steps.x[first], 0.0, 1.0)
+    return Isotonic(starts=tuple(points[first[1:]].tolist()), values=tuple(values.tolist()))
+
+
+def _fit_histogram(posteriors: Posteriors, bins: int, spacing: Spacing) -> Histogram:
+    if bins < 1:
+        raise InputError(f"bins is {bins}; expected at least 1")
+    p = np.exp(posteriors.log_posteriors[:, 1])
+    edges = metrics.bin_edges(p, bins=bins, spacing=spacing)
+    index = metrics.bin_index(p, edges)
+    counts = np.bincount(index, minlength=bins)
+    hits = np.bincount(index, weights=posteriors.labels, minlength=bins)
+    # An empty bin knows nothing better than its middle.
+    values = (edges[:-1] + edges[1:]) / 2
+    np.divide(hits, counts, out=values, where=counts > 0)
+    return Histogram(edges=tuple(edges.tolist()), values=tuple(values.tolist()))
 
 
 Score: TypeAlias = Literal["cross_entropy", "brier", "expected_cost"]

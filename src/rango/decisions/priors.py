@@ -1,9 +1,8 @@
-"""Class priors: re-weighting posteriors, and finding unknown priors from unlabelled posteriors."""
+"""Class priors of unlabelled instances, found from their posteriors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,9 +10,6 @@ from numpy.typing import ArrayLike
 from rango.decisions.arrays import Array, check_log_posteriors, check_priors
 from rango.decisions.posteriors import reweight_posteriors
 from rango.errors import InputError
-
-if TYPE_CHECKING:
-    from rango.decisions.calibrators import Calibrator
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +35,8 @@ def adapt_priors(
     """The class priors of unlabelled instances by expectation-maximisation, and the posteriors under them.
 
     From π = π⁰: π_k ← (1/N) Σ_i q_ik π_k/π⁰_k / Σ_j q_ij π_j/π⁰_j, until no prior moves by more than `tolerance`. Each
-    step raises the likelihood of the priors. It holds only as far as the posteriors are calibrated under π⁰: see
-    `adapt_priors_recalibrated`.
+    step raises the likelihood of the priors. The priors are right only as far as the posteriors are calibrated under
+    π⁰: calibrate them first, with a method that has a bias (Alexandari, Kundaje and Shrikumar, arXiv:1901.06852).
 
     Args:
         log_posteriors: (N, K), nats, under the training priors.
@@ -63,27 +59,9 @@ def adapt_priors(
     ratios = np.exp(ratios - ratios.max(axis=1, keepdims=True))
     moved, iterations = np.inf, 0
     while moved > tolerance and iterations < max_iterations:
-        new = priors * (ratios.T @ (1.0 / (ratios @ priors))) / len(ratios)
+        # The expected share of each class under the present priors becomes its prior.
+        new = priors * (ratios.T @ (1.0 / (ratios @ priors))) / len(ratios)  # (K,)
         moved = float(np.abs(new - priors).max())
         priors, iterations = new / new.sum(), iterations + 1
     adapted = reweight_posteriors(logs, priors=priors, training_priors=old)
     return PriorAdaptation(priors, adapted, iterations, moved <= tolerance)
-
-
-def adapt_priors_recalibrated(
-    log_posteriors: Array, *, calibrator: Calibrator, training_priors: ArrayLike
-) -> PriorAdaptation:
-    """`adapt_priors` of recalibrated posteriors: calibrate first, then find the priors.
-
-    Args:
-        log_posteriors: (N, K), nats, unlabelled.
-        calibrator: fitted with a bias ("affine", "bias", "vector") on labelled instances with the training priors.
-        training_priors: (K,), the class shares of those labelled instances.
-
-    Raises:
-        InputError: as `adapt_priors`; a calibrator of another number of choices.
-
-    Source: Alexandari, Kundaje and Shrikumar (arXiv:1901.06852): bias-corrected calibration before the EM.
-    """
-    logs = check_log_posteriors(log_posteriors)
-    return adapt_priors(calibrator.transform(logs), training_priors=training_priors)
