@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_small_commands_take_a_file_too(run: Path, tmp_path: Path, capsys: Captu
     )
     assert (tmp_path / "o.json").is_file()
     (tmp_path / "metrics.yaml").write_text(yaml.safe_dump({**settings, "prior": "x"}))
-    assert "--prior" in fails(capsys, "metrics", "--config", tmp_path / "metrics.yaml")
+    assert "'prior': did you mean 'priors'?" in fails(capsys, "metrics", "--config", tmp_path / "metrics.yaml")
     assert "--config has no file" in fails(capsys, "demo", "--config")
 
 
@@ -266,7 +267,7 @@ def test_a_fault_while_running_exits_with_one(capsys: Capture, monkeypatch: pyte
     def faulty(*_arguments: object, **_options: object) -> None:
         raise RunError("the disk is full")
 
-    monkeypatch.setattr("rango.cli.app", faulty)
+    monkeypatch.setattr("rango.cli.app", SimpleNamespace(meta=faulty))
     assert "the disk is full" in fails(capsys, "tasks", code=1)
 
 

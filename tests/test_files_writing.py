@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from rango.cli import main
 from rango.errors import InputError
-from rango.files import refuse_unwritable, write_tensors, write_text
+from rango.files import check_writable_file, write_tensors, write_text
 
 Capture = pytest.CaptureFixture[str]
 
@@ -51,11 +51,11 @@ def test_a_pipe_gets_the_content_and_stays_a_pipe(tmp_path: Path) -> None:
 def test_folders_and_places_below_files_are_refused(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "text")
     with pytest.raises(InputError, match="is a folder; give the path of a file"):
-        refuse_unwritable(tmp_path)
+        check_writable_file(tmp_path)
     for place in ("a.txt/b.txt", "a.txt/b/c"):
         with pytest.raises(InputError, match="cannot be written to .*; give another place"):
             write_text(tmp_path / place, "text")
-    refuse_unwritable(tmp_path / "b" / "c")
+    check_writable_file(tmp_path / "b" / "c")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from rango.config import Config
 from rango.errors import InputError
 from rango.language.options import GenerateOptions, PretrainConfig, SpellingOptions
-from rango.options import EvaluateOptions, FinetuneOptions, LoRA, ScoringOptions, TaskOptions
+from rango.options import EvaluateConfig, FinetuneConfig, LoRA, ScoringOptions, TaskOptions, TrainingOptions
 from rango.studies.study import Search, Study
 
 
@@ -19,8 +19,8 @@ from rango.studies.study import Search, Study
     [
         (GenerateOptions, "temperature"),
         (SpellingOptions, "threshold"),
-        (FinetuneOptions, "learning_rate"),
-        (FinetuneOptions, "clip"),
+        (TrainingOptions, "learning_rate"),
+        (TrainingOptions, "clip"),
         (LoRA, "alpha"),
         (PretrainConfig, "learning_rate"),
         (PretrainConfig, "minutes"),
@@ -37,8 +37,8 @@ def test_only_finite_numbers(kind: type[Config], name: str, value: float) -> Non
     [
         (GenerateOptions, {"seed": 2**64}),
         (ScoringOptions, {"shots_seed": 2**63}),
-        (FinetuneOptions, {"seed": 2**63}),
-        (EvaluateOptions, {"seed": 2**63}),
+        (FinetuneConfig, {"model": "m", "task": "t", "seed": 2**63}),
+        (EvaluateConfig, {"model": "m", "task": "t", "seed": 2**63}),
         (PretrainConfig, {"seed": 2**63}),
         (TaskOptions, {"data_seed": 2**63}),
         (Search, {"seed": 2**63}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,8 +15,6 @@ from rango.files import read_yaml
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-
-C = TypeVar("C", bound="Config")
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """A seed: every random generator takes these."""
@@ -41,15 +39,16 @@ class Config(BaseModel):
         except ValidationError as error:
             raise InputError(*mistakes(error, where=where, model=cls)) from None
 
-    def pick(self, kind: type[C]) -> C:
-        """The fields that belong to `kind`, a configuration that this one contains."""
-        return kind.model_validate({name: getattr(self, name) for name in kind.model_fields})
+    @classmethod
+    def from_yaml(cls, path: Path) -> Self:
+        """Read a YAML file with this model's keys; errors as in `build`."""
+        return cls.build(read_yaml(path), where=str(path))
 
     @classmethod
-    def from_yaml(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:
-        """Read a YAML file with this model's keys; `overrides` (nested like the file) win."""
-        values = merge(read_yaml(path), overrides or {})
-        return cls.build(values, where=str(path))
+    def __pydantic_init_subclass__(cls, **_options: Any) -> None:
+        # The command line reads this: what must be given needs no flag, all else is a flag.
+        for field in cls.model_fields.values():
+            field.kw_only = not field.is_required()
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +149,7 @@ _EXPECTED = {
     "float_type": "expected a number",
     "float_parsing": "expected a number",
     "string_type": "expected a text",
+    "path_type": "expected a path, as text",
     "bool_type": "expected true or false",
     "bool_parsing": "expected true or false",
 }

@@ -93,11 +93,40 @@ def check_writable(folder: Path) -> None:
                     place.rmdir()
 
 
-def refuse_unwritable(path: Path) -> None:
+def check_writable_file(path: Path) -> None:
     """Raise InputError where a file cannot be written, before any work is spent on its content."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of a file")
     check_writable(path.parent)
+
+
+def check_model_folder(source: str) -> None:
+    """Raise InputError where a model's name means a folder that holds no checkpoint; a Hub id is not looked up."""
+    path = Path(source)
+    means_folder = path.exists() or source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1
+    if not means_folder or (path / "config.json").is_file():
+        return
+    problem = "has no config.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
+    raise InputError(f"model folder {source} {problem}; expected a Hub id or a folder with a transformers checkpoint")
+
+
+# The names of PEFT's configuration, and of the record beside a fully fine-tuned model.
+ADAPTER_CONFIG, FULL_RECORD = "adapter_config.json", "full_finetuning.json"
+
+
+def check_adapter_folder(folder: Path) -> Path:
+    """The folder that holds the adapter itself: that of a run's best checkpoint, or `folder`.
+
+    Raises:
+        InputError: neither an adapter in PEFT's format nor a fully fine-tuned model is there.
+    """
+    best = folder / "adapter" / "best"
+    place = best if best.is_dir() else folder
+    if not any((place / name).is_file() for name in (ADAPTER_CONFIG, FULL_RECORD)):
+        raise InputError(
+            f"{folder} holds no {ADAPTER_CONFIG}; give a run directory or an adapter folder in PEFT's format"
+        )
+    return place
 
 
 def holds_files(folder: Path) -> bool:
@@ -167,12 +196,17 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a whole file, unpacking `.gz`; errors as in `read_text`."""
+def check_file(path: Path) -> None:
+    """Raise InputError where there is no file to read."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected a file")
     if not path.exists():
         raise InputError(f"{path} does not exist; give the path of an existing file")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file, unpacking `.gz`; errors as in `read_text`."""
+    check_file(path)
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from rango.config import Config, Seed
 
@@ -17,6 +17,15 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 Words = Literal["right", "all"]
 """What HellaSwag's limit of 100 words counts: context and right ending, or context and all four endings."""
+
+
+class ModelAndTask(Config):
+    """The two things that finetune and evaluate cannot do without; on the command line they need no flag."""
+
+    model: str
+    """Hub id, or folder with a transformers checkpoint."""
+    task: str
+    """socialiqa, hellaswag, simulated, simulated-continuations, or the path of a table."""
 
 
 class TaskOptions(Config):
@@ -73,16 +82,6 @@ class LoRA(Config):
     """Which projections are adapted: a comma-separated list among q, k, v, o, mlp, head."""
     layers: str | None = None
     """Which decoder layers are adapted, for example 0-7 or 0,3; all when absent."""
-
-
-def folder_problem(source: str) -> str | None:
-    """Why a model's name that means a folder names no model; None for one with config.json, and for a Hub id."""
-    path = Path(source)
-    looks_local = path.exists() or source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1
-    if not looks_local or (path / "config.json").is_file():
-        return None
-    what = "has no config.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
-    return f"model folder {source} {what}; expected a Hub id or a folder with a transformers checkpoint"
 
 
 Normalisation = Literal["none", "tokens", "characters"]
@@ -165,8 +164,8 @@ class TrainingOptions(Config):
         return self
 
 
-class FinetuneOptions(TrainingOptions, ScoringOptions, TaskOptions, ModelOptions):
-    """Everything `rango finetune` can be told beside model, task and output folder."""
+class FinetuneConfig(TrainingOptions, ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
+    """Everything that decides a run of `rango finetune`, as in its run.yaml."""
 
     lora: LoRA = LoRA()
     """The low-rank update."""
@@ -180,18 +179,15 @@ class FinetuneOptions(TrainingOptions, ScoringOptions, TaskOptions, ModelOptions
             )
         return self
 
-
-class FinetuneConfig(FinetuneOptions):
-    """The resolved configuration of a run, as in its run.yaml."""
-
-    model: str
-    """Hub id or folder of the base model."""
-    task: str
-    """Name of a task, or path of a table."""
+    @model_serializer(mode="wrap")
+    def _in_recorded_order(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A study names a run by a hash of this text, in which model and task have always stood last.
+        values: dict[str, Any] = write(self)
+        return {key: values[key] for key in sorted(values, key=ModelAndTask.model_fields.__contains__)}
 
 
-class EvaluateOptions(ScoringOptions, TaskOptions, ModelOptions):
-    """Everything `rango evaluate` can be told beside model, task and output folder."""
+class EvaluateConfig(ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
+    """Everything that decides an evaluation by `rango evaluate`, as in its evaluation.yaml."""
 
     adapter: Path | None = None
     """A run directory (its best checkpoint is taken) or an adapter folder in PEFT's format. Of a run, form, normalise,
@@ -213,15 +209,6 @@ class EvaluateOptions(ScoringOptions, TaskOptions, ModelOptions):
                 f"mc_dropout is {self.mc_dropout} but there is no adapter whose dropout could be on: give adapter"
             )
         return self
-
-
-class EvaluateConfig(EvaluateOptions):
-    """The resolved configuration of an evaluation, as in its evaluation.yaml."""
-
-    model: str
-    """Hub id or folder of the base model."""
-    task: str
-    """Name of a task, or path of a table."""
 
 
 Way = Literal["none", "few-shot", "lora", "ensemble", "mc-dropout", "full"]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
-from cyclopts import ValidationError as CommandLineError
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
+from pydantic import ValidationError
 
 from rango import __version__
+from rango.cli.config_file import ConfigFile, check_complete
+from rango.config import mistakes
 from rango.errors import InputError, Interrupted, RunError
 
-Quiet = Annotated[bool, Parameter(negative=())]
-"""The flag `--quiet`, without a `--no-quiet`."""
+Quiet = Annotated[bool, Parameter(negative=(), help="No progress, only the result.")]
 
 app = App(
     name="rango",
@@ -24,6 +26,8 @@ app = App(
     exit_on_error=False,
     print_error=False,
 )
+
+_NO_FILE = "--config has no file; give the path of a YAML file"
 
 _COMMANDS = {
     "finetune": ("finetune:finetune", "Adapt a model to a task with LoRA, and measure base and adapted on test."),
@@ -42,22 +46,22 @@ _COMMANDS = {
     "demo": ("demo:demo", "Run the whole job on the simulated task and a tiny model, in minutes."),
 }
 
-# Commands whose `--config` file is turned into flags, and which of its keys are places; the others read it themselves.
-_FROM_FILE = {
-    "metrics": ("file",),
-    "calibrate": (),
-    "decide": ("file",),
-    "compare": ("a", "b"),
-    "study": ("file",),
-    "score-text": ("model", "file"),
-    "spell": ("model", "text"),
-    "tasks": ("task",),
-    "report": ("run",),
-    "demo": (),
-}
-
 for _name, (_place, _help) in _COMMANDS.items():
     app.command(f"rango.cli.{_place}", name=_name, help=_help)
+
+
+app.meta.config = ()  # not that of the command, which stays after it has run
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(help="YAML file with the same keys; flags win.")] = None,
+) -> None:
+    if config is not None and not config.name:
+        raise InputError(_NO_FILE)
+    app.config = (check_complete,) if config is None else (ConfigFile(config), check_complete)
+    app(tokens, result_action="return_value")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,12 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after SIGINT or SIGTERM.
     """
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        if any(argument.partition("=")[0] == "--config" for argument in given):
-            from rango.cli.resolve import with_file
-
-            given = with_file(given, _FROM_FILE)
-        app(given, result_action="return_value")
+        app.meta(sys.argv[1:] if arguments is None else arguments, result_action="return_value")
     except InputError as error:
         return _fail(str(error), 2)
     except CycloptsError as error:
@@ -99,11 +98,13 @@ def _fail(message: str, code: int) -> int:
 
 
 def _in_one_line(error: CycloptsError) -> str:
-    cause = error.__cause__
-    if isinstance(error, CommandLineError) and cause is not None and type(cause).__name__ == "ValidationError":
-        from rango.config import mistakes
-
-        return "; ".join(mistakes(cause, where="command line"))  # type: ignore[arg-type]
+    """What is wrong with the arguments, in the words of the checks of files and configurations."""
+    if isinstance(error, MissingArgumentError) and error.keyword is not None:
+        return _NO_FILE if error.keyword == "--config" else f"{error.keyword} has no value; give one behind it"
+    if isinstance(error.__cause__, ValidationError):
+        file = app.config[0]
+        where = str(file.path) if isinstance(file, ConfigFile) else "command line"
+        return "; ".join(mistakes(error.__cause__, where=where))
     if isinstance(error, UnusedCliTokensError):
         first = (error.unused_tokens or [""])[0]
         return f"unexpected argument {first!r} (rango COMMAND --help lists what it takes)"

@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.console import Console
 
-from rango.cli.resolve import resolve
 from rango.errors import InputError
-from rango.files import read_text, refuse_unwritable, write_text
-from rango.language.options import GenerateConfig, GenerateOptions, SpellingOptions
+from rango.files import (
+    check_adapter_folder,
+    check_file,
+    check_model_folder,
+    check_writable_file,
+    read_lines,
+    write_text,
+)
+from rango.language.options import GenerateOptions, SpellingOptions
 from rango.options import Dtype
 
 if TYPE_CHECKING:
@@ -26,14 +32,60 @@ if TYPE_CHECKING:
 Device = Annotated[str, Parameter(help="Where to compute: auto, cpu, cuda or cuda:N.")]
 Type = Annotated[Dtype, Parameter(help="Type of the weights.")]
 
-# Words from which on spell shows a progress bar.
-_LONG = 200
+_LONG_TEXT = 200  # words from which on `spell` shows a progress bar
+
+_REASONS = {
+    "": "",
+    "end of text": "the end of the text",
+    "max_tokens": "--max-tokens",
+    "context": "the length of the model's context",
+}
+
+
+def generate(
+    model: str,
+    prompt: str,
+    *,
+    options: Annotated[GenerateOptions, Parameter(name="*")] = GenerateOptions(),
+    quiet: Annotated[bool, Parameter(negative=(), help="Only the continuation.")] = False,
+) -> None:
+    """Continue a text with a model: the continuation goes to the standard output as it is written.
+
+    Parameters
+    ----------
+    model
+        Hub id, or folder with a transformers checkpoint, an LSTM or another model of rango pretrain.
+    prompt
+        The text to continue; "" begins a new text.
+    """
+    check_model_folder(model)
+    if options.adapter is not None:
+        check_adapter_folder(options.adapter)
+    from rango.console import Screen
+    from rango.language.generate import generate as continue_text
+    from rango.models.loading import load_model
+    from rango.models.peft_format import load_adapter
+
+    screen = Screen(quiet=quiet)
+    loaded = load_model(model, dtype=options.dtype, device=options.device)
+    if options.adapter is not None:
+        load_adapter(loaded, options.adapter)
+    written = continue_text(loaded, prompt, options=options)
+    screen.say(f"{model}: {'; '.join(loaded.notes)}")
+    # On a terminal the prompt stands before its continuation; the standard output has the continuation alone.
+    screen.console.print(prompt, end="", style="bold", markup=False, soft_wrap=True)
+    try:
+        for piece in written:
+            print(piece, end="", flush=True)
+    finally:  # also when it is stopped by a signal
+        print(flush=True)
+    count = len(written.tokens)
+    screen.say(f"{count} tokens, {count / written.seconds:,.0f} tokens/s, ended by {_REASONS[written.stopped or '']}")
 
 
 def score_text(
     model: str,
     file: Path,
-    /,
     *,
     threshold: str = "5%",
     out: Path | None = None,
@@ -59,8 +111,9 @@ def score_text(
     """
     nats, share = _threshold(threshold)
     if out is not None:
-        refuse_unwritable(out)
-    lines = [(number, line.strip()) for number, line in enumerate(_lines(file), start=1) if line.strip()]
+        check_writable_file(out)
+    check_model_folder(model)
+    lines = _numbered_lines(file)
     from rango.language.printing import improbable_below, print_scores
     from rango.language.text_scores import score_texts
     from rango.models.loading import load_model
@@ -77,11 +130,10 @@ def score_text(
 def spell(
     model: str,
     text: str | None = None,
-    /,
     *,
     file: Path | None = None,
     words: Path | None = None,
-    options: Annotated[SpellingOptions | None, Parameter(name="*")] = None,
+    options: Annotated[SpellingOptions, Parameter(name="*")] = SpellingOptions(),
     out: Path | None = None,
     dtype: Type = "auto",
     device: Device = "auto",
@@ -105,10 +157,13 @@ def spell(
     if (text is None) == (file is None):
         raise InputError("give the text to check, or --file FILE" + (", not both" if text is not None else ""))
     if out is not None:
-        refuse_unwritable(out)
+        check_writable_file(out)
+    check_model_folder(model)
+    if words is not None:
+        check_file(words)
     lines = [(1, text)] if text is not None else []
     if file is not None:
-        lines = [(number, line.strip()) for number, line in enumerate(_lines(file), start=1) if line.strip()]
+        lines = _numbered_lines(file)
     from rango.console import Screen
     from rango.language.printing import print_spelling
     from rango.language.spelling.checker import SpellChecker
@@ -119,20 +174,19 @@ def spell(
     for number, line in lines:
         check_readable(line, f"line {number}" if file is not None else "the text")
     known = read_words(words) if words is not None else None
-    settings = options or SpellingOptions()
-    checker = SpellChecker(load_model(model, dtype=dtype, device=device), words=known, options=settings)
+    checker = SpellChecker(load_model(model, dtype=dtype, device=device), words=known, options=options)
     total = sum(1 for _, line in lines for _ in words_of(line))
-    with Screen(quiet=total < _LONG).bar("words", total) as bar:
+    with Screen(quiet=total < _LONG_TEXT).bar("words", total) as bar:
         checks = checker.check([line for _, line in lines], progress=bar.advance)
     if out is not None:
         _write_lines(out, [_check_row(number, check) for (number, _), check in zip(lines, checks, strict=True)])
     names = [f"line {number}" if file is not None else None for number, _ in lines]
-    print_spelling(_console(), checks, names=names, threshold=settings.threshold)
+    print_spelling(_console(), checks, names=names, threshold=options.threshold)
 
 
-def _lines(file: Path) -> list[str]:
-    # Not splitlines(): a form feed or a Unicode line separator inside a line would shift the numbers an editor shows.
-    return read_text(file).replace("\r\n", "\n").split("\n")
+def _numbered_lines(file: Path) -> list[tuple[int, str]]:
+    """The lines that hold text, without spaces around it, and their numbers from 1."""
+    return [(number, line.strip()) for number, line in enumerate(read_lines(file), start=1) if line.strip()]
 
 
 def _threshold(given: str) -> tuple[float | None, float | None]:
@@ -228,57 +282,3 @@ def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
-
-
-def generate(
-    model: str | None = None,
-    prompt: str | None = None,
-    /,
-    *,
-    options: Annotated[GenerateOptions | None, Parameter(name="*")] = None,
-    config: Path | None = None,
-    quiet: Annotated[bool, Parameter(negative=())] = False,
-) -> None:
-    """Continue a text with a model: the continuation goes to the standard output as it is written.
-
-    Parameters
-    ----------
-    model
-        Hub id, or folder with a transformers checkpoint, an LSTM or another model of rango pretrain.
-    prompt
-        The text to continue; "" begins a new text.
-    config
-        YAML file with the same keys; flags win.
-    quiet
-        Only the continuation.
-    """
-    settings, _ = resolve(GenerateConfig, config, options, model=model, prompt=prompt)
-    from rango.console import Screen
-    from rango.language.generate import generate as continue_text
-    from rango.models.loading import load_model
-    from rango.models.peft_format import load_adapter
-    from rango.options import ModelOptions
-
-    screen = Screen(quiet=quiet)
-    loaded = load_model(settings.model, **dict(settings.pick(ModelOptions)))
-    if settings.adapter is not None:
-        load_adapter(loaded, settings.adapter)
-    written = continue_text(loaded, settings.prompt, options=settings)
-    screen.say(f"{settings.model}: {'; '.join(loaded.notes)}")
-    # On a terminal the prompt stands before its continuation; the standard output has the continuation alone.
-    screen.console.print(settings.prompt, end="", style="bold", markup=False, soft_wrap=True)
-    try:
-        for piece in written:
-            print(piece, end="", flush=True)
-    finally:  # also when it is stopped by a signal
-        print(flush=True)
-    count = len(written.tokens)
-    screen.say(f"{count} tokens, {count / written.seconds:,.0f} tokens/s, ended by {_REASONS[written.stopped or '']}")
-
-
-_REASONS = {
-    "": "",
-    "end of text": "the end of the text",
-    "max_tokens": "--max-tokens",
-    "context": "the length of the model's context",
-}

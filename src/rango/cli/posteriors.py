@@ -39,7 +39,6 @@ Replicates = Annotated[int, Parameter(help="Bootstrap replicates.")]
 
 def metrics(
     file: Path,
-    /,
     *,
     costs: CostsFile = None,
     priors: Priors = None,
@@ -134,7 +133,6 @@ def _say_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
 
 def decide(
     file: Path,
-    /,
     *,
     costs: Annotated[Path, Parameter(help="YAML file: classes, decisions, costs (row = true class).")],
     priors: Priors = None,
@@ -163,7 +161,6 @@ def decide(
 def compare(
     a: Path,
     b: Path,
-    /,
     *,
     costs: CostsFile = None,
     priors: Priors = None,

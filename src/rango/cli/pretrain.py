@@ -8,18 +8,15 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import Quiet
-from rango.cli.resolve import resolve
-from rango.files import check_writable
+from rango.files import check_file, check_writable
 from rango.language.options import PretrainConfig
 
 
 def pretrain(
-    texts: list[Path] | None = None,
-    /,
+    texts: Annotated[list[Path], Parameter(negative=())],
     *,
-    out: Path | None = None,
-    options: Annotated[PretrainConfig | None, Parameter(name="*")] = None,
-    config: Path | None = None,
+    settings: Annotated[PretrainConfig, Parameter(name="*")] = PretrainConfig(),
+    out: Path,
     quiet: Quiet = False,
 ) -> None:
     """Train a small causal language model and its tokenizer from text files; writes a folder that transformers loads.
@@ -31,15 +28,11 @@ def pretrain(
         --tokenizer whose tokens are its words.
     out
         The folder to write.
-    config
-        YAML file with the same keys; flags win.
-    quiet
-        No progress.
     """
-    settings, apart = resolve(PretrainConfig, config, options, texts=texts or None, out=out)
+    for text in texts:
+        check_file(text)
+    check_writable(out.parent)
     from rango.console import Screen
     from rango.language.pretrain import pretrain as train
 
-    check_writable(apart["out"].parent)
-    folder = train(apart["texts"], out=apart["out"], config=settings, screen=Screen(quiet=quiet))
-    print(folder)
+    print(train(texts, out=out, config=settings, screen=Screen(quiet=quiet)))

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from rango.cli.resolve import resolve
 from rango.errors import InputError
 from rango.options import TaskOptions
 from rango.tasks import TASKS, load_task
@@ -16,10 +15,9 @@ from rango.tasks import show as show_prompts
 
 def tasks(
     task: str | None = None,
-    /,
     *,
     show: int = 0,
-    options: Annotated[TaskOptions | None, Parameter(name="*")] = None,
+    options: Annotated[TaskOptions, Parameter(name="*")] = TaskOptions(),
 ) -> None:
     """List the tasks, or show one: its splits, and its prompts in both forms.
 
@@ -37,11 +35,10 @@ def tasks(
         return
     if show < 0:
         raise InputError(f"--show is {show}; expected 0 or more")
-    settings, _ = resolve(TaskOptions, None, options)
-    print(show_prompts(load_task(task, settings), show))
+    print(show_prompts(load_task(task, options), show))
 
 
-def report(run: Path, /) -> None:
+def report(run: Path) -> None:
     """Write the page of a run again, or tables, figures and page of a study, from stored files and without a model.
 
     Parameters

@@ -14,7 +14,6 @@ from rango.files import check_writable
 
 def study(
     file: Path,
-    /,
     *,
     out: Path | None = None,
     workers: int = 1,

@@ -191,15 +191,6 @@ class GenerateOptions(ModelOptions):
     """A run directory (its best checkpoint is taken) or an adapter folder in PEFT's format."""
 
 
-class GenerateConfig(GenerateOptions):
-    """The resolved configuration of `rango generate`."""
-
-    model: str
-    """Hub id or folder of the model."""
-    prompt: str
-    """The text to continue; may be empty."""
-
-
 class SpellingOptions(Config):
     """How misspelt words are found."""
 

@@ -16,11 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from rango.errors import InputError
-from rango.files import fingerprint
+from rango.files import check_model_folder, fingerprint
 from rango.models.lstm import register as register_lstm
 from rango.models.ngram import NGRAM
 from rango.models.ngram import register as register_ngram
-from rango.options import Dtype, folder_problem
+from rango.options import Dtype
 
 register_lstm()
 
@@ -108,8 +108,7 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
             the tokenizer that the network does not know.
     """
     source = str(name)
-    if (problem := folder_problem(source)) is not None:
-        raise InputError(problem)
+    check_model_folder(source)
     chosen_device = choose_device(device)
     with quiet_transformers():
         config = _attempt(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))

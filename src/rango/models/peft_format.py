@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
-from rango.files import read_json
+from rango.files import check_adapter_folder, read_json
 from rango.models.adapter import CONFIG, PREFIX, WEIGHTS, TrainableModel, check_unadapted, wrap
 from rango.models.full_finetuning import RECORD, FullTuning, add_full
 from rango.models.loading import Model
@@ -37,11 +37,9 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
     Raises:
         InputError: no adapter there, a kind of adapter that Rango does not have, or one of another base model.
     """
-    place_of = folder / "adapter" / "best" if (folder / "adapter" / "best").is_dir() else folder
+    place_of = check_adapter_folder(folder)
     if (place_of / RECORD).is_file():
         return _load_full(model, place_of)
-    if not (place_of / CONFIG).is_file():
-        raise InputError(f"{folder} holds no {CONFIG}; give a run directory or an adapter folder in PEFT's format")
     config = _read_record(place_of / CONFIG)
     _check_kinds(config, place_of)
     check_unadapted(model)

@@ -218,7 +218,7 @@ class Planner:
         return Cell(seed=seed, sources=tuple(sources), calibrator=calibrator)
 
     def _task_of(self, config: FinetuneConfig) -> Task:
-        return self._task(config.task, config.pick(TaskOptions))
+        return self._task(config.task, TaskOptions.build(config.model_dump(include=set(TaskOptions.model_fields))))
 
     def _task(self, name: str, options: TaskOptions) -> Task:
         """The task, loaded once; one that cannot be loaded is one problem, not one for each configuration."""
@@ -236,10 +236,10 @@ class Planner:
     def _base(self, config: FinetuneConfig) -> str:
         """The job that scores the base on what this configuration is tested on; its id is one of content."""
         task = self._task_of(config)
-        scoring = config.pick(ScoringOptions)
-        parts = [self._identity(config.model), config.dtype, config.device, scoring.model_dump_json()]
+        scoring = config.model_dump_json(include=set(ScoringOptions.model_fields))
+        parts = [self._identity(config.model), config.dtype, config.device, scoring]
         parts += [config.task, task.fingerprint_of("validation", "test")]
-        if scoring.shots:
+        if config.shots:
             parts.append(task.fingerprint_of("train"))
         identity = fingerprint("base", *parts)
         if identity not in self.jobs:
@@ -265,7 +265,7 @@ class Planner:
         return identity
 
     def _group(self, config: FinetuneConfig) -> str:
-        task = config.pick(TaskOptions).model_dump_json()
+        task = config.model_dump_json(include=set(TaskOptions.model_fields))
         return fingerprint(self._identity(config.model), config.task, task, config.dtype, config.device)
 
     def _identity(self, model: str) -> str:

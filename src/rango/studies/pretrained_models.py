@@ -11,9 +11,8 @@ from pydantic import Field
 
 from rango.config import Config
 from rango.errors import InputError, unknown_name
-from rango.files import fingerprint
+from rango.files import check_model_folder, fingerprint
 from rango.language.options import PretrainConfig
-from rango.options import folder_problem
 
 _SIMULATED = "simulated"
 _LINES = 70_000
@@ -96,9 +95,11 @@ def model_problems(model: str, *, own: Collection[str]) -> list[str]:
 
     Whether the Hub has it is not asked.
     """
-    problem = folder_problem(model) if model else None
-    if problem is not None:
-        return [problem]
+    if model:
+        try:
+            check_model_folder(model)
+        except InputError as error:
+            return [str(error)]
     if (Path(model) / "config.json").is_file():
         return []
     near = "/" not in model and difflib.get_close_matches(model, own, n=1, cutoff=0.7)

@@ -18,7 +18,7 @@ from rango.language.pretrain import pretrain
 from rango.models.adapter import Adapter
 from rango.models.loading import Model, load_model
 from rango.models.peft_format import load_adapter
-from rango.options import ModelOptions, ScoringOptions, Split, TaskOptions
+from rango.options import Dtype, Split
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import DropoutPasses, evaluate, score_split
 from rango.studies.plan import MODELS, Job, Plan
@@ -47,7 +47,7 @@ class Worker:
     _group: str | None = None
     _loaded: tuple[Model, Task] | None = None
     """What the last item of this group needed: loading takes longer than many a run."""
-    _model: tuple[str, ModelOptions] | None = None
+    _model: tuple[str, Dtype, str] | None = None
     """Source of the loaded model: groups may differ in the task alone, as with several training sizes."""
 
     def work(self) -> None:
@@ -132,11 +132,11 @@ class Worker:
     def _load(self, job: Job) -> tuple[Model, Task]:
         """The model and task of a job, from memory where the last item had them."""
         if self._loaded is None or self._group != job.group:
-            source = self.store.model(job, self.plan), job.config.pick(ModelOptions)
+            source = self.store.model(job, self.plan), job.config.dtype, job.config.device
             model = self._loaded[0] if self._loaded is not None and self._model == source else None
             self._loaded = None  # frees the old base before the new one is read
-            task = load_task(job.config.task, job.config.pick(TaskOptions))
-            self._loaded = model or load_model(source[0], **dict(source[1])), task
+            task = load_task(job.config.task, job.config)
+            self._loaded = model or load_model(source[0], dtype=source[1], device=source[2]), task
             self._model, self._group = source, job.group
         return self._loaded
 
@@ -145,7 +145,7 @@ class Worker:
         model, task = self._load(job)
         self.store.keep_held_out(job, self.plan)
         for split in ("validation", "test"):
-            posteriors = evaluate(model, task.split(split), task=task, options=job.config.pick(ScoringOptions))
+            posteriors = evaluate(model, task.split(split), task=task, options=job.config)
             floor = true_posteriors(task.split(split))
             if floor is not None:
                 self.store.write_posteriors(job, split, "floor", floor)
@@ -181,7 +181,7 @@ class Worker:
         """Store posteriors with dropout on, for the cells that read them."""
         # A regime other than `validation` has trained on the validation instances: posteriors there would be too good.
         splits: tuple[Split, ...] = ("validation", "test") if job.config.regime == "validation" else ("test",)
-        options = job.config.pick(ScoringOptions)
+        options = job.config
         for count in job.samples:
             adapter = load_adapter(model, self.store.folder(job))
             assert isinstance(adapter, Adapter)  # only LoRA has dropout, as the plan has checked

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rango import __version__
 from rango.decisions import Calibrator, Estimate, Posteriors, read_posteriors, write_posteriors
 from rango.errors import InputError
 from rango.files import holds_files, read_json, read_rows, read_text, read_yaml, write_json, write_text, write_yaml
@@ -302,8 +303,8 @@ def as_json(metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict
 
 def versions() -> dict[str, str]:
     """Versions of the programs that decide a result."""
-    packages = ("rango", "torch", "transformers", "tokenizers", "numpy", "scipy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    packages = ("torch", "transformers", "tokenizers", "numpy", "scipy")
+    return {"python": platform.python_version(), "rango": __version__, **{name: version(name) for name in packages}}
 
 
 def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, str]) -> Run | None:

@@ -1,0 +1,120 @@
+"""What an evaluation takes from the run that made its adapter. Nothing in this file needs a model.
+
+So a mistake in the data or in the adapter's folder is found before torch is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rango.errors import InputError
+from rango.options import EvaluateConfig, Split, TaskOptions
+from rango.tasks import TASKS, Task, load_task
+from rango.training.run_folder import Run
+
+# What of scoring an adapter was trained under.
+_SCORING = ("form", "normalise", "shots", "shots_seed", "dtype")
+
+
+def run_of(adapter: Path | None) -> Run | None:
+    """The run that an adapter belongs to (RUN, RUN/adapter/best, RUN/adapter/last); None for one from elsewhere.
+
+    Raises:
+        InputError: a run.yaml without a configuration.
+    """
+    if adapter is None:
+        return None
+    folder = adapter.parent.parent if adapter.parent.name == "adapter" else adapter
+    if not (folder / "run.yaml").is_file():
+        return None
+    run = Run(folder)
+    if not isinstance(run.record.get("config"), dict):
+        raise InputError(f"{folder / 'run.yaml'} has no config; expected the output folder of rango finetune")
+    return run
+
+
+def as_the_run(config: EvaluateConfig) -> tuple[EvaluateConfig, tuple[str, ...]]:
+    """Fill what an evaluation leaves open with what the adapter's run used; a sentence says what that changed.
+
+    These are the form, the normalisation, the shots and the type of the weights, and on the run's own task also its
+    data, sizes and data_seed. Another form would ask the adapter what it was not trained to answer, and another cut may
+    test on what it was trained on. What is given explicitly stays.
+
+    Raises:
+        InputError: a run.yaml that cannot be read.
+    """
+    run = run_of(config.adapter)
+    if run is None:
+        return config, ()
+    of_run = {**dict(run.config), "form": run.record.get("form") or run.config.form}
+    names = (*_SCORING, *(TaskOptions.model_fields if _is_task_of(run, config.task) else ()))
+    taken = {name: of_run[name] for name in names if name not in config.model_fields_set}
+    changed = [f"{name} {value}" for name, value in taken.items() if value != getattr(config, name)]
+    complete = EvaluateConfig.build({**config.model_dump(exclude_unset=True), **taken})
+    return complete, (f"as in {run.path / 'run.yaml'}: {', '.join(changed)}",) if changed else ()
+
+
+def check_data(task: Task, config: EvaluateConfig) -> tuple[str, ...]:
+    """Check that the data hold nothing that the adapter was trained on; return a note where they are not its own.
+
+    Raises:
+        InputError: the run's task has changed since, or is cut in another way and instances to evaluate share a context
+            with some that the run has seen. `other_data` lets both pass.
+    """
+    run = run_of(config.adapter)
+    then = run.record.get("fingerprints", {}).get("task") if run is not None else None
+    if run is None or then == task.fingerprint:
+        return ()
+    if not _is_task_of(run, config.task):
+        return (f"the adapter of {run.path} was trained on another task, {run.config.task}",)
+    if config.other_data:
+        return (f"not the data of {run.path}: instances that it was trained on may be among these",)
+    trained_on = _data_of(run)
+    if trained_on is None:
+        raise InputError(
+            f"{config.task} is not what {run.path} was trained on (fingerprint {then}, now {task.fingerprint}): it has "
+            "changed since, and training instances may be among these; put it back, or give --other-data"
+        )
+    _check_unseen(run, trained_on, task, config)
+    return ()
+
+
+def _check_unseen(run: Run, trained_on: Task, task: Task, config: EvaluateConfig) -> None:
+    # Validation instances chose the checkpoint: they are no test either.
+    seen_splits: dict[Split, tuple[Split, ...]] = {
+        "train": (),
+        "validation": ("train",),
+        "test": ("train", "validation"),
+    }
+    seen = {instance.group for split in seen_splits[config.split] for instance in trained_on.split(split)}
+    instances = task.split(config.split)
+    shared = sum(instance.group in seen for instance in instances)
+    if not shared:
+        return
+    changed = [name for name in TaskOptions.model_fields if getattr(config, name) != getattr(run.config, name)]
+    differs = ", ".join(f"{name} is {getattr(config, name)}, there {getattr(run.config, name)}" for name in changed)
+    raise InputError(
+        f"{shared:,} of the {len(instances):,} {config.split} instances have contexts that {run.path} was trained or "
+        f"validated on ({differs}); leave that out to evaluate on its own {config.split} split, or give --other-data"
+    )
+
+
+def _is_task_of(run: Run, name: str) -> bool:
+    """Whether a task's name or path means the task of a run; the path of a table may be written in another way."""
+    if name in TASKS or run.config.task in TASKS:
+        return name == run.config.task
+    return _folder(name) == _folder(run.config.task) or _data_of(run, name) is not None
+
+
+def _folder(table: str) -> Path:
+    path = Path(table).resolve()
+    return path.parent if path.is_file() else path
+
+
+def _data_of(run: Run, name: str | None = None) -> Task | None:
+    """The task that a run was trained on, loaded again (from `name`, if given); None if it is not there any more."""
+    try:
+        task = load_task(name or run.config.task, run.config)
+    except InputError:
+        return None
+    return task if task.fingerprint == run.record.get("fingerprints", {}).get("task") else None
