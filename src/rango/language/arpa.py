@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from rango.models.ngram import NGramForCausalLM, NGramTables
 
 START, END = "<s>", "</s>"
 _ZERO = -99.0
-_CHUNK = 100_000
+_LINES_AT_ONCE = 100_000
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?|-inf", re.IGNORECASE | re.ASCII)
 _WRITABLE = ("kneser-ney", "maximum-likelihood", "arpa")
 
@@ -46,37 +47,34 @@ def write_arpa(path: Path, model: Model) -> None:
     network = model.network
     if not isinstance(network, NGramForCausalLM):
         raise InputError(f"{model.name} is a {type(network).__name__}; only an n-gram can be written as ARPA")
-    if network.config.smoothing not in _WRITABLE:
+    config = network.config
+    if config.smoothing not in _WRITABLE:
         raise InputError(
-            f"smoothing {network.config.smoothing} cannot be written as ARPA, which cannot say how it backs off; "
+            f"smoothing {config.smoothing} cannot be written as ARPA, which cannot say how it backs off; "
             "use kneser-ney or maximum-likelihood"
         )
-    words = _spelling(model.tokenizer, network.config.vocab_size, end=network.config.eos_token_id)
-    entries = network.config.entries
+    words = [str(word) for word in model.tokenizer.convert_ids_to_tokens(list(range(config.vocab_size)))]
+    for token, word in enumerate(words):
+        if token != config.eos_token_id and (word in (START, END) or not word or re.search(r"\s", word)):
+            raise InputError(
+                f"token {token} is {word!r}, which an ARPA file cannot spell; use a tokenizer without such a token"
+            )
+    sizes = [config.entries[0] + 1, *config.entries[1:]]  # <s> and </s> are one token here
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        sizes = [entries[0] + 1, *entries[1:]]  # <s> and </s> are one token here
         file.write("\\data\\\n" + "".join(f"ngram {n}={size}\n" for n, size in enumerate(sizes, 1)))
+        # Part by part, because the lines of a large model need many times the memory of its arrays.
         for order in range(1, network.order + 1):
             file.write(f"\n\\{order}-grams:\n")
-            for start in range(0, entries[order - 1], _CHUNK):
+            for start in range(0, config.entries[order - 1], _LINES_AT_ONCE):
                 file.writelines(_lines(network, words, order, start))
         file.write("\n\\end\\\n")
 
 
-def _spelling(tokenizer: PreTrainedTokenizerBase, size: int, *, end: int) -> list[str]:
-    words = [str(word) for word in tokenizer.convert_ids_to_tokens(list(range(size)))]
-    for index, word in enumerate(words):
-        if index != end and (word in (START, END) or not word or re.search(r"\s", word)):
-            raise InputError(
-                f"token {index} is {word!r}, which an ARPA file cannot spell; use a tokenizer without such a token"
-            )
-    return words
-
-
 def _lines(network: NGramForCausalLM, words: list[str], order: int, start: int) -> Iterator[str]:
-    """The lines of up to _CHUNK n-grams of one order, from `start` on."""
+    """The lines of up to _LINES_AT_ONCE n-grams of one order, from `start` on."""
     end = network.config.eos_token_id
-    stop = min(start + _CHUNK, network.config.entries[order - 1])
+    stop = min(start + _LINES_AT_ONCE, network.config.entries[order - 1])
+    # A key holds the last token and the index of the prefix: following the prefixes gives the tokens from the last on.
     index = torch.arange(start, stop)
     columns = []
     for n in range(order, 1, -1):
@@ -86,22 +84,22 @@ def _lines(network: NGramForCausalLM, words: list[str], order: int, start: int) 
     columns.append(index.tolist())
     logs = _log10(network.log_probabilities[order - 1][start:stop])
     weights = _log10(network.back_off[order - 1][start:stop]) if order < network.order else None
-    for place, tokens in enumerate(zip(*reversed(columns), strict=True)):
+    for number, tokens in enumerate(zip(*reversed(columns), strict=True)):
         spelt = [words[token] for token in tokens]
-        weight = "" if weights is None else f"\t{weights[place]:.9f}"
+        weight = "" if weights is None else f"\t{weights[number]:.9f}"
         if order == 1 and tokens[0] == end:
             yield f"{_ZERO:.0f}\t{START}{weight}\n"
-            yield f"{logs[place]:.9f}\t{END}\n"
+            yield f"{logs[number]:.9f}\t{END}\n"
             continue
         if tokens[-1] == end:
             spelt[-1], weight = END, ""  # nothing follows the end of a document
         if tokens[0] == end:
             spelt[0] = START
-        yield f"{logs[place]:.9f}\t{' '.join(spelt)}{weight}\n"
+        yield f"{logs[number]:.9f}\t{' '.join(spelt)}{weight}\n"
 
 
-# Nine decimals give float32 back to the last bit, but for numbers so near zero that it does not matter.
 def _log10(values: torch.Tensor) -> list[float]:
+    # Written with nine decimals: they give float32 back to the last bit, except so near zero that it does not matter.
     logs: list[float] = (values.detach().cpu().double() / math.log(10)).clamp(min=_ZERO).tolist()
     return logs
 
@@ -117,12 +115,26 @@ def read_arpa(path: Path, tokenizer: PreTrainedTokenizerBase) -> Model:
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise InputError("the tokenizer has no end-of-text token, which ARPA's <s> and </s> stand for; set eos_token")
-    tables = _Reading(path, tokenizer.get_vocab(), len(tokenizer), end).tables()
+    tables = _ArpaReader(path, tokenizer.get_vocab(), len(tokenizer), end).read()
     return Model(name=str(path), network=NGramForCausalLM.from_tables(tables), tokenizer=tokenizer)
 
 
-class _Reading:
-    """One pass over the lines of a file; `number` is that of the current line."""
+@dataclass(frozen=True, eq=False)
+class _Entries:
+    """The n-grams of one order, in the order of the file; logarithms in nats."""
+
+    tokens: NDArray[np.int64]
+    """(count, order)"""
+    log_probabilities: NDArray[np.float32]
+    """(count,)"""
+    back_off: NDArray[np.float32]
+    """(count,), 0 where the line has none."""
+    lines: NDArray[np.int64]
+    """(count,) the number of each one's line."""
+
+
+class _ArpaReader:
+    """One pass over the lines of a file; `number` is that of the current line, from 1."""
 
     def __init__(self, path: Path, vocabulary: dict[str, int], size: int, end: int) -> None:
         self.path, self.vocabulary, self.size, self.end = path, vocabulary, size, end
@@ -131,35 +143,37 @@ class _Reading:
         # Which tokens are 1-grams as the first word of an n-gram, and as its last: <s> and </s> are one token here.
         self.opening, self.closing = (np.zeros(size, dtype=np.bool_) for _ in range(2))
 
-    def tables(self) -> NGramTables:
-        self._skip_to("\\data\\", "the line \\data\\")
-        sizes = self._sizes()
+    def read(self) -> NGramTables:
+        while (line := self._next_line()) != "\\data\\":
+            if not line:
+                raise self._error("the line \\data\\")
+        sizes = self._read_sizes()
         keys: list[NDArray[np.int64]] = []
         logs: list[NDArray[np.float32]] = []
         weights: list[NDArray[np.float32]] = []
-        for order in range(1, len(sizes) + 1):
+        # Each order after the one below, whose keys give the indices of the prefixes.
+        for order, count in enumerate(sizes, start=1):
             self._expect(f"\\{order}-grams:")
-            tokens, values, backs, where = self._entries(order, sizes[order - 1], last=order == len(sizes))
+            entries = self._read_entries(order, count, last=order == len(sizes))
             if order == 1:
-                unigrams, back = self._unigrams(tokens, values, backs, where)
-                logs.append(unigrams)
+                unigram_logs, unigram_weights = self._unigrams(entries)
+                logs.append(unigram_logs)
+                weights.append(unigram_weights)
             else:
-                self._check_listed(tokens, where)
-                found, by_key = self._sorted_keys(tokens, keys, where)
-                keys.append(found)
-                logs.append(values[by_key])
-                back = backs[by_key]
-            if order < len(sizes):
-                weights.append(back)
+                sorted_keys, by_key = self._sorted_keys(entries, keys)
+                keys.append(sorted_keys)
+                logs.append(entries.log_probabilities[by_key])
+                weights.append(entries.back_off[by_key])
         self._expect("\\end\\")
-        return NGramTables(self.size, self.end, "arpa", tuple(keys), tuple(logs), tuple(weights))
+        return NGramTables(self.size, self.end, "arpa", tuple(keys), tuple(logs), tuple(weights[:-1]))
 
-    def _fail(self, expected: str, number: int | None = None) -> InputError:
+    def _error(self, expected: str, number: int | None = None) -> InputError:
+        """The error of a line, the current one where no number is given."""
         number = self.number if number is None else number
         line = self.lines[number - 1] if number <= len(self.lines) else "the end of the file"
         return InputError(f"{self.path}:{number}: {line[:60]!r}; expected {expected}")
 
-    def _next(self) -> str:
+    def _next_line(self) -> str:
         """The next line that is not blank; "" at the end of the file."""
         while self.number < len(self.lines):
             self.number += 1
@@ -168,124 +182,113 @@ class _Reading:
         self.number = len(self.lines) + 1
         return ""
 
-    def _skip_to(self, wanted: str, what: str) -> None:
-        while (line := self._next()) != wanted:
-            if not line:
-                raise self._fail(what)
+    def _expect(self, heading: str) -> None:
+        if self._next_line() != heading:
+            raise self._error(f"the line {heading}")
 
-    def _expect(self, wanted: str) -> None:
-        if self._next() != wanted:
-            raise self._fail(f"the line {wanted}")
-
-    def _sizes(self) -> list[int]:
+    def _read_sizes(self) -> list[int]:
+        """The number of n-grams of each order."""
         sizes: list[int] = []
-        while match := re.fullmatch(r"ngram ([0-9]+)\s*=\s*([0-9]+)", self._next()):
+        while match := re.fullmatch(r"ngram ([0-9]+)\s*=\s*([0-9]+)", self._next_line()):
             order, digits = len(sizes) + 1, match[2].lstrip("0")
             if match[1] != str(order):
-                raise self._fail(f"ngram {order}=COUNT")
+                raise self._error(f"ngram {order}=COUNT")
             if not digits:
-                raise self._fail(f"at least one {order}-gram, or no line for them and longer ones")
+                raise self._error(f"at least one {order}-gram, or no line for them and longer ones")
             # Compared by length first: Python refuses to read thousands of digits.
             lines = len(self.lines)
             if len(digits) > len(str(lines)) or int(digits) > lines:
-                raise self._fail(f"at most {lines} {order}-grams, the number of lines in the file")
+                raise self._error(f"at most {lines} {order}-grams, the number of lines in the file")
             sizes.append(int(digits))
         if not sizes:
-            raise self._fail("ngram 1=COUNT")
+            raise self._error("ngram 1=COUNT")
         self.number -= 1  # the line after the sizes opens the unigrams
         return sizes
 
-    def _entries(
-        self, order: int, count: int, *, last: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """(count, order) tokens, log-probabilities and back-off weights in nats, and line numbers of one order."""
+    def _read_entries(self, order: int, count: int, *, last: bool) -> _Entries:
+        """The n-grams of one order; only the last order has no back-off weights."""
         tokens = np.empty((count, order), dtype=np.int64)
-        logs, backs = np.empty(count), np.zeros(count)
-        where = np.empty(count, dtype=np.int64)
-        for place in range(count):
-            line = self._next()
-            parts = line.split()
-            if len(parts) not in ((order + 1,) if last else (order + 1, order + 2)):
+        logs, weights = np.empty(count), np.zeros(count)
+        lines = np.empty(count, dtype=np.int64)
+        for row in range(count):
+            fields = self._next_line().split()
+            if len(fields) not in ((order + 1,) if last else (order + 1, order + 2)):
                 many = f"{order} word{'s' if order > 1 else ''}"
                 weight = "" if last else " and perhaps log10 of a back-off weight"
-                raise self._fail(f"{order}-gram {place + 1} of {count}: log10 of a probability, {many}{weight}")
-            logs[place] = self._number_in(parts[0], "log10 of a probability, at most 0")
-            if logs[place] > 0:
-                raise self._fail("log10 of a probability, at most 0")
-            tokens[place] = [self._token(word, at, order) for at, word in enumerate(parts[1 : order + 1])]
-            if len(parts) == order + 2:
-                backs[place] = self._number_in(parts[-1], "log10 of a back-off weight, at most 99")
-                if backs[place] > -_ZERO:
-                    raise self._fail("log10 of a back-off weight, at most 99")
-            where[place] = self.number
-        return tokens, _nats(logs), _nats(backs), where
+                raise self._error(f"{order}-gram {row + 1} of {count}: log10 of a probability, {many}{weight}")
+            logs[row] = self._log10_at_most(0, fields[0], "a probability")
+            tokens[row] = [self._token(word, place, order) for place, word in enumerate(fields[1 : order + 1])]
+            if len(fields) == order + 2:
+                weights[row] = self._log10_at_most(99, fields[-1], "a back-off weight")
+            lines[row] = self.number
+        return _Entries(tokens, _nats(logs), _nats(weights), lines)
 
-    def _number_in(self, text: str, what: str) -> float:
+    def _log10_at_most(self, most: int, text: str, of: str) -> float:
         # float() alone would take 0_3 and the digits of every script.
-        if not _NUMBER.fullmatch(text):
-            raise self._fail(what)
+        if not _NUMBER.fullmatch(text) or float(text) > most:
+            raise self._error(f"log10 of {of}, at most {most}")
         return float(text)
 
-    def _token(self, word: str, at: int, order: int) -> int:
+    def _token(self, word: str, place: int, order: int) -> int:
         if word == START:
-            if at:
-                raise self._fail("<s> as the first word only")
+            if place:
+                raise self._error("<s> as the first word only")
             return self.end
         if word == END:
-            if at != order - 1:
-                raise self._fail("</s> as the last word only")
+            if place != order - 1:
+                raise self._error("</s> as the last word only")
             return self.end
         token = self.vocabulary.get(word)
         if token is None or token == self.end:
-            raise self._fail(f"words of the tokenizer's vocabulary ({self.size} tokens), not {word!r}")
+            raise self._error(f"words of the tokenizer's vocabulary ({self.size} tokens), not {word!r}")
         return token
 
-    def _unigrams(
-        self, tokens: NDArray[np.int64], logs: NDArray[np.float32], backs: NDArray[np.float32], where: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        values = np.full(self.size, -np.inf, dtype=np.float32)
+    def _unigrams(self, entries: _Entries) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(V,) log-probabilities and back-off weights by token, from the entries in the order of the file."""
+        logs = np.full(self.size, -np.inf, dtype=np.float32)
         weights = np.zeros(self.size, dtype=np.float32)
         seen: set[str] = set()
-        for token, log, back, number in zip(tokens[:, 0].tolist(), logs, backs, where.tolist(), strict=True):
+        for row, (token, number) in enumerate(zip(entries.tokens[:, 0].tolist(), entries.lines.tolist(), strict=True)):
             word = self.lines[number - 1].split()[1]
             if word in seen:
-                raise self._fail("each 1-gram once", number)
+                raise self._error("each 1-gram once", number)
             seen.add(word)
+            # Of the one token that is both, <s> gives the back-off weight and </s> the probability.
             if word != START:
-                values[token] = log
+                logs[token] = entries.log_probabilities[row]
                 self.closing[token] = True
             if word != END:
-                weights[token] = back
+                weights[token] = entries.back_off[row]
                 self.opening[token] = True
         if END not in seen:
-            raise self._fail(f"{END} among the 1-grams, without which no document ends")
-        return values, weights
-
-    def _check_listed(self, tokens: NDArray[np.int64], where: NDArray[np.int64]) -> None:
-        """Refuse n-grams (count, order) whose first or last word is no 1-gram; those between are histories' last."""
-        unlisted = ~(self.opening[tokens[:, 0]] & self.closing[tokens[:, -1]])
-        if unlisted.any():
-            raise self._fail("words that are 1-grams of the file", int(where[unlisted][0]))
+            raise self._error(f"{END} among the 1-grams, without which no document ends")
+        return logs, weights
 
     def _sorted_keys(
-        self, tokens: NDArray[np.int64], keys: list[NDArray[np.int64]], where: NDArray[np.int64]
+        self, entries: _Entries, keys: list[NDArray[np.int64]]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The keys of the n-grams, increasing, and the entry that each belongs to."""
+        """(count,) the keys of the n-grams, increasing, and (count,) the entry of each."""
+        tokens, n = entries.tokens, entries.tokens.shape[1]
+        # The first and the last word must be 1-grams; those between are the last words of shorter histories.
+        unlisted = ~(self.opening[tokens[:, 0]] & self.closing[tokens[:, -1]])
+        if unlisted.any():
+            raise self._error("words that are 1-grams of the file", int(entries.lines[unlisted][0]))
+        # The index of the history, one word longer with each table.
         index = tokens[:, 0]
         for place, table in enumerate(keys, start=1):
-            wanted = index * self.size + tokens[:, place]
-            index = np.searchsorted(table, wanted).clip(max=len(table) - 1)
-            missing = table[index] != wanted
+            history = index * self.size + tokens[:, place]
+            index = np.searchsorted(table, history).clip(max=len(table) - 1)
+            missing = table[index] != history
             if missing.any():
-                n = tokens.shape[1]
-                raise self._fail(f"its first {n - 1} words to be one of the {n - 1}-grams", int(where[missing][0]))
-        found = index * self.size + tokens[:, -1]
-        order = np.argsort(found, kind="stable")
-        found = found[order]
-        twice = np.flatnonzero(found[1:] == found[:-1])
-        if len(twice):
-            raise self._fail(f"each {tokens.shape[1]}-gram once", int(where[order[twice[0] + 1]]))
-        return found, order
+                number = int(entries.lines[missing][0])
+                raise self._error(f"its first {n - 1} words to be one of the {n - 1}-grams", number)
+        unsorted = index * self.size + tokens[:, -1]
+        order = np.argsort(unsorted, kind="stable")
+        by_key = unsorted[order]
+        repeated = np.flatnonzero(by_key[1:] == by_key[:-1])
+        if len(repeated):
+            raise self._error(f"each {n}-gram once", int(entries.lines[order[repeated[0] + 1]]))
+        return by_key, order
 
 
 def _nats(log10: NDArray[np.float64]) -> NDArray[np.float32]:

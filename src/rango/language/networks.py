@@ -1,4 +1,4 @@
-"""The network that pre-training begins with: an architecture at the sizes that are asked for, with random weights."""
+"""The network that pre-training begins with: an architecture at the configured sizes, with random weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rango.language.options import PretrainConfig
 from rango.models.lstm import LSTMConfig, LSTMForCausalLM
 
 _GATED = ("llama", "mistral", "qwen2")  # three matrices in the MLP instead of two, so each is two thirds as wide
-# Keys of a config.json that tell of its weights and files, which a fresh network has not.
+# Keys of a config.json that describe its weights and files, which a fresh network does not have.
 _OF_THE_WEIGHTS = ("architectures", "dtype", "torch_dtype", "quantization_config", "transformers_version", "auto_map")
 _ROUNDING = 1e-6  # of logits near the start, which are small
 
 
 def architecture_text(config: PretrainConfig) -> str:
-    """What the architecture's file holds, as canonical JSON; empty when the architecture is a name.
+    """The content of the architecture's file as canonical JSON; empty when the architecture is a name.
 
     Raises:
         InputError: the file is missing, no JSON object, or names no `model_type`.
@@ -45,7 +45,16 @@ def build_network(config: PretrainConfig, *, end_of_text: int) -> PreTrainedMode
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         if config.model == "lstm":
-            network: Any = LSTMForCausalLM(_lstm(config, end_of_text))
+            network: Any = LSTMForCausalLM(
+                LSTMConfig(
+                    vocab_size=config.vocabulary,
+                    hidden_size=config.hidden,
+                    num_hidden_layers=config.depth,
+                    dropout=config.lstm.dropout,
+                    bos_token_id=end_of_text,
+                    eos_token_id=end_of_text,
+                )
+            )
         elif config.architecture_file:
             network = _from_file(config, end_of_text)
         else:
@@ -56,18 +65,8 @@ def build_network(config: PretrainConfig, *, end_of_text: int) -> PreTrainedMode
     return network
 
 
-def _lstm(config: PretrainConfig, end_of_text: int) -> LSTMConfig:
-    return LSTMConfig(
-        vocab_size=config.vocabulary,
-        hidden_size=config.hidden,
-        num_hidden_layers=config.depth,
-        dropout=config.lstm.dropout,
-        bos_token_id=end_of_text,
-        eos_token_id=end_of_text,
-    )
-
-
 def _sizes(config: PretrainConfig, end_of_text: int) -> dict[str, Any]:
+    """The values of a named architecture's transformers configuration; the rest stays at its defaults."""
     inner = 4 * config.hidden if config.architecture not in _GATED else -(-8 * config.hidden // 3 // 8) * 8
     sizes: dict[str, Any] = {
         "vocab_size": config.vocabulary,
@@ -96,18 +95,17 @@ def _sizes(config: PretrainConfig, end_of_text: int) -> dict[str, Any]:
 def _from_file(config: PretrainConfig, end_of_text: int) -> PreTrainedModel:
     """The network of a config.json; vocabulary, context and the end of text are those of this pre-training."""
     values = json.loads(architecture_text(config))
-    ours = {"vocab_size": config.vocabulary, "bos_token_id": end_of_text, "eos_token_id": end_of_text}
     kept = {key: value for key, value in values.items() if key not in _OF_THE_WEIGHTS and key != "model_type"}
+    kept |= {"vocab_size": config.vocabulary, "pad_token_id": None}
+    kept |= {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
     try:
-        settings: PreTrainedConfig = AutoConfig.for_model(
-            values["model_type"], **(kept | ours | {"pad_token_id": None})
-        )
+        settings: PreTrainedConfig = AutoConfig.for_model(values["model_type"], **kept)
         if hasattr(settings, "max_position_embeddings"):
             settings.max_position_embeddings = config.context
         network: Any = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
         sees_later = _sees_later_tokens(network)
     except Exception as error:
-        # Values of any kind may stand in the file, and each architecture stumbles over them in its own way.
+        # Values of any kind may stand in the file, and each architecture fails over them in its own way.
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
             f"{config.architecture}: transformers makes no network of it ({first.strip()[:200]}); "
@@ -123,11 +121,11 @@ def _from_file(config: PretrainConfig, end_of_text: int) -> PreTrainedModel:
 
 @torch.no_grad()
 def _sees_later_tokens(network: PreTrainedModel) -> bool:
-    """Whether a token changes what is said of the tokens before it."""
+    """Whether a token changes the logits at the tokens before it, as in a network that is not causal."""
     network.train(False)
-    one = torch.arange(1, 9)[None]
-    other = one.clone()
-    other[0, -1] = 0
-    early, changed = (network(input_ids=ids).logits[0, :-1] for ids in (one, other))
+    tokens = torch.arange(1, 9)[None]  # (1, 8)
+    changed = tokens.clone()
+    changed[0, -1] = 0
+    before, after = (network(input_ids=ids).logits[0, :-1] for ids in (tokens, changed))  # (7, V)
     network.train()
-    return not torch.allclose(early, changed, atol=_ROUNDING)
+    return not torch.allclose(before, after, atol=_ROUNDING)

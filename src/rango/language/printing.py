@@ -1,4 +1,7 @@
-"""Scored texts and spelling for the terminal: improbable places in colour, or in [brackets] without colours."""
+"""Scored texts and checked spelling for the terminal: improbable places in colour, or in [brackets] without colours.
+
+In a pipe each text is one line, however long, without colours; on a terminal a table folds the texts.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from rango.language.spelling.checker import SpellingCheck, WordCheck
 from rango.language.text_scores import TextScore, bits_per_byte, perplexity
 
 _MARK = "bold red"
-# What is marked as a whole: letters and digits with the apostrophes between them.
-_MARKED = re.compile(r"\w+(?:['’]\w+)*")
+# A word is marked as a whole: letters and digits with the apostrophes between them.
+_WHOLE_WORD = re.compile(r"\w+(?:['’]\w+)*")
 _OFFERED = 3
-# Words of a text from which on its share of unlisted words tells something of its language.
+# In fewer words, the share that the list lacks says nothing of the language.
 _FEWEST_WORDS = 4
 
 
@@ -30,28 +33,29 @@ def improbable_below(scores: Sequence[TextScore], *, nats: float | None, share: 
     Args:
         scores: the texts.
         nats: mark tokens with -log P above this.
-        share: else mark this share of all tokens, the least probable ones.
+        share: without `nats`, mark this share of all tokens, the least probable ones.
     """
     if nats is not None:
         return -nats
-    values = np.concatenate([score.log_probabilities for score in scores])
+    values = np.concatenate([score.log_probabilities for score in scores])  # (tokens of all texts,)
     values = np.sort(values[~np.isnan(values)])
     marked = math.ceil((share or 0.0) * len(values))
     return float(values[marked]) if marked < len(values) else math.inf
 
 
 def improbable_spans(score: TextScore, *, below: float) -> list[tuple[int, int]]:
-    """Characters of the words that have a token less probable than `below` or an impossible one, whatever `below` is.
+    """Spans of the words that have a token less probable than `below`, or an impossible one whatever `below` is.
 
-    A word is marked as a whole; neighbours are joined, white space at the ends is left out.
+    A word is marked as a whole. Neighbours are joined, and white space at the ends is left out.
     """
-    words = [match.span() for match in _MARKED.finditer(score.text)]
+    words = [match.span() for match in _WHOLE_WORD.finditer(score.text)]
     ends = [end for _, end in words]
     joined: list[tuple[int, int]] = []
     for (start, end), value in zip(score.spans, score.log_probabilities, strict=True):
         start += len(score.text[start:end]) - len(score.text[start:end].lstrip())
         if not _improbable(value, below) or start >= end:
             continue
+        # Widen the token to the words that it touches.
         for first, last in words[bisect_right(ends, start) :]:
             if first >= end:
                 break
@@ -68,7 +72,7 @@ def _improbable(value: float, below: float) -> bool:
 
 
 def marked(text: str, spans: Iterable[tuple[int, int]], *, colour: bool) -> Text:
-    """A text with some of its characters in colour, or in brackets."""
+    """A text with the characters of `spans` in colour, or in brackets."""
     spans = list(spans)
     if colour:
         shown = Text(text)
@@ -87,40 +91,43 @@ def print_scores(
 ) -> None:
     """Print a row per text (line, log-probability, perplexity, the text with improbable tokens marked) and a total."""
     colour = has_colour(console)
-    total = sum(score.log_probability for score in scores)
-    tokens = sum(score.scored for score in scores)
-    size = sum(score.scored_bytes for score in scores)
     rows = [
         (str(line), f"{score.log_probability:,.1f}", f"{score.perplexity:,.1f}",
          marked(score.text, improbable_spans(score, below=below), colour=colour))
         for line, score in zip(lines, scores, strict=True)
     ]  # fmt: skip
-    values = [value for score in scores for value in score.log_probabilities]
-    count = sum(_improbable(value, below) for value in values)
+    total = sum(score.log_probability for score in scores)
+    tokens = sum(score.scored for score in scores)
+    size = sum(score.scored_bytes for score in scores)
     summary = Text(f"{tokens:,} tokens, {bits_per_byte(total, size):.3f} bits per byte")
     rows.append(("total", f"{total:,.1f}", f"{perplexity(total, tokens):,.1f}", summary))
     _print_rows(console, ("line", "log P", "perplexity", "text"), rows)
-    how = "in colour" if colour else "in [brackets]"
-    first = f"{how}: {count:,} of {tokens:,} tokens, {_which(below)}. log P in nats, perplexity per token."
+
+    values = [value for score in scores for value in score.log_probabilities]
+    count = sum(_improbable(value, below) for value in values)
     impossible = values.count(-math.inf)
+    which = "all tokens"
+    if below < math.inf:
+        which = "the impossible ones" if below == -math.inf else f"-log P above {-below:.1f} nats"
+    first = (
+        f"{'in colour' if colour else 'in [brackets]'}: {count:,} of {tokens:,} tokens, {which}. "
+        "log P in nats, perplexity per token."
+    )
     ruled_out = (
         f"{impossible:,} of these {count:,} tokens are impossible for the model (probability 0), and with them their "
         "texts; a smoothed model, such as Kneser-Ney, rules nothing out."
     )
     console.print()
-    for note in (first, *([ruled_out] if impossible else []), *notes):
+    _print_notes(console, [first, *([ruled_out] if impossible else []), *notes])
+
+
+def _print_notes(console: Console, notes: Sequence[str]) -> None:
+    for note in notes:
         console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
 
 
-def _which(below: float) -> str:
-    """Which tokens are marked, in words."""
-    if below == -math.inf:
-        return "the impossible ones"
-    return f"-log P above {-below:.1f} nats" if below < math.inf else "all tokens"
-
-
 def _print_rows(console: Console, head: Sequence[str], rows: Sequence[tuple[str, str, str, Text]]) -> None:
-    if not console.is_terminal:  # a pipe: one line a text, however long
+    if not console.is_terminal:
         widths = [max(len(row[k]) for row in [*rows, head]) for k in range(3)]
         for first, second, third, text in [(*head[:3], Text(head[3])), *rows]:
             cells = [f"{cell:>{width}}" for cell, width in zip((first, second, third), widths, strict=True)]
@@ -140,53 +147,57 @@ def _print_rows(console: Console, head: Sequence[str], rows: Sequence[tuple[str,
 def print_spelling(
     console: Console, checks: Sequence[SpellingCheck], *, names: Sequence[str | None], threshold: float
 ) -> None:
-    """Print each text with its flagged words marked, what may have been meant, and the text put right."""
+    """Print each text with its flagged words marked, the words that may have been meant, and the corrected text.
+
+    Args:
+        console: where to print.
+        checks: one of each text.
+        names: a name of each text, such as `line 3`, if it is a line of a file: it is then printed only if it has
+            flagged words.
+        threshold: of the log-odds, for the summary.
+    """
     colour = has_colour(console)
-    for check, place in zip(checks, names, strict=True):
-        spans = [(word.start, word.end) for word in check.flagged]
-        if place is not None and not spans:
-            continue  # of a file only the lines with something to say
-        shown = marked(check.text, spans, colour=colour)
-        if place is not None:
-            shown = Text.assemble((f"{place}  ", "dim"), shown)
+    for check, name in zip(checks, names, strict=True):
+        if name is not None and not check.flagged:
+            continue
+        shown = marked(check.text, [(word.start, word.end) for word in check.flagged], colour=colour)
+        if name is not None:
+            shown = Text.assemble((f"{name}  ", "dim"), shown)
         console.print(shown, soft_wrap=not console.is_terminal)
-        if spans:
-            _print_offers(console, check.flagged)
-            if check.corrected != check.text:
-                right = Text.assemble(("put right: ", "dim"), check.corrected)
-                if console.is_terminal:
-                    console.print(Padding(right, (0, 0, 0, 2), expand=False))
-                else:
-                    console.print(Text("  ") + right, soft_wrap=True)
-            console.print()
-    for note in _remarks(checks, threshold):
-        console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
+        if not check.flagged:
+            continue
+        _print_offers(console, check.flagged)
+        if check.corrected != check.text:
+            corrected = Text.assemble(("put right: ", "dim"), check.corrected)
+            if console.is_terminal:
+                console.print(Padding(corrected, (0, 0, 0, 2), expand=False))
+            else:
+                console.print(Text("  ") + corrected, soft_wrap=True)
+        console.print()
 
-
-def _remarks(checks: Sequence[SpellingCheck], threshold: float) -> list[str]:
-    """What is true of all texts together."""
-    words = sum(len(check.words) for check in checks)
-    flagged = sum(len(check.flagged) for check in checks)
-    unknown = sum(not word.known for check in checks for word in check.words)
+    # The summary is of all texts together.
+    words = [word for check in checks for word in check.words]
+    flagged = sum(word.flagged for word in words)
+    notes = [f"{flagged:,} of {len(words):,} words flagged: log-odds of another word above {threshold:g} nats"]
     unlisted = list(dict.fromkeys(word.word for check in checks for word in check.unlisted))
-    remarks = [f"{flagged:,} of {words:,} words flagged: log-odds of another word above {threshold:g} nats"]
     if unlisted:
-        some = ", ".join(unlisted[:10]) + (f" and {len(unlisted) - 10:,} more" if len(unlisted) > 10 else "")
-        remarks.append(f"not in the word list, and no listed word within two edits: {some}")
-    if words >= _FEWEST_WORDS and 2 * unknown > words:
-        remarks.append(
-            f"{unknown:,} of {words:,} words are not in the word list: it seems to be of another language than "
+        listed = ", ".join(unlisted[:10]) + (f" and {len(unlisted) - 10:,} more" if len(unlisted) > 10 else "")
+        notes.append(f"not in the word list, and no listed word within two edits: {listed}")
+    unknown = sum(not word.known for word in words)
+    if len(words) >= _FEWEST_WORDS and 2 * unknown > len(words):
+        notes.append(
+            f"{unknown:,} of {len(words):,} words are not in the word list: it seems to be of another language than "
             "the text. Choose a model of the text's language, or give its words with --words FILE."
         )
-    return remarks
+    _print_notes(console, notes)
 
 
 def _print_offers(console: Console, words: Sequence[WordCheck]) -> None:
-    """A row per flagged word: what may have been meant, and why it is flagged."""
+    """Print a row per flagged word: the words that may have been meant, and why it is flagged."""
     rows = [
         (
             word.word,
-            [f"{one.word} {_percent(one.probability)}" for one in word.alternatives[:_OFFERED]],
+            [f"{other.word} {_percent(other.probability)}" for other in word.alternatives[:_OFFERED]],
             "improbable here" if word.known else "not in the list",
         )
         for word in words
@@ -224,5 +235,5 @@ def _percent(share: float) -> str:
 
 
 def has_colour(console: Console) -> bool:
-    """Whether the console shows colours: a terminal that is not told otherwise (NO_COLOR, TERM=dumb)."""
+    """Whether the console shows colours: a terminal, unless NO_COLOR or TERM=dumb forbids them."""
     return console.is_terminal and console.color_system is not None and not console.no_color

@@ -1,12 +1,12 @@
 """The probability of whole texts, token by token: the chain rule, log P(text) = sum over t of log P(t | before t).
 
-A text goes through the same scorer as an instance, as a tree of one branch. What stands before it is the token that
-begins a document: the tokenizer's own prefix (Llama's <s>), else its beginning-of-text or end-of-text token, which is
-also what pre-training puts between documents. A model with none of them does not score a text's first token.
+A text is read as an instance of a task is, as a tree of one branch. Before it stands the token that begins a document:
+the tokenizer's own prefix (Llama's <s>), else its beginning-of-text or end-of-text token, which is also what
+pre-training puts between documents. A model with none of them does not score a text's first token.
 
-    tokens      <end> El niño  come manzana          context 6, windows of at most 6 tokens
-    window 1    <end> El niño  come|                 the trunk is what is only read, the branch what is scored
-    window 2               niño  come|manzana        each later token sees at least half a context before it
+    tokens      <end> El niño come manzana hoy    context 4: a window has at most four tokens
+    window 1    <end>|El niño come                before the bar the trunk, only read; after it the branch, scored
+    window 2             niño come|manzana hoy    each token of a later window sees at least half a context
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from rango.errors import InputError
 from rango.models.loading import Model
 from rango.options import ScoringOptions
 from rango.scoring.batches import collate
-from rango.scoring.forward import Reader
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import batches_by_tokens
 from rango.scoring.trees import TokenTree
@@ -37,12 +36,12 @@ MOST_NATS = math.log(sys.float_info.max)
 
 @dataclass(frozen=True, eq=False)
 class TextScore:
-    """What a model says of one text of T tokens."""
+    """The log-probabilities that a model gives to one text of T tokens."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    """(T) the characters of each token: `text[start:end]`. Tokens that share a character each have it; the end of the
-    text, if it was asked for, is an empty span."""
+    """(T) the characters of each token: `text[start:end]`. Tokens that share a character each have it. The span of the
+    end of text, if it is scored, is empty."""
     log_probabilities: NDArray[np.float64]
     """(T,) log P(token | tokens before it), nats; NaN for a first token that nothing predicts."""
     unknown: tuple[int, ...] = ()
@@ -138,68 +137,54 @@ def score_texts(
     Raises:
         InputError: a blank text, half a surrogate pair, a tokenizer without character positions.
     """
-    if not texts:
-        return []
     for number, text in enumerate(texts, start=1):
         check_readable(text, f"text {number}")
-    return score_with(probe_reader(model), texts, closed=closed, options=options or ScoringOptions())
-
-
-def check_readable(text: str, where: str) -> None:
-    """Refuse a text that no model can score.
-
-    Raises:
-        InputError: blank, or characters that are no text.
-    """
-    if not text.strip():
-        raise InputError(f"{where} is blank; give at least one word")
-    check_characters(text, where)
-
-
-def check_characters(text: str, where: str) -> None:
-    """Refuse characters that are no text.
-
-    Raises:
-        InputError: half a surrogate pair, which also stands for a byte that is not UTF-8.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])
-        # The operating system's bytes that are not UTF-8 come as U+DC80 to U+DCFF on the command line.
-        what = f"byte {code - 0xDC00:#04x}" if 0xDC80 <= code <= 0xDCFF else f"U+{code:04X}, half a surrogate pair,"
-        raise InputError(f"{where}: {what} at character {error.start + 1} is not UTF-8; give UTF-8 text") from None
-
-
-def score_with(reader: Reader, texts: Sequence[str], *, closed: bool, options: ScoringOptions) -> list[TextScore]:
-    """`score_texts` with a reader that was made before."""
-    model = reader.model
+    if not texts:
+        return []
     before, after = beginning(model), ending(model) if closed else ()
     encodings = _encode(model, texts)
-    paths = [(*before, *ids, *after) for ids, _ in encodings]
+    # One tree for each window; a text's windows stand next to each other.
     trees: list[TokenTree] = []
     owners: list[int] = []
-    for number, path in enumerate(paths):
+    for number, (ids, _) in enumerate(encodings):
+        path = (*before, *ids, *after)
         for trunk, branch in windows(path, first=max(1, len(before)), context=model.context_length):
             trees.append(TokenTree(f"text {number + 1}", trunk, (branch,), (1,), 0))
             owners.append(number)
-    pieces: list[list[NDArray[np.float64]]] = [[] for _ in texts]
-    for owner, values in zip(owners, _log_probabilities(reader, trees, options), strict=True):
-        pieces[owner].append(values)
+    parts: list[list[NDArray[np.float64]]] = [[] for _ in texts]
+    for owner, values in zip(owners, _log_probabilities(model, trees, options or ScoringOptions()), strict=True):
+        parts[owner].append(values)
     unknown = unknown_token(model)
-    found = []
-    for text, (ids, spans), parts in zip(texts, encodings, pieces, strict=True):
-        unscored = [np.full(1 - min(1, len(before)), np.nan)]
-        spans = [*spans, *[(len(text), len(text))] * len(after)]
-        numbers = tuple(at for at, token in enumerate(ids) if token == unknown)
-        score = TextScore(text, tuple(spans), np.concatenate(unscored + parts), numbers, max(1, len(parts)))
-        assert len(score.spans) == len(score.log_probabilities)
-        found.append(score)
-    return found
+    unpredicted = np.full(0 if before else 1, np.nan)  # the first token, where nothing stands before the text
+    scores = []
+    for text, (ids, spans), windowed in zip(texts, encodings, parts, strict=True):
+        spans = (*spans, *[(len(text), len(text))] * len(after))
+        unknown_places = tuple(place for place, token in enumerate(ids) if token == unknown)
+        values = np.concatenate([unpredicted, *windowed])  # (T,)
+        assert len(spans) == len(values)
+        scores.append(TextScore(text, spans, values, unknown_places, max(1, len(windowed))))
+    return scores
+
+
+@torch.inference_mode()
+def _log_probabilities(model: Model, trees: Sequence[TokenTree], options: ScoringOptions) -> list[NDArray[np.float64]]:
+    """log P of each token of each tree's only branch."""
+    reader = probe_reader(model)
+    model.network.train(False)
+    values: list[NDArray[np.float64]] = [np.empty(0)] * len(trees)
+    for numbers in batches_by_tokens(reader, trees, budget=options.batch_tokens):
+        chosen = [trees[number] for number in numbers]
+        batch = collate(chosen, read="choices", as_trees=reader.as_tree(chosen[0]), pad=reader.pad())
+        scored = reader.log_probabilities(batch.to(model.device)).double().cpu().numpy()  # (tokens of all branches,)
+        # One branch a tree: scored tokens stand in the order of the trees, then of the text.
+        ends = np.cumsum([len(tree.branches[0]) for tree in chosen])
+        for number, part in zip(numbers, np.split(scored, ends[:-1]), strict=True):
+            values[number] = part
+    return values
 
 
 def windows(path: Sequence[int], *, first: int, context: int | None) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Cut a path of tokens into (trunk, branch): what is read before, what is scored; empty when nothing is scored.
+    """Cut a path of tokens into (trunk, branch) windows: a trunk is only read, a branch is scored. There may be none.
 
     Args:
         path: tokens, the first `first` of which are not scored.
@@ -209,22 +194,22 @@ def windows(path: Sequence[int], *, first: int, context: int | None) -> list[tup
     >>> windows(range(9), first=1, context=6)
     [((0,), (1, 2, 3, 4, 5)), ((3, 4, 5), (6, 7, 8))]
     """
-    if context is not None and context < max(_SHORTEST_CONTEXT, first + 1):
-        raise InputError(
-            f"the model's context is {context} tokens; expected at least {max(_SHORTEST_CONTEXT, first + 1)}"
-        )
-    cut = []
+    least = max(_SHORTEST_CONTEXT, first + 1)
+    if context is not None and context < least:
+        raise InputError(f"the model's context is {context} tokens; expected at least {least}")
+    parts = []
     done, start = first, 0
     while done < len(path):
         stop = len(path) if context is None else min(len(path), start + context)
-        cut.append((tuple(path[start:done]), tuple(path[done:stop])))
+        parts.append((tuple(path[start:done]), tuple(path[done:stop])))
         done = stop
         if context is not None:
             start = done - context // 2
-    return cut
+    return parts
 
 
-def _encode(model: Model, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+def _encode(model: Model, texts: Sequence[str]) -> list[tuple[tuple[int, ...], tuple[tuple[int, int], ...]]]:
+    """The ids of each text's tokens, and the characters (start, end) of each token."""
     if not model.tokenizer.is_fast:
         raise InputError(f"{model.name}: its tokenizer gives no character positions; save it as tokenizer.json")
     encoded: Any = model.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
@@ -232,33 +217,41 @@ def _encode(model: Model, texts: Sequence[str]) -> list[tuple[list[int], list[tu
     for number, (ids, spans) in enumerate(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True), start=1):
         if not ids:
             raise InputError(f"text {number}: {texts[number - 1][:40]!r} has no token that the model knows")
-        encodings.append((list(ids), [(int(start), int(end)) for start, end in spans]))
+        encodings.append((tuple(ids), tuple((int(start), int(end)) for start, end in spans)))
     return encodings
 
 
 def unknown_token(model: Model) -> int | None:
-    """The id for what the tokenizer does not know; None for one that knows all bytes.
+    """The id of the tokenizer's token for unknown words; None for a tokenizer that knows all bytes.
 
-    Tokenizers without an unknown token often name their end of text for it, which then means what it is.
+    Such tokenizers often name their end of text as the unknown token too; it then only means an end of text.
     """
     token = model.tokenizer.unk_token_id
     others = (model.tokenizer.bos_token_id, model.tokenizer.eos_token_id)
     return token if isinstance(token, int) and token not in others else None
 
 
-@torch.inference_mode()
-def _log_probabilities(
-    reader: Reader, trees: Sequence[TokenTree], options: ScoringOptions
-) -> list[NDArray[np.float64]]:
-    """log P of each token of each tree's only branch."""
-    reader.model.network.train(False)
-    found: list[NDArray[np.float64]] = [np.empty(0)] * len(trees)
-    for numbers in batches_by_tokens(reader, trees, budget=options.batch_tokens):
-        chosen = [trees[number] for number in numbers]
-        batch = collate(chosen, read="choices", as_trees=reader.as_tree(chosen[0]), pad=reader.pad())
-        values = reader.log_probabilities(batch.to(reader.model.device)).double().cpu().numpy()
-        # One branch a tree: scored tokens stand in the order of the trees, then of the text.
-        ends = np.cumsum([len(tree.branches[0]) for tree in chosen])
-        for number, part in zip(numbers, np.split(values, ends[:-1]), strict=True):
-            found[number] = part
-    return found
+def check_readable(text: str, where: str) -> None:
+    """Check that a model can score a text.
+
+    Raises:
+        InputError: it is blank, or as `check_characters`.
+    """
+    if not text.strip():
+        raise InputError(f"{where} is blank; give at least one word")
+    check_characters(text, where)
+
+
+def check_characters(text: str, where: str) -> None:
+    """Check that a text can be written as UTF-8.
+
+    Raises:
+        InputError: half a surrogate pair; Python also puts one for each byte of the command line that is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        # Such bytes of the command line are U+DC80 to U+DCFF (PEP 383).
+        what = f"byte {code - 0xDC00:#04x}" if 0xDC80 <= code <= 0xDCFF else f"U+{code:04X}, half a surrogate pair,"
+        raise InputError(f"{where}: {what} at character {error.start + 1} is not UTF-8; give UTF-8 text") from None

@@ -20,7 +20,7 @@ WORDS_FILE = "words.txt"
 _MOST_WORDS = 200_000
 # Letters of any script, joined by single apostrophes: "don't", "l'homme", "niño"; no part of "3rd" or "a_b".
 _WORD = re.compile(r"(?<!\w)[^\W\d_]+(?:['’][^\W\d_]+)*(?!\w)")
-# The space after a full stop and the marks that close with it.
+# Before the space that follows a full stop, or follows the quotation mark or bracket that closes after it.
 _SENTENCE_END = re.compile(r"(?<=[.!?…])(?=\s+\S)|(?<=[.!?…][\"'»”’)\]])(?=\s+\S)")
 
 
@@ -43,7 +43,7 @@ class WordList:
 
 
 def words_of(text: str) -> Iterator[tuple[int, int]]:
-    """Where the words of a text stand: (start, end) in characters.
+    """The (start, end) of each word of a text, in characters.
 
     >>> [text[a:b] for text in ["¡Don't eat 3 piñas!"] for a, b in words_of(text)]
     ["Don't", 'eat', 'piñas']
@@ -64,7 +64,7 @@ def sentence_end(text: str, position: int) -> int:
 
 
 def sentences_of(text: str) -> Iterator[tuple[int, int]]:
-    """Where the sentences of a text stand, with what follows their end before the next begins.
+    """The (start, end) of each sentence of a text, white space before it included.
 
     >>> list(sentences_of("He came. She left."))
     [(0, 8), (8, 18)]
@@ -74,7 +74,7 @@ def sentences_of(text: str) -> Iterator[tuple[int, int]]:
 
 
 def fold(word: str) -> str:
-    """The form under which a word is known: lower case, composed, with a plain apostrophe."""
+    """The form of a word in a word list: lower case, composed, with a plain apostrophe."""
     return unicodedata.normalize("NFC", word).lower().replace("’", "'")
 
 
@@ -82,7 +82,7 @@ def count_words(texts: Iterable[str]) -> WordList:
     """Count the words of texts, most frequent first; words of one count in alphabetical order."""
     counts: Counter[str] = Counter()
     for text in texts:
-        composed = unicodedata.normalize("NFC", text)
+        composed = unicodedata.normalize("NFC", text)  # a letter and its accent apart would not match as one word
         counts.update(fold(composed[start:end]) for start, end in words_of(composed))
     return WordList(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST_WORDS]))
 
@@ -99,6 +99,7 @@ def read_words(path: Path) -> WordList:
         InputError: as `read_text`; a line that holds more than a word and a positive whole number.
     """
     counts: Counter[str] = Counter()
+    # Each line as `write_words` writes it, or as people write lists by hand.
     for number, line in enumerate(read_lines(path), start=1):
         parts = line.split()
         if not parts:
@@ -116,10 +117,11 @@ def read_words(path: Path) -> WordList:
 def words_of_model(model: Model) -> WordList:
     """The word list of a model: `words.txt` in its folder, else the vocabulary of a word-level tokenizer.
 
-    A vocabulary has no counts: each of its words counts once, in the order of the ids.
+    A vocabulary has no counts: each of its words counts once. They stand in the order of the ids, most frequent first
+    as tokenizers are trained.
 
     Raises:
-        InputError: neither is there.
+        InputError: the model has neither.
     """
     beside = Path(model.name) / WORDS_FILE
     if beside.is_file():

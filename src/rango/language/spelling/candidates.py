@@ -1,4 +1,12 @@
-"""The known words near a typed one, and how probable it is that one was typed for the other."""
+"""The known words near a typed one, and the channel: how probable it is that a typist turns one into the other.
+
+Noisy-channel model (Kernighan, Church & Gale 1990). A word `meant` is typed as it is with probability 1 - e. Otherwise
+one or two edits are made, and each of the edits(meant) single edits is as probable as any other:
+
+    P(typed | meant) = 1 - e                           0 edits away
+                     = e 0.9 / edits(meant)            1 edit away: insert, delete, replace, or swap neighbours
+                     = e 0.1 / edits(meant)^2          2 edits away
+"""
 
 from __future__ import annotations
 
@@ -8,16 +16,17 @@ from typing import Any
 
 from rango.language.words import WordList, fold
 
+_MOST_EDITS = 2
 # Most misspellings are one edit from what was meant: 80 to 95 % in the collections that Kukich (1992) reviews.
 _SHARE = {1: 0.9, 2: 0.1}
 
 
 @dataclass(frozen=True)
 class Channel:
-    """How words are mistyped."""
+    """The channel's probabilities, for one error rate and alphabet."""
 
     error_rate: float
-    """Probability that a word is mistyped."""
+    """e, the probability that a word is mistyped."""
     alphabet_size: int
 
     def log_probability(self, meant: str, distance: int) -> float:
@@ -33,17 +42,10 @@ class Channel:
             return math.log1p(-self.error_rate)
         return math.log(self.error_rate * _SHARE[distance]) - distance * math.log(self.edits(meant))
 
-    def log_spelling(self, word: str) -> float:
-        """log P(these letters) when nothing is known of a word but its length: each letter is one of the alphabet."""
-        return -len(word) * math.log(self.alphabet_size)
-
     def edits(self, word: str) -> int:
         """The number of single edits of a word."""
         n = len(word)
         return (n + 1) * self.alphabet_size + n + n * (self.alphabet_size - 1) + max(0, n - 1)
-
-
-MOST_EDITS = 2
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ class Candidate:
     """A known word that may have been meant."""
 
     word: str
-    """Written with the capital letters of what was typed."""
+    """Written with the capital letters of the typed word."""
     distance: int
-    """Edits from what was typed (optimal string alignment), 1 or 2."""
+    """Edits from the typed word (optimal string alignment), 1 or 2."""
     log_channel: float
     """log P(typed | this word), nats."""
 
@@ -62,42 +64,42 @@ class Candidates:
     """Looks up the known words near a typed one."""
 
     def __init__(self, words: WordList, channel: Channel) -> None:
-        # Imported here, not above: its logging handler and its data are of no use to whoever only scores.
+        # Imported here, because it sets up logging and loads data that nothing but spelling needs.
         from symspellpy import SymSpell, Verbosity
 
         self.words = words
         self.channel = channel
         self._total = sum(words.counts.values())
         self._all: Any = Verbosity.ALL
-        self._index: Any = SymSpell(max_dictionary_edit_distance=MOST_EDITS, prefix_length=7)
+        self._index: Any = SymSpell(max_dictionary_edit_distance=_MOST_EDITS, prefix_length=7)
         for word, count in words.counts.items():
             self._index.create_dictionary_entry(word, count)
 
     def near(self, typed: str, *, most: int) -> list[Candidate]:
-        """At most `most` known words near a typed one, the likeliest by count and channel first; never `typed` itself.
+        """At most `most` known words within two edits of a typed one, the likeliest first; never `typed` itself.
 
-        Within two edits; of a word that is known itself, within one: that two edits should have made one word of
-        another is too improbable for any language model to make up for. The order is log P(word) + log P(typed | word)
-        with P(word) from the counts: it only decides which words the language model compares.
+        Of a known word only neighbours within one edit are taken: that two edits turned one word into another is so
+        improbable that no language model makes up for it. The order is by log P(word) + log P(typed | word), with
+        P(word) from the counts; it only decides which words the language model compares.
         """
-        own = fold(typed)
-        found = []
-        reach = 1 if own in self.words.counts else MOST_EDITS
+        folded = fold(typed)
+        reach = 1 if folded in self.words.counts else _MOST_EDITS
         # A word of one letter may come twice, the second time with too large a distance.
-        nearest = {item.term: item for item in reversed(self._index.lookup(own, self._all, reach))}
+        nearest = {item.term: item for item in reversed(self._index.lookup(folded, self._all, reach))}
+        ranked = []
         for item in nearest.values():
-            if item.term != own:
+            if item.term != folded:
                 log_channel = self.channel.log_probability(item.term, item.distance)
                 prior = math.log(item.count / self._total)
-                found.append((-(prior + log_channel), item.term, item.distance, log_channel))
-        found.sort()
+                ranked.append((-(prior + log_channel), item.term, item.distance, log_channel))
+        ranked.sort()
         return [
-            Candidate(as_typed(word, typed), distance, log_channel) for _, word, distance, log_channel in found[:most]
+            Candidate(as_typed(word, typed), distance, log_channel) for _, word, distance, log_channel in ranked[:most]
         ]
 
 
 def as_typed(word: str, typed: str) -> str:
-    """A lower-case word with the capital letters and the apostrophe of what was typed.
+    """A lower-case word with the capital letters and the apostrophe of the typed one.
 
     >>> as_typed("manzana", "MANZNA"), as_typed("ñandú", "Nandu"), as_typed("don't", "dont")
     ('MANZANA', 'Ñandú', "don't")

@@ -1,12 +1,18 @@
-"""Misspelt words as improbable places of a text: which words may have been meant, ranked by the whole sequence.
+"""Misspelt words are improbable places of a text; the words that may have been meant are ranked by the whole sequence.
 
 For a typed word t in a text, and each known word w within two edits of it, Bayes' rule gives
 
     log P(w meant | text) = log P(text with w for t) + log P(t | w) + constant
 
-The first is the language model's, over the sentence with all before it; the second is the channel's (`channel.py`).
-The log-odds that t is mistyped set all w against t itself, and t is flagged where they exceed the threshold: a word
-that the list lacks as well as a word that is only improbable here. Each is judged with the rest of the text as typed.
+The first term comes from the language model, which scores the sentence and all before it; the second comes from the
+channel (`candidates.py`). The log-odds that t is mistyped set all w against t itself, and t is flagged where they
+exceed the threshold, whether the word list lacks t or t is only improbable here. Each word is judged with the rest of
+the text as typed.
+
+    check     16 texts at a time -> readings: each text in the letters in which the model knows its words
+    _words    each word -> its candidates near by, and the place where they may stand
+    _scores   256 words at a time -> a tree for each: what all options begin with is the trunk, the rest branches
+    _judge    language model + channel -> log-odds and alternatives
 """
 
 from __future__ import annotations
@@ -35,7 +41,7 @@ from rango.scoring.scorer import score
 from rango.scoring.trees import TokenTree
 
 # Tokens of one tree, or twice its trunk if that is more; further branches go into another tree with the same trunk.
-# The cost of a tree's mask grows with its square, that of the trunk with the number of trees.
+# Larger trees cost more, because a mask grows with the square; smaller ones read the trunk more often.
 _TREE_TOKENS = 256
 _TEXTS_AT_ONCE = 16
 _WORDS_AT_ONCE = 256
@@ -43,7 +49,7 @@ _WORDS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Alternative:
-    """A word that may have been meant."""
+    """Another word that may have been meant."""
 
     word: str
     probability: float
@@ -62,16 +68,17 @@ class WordCheck:
     known: bool
     """Whether it is in the word list."""
     log_odds: float | None
-    """Log-odds (nats) that another word was meant; None where no known word is near, nothing predicts the word, or the
-    model rules the text out whatever the word."""
+    """Log-odds (nats) that another word was meant; None where no known word is near, where no token stands before the
+    word to predict it, or where the text is impossible for the model with any of the words."""
     alternatives: tuple[Alternative, ...]
     """Other words, the most probable first."""
     flagged: bool
 
     @property
     def replacement(self) -> Alternative | None:
-        """The first alternative of a flagged word where it is more probable than the word as typed: others may be so
-        only together.
+        """The first alternative of a flagged word if it alone is more probable than the word as typed, otherwise None.
+
+        A word is flagged where all alternatives together are more probable.
         """
         if not self.flagged:
             return None
@@ -94,12 +101,12 @@ class SpellingCheck:
 
     @property
     def unlisted(self) -> tuple[WordCheck, ...]:
-        """Words that the list lacks and that have no listed word near: names, or beyond repair."""
+        """Words that the list lacks and that have no listed word near, such as names."""
         return tuple(word for word in self.words if not word.known and word.log_odds is None)
 
     @property
     def corrected(self) -> str:
-        """The text with each flagged word replaced by its first alternative, where that is the more probable one."""
+        """The text with each flagged word replaced by its `replacement`, if it has one."""
         parts, done = [], 0
         for word in self.flagged:
             if (right := word.replacement) is not None:
@@ -116,7 +123,7 @@ class _Word:
     name: bool
     """Whether a capital inside a sentence makes it look like a name."""
     place: Place
-    """Where it stands, with its forms and theirs that the model is asked for."""
+    """Where it stands; its options are the word and its candidates, in the forms that the model is asked for."""
     candidates: tuple[Candidate, ...]
 
 
@@ -158,7 +165,7 @@ class SpellChecker:
 
         Args:
             texts: each is taken for a document of its own.
-            progress: told, now and then, how many more words are judged.
+            progress: called now and then with the number of words judged since the last call.
 
         Raises:
             InputError: a blank text, half a surrogate pair, a word with more tokens than the model's context.
@@ -166,29 +173,27 @@ class SpellChecker:
         for number, text in enumerate(texts, start=1):
             check_readable(text, f"text {number}" if len(texts) > 1 else "the text")
         composed = [unicodedata.normalize("NFC", text) for text in texts]
-        found: list[SpellingCheck] = []
-        for start in range(0, len(composed), _TEXTS_AT_ONCE):
-            found += self._check(composed[start : start + _TEXTS_AT_ONCE], progress)
-        return found
-
-    def _check(self, texts: Sequence[str], progress: Callable[[int], None]) -> list[SpellingCheck]:
-        readings = self._readings(texts)
-        paths = Paths(self.model, readings, reach=self._reach)
-        words = [
-            word
-            for number, (text, reading) in enumerate(zip(texts, readings, strict=True))
-            for word in self._words(number, text, reading)
-        ]
-        judged: list[list[WordCheck]] = [[] for _ in texts]
-        for start in range(0, len(words), _WORDS_AT_ONCE):
-            some = words[start : start + _WORDS_AT_ONCE]
-            for word, values in zip(some, self._scores(paths, [word.place for word in some]), strict=True):
-                judged[word.place.text].append(self._judge(word, values))
-            progress(len(some))
-        return [SpellingCheck(text, tuple(checks)) for text, checks in zip(texts, judged, strict=True)]
+        checks: list[SpellingCheck] = []
+        for first in range(0, len(composed), _TEXTS_AT_ONCE):
+            batch = composed[first : first + _TEXTS_AT_ONCE]
+            readings = self._readings(batch)
+            words = [word for number, text in enumerate(batch) for word in self._words(number, text, readings[number])]
+            judged: list[list[WordCheck]] = [[] for _ in batch]
+            paths = Paths(self.model, readings, reach=self._reach)
+            for start in range(0, len(words), _WORDS_AT_ONCE):
+                chosen = words[start : start + _WORDS_AT_ONCE]
+                for word, values in zip(chosen, self._scores(paths, [word.place for word in chosen]), strict=True):
+                    judged[word.place.text].append(self._judge(word, values))
+                progress(len(chosen))
+            checks += [SpellingCheck(text, tuple(of_text)) for text, of_text in zip(batch, judged, strict=True)]
+        return checks
 
     def _readings(self, texts: Sequence[str]) -> list[str]:
-        """The texts, as long as they are, in the letters in which the model is asked for them (`word_forms.py`)."""
+        """The texts in the letters in which the model is asked for them (`word_forms.py`); no length changes.
+
+        A sentence in capitals is read in small letters. Of its words that stand in the list, the model then chooses
+        those that have a capital nevertheless.
+        """
         small = [in_small_letters(text) for text in texts]
         readings = [self._forms.read_text(text) for text, _ in small]
         places = []
@@ -203,14 +208,15 @@ class SpellChecker:
             return readings
         paths = Paths(self.model, readings, reach=self._reach)
         for first in range(0, len(places), _WORDS_AT_ONCE):
-            some = places[first : first + _WORDS_AT_ONCE]
-            for place, values in zip(some, self._scores(paths, some), strict=True):
+            chosen = places[first : first + _WORDS_AT_ONCE]
+            for place, values in zip(chosen, self._scores(paths, chosen), strict=True):
                 if values is not None and values[1] > values[0]:
                     text = readings[place.text]
                     readings[place.text] = text[: place.start] + place.options[1] + text[place.end :]
         return readings
 
     def _words(self, number: int, text: str, reading: str) -> Iterator[_Word]:
+        """The words of one text, whose number is `number`, with their candidates."""
         for start, end in words_of(text):
             typed, read = text[start:end], reading[start:end]
             near = self._candidates.near(typed, most=self.options.candidates)
@@ -219,26 +225,27 @@ class SpellChecker:
             yield _Word(typed, name, Place(number, start, end, (read, *options)), tuple(near))
 
     def _scores(self, paths: Paths, places: Sequence[Place]) -> list[NDArray[np.float64] | None]:
-        """Per place (options,) log P(sentence and all before it), up to a constant; None where nothing is said.
+        """Per place (options,) log P(sentence and all before it), up to a constant.
 
-        The tokens that all alternatives begin with are the trunk of a tree, the rest of each is a branch.
+        None where there is only one option, or where no token stands before the word to predict it.
         """
-        asked = [number for number, place in enumerate(places) if len(place.options) > 1]
+        compared = [number for number, place in enumerate(places) if len(place.options) > 1]
         trees: list[TokenTree] = []
         owners: list[int] = []
-        for number, found in zip(asked, paths.of([places[number] for number in asked]), strict=True):
-            for tree in self._trees(places[number].options[0], found):
+        for number, of_place in zip(compared, paths.of([places[number] for number in compared]), strict=True):
+            for tree in self._trees(places[number].options[0], of_place):
                 trees.append(tree)
                 owners.append(number)
         if not trees:
             return [None] * len(places)
-        values = score(self._reader, trees, options=self._scoring, form="cloze").values
+        values = score(self._reader, trees, options=self._scoring, form="cloze").values  # (trees, most branches)
         parts: dict[int, list[NDArray[np.float64]]] = {}
         for owner, tree, row in zip(owners, trees, values, strict=True):
             parts.setdefault(owner, []).append(row[: len(tree.branches)])
         return [np.concatenate(parts[number]) if number in parts else None for number in range(len(places))]
 
     def _trees(self, typed: str, paths: Sequence[tuple[int, ...]]) -> Iterator[TokenTree]:
+        """Trees whose trunk is what all paths begin with, and whose branches are the rests of the paths, in order."""
         shared = min(_shared(paths), min(map(len, paths)) - 1)  # a branch has at least one token
         if shared < 1:
             return  # the first word, and nothing before it that could predict it
@@ -248,16 +255,17 @@ class SpellChecker:
         longest = max(map(len, branches))
         at_once = max(1, max(_TREE_TOKENS - len(trunk), len(trunk)) // longest)
         for start in range(0, len(branches), at_once):
-            some = tuple(branches[start : start + at_once])
-            yield TokenTree(repr(typed), trunk, some, (1,) * len(some), 0)
+            chosen = tuple(branches[start : start + at_once])
+            yield TokenTree(repr(typed), trunk, chosen, (1,) * len(chosen), 0)
 
     def _judge(self, word: _Word, language: NDArray[np.float64] | None) -> WordCheck:
+        """Bayes' rule over the word and its candidates; `language` is what `_scores` gives."""
         place, typed = word.place, word.typed
         known = typed in self.words
         if language is None or np.isneginf(language).all():
-            # Nothing near, or nothing that could predict the word: there is no other word to be more probable.
             return WordCheck(place.start, place.end, typed, known, None, (), False)
         channel = [self.channel.log_probability(typed, 0), *(one.log_channel for one in word.candidates)]
+        # (options,) log P of the word as typed, then of its candidates.
         joint = language + np.array(channel) + np.array([self._forms.log_share(form) for form in place.options])
         if not known:
             joint[0] += math.log(self.options.unlisted_names if word.name else self.options.unlisted)
@@ -279,8 +287,10 @@ def _shared(paths: Sequence[tuple[int, ...]]) -> int:
 def _fit(
     trunk: tuple[int, ...], branches: list[tuple[int, ...]], limit: int, word: str
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """Drop tokens far from the word until trunk and branches fit into the context: first of the end that all branches
-    share, down to half a context, then of the beginning. All alternatives lose the same tokens and stay comparable.
+    """Drop tokens far from the word until trunk and branches fit into the context.
+
+    First tokens go from the end that all branches share, down to half a context, then from the beginning of the trunk.
+    All alternatives lose the same tokens, so that they stay comparable.
     """
     longest = max(map(len, branches))
     if len(trunk) + longest <= limit:

@@ -1,10 +1,12 @@
-"""In which form of a word, small or capital letters, a model is asked for it.
+"""The form of a word, in small or capital letters, in which a model is asked for it.
 
-A word list is in small letters; a model is not. Text in capitals throughout is rare in what models learn from, and a
-tokenizer of whole words knows "have" but not "HAVE". So a text is scored as it would be written otherwise: words that
-the tokenizer lacks in a form that it has, and sentences in capitals in the case the model finds more probable.
+A word list is in small letters, but a model is not. It has seen little text in capitals throughout, and a tokenizer of
+whole words may know "have" and lack "HAVE". So a text is scored as it would be written otherwise: a word that the
+tokenizer lacks in a form that it has, a sentence in capitals in small letters or in capitals, whichever the model finds
+more probable.
 
-A word that the tokenizer has in no form is read as unknown, whatever its letters. They are paid for here:
+A word that the tokenizer lacks in every form becomes its unknown token, which says nothing of the letters. Their
+probability is added here:
 
     P(w | unknown) = count(w) / count of all listed words that the tokenizer lacks      for a listed word
                    = 1 / alphabet^letters                                                for any other
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from rango.language.spelling.candidates import Channel
@@ -29,12 +32,12 @@ _OPENING = " \t\n\"'“‘«([¿¡—-"
 
 
 class WordForms:
-    """How a tokenizer reads words.
+    """The forms of words that a tokenizer knows; each form is looked up once.
 
     Args:
         model: whose tokenizer it is.
         words: the known words.
-        channel: what the letters of an unlisted word cost.
+        channel: whose alphabet gives the probability of the letters of an unlisted word.
     """
 
     def __init__(self, model: Model, words: WordList, channel: Channel) -> None:
@@ -43,25 +46,24 @@ class WordForms:
         self._words = words
         self._channel = channel
         self._known: dict[str, bool] = {}
-        self._lacking: float | None = None
 
     def known(self, word: str) -> bool:
-        """Whether the tokenizer reads just this form as something else than an unknown word."""
+        """Whether the tokenizer reads this very form as something else than an unknown word."""
         if self._unknown is None:
             return True
-        self._learn([word])
+        self._look_up([word])
         return self._known[word]
 
     def read(self, words: Sequence[str]) -> list[str]:
-        """Each word in the first of its forms that the tokenizer knows; as it is where there is none."""
+        """Each word in the first of its forms that the tokenizer knows, or as it is where it knows none."""
         if self._unknown is None:
             return list(words)
         forms = [list(forms_of(word)) for word in words]
-        self._learn([form for some in forms for form in some])
-        return [next((form for form in some if self._known[form]), some[0]) for some in forms]
+        self._look_up(form for of_word in forms for form in of_word)
+        return [next((form for form in of_word if self._known[form]), of_word[0]) for of_word in forms]
 
     def read_text(self, text: str) -> str:
-        """A text with each of its words as `read` has it."""
+        """A text with each of its words in the form that `read` gives."""
         spans = list(words_of(text)) if self._unknown is not None else []
         parts, done = [], 0
         for (start, end), word in zip(spans, self.read([text[a:b] for a, b in spans]), strict=True):
@@ -69,30 +71,33 @@ class WordForms:
             done = end
         return "".join([*parts, text[done:]])
 
-    def log_share(self, read: str) -> float:
+    def log_share(self, form: str) -> float:
         """log P(this word | unknown word), nats; 0 for a form that the tokenizer knows."""
-        if self.known(read):
+        if self.known(form):
             return 0.0
-        count = self._words.counts.get(fold(read))
-        return self._channel.log_spelling(read) if count is None else math.log(count / self._total_lacking())
+        count = self._words.counts.get(fold(form))
+        if count is None:
+            return -len(form) * math.log(self._channel.alphabet_size)
+        return math.log(count / self._lacking)
 
-    def _total_lacking(self) -> float:
-        """The counts of all listed words that the tokenizer lacks in every form."""
-        if self._lacking is None:
-            read = self.read(list(self._words.counts))
-            lacking = (c for form, c in zip(read, self._words.counts.values(), strict=True) if not self._known[form])
-            self._lacking = float(sum(lacking))
-        return max(self._lacking, 1.0)
+    @cached_property
+    def _lacking(self) -> float:
+        """The sum of the counts of all listed words that the tokenizer lacks in every form; at least 1."""
+        forms = self.read(list(self._words.counts))
+        counts = zip(forms, self._words.counts.values(), strict=True)
+        return max(float(sum(count for form, count in counts if not self._known[form])), 1.0)
 
-    def _learn(self, forms: Iterable[str]) -> None:
+    def _look_up(self, forms: Iterable[str]) -> None:
         new = [form for form in dict.fromkeys(forms) if form not in self._known]
         if new:
             ids = self._tokenizer(new, add_special_tokens=False)["input_ids"]
-            self._known |= {form: self._unknown not in read for form, read in zip(new, ids, strict=True)}
+            self._known |= {form: self._unknown not in tokens for form, tokens in zip(new, ids, strict=True)}
 
 
 def forms_of(word: str) -> Iterator[str]:
-    """A word as it is, in small letters, with a capital, in capitals, then with the other apostrophe: all as long.
+    """A word as it is, in small letters, with a capital, in capitals, then all with the other apostrophe.
+
+    Forms of another length are left out, so that positions in the text stay valid.
 
     >>> list(forms_of("don't"))[:4]
     ["don't", "Don't", "DON'T", 'don’t']
@@ -103,12 +108,12 @@ def forms_of(word: str) -> Iterator[str]:
 
 
 def capitalised(word: str) -> str:
-    """With the first letter as a capital, the rest as it is."""
+    """With the first letter as a capital and the rest as it is; `str.capitalize` would make the rest small."""
     return word[:1].upper() + word[1:]
 
 
 def in_small_letters(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """A text whose sentences in capitals are written small, but for their first letter; and which words that changed.
+    """A text whose sentences in capitals are in small letters after their first one, and the spans that changed.
 
     >>> in_small_letters("SHE WENT HOME. He did. STOP!")
     ('She went home. He did. STOP!', [(0, 3), (4, 8), (9, 13)])
@@ -116,8 +121,8 @@ def in_small_letters(text: str) -> tuple[str, list[tuple[int, int]]]:
     parts, changed, done = [], [], 0
     for first, last in sentences_of(text):
         spans = [(first + start, first + end) for start, end in words_of(text[first:last])]
-        longer = [text[start:end].isupper() for start, end in spans if end - start > 1]
-        if sum(longer) < _FEWEST_CAPITALS or 2 * sum(longer) <= len(longer):
+        capitals = [text[start:end].isupper() for start, end in spans if end - start > 1]
+        if sum(capitals) < _FEWEST_CAPITALS or 2 * sum(capitals) <= len(capitals):
             continue
         for number, (start, end) in enumerate(spans):
             small = text[start:end].lower()
@@ -141,5 +146,6 @@ def may_be_name(text: str, start: int, end: int) -> bool:
         return False
     if before[-1] not in ".!?…:":
         return True
+    # A full stop may close an abbreviation instead of a sentence.
     last = before[:-1].rpartition(" ")[2]
     return before[-1] == "." and last[:1].isupper() and len(last) <= _ABBREVIATION
