@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rango.decisions import Posteriors, average_posteriors, fit_calibrator
 from rango.errors import InputError
-from rango.studies.plan import Cell, Job, Plan, Row
+from rango.studies.plan import Cell, Plan, Row
 from rango.studies.store import Store
 from rango.studies.study import Reference
 from rango.studies.study_costs import StudyCosts
@@ -34,11 +34,6 @@ class Outcome:
     """Seed → why it has no posteriors, in words."""
 
 
-def logged(outcome: Outcome) -> Iterator[tuple[int, tuple[dict[str, Any], ...]]]:
-    """The seeds that have a log, with it."""
-    return ((seed, records) for seed, records in outcome.logs.items() if records)
-
-
 @dataclass(frozen=True, eq=False)
 class StudyResult:
     """A study as its tables and figures see it."""
@@ -55,44 +50,45 @@ class StudyResult:
 
 
 def read_outcomes(path: Path) -> StudyResult:
-    """Read a study folder.
+    """Read a study folder, whether or not all of its runs are finished.
 
     Raises:
         InputError: it is none.
     """
     store = Store(path)
     plan = store.read_plan()
-    outcomes = tuple(_outcome(store, plan, row) for row in plan.rows)
+    outcomes = tuple(_read_outcome(store, plan, row) for row in plan.rows)
     return StudyResult(plan.name, plan.about, plan.select, outcomes, plan.references, plan.metrics, plan.costs)
 
 
-def _outcome(store: Store, plan: Plan, row: Row) -> Outcome:
+def _read_outcome(store: Store, plan: Plan, row: Row) -> Outcome:
     posteriors: dict[int, Posteriors] = {}
     failures: dict[int, str] = {}
     logs: dict[int, tuple[dict[str, Any], ...]] = {}
     for cell in row.cells:
-        missing = _missing(store, plan, cell)
-        if missing:
-            failures[cell.seed] = missing
-            continue
-        try:
-            posteriors[cell.seed] = read_cell(store, plan, cell)
-        except (
-            InputError
-        ) as error:  # one cell's posteriors, such as a 0 that a matrix cannot move, are no other's fault
-            failures[cell.seed] = str(error)
-            continue
-        logs[cell.seed] = tuple(read_log(store.folder(plan.job(cell.sources[0].job))))
+        reason = _why_missing(store, plan, cell)
+        if not reason:
+            try:
+                posteriors[cell.seed] = read_cell(store, plan, cell)
+            except InputError as error:
+                # Posteriors that cannot be used, such as a 0 that a matrix cannot move, stop no other cell.
+                reason = str(error)
+        if reason:
+            failures[cell.seed] = reason
+        elif log := tuple(read_log(store.folder(plan.job(cell.sources[0].job)))):
+            logs[cell.seed] = log
+
+    # Facts are means over the runs, and the base model's loss on held-out text where it is known.
     jobs = [plan.job(source.job) for cell in row.cells for source in cell.sources]
-    floor = store.posteriors_file(plan.job(jobs[0].base), "test", "floor")
-    return Outcome(
-        axes=row.axes,
-        posteriors=posteriors,
-        floor=store.posteriors(plan.job(jobs[0].base), "test", "floor") if floor.is_file() else None,
-        logs={seed: log for seed, log in logs.items() if log},
-        facts=dict(_facts(store, plan, jobs)),
-        failures=failures,
-    )
+    base = plan.job(jobs[0].base)
+    records = [store.record(job) for job in jobs if job.kind == "run"]
+    facts: dict[str, float] = {}
+    for key in ("trainable_parameters", "seconds"):
+        values = [record[key] for record in records if record.get(key) is not None]
+        if values:
+            facts[key] = sum(values) / len(values)
+    floor = store.posteriors(base, "test", "floor") if store.posteriors_file(base, "test", "floor").is_file() else None
+    return Outcome(row.axes, posteriors, floor, logs, {**facts, **store.held_out(base)}, failures)
 
 
 def read_cell(store: Store, plan: Plan, cell: Cell) -> Posteriors:
@@ -101,18 +97,16 @@ def read_cell(store: Store, plan: Plan, cell: Cell) -> Posteriors:
     Raises:
         InputError: they cannot be calibrated in that way, or a file of them is damaged.
     """
-    test = _mean(store, plan, cell, "test")
+
+    def mean(split: str) -> Posteriors:
+        return average_posteriors([store.posteriors(plan.job(s.job), split, s.state) for s in cell.sources])
+
     if cell.calibrator is None:
-        return test
-    fitted = fit_calibrator(_mean(store, plan, cell, "validation"), method=cell.calibrator)  # type: ignore[arg-type]
-    return fitted.apply(test)
+        return mean("test")
+    return fit_calibrator(mean("validation"), method=cell.calibrator).apply(mean("test"))  # type: ignore[arg-type]
 
 
-def _mean(store: Store, plan: Plan, cell: Cell, split: str) -> Posteriors:
-    return average_posteriors([store.posteriors(plan.job(source.job), split, source.state) for source in cell.sources])
-
-
-def _missing(store: Store, plan: Plan, cell: Cell) -> str:
+def _why_missing(store: Store, plan: Plan, cell: Cell) -> str:
     """Why a cell cannot be read yet; empty when it can."""
     for source in cell.sources:
         job = plan.job(source.job)
@@ -127,13 +121,3 @@ def _missing(store: Store, plan: Plan, cell: Cell) -> str:
             if not store.posteriors_file(job, split, source.state).is_file():
                 return f"no {split} posteriors of state {source.state}"
     return ""
-
-
-def _facts(store: Store, plan: Plan, jobs: list[Job]) -> Iterator[tuple[str, float]]:
-    """Numbers beside the metrics: means over the runs, and the base's held-out loss where it is known."""
-    records = [store.record(job) for job in jobs if job.kind == "run"]
-    for key in ("trainable_parameters", "seconds"):
-        values = [record[key] for record in records if record.get(key) is not None]
-        if values:
-            yield key, sum(values) / len(values)
-    yield from store.held_out(plan.job(jobs[0].base)).items()

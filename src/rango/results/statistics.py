@@ -1,4 +1,11 @@
-"""The metrics of a configuration over seeds and test instances, and which configurations are worse than the best."""
+"""The metrics of a configuration over seeds and test instances, and which configurations are worse than the best.
+
+Configurations that share their test instances are measured and compared together:
+
+    measure   for each configuration and metric: mean over seeds, spread over seeds, bootstrap interval over instances
+    losses    for each configuration: the loss of each instance behind the metric that selects, mean over seeds
+    rank      the best mean, and for each other configuration a paired bootstrap of its losses against the best
+"""
 
 from __future__ import annotations
 
@@ -16,8 +23,18 @@ from rango.decisions.bootstrap import LossTable, percentile_interval
 from rango.errors import InputError, unknown_name
 from rango.studies.study_costs import StudyCosts
 
+Mark = Literal["best", "tied", "worse", ""]
+"""The best of its block, not significantly worse than the best, significantly worse, or not ranked."""
+Side = Literal["better", "worse", "open"]
+"""Significantly better or worse than the base model; open: the difference is not significant."""
+
 LEVEL = 0.95
 """Nominal coverage of the intervals, a fraction."""
+ALPHA = 0.05
+"""Probability of calling any difference significant in a block where no configurations differ."""
+# R replicates give no p below 1 / (R + 1), which the correction multiplies by the number of comparisons: with 50 each,
+# the smallest corrected p is 0.02.
+_REPLICATES_PER_COMPARISON = 50
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class MetricOverSeeds:
 
 @dataclass(frozen=True, eq=False)
 class SharedInstances:
-    """The test instances that the configurations of a block share, in the order of the first."""
+    """The test instances that the configurations of a block share, in the order of the first configuration."""
 
     ids: tuple[str, ...]
     labels: NDArray[np.int64]
@@ -49,14 +66,14 @@ class SharedInstances:
     @classmethod
     def of(cls, systems: Sequence[Posteriors]) -> SharedInstances:
         """All instances of the systems, each once."""
-        seen: dict[str, tuple[int, str]] = {}
+        label_and_group: dict[str, tuple[int, str]] = {}
         for system in systems:
             groups = system.ids if system.groups is None else system.groups
             for name, label, group in zip(system.ids, system.labels.tolist(), groups, strict=True):
-                seen.setdefault(name, (label, group))
+                label_and_group.setdefault(name, (label, group))
+        labels = np.array([label for label, _ in label_and_group.values()], dtype=np.int64)
         grouped = any(system.groups is not None for system in systems)
-        labels = np.array([label for label, _ in seen.values()], dtype=np.int64)
-        return cls(tuple(seen), labels, tuple(group for _, group in seen.values()) if grouped else None)
+        return cls(tuple(label_and_group), labels, tuple(g for _, g in label_and_group.values()) if grouped else None)
 
     def rows(self, system: Posteriors) -> NDArray[np.intp]:
         """The place of each instance of a system among these."""
@@ -64,6 +81,12 @@ class SharedInstances:
             return np.arange(len(self.ids))
         place = {name: row for row, name in enumerate(self.ids)}
         return np.array([place[name] for name in system.ids], dtype=np.intp)
+
+
+def fitting_costs(system: Posteriors, costs: StudyCosts | None) -> Costs:
+    """The study's costs for the number of choices of a system; 0–1 costs where there are none that fit."""
+    fitting = None if costs is None else costs.fitting(system.n_choices)
+    return Costs.zero_one(system.n_choices) if fitting is None else fitting
 
 
 def measure(
@@ -88,95 +111,73 @@ def measure(
         replicates: bootstrap replicates; 0 for no intervals.
         seed: of the bootstrap.
     """
-    names = [_applicable(metrics, seeds, costs) for seeds in configurations]
-    drawn = _replicates(configurations, names, instances, costs, replicates, seed) if replicates else None
-    return [
-        {name: _measured(seeds, name, costs, None if drawn is None else drawn[row][name]) for name in names[row]}
-        for row, seeds in enumerate(configurations)
-    ]
+    result = []
+    resampled = _resampled_means(configurations, instances, metrics, costs, replicates, seed) if replicates else None
+    for row, seeds in enumerate(configurations):
+        cells = {}
+        for name in _measurable(metrics, seeds, costs):
+            values = np.array([s.metric(name, costs=fitting_costs(s, costs)) for s in seeds.values()])  # (seeds,)
+            finite = bool(np.isfinite(values).all())
+            interval = None if resampled is None else percentile_interval(resampled[row][name], level=LEVEL)
+            low, high = interval or (None, None)
+            cells[name] = MetricOverSeeds(
+                mean=float(values.mean()),
+                spread=float(values.std(ddof=1)) if finite and len(values) > 1 else None,
+                low=low,
+                high=high,
+                values=tuple(values.tolist()),
+                note=None if finite else _why_not_finite(seeds, values.tolist()),
+            )
+        result.append(cells)
+    return result
 
 
-def _applicable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: StudyCosts | None) -> list[str]:
+def _measurable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: StudyCosts | None) -> list[str]:
+    """The metrics without those that need costs, where the costs do not fit the number of choices."""
     fits = costs is not None and all(costs.fitting(system.n_choices) is not None for system in seeds.values())
     return [name for name in metrics if fits or not METRICS[name].needs_costs]
 
 
-def _replicates(
+def _resampled_means(
     configurations: Sequence[Mapping[int, Posteriors]],
-    names: Sequence[Sequence[str]],
     instances: SharedInstances,
+    metrics: Sequence[str],
     costs: StudyCosts | None,
     replicates: int,
     seed: int,
 ) -> list[dict[str, Array]]:
     """For each configuration, metric → (replicates,) means over its seeds."""
     resampling = Resampling(instances.labels, seed=seed, groups=instances.groups)
-    column = np.empty(len(instances.ids), dtype=np.intp)
-    column[resampling.order] = np.arange(len(instances.ids))
-    tables = []
-    for seeds, wanted in zip(configurations, names, strict=True):
-        used = [_costs_for(system, costs) for system in seeds.values()]
-        made = [LossTable(s, metrics=wanted, costs=c) for s, c in zip(seeds.values(), used, strict=True)]
-        columns = [column[instances.rows(s)[t.order]] for s, t in zip(seeds.values(), made, strict=True)]
-        tables.append(list(zip(made, columns, used, strict=True)))
-    pieces: list[dict[str, list[Array]]] = [{name: [] for name in wanted} for wanted in names]
-    for counts in resampling.counts(replicates):
-        for wanted, members, kept in zip(names, tables, pieces, strict=True):
-            found = [table.sums(counts[:, at]).metrics(wanted, costs=c, priors=None) for table, at, c in members]
-            for name in wanted:
-                kept[name].append(np.mean([each[name] for each in found], axis=0))
-    return [{name: np.concatenate(parts) for name, parts in kept.items()} for kept in pieces]
+    # The counts of a replicate are in class order; a system needs those of its own instances, in its own class order.
+    place = np.empty(len(instances.ids), dtype=np.intp)
+    place[resampling.order] = np.arange(len(instances.ids))
+    prepared = []
+    for seeds in configurations:
+        names = _measurable(metrics, seeds, costs)
+        tables = []
+        for system in seeds.values():
+            used = fitting_costs(system, costs)
+            table = LossTable(system, metrics=names, costs=used)
+            tables.append((table, place[instances.rows(system)[table.order]], used))
+        prepared.append((tables, {name: list[Array]() for name in names}))
+    # Block by block, so that the counts of all replicates are never held together.
+    for counts in resampling.counts(replicates):  # (R, instances)
+        for tables, means in prepared:
+            of_seeds = [t.sums(counts[:, rows]).metrics(list(means), costs=c, priors=None) for t, rows, c in tables]
+            for name, parts in means.items():
+                parts.append(np.mean([values[name] for values in of_seeds], axis=0))  # (R,)
+    return [{name: np.concatenate(parts) for name, parts in means.items()} for _, means in prepared]
 
 
-def _costs_for(system: Posteriors, costs: StudyCosts | None) -> Costs:
-    fitting = None if costs is None else costs.fitting(system.n_choices)
-    return Costs.zero_one(system.n_choices) if fitting is None else fitting
-
-
-def metric_of(system: Posteriors, name: str, costs: StudyCosts | None = None) -> float:
-    """One metric of one system."""
-    return system.metric(name, costs=_costs_for(system, costs))
-
-
-def _measured(
-    seeds: Mapping[int, Posteriors], name: str, costs: StudyCosts | None, drawn: Array | None
-) -> MetricOverSeeds:
-    values = np.array([metric_of(system, name, costs) for system in seeds.values()])
-    finite = bool(np.isfinite(values).all())
-    interval = None if drawn is None else percentile_interval(drawn, level=LEVEL)
-    low, high = interval or (None, None)
-    return MetricOverSeeds(
-        mean=float(values.mean()),
-        spread=float(values.std(ddof=1)) if finite and len(values) > 1 else None,
-        low=low,
-        high=high,
-        values=tuple(values.tolist()),
-        note=None if finite else _why(seeds, values.tolist()),
-    )
-
-
-def _why(seeds: Mapping[int, Posteriors], values: Sequence[float]) -> str:
-    """Why a mean is not finite."""
-    parts = []
+def _why_not_finite(seeds: Mapping[int, Posteriors], values: Sequence[float]) -> str:
+    reasons = []
     for (seed, system), value in zip(seeds.items(), values, strict=True):
         if math.isinf(value):
             count = len(system.zero_posterior_ids())
-            parts.append(f"infinite at seed {seed}: posterior 0 at the label of {count} instance{'s' * (count != 1)}")
+            reasons.append(f"infinite at seed {seed}: posterior 0 at the label of {count} instance{'s' * (count != 1)}")
         elif math.isnan(value):
-            parts.append(f"undefined at seed {seed}: the priors lose nothing, so nothing normalises")
-    return "; ".join(parts)
-
-
-Mark = Literal["best", "tied", "worse", ""]
-"""The best of its block, not to be told from the best, told from it (worse), or not ranked."""
-Side = Literal["better", "worse", "open"]
-"""How a configuration stands to the base model; open: not to be told."""
-
-ALPHA = 0.05
-"""Probability of telling any two apart in a block where none differ."""
-# R replicates give no p below 1 / (R + 1), which the correction multiplies by the number of comparisons: with 50 each,
-# the smallest corrected p is 0.02.
-_REPLICATES_PER_COMPARISON = 50
+            reasons.append(f"undefined at seed {seed}: the priors lose nothing, so nothing normalises")
+    return "; ".join(reasons)
 
 
 def check_selection(select: str, *, costs: StudyCosts | None) -> None:
@@ -193,11 +194,10 @@ def check_selection(select: str, *, costs: StudyCosts | None) -> None:
 def losses(
     seeds: Mapping[int, Posteriors], *, select: str, instances: SharedInstances, costs: StudyCosts | None
 ) -> Array:
-    """The loss behind a metric for each instance of `instances` (U,), mean over the seeds that have the instance."""
+    """The loss behind a metric for each of the shared instances (N,), mean over the seeds that have the instance."""
     total, count = np.zeros(len(instances.ids)), np.zeros(len(instances.ids))
     for system in seeds.values():
-        # Where the costs fit no number of choices, nothing is ranked by a metric that needs them.
-        rule = METRICS[select].rule_for(_costs_for(system, costs))
+        rule = METRICS[select].rule_for(fitting_costs(system, costs))
         rows = instances.rows(system)
         np.add.at(total, rows, rule(system.log_posteriors, system.labels))
         np.add.at(count, rows, 1.0)
@@ -205,24 +205,17 @@ def losses(
 
 
 @dataclass(frozen=True)
-class Marks:
-    """How the configurations of one block compare, in their order."""
+class Standing:
+    """How a configuration compares within its block."""
 
-    best: int | None
-    marks: tuple[Mark, ...]
-    p: tuple[float | None, ...]
-    """Against the best, Holm-corrected; None for the best itself."""
-    against_base: tuple[Side | None, ...]
+    mark: Mark = ""
+    p: float | None = None
+    """Of no difference from the best, Holm-corrected; None for the best itself and where nothing is ranked."""
+    against_base: Side | None = None
     """None for the base itself and where the block has no base."""
 
 
-def unranked(count: int) -> Marks:
-    """Marks of configurations that nothing selects."""
-    nothing: list[Mark] = [""] * count
-    return Marks(None, tuple(nothing), (None,) * count, (None,) * count)
-
-
-def mark(
+def rank(
     loss: Sequence[Array],
     means: Sequence[float],
     *,
@@ -230,56 +223,51 @@ def mark(
     instances: SharedInstances,
     replicates: int,
     seed: int,
-) -> Marks:
-    """Mark the best by the mean of `select` and all that cannot be told from it.
+) -> list[Standing]:
+    """Mark the best mean, and say which other configurations are significantly worse than it.
 
     Args:
-        loss: for each configuration (U,), of the metric that selects.
+        loss: for each configuration (N,), of the metric that selects.
         means: for each configuration, that metric as it is shown, turned so that lower is better.
-        base: for each configuration, the one it is held against as its base model, or None.
-        instances: the instances.
+        base: for each configuration, the one it is compared with as its base model, or None.
+        instances: the N instances.
         replicates: bootstrap replicates of each comparison; more are drawn where the correction needs them.
         seed: of the bootstrap.
     """
-    ranked = [row for row, mean in enumerate(means) if math.isfinite(mean)]
-    best = min(ranked, key=lambda row: means[row], default=None)
-    to_best = [None if row == best or math.isnan(means[row]) else best for row in range(len(loss))]
-    p = _adjusted(loss, to_best, instances, replicates, seed)
-    marks: list[Mark] = ["" if value is None else "worse" if value < ALPHA else "tied" for value in p]
-    if best is not None:
-        marks[best] = "best"
-    of_base = _adjusted(loss, base, instances, replicates, seed)
-    sides = [_side(loss, row, base[row], value) for row, value in enumerate(of_base)]
-    return Marks(best, tuple(marks), tuple(p), tuple(sides))
+    finite = [row for row, mean in enumerate(means) if math.isfinite(mean)]
+    best = min(finite, key=lambda row: means[row], default=None)
+    rivals = [None if row == best or math.isnan(means[row]) else best for row in range(len(loss))]
+    to_best = _corrected_p(loss, rivals, instances, replicates, seed)
+    to_base = _corrected_p(loss, base, instances, replicates, seed)
+    standings = []
+    for row, (p, p_base, base_row) in enumerate(zip(to_best, to_base, base, strict=True)):
+        mark: Mark = "best" if row == best else "" if p is None else "worse" if p < ALPHA else "tied"
+        side: Side | None = None
+        if p_base is not None and base_row is not None:
+            better = loss[row].mean() < loss[base_row].mean()
+            side = "open" if p_base >= ALPHA else "better" if better else "worse"
+        standings.append(Standing(mark, p, side))
+    return standings
 
 
-def _side(loss: Sequence[Array], row: int, base: int | None, p: float | None) -> Side | None:
-    if base is None or p is None:
-        return None
-    if p >= ALPHA:
-        return "open"
-    return "better" if loss[row].mean() < loss[base].mean() else "worse"
-
-
-def _adjusted(
+def _corrected_p(
     loss: Sequence[Array], partners: Sequence[int | None], instances: SharedInstances, replicates: int, seed: int
 ) -> list[float | None]:
-    """The Holm-corrected p of each configuration against its partner; None where it has none."""
+    """Two-sided p of equal mean loss of each configuration and its partner, Holm-corrected; None where it has none."""
     pairs = [(row, partner) for row, partner in enumerate(partners) if partner is not None]
     drawn = max(replicates, _REPLICATES_PER_COMPARISON * len(pairs))
-    found = [_p(loss[row], loss[partner], instances, drawn, seed) for row, partner in pairs]
-    result: list[float | None] = [None] * len(loss)
-    for (row, _), value in zip(pairs, holm(found) if found else (), strict=True):
-        result[row] = float(value)
-    return result
-
-
-def _p(a: Array, b: Array, instances: SharedInstances, replicates: int, seed: int) -> float:
-    """Two-sided p of equal mean loss on the same instances."""
-    if (a == b).all():
-        return 1.0
-    ends = [bool(np.isfinite(each).all()) for each in (a, b)]
-    if not all(ends):
-        # One right answer that was ruled out makes the mean over all questions infinite, whatever else is drawn.
-        return 1.0 if ends[0] == ends[1] else 0.0
-    return float(paired_bootstrap(a, b, groups=instances.groups, replicates=replicates, seed=seed).p)
+    p_values = []
+    for row, partner in pairs:
+        a, b = loss[row], loss[partner]
+        finite = [bool(np.isfinite(each).all()) for each in (a, b)]
+        if (a == b).all():
+            p_values.append(1.0)
+        elif not all(finite):
+            # One right answer of posterior 0 makes the mean over all instances infinite, whatever else is drawn.
+            p_values.append(1.0 if finite[0] == finite[1] else 0.0)
+        else:
+            p_values.append(paired_bootstrap(a, b, groups=instances.groups, replicates=drawn, seed=seed).p)
+    corrected: list[float | None] = [None] * len(loss)
+    for (row, _), p in zip(pairs, holm(p_values).tolist(), strict=True):
+        corrected[row] = p
+    return corrected

@@ -6,26 +6,25 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from rango.decisions import METRICS, Posteriors
+from rango.decisions import METRICS
 from rango.errors import InputError
 from rango.files import write_text
 from rango.results.outcomes import Outcome
 from rango.results.statistics import (
     Mark,
-    Marks,
     MetricOverSeeds,
     SharedInstances,
     Side,
+    Standing,
     check_selection,
+    fitting_costs,
     losses,
-    mark,
     measure,
-    metric_of,
-    unranked,
+    rank,
 )
 from rango.studies.axes import ADAPTATION, TASK, Names, axis_names, axis_text, is_base, varied_axes
 from rango.studies.study import Reference
@@ -95,7 +94,7 @@ class StudyTable:
 
     @property
     def varied(self) -> tuple[str, ...]:
-        """The axes with more than one value: what a row must be told apart by."""
+        """The axes with more than one value: what makes a row differ from the others."""
         return varied_axes([row.axes for row in self.rows])
 
     @property
@@ -125,12 +124,12 @@ def study_table(
     metrics: Sequence[str] = (),
     costs: StudyCosts | None = None,
 ) -> StudyTable:
-    """Measure every configuration, and mark the best of each block with all that cannot be told from it.
+    """Measure every configuration; mark the best of each block and those not significantly worse than the best.
 
     For each metric: the mean over seeds, the standard deviation over seeds, and a 95 % bootstrap interval of the mean
     over test instances (whole groups where there are any). Within a block the configuration with the best mean of
-    `select` is held against each other one by a paired bootstrap of the loss behind it, averaged over seeds; the
-    p-values are corrected by Holm's rule over the block, and those of 0.05 or more are not told from the best.
+    `select` is compared with each other one by a paired bootstrap of the loss behind it, averaged over seeds; the
+    p-values are corrected by Holm's rule over the block, and below 0.05 a configuration is significantly worse.
 
     Args:
         outcomes: the configurations, each with the posteriors of its seeds.
@@ -151,121 +150,76 @@ def study_table(
         raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
     check_selection(select, costs=costs)
     first = tuple(stated_metrics(tuple(metrics)))
-    if costs is None and (wanted := [name for name in first if METRICS[name].needs_costs]):
-        raise InputError(f"metrics has {wanted[0]} but there are no costs; give costs")
+    if costs is None and (priced := [name for name in first if METRICS[name].needs_costs]):
+        raise InputError(f"metrics has {priced[0]} but there are no costs; give costs")
     choices = {system.n_choices for outcome in outcomes for system in outcome.posteriors.values()}
     for problem in misfit(costs, choices):
         raise InputError(problem)
     usual = [metric.name for metric in METRICS.values() if metric.usual]
     of_costs = ("normalised_expected_cost",) if costs else ()
     measured = tuple(dict.fromkeys((*usual, *of_costs, select, *first)))
-    plan = _Plan(measured, select, replicates, seed, costs)
-    rows: dict[int, StudyRow] = {}
-    blocks: list[Block] = []
-    for places in _blocks(outcomes):
+
+    rows = [StudyRow(o.axes, tuple(o.posteriors), None, {}, None, o.failures, o.facts) for o in outcomes]
+    blocks = []
+    for number, places in enumerate(_blocks(outcomes)):
         members = [outcomes[place] for place in places]
-        block, filled = plan.block(members, places, number=len(blocks))
-        blocks.append(block)
-        rows |= zip(places, filled, strict=True)
-    for place, outcome in enumerate(outcomes):
-        rows.setdefault(place, StudyRow(outcome.axes, (), None, {}, None, outcome.failures, outcome.facts))
-    axes = axis_names([outcome.axes for outcome in outcomes])
-    in_order = tuple(rows[place] for place in range(len(outcomes)))
-    return StudyTable(
-        axes, measured, select, in_order, tuple(blocks), tuple(references), replicates, first=first, costs=costs
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What is measured and how, the same in every block."""
-
-    metrics: tuple[str, ...]
-    select: str
-    replicates: int
-    seed: int
-    costs: StudyCosts | None
-
-    def block(self, outcomes: Sequence[Outcome], places: Sequence[int], *, number: int) -> tuple[Block, list[StudyRow]]:
-        """Measure and compare the configurations of one block."""
-        systems = [outcome.posteriors for outcome in outcomes]
+        systems = [outcome.posteriors for outcome in members]
         instances = SharedInstances.of([system for seeds in systems for system in seeds.values()])
-        cells = measure(
-            systems,
-            instances=instances,
-            metrics=self.metrics,
-            costs=self.costs,
-            replicates=self.replicates,
-            seed=self.seed,
-        )
-        axes = [outcome.axes for outcome in outcomes]
-        marks = self._marks(systems, cells, _bases(axes), instances)
-        floor = next((outcome.floor for outcome in outcomes if outcome.floor is not None), None)
-        block = Block(
-            task=axes[0].get(TASK),
-            n=len(instances.ids),
-            rows=tuple(places),
-            best=None if marks.best is None else places[marks.best],
-            base=next((place for place, each in zip(places, axes, strict=True) if is_base(each)), None),
-            floor={} if floor is None else {name: metric_of(floor, name, self.costs) for name in cells[0]},
-        )
-        rows = [
-            StudyRow(
-                outcome.axes,
-                tuple(outcome.posteriors),
-                len(instances.ids),
-                cells[i],
-                number,
-                outcome.failures,
-                outcome.facts,
-                marks.marks[i],
-                marks.p[i],
-                marks.against_base[i],
+        cells = measure(systems, instances=instances, metrics=measured, costs=costs, replicates=replicates, seed=seed)
+        bases = _bases([outcome.axes for outcome in members])
+        standings = [Standing()] * len(members)
+        # Costs may be those of another task of the study: then nothing in this block can be ranked by them.
+        if all(select in cell for cell in cells):
+            sign = -1.0 if METRICS[select].direction == "higher" else 1.0
+            standings = rank(
+                [losses(seeds, select=select, instances=instances, costs=costs) for seeds in systems],
+                [sign * cell[select].mean for cell in cells],
+                base=bases,
+                instances=instances,
+                replicates=replicates,
+                seed=seed,
             )
-            for i, outcome in enumerate(outcomes)
-        ]
-        return block, rows
-
-    def _marks(
-        self,
-        systems: Sequence[Mapping[int, Posteriors]],
-        cells: Sequence[Mapping[str, MetricOverSeeds]],
-        bases: Sequence[int | None],
-        instances: SharedInstances,
-    ) -> Marks:
-        if any(self.select not in found for found in cells):
-            # The costs are of another task of the study: here nothing can be selected by them.
-            return unranked(len(cells))
-        sign = -1.0 if METRICS[self.select].direction == "higher" else 1.0
-        loss = [losses(seeds, select=self.select, instances=instances, costs=self.costs) for seeds in systems]
-        means = [sign * found[self.select].mean for found in cells]
-        return mark(loss, means, base=bases, instances=instances, replicates=self.replicates, seed=self.seed)
+        for place, cell, standing in zip(places, cells, standings, strict=True):
+            rows[place] = replace(rows[place], n=len(instances.ids), cells=cell, block=number, **vars(standing))
+        floors = [outcome.floor for outcome in members if outcome.floor is not None][:1]
+        blocks.append(
+            Block(
+                task=members[0].axes.get(TASK),
+                n=len(instances.ids),
+                rows=places,
+                best=next((place for place in places if rows[place].mark == "best"), None),
+                base=next((place for place in places if is_base(outcomes[place].axes)), None),
+                floor={name: f.metric(name, costs=fitting_costs(f, costs)) for f in floors for name in cells[0]},
+            )
+        )
+    axes = axis_names([outcome.axes for outcome in outcomes])
+    return StudyTable(axes, measured, select, tuple(rows), tuple(blocks), tuple(references), replicates, first, costs)
 
 
 def _blocks(outcomes: Sequence[Outcome]) -> list[tuple[int, ...]]:
     """Places of the outcomes that share task and test instances, blocks and members in order."""
-    found: dict[tuple[str, frozenset[str]], list[int]] = {}
+    blocks: dict[tuple[str, frozenset[str]], list[int]] = {}
     for place, outcome in enumerate(outcomes):
         if outcome.posteriors:
             ids = frozenset(name for system in outcome.posteriors.values() for name in system.ids)
-            found.setdefault((axis_text(outcome.axes.get(TASK)), ids), []).append(place)
-    return [tuple(places) for places in found.values()]
+            blocks.setdefault((axis_text(outcome.axes.get(TASK)), ids), []).append(place)
+    return [tuple(places) for places in blocks.values()]
 
 
 def _bases(axes: Sequence[Mapping[str, object]]) -> list[int | None]:
     """For each configuration the one without adaptation that shares most of its other values; None for that itself."""
-    bases = [row for row, each in enumerate(axes) if is_base(each)]
+    bases = [row for row, values in enumerate(axes) if is_base(values)]
 
     def shared(one: Mapping[str, object], other: Mapping[str, object]) -> int:
         return sum(axis_text(one[name]) == axis_text(other.get(name)) for name in one if name != ADAPTATION)
 
     return [
-        None if row in bases or not bases else max(bases, key=lambda base: shared(each, axes[base]))
-        for row, each in enumerate(axes)
+        None if row in bases or not bases else max(bases, key=lambda base: shared(values, axes[base]))
+        for row, values in enumerate(axes)
     ]
 
 
-# Seconds are left out: the same study gives the same file.
+# Facts that the table gives. Seconds are left out: the same study gives the same file.
 _FACTS = ("held_out_nats_per_token", "held_out_perplexity", "held_out_bits_per_byte")
 
 
@@ -275,22 +229,37 @@ def table_csv(table: StudyTable) -> str:
     Columns: the axes (lists joined by commas, absent values empty) · `seeds` and `n`, how many · for each metric its
     mean over seeds under its own name, and NAME_spread (standard deviation over seeds), NAME_low and NAME_high (95 %
     interval over test instances) · what the base models need of held-out text, where it is known · `mark`: best, tied
-    (not told from the best), told, or empty · `p` against the best, Holm-corrected · `failed`: seeds that gave nothing
-    and why. What is undefined is empty, what is infinite is `inf`.
+    (not significantly worse than the best), worse, or empty · `p` against the best, Holm-corrected · `failed`: seeds
+    that gave nothing and why. What is undefined is empty, what is infinite is `inf`.
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
-    parts = ("", "_spread", "_low", "_high")
-    values = [f"{metric}{part}" for metric in table.metrics for part in parts]
+    values = [f"{metric}{part}" for metric in table.metrics for part in ("", "_spread", "_low", "_high")]
     facts = [name for name in _FACTS if any(name in row.facts for row in table.rows)]
     writer.writerow([*table.axes, "seeds", "n", *values, *facts, "mark", "p", "failed"])
     for row in table.rows:
-        axes = ["" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in table.axes]
-        numbers = [_number(value) for metric in table.metrics for value in _four(row, metric)]
-        counts = [str(len(row.seeds)), "" if row.n is None else str(row.n)]
-        numbers += [_number(row.facts.get(name)) for name in facts]
-        writer.writerow([*axes, *counts, *numbers, row.mark, _number(row.p), failure_text(row)])
+        numbers: list[float | None] = []
+        for metric in table.metrics:
+            cell = row.cells.get(metric)
+            numbers += (None,) * 4 if cell is None else (cell.mean, cell.spread, cell.low, cell.high)
+        numbers += [row.facts.get(name) for name in facts]
+        writer.writerow(
+            [
+                *("" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in table.axes),
+                len(row.seeds),
+                row.n,
+                *map(_number, numbers),
+                row.mark,
+                _number(row.p),
+                failure_text(row),
+            ]
+        )
     return buffer.getvalue()
+
+
+def _number(value: float | None) -> str:
+    # All digits, so that reading the file gives the same numbers again.
+    return "" if value is None or math.isnan(value) else repr(float(value))
 
 
 def write_csv(path: Path, table: StudyTable) -> None:
@@ -306,16 +275,5 @@ def failure_text(row: StudyRow) -> str:
     reasons: dict[str, list[int]] = {}
     for seed, reason in row.failures.items():
         reasons.setdefault(" ".join(reason.split()), []).append(seed)
-    parts = []
-    for reason, seeds in reasons.items():
-        parts.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: {reason}")
+    parts = [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: {why}" for why, seeds in reasons.items()]
     return "; ".join(parts)
-
-
-def _four(row: StudyRow, metric: str) -> tuple[float | None, ...]:
-    cell = row.cells.get(metric)
-    return (None,) * 4 if cell is None else (cell.mean, cell.spread, cell.low, cell.high)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else repr(float(value))
