@@ -38,17 +38,17 @@ DOWN, UP, OPEN = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (-0.1, -0.3, 0.1)
     ("nce", "error", "tone", "headline"),
     [
         (DOWN, DOWN, "good", "Adaptation helped"),
-        (DOWN, OPEN, "good", "Adaptation helped; the error rate moved by no more than chance would move it"),
-        (DOWN, SAME, "good", "Adaptation helped; the error rate stayed"),
+        (DOWN, OPEN, "good", "Adaptation helped; the error rate did not change significantly"),
+        (DOWN, SAME, "good", "Adaptation helped; the error rate stayed the same"),
         (DOWN, UP, "good", "Adaptation helped, yet the error rate rose"),
         (UP, UP, "bad", "Adaptation made the posteriors worse"),
         (UP, DOWN, "bad", "Adaptation made the posteriors worse, yet the error rate fell"),
-        (OPEN, OPEN, "unclear", "No effect of adaptation on NCE can be told from these instances"),
+        (OPEN, OPEN, "unclear", "Adaptation has no significant effect on NCE"),
         (
             OPEN,
             DOWN,
             "unclear",
-            "No effect of adaptation on NCE can be told from these instances, yet the error rate fell",
+            "Adaptation has no significant effect on NCE, yet the error rate fell",
         ),
     ],
 )
@@ -60,7 +60,7 @@ def test_verdict_on_adaptation(nce: Any, error: Any, tone: str, headline: str) -
 def test_difference_is_told_with_ends_and_interval() -> None:
     sentence, _ = verdict_sentences({"test": states(DOWN, OPEN)})
     assert sentence == (
-        "Adaptation helped; the error rate moved by no more than chance would move it. "
+        "Adaptation helped; the error rate did not change significantly. "
         "NCE fell from 0.900 to 0.700: −0.200 (95% interval −0.300 to −0.100). "
         "Error rate fell from 0.500 to 0.400: −0.100 (95% interval −0.300 to +0.100)."
     )
@@ -98,9 +98,13 @@ def test_without_a_difference_the_reason_is_told() -> None:
     [
         (entry(0.9, 0.8, 0.99), "good", "Its posteriors are worth more than the priors"),
         (entry(1.1, 1.01, 1.2), "bad", "Its posteriors are worth less than the priors"),
-        (entry(0.9, 0.8, 1.0), "unclear", "Its posteriors cannot be told from the priors"),
+        (
+            entry(0.9, 0.8, 1.0),
+            "unclear",
+            "Its posteriors are worth neither significantly more nor less than the priors",
+        ),
         (entry(float("inf"), float("inf"), float("inf")), "bad", "The posteriors rule out a right answer"),
-        (entry(None), "unclear", "Worth against the priors: not known"),
+        (entry(None), "unclear", "Whether its posteriors are worth more than the priors is not known"),
     ],
 )
 def test_verdict_against_the_priors(cell: dict[str, Any], tone: str, headline: str) -> None:

@@ -14,8 +14,8 @@ from rango.decisions import Posteriors
 from rango.decisions.calibration import calibration_loss
 from rango.errors import InputError
 from rango.files import read_json, write_json, write_yaml
-from rango.reports.run.findings import calibration_finding, chance_error, recoverable
-from rango.reports.run.page import duration, telling_instances, write_report
+from rango.reports.run.findings import calibration_finding, chance_error, recalibration_gain
+from rango.reports.run.page import duration, extreme_instances, write_report
 
 States = dict[str, Posteriors]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -189,7 +189,8 @@ def test_a_test_set_of_one_class_has_a_page_that_says_what_is_missing(
     page = page_of(write_run(tmp_path / "run", RECORD, {key: p.take(rows) for key, p in states.items()}))
     assert "so nothing normalises; give instances with more than one label" in page.text
     assert "Whether adaptation helped is not known. NCE is undefined: the system that outputs the priors" in page.text
-    assert "Worth against the priors: not known. NCE is undefined: the system that outputs the priors" in page.text
+    reason = "NCE is undefined: the system that outputs the priors"
+    assert f"Whether its posteriors are worth more than the priors is not known. {reason}" in page.text
     assert page.tags.count("figure") == 10 - 2  # without NCE's intervals, and without the normalised cost
     assert "Error rate against coverage" in [value for name, value in page.attributes if name == "aria-label"]
 
@@ -241,9 +242,9 @@ def test_what_recalibration_would_gain_is_told(states: States) -> None:
     found = calibration_loss(states["adapted"], method="temperature")
     words = f"would lower the cross-entropy by {found.loss:.3f} nats, {100 * found.relative:.1f}% of it."
     assert words in calibration_finding(states["adapted"]).detail
-    assert recoverable(states["adapted"].take([0])) == ""
+    assert recalibration_gain(states["adapted"].take([0])) == ""
     saturated = Posteriors.from_probabilities([[1.0, 0.0]] * 10, [0, 1] * 5)
-    assert recoverable(saturated) == ""
+    assert recalibration_gain(saturated) == ""
 
 
 def test_chance_error_holds_its_level() -> None:
@@ -258,20 +259,20 @@ def test_chance_error_holds_its_level() -> None:
     assert inside >= 51
 
 
-def test_telling_instances_are_the_extremes() -> None:
+def test_extreme_instances_are_the_extremes() -> None:
     words = [["a", "b"]] * 3
     base = Posteriors.from_probabilities([[0.5, 0.5], [0.9, 0.1], [0.4, 0.6]], [0, 0, 0], ["x", "y", "z"], None, words)
     adapted = Posteriors.from_probabilities(
         [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]], [0, 0, 0], ["x", "y", "z"], None, words
     )
-    gains, losses, mistakes = telling_instances(base, adapted)
+    gains, losses, mistakes = extreme_instances(base, adapted)
     assert [shown.id for shown in gains.instances] == ["x"]
     assert [shown.id for shown in losses.instances] == ["y"]
     assert [shown.id for shown in mistakes.instances] == ["y", "z"]
     right = gains.instances[0].choices[0]
     assert (right.text, right.right) == ("a", True)
     assert (right.before, right.after) == pytest.approx((0.5, 0.9))
-    assert telling_instances(base.take([0, 1]), adapted) == ()
+    assert extreme_instances(base.take([0, 1]), adapted) == ()
 
 
 @pytest.mark.parametrize(

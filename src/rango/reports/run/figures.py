@@ -18,11 +18,14 @@ from rango.decisions import Costs, Estimate, Posteriors
 from rango.decisions.metrics import ReliabilityBins, reliability_bins
 from rango.decisions.risk import bayes_threshold, risk_coverage, risk_curve, threshold_curve
 from rango.errors import InputError
-from rango.reports.style import BLUE, COLOURS, CYCLE, FAINT, INK, MARKERS, PANEL, panels, styled
+from rango.reports.style import BLUE, COLOURS, CYCLE, DASHED, FAINT, INK, MARKERS, PANEL, label_rows, panels, styled
 from rango.reports.tables import Table, column_named, number, state_named
 
 Records = Sequence[Mapping[str, Any]]
 """The records of a log.jsonl."""
+
+_DRAWN = 400
+"""Points of a curve that are drawn: more cannot be seen, and a million would make the file as large as the data."""
 
 
 @styled
@@ -50,6 +53,7 @@ def learning_curves(
             _validation(ax, name, steps, values, best_step(records))
         ax.set_xlabel("optimizer steps")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        # All panels end at the last step, also those of validation, which may have been some steps earlier.
         ax.set_xlim(0, 1.04 * max(1, *(float(record.get("step", 0)) for record in records)))
     return figure
 
@@ -66,14 +70,14 @@ def curve_points(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
     return points[:, 0], points[:, 1]
 
 
-def running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of the last `window` values against steps, from the first step where it is complete."""
-    return steps[window - 1 :], np.convolve(values, np.ones(window) / window, mode="valid")
-
-
 def best_step(records: Records) -> int | None:
     """The step of the last record that was marked the best so far: that of the checkpoint `adapter/best`."""
     return next((int(record["step"]) for record in reversed(records) if record.get("best")), None)
+
+
+def running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of the last `window` values against steps, from the first step where it is complete."""
+    return steps[window - 1 :], np.convolve(values, np.ones(window) / window, mode="valid")
 
 
 def _train_loss(ax: Axes, steps: np.ndarray, values: np.ndarray, unit: str) -> None:
@@ -83,24 +87,25 @@ def _train_loss(ax: Axes, steps: np.ndarray, values: np.ndarray, unit: str) -> N
         ax.plot(steps, values, color=INK, marker="o" if len(values) == 1 else None)
         ax.set_ylabel(unit)
         return
-    # Single batches are noisy: the raw losses stay visible behind their mean, which starts where it is complete.
+    # Single batches are noisy: the raw losses stay visible behind their mean.
     ax.plot(steps, values, color=FAINT, linewidth=0.8, alpha=0.7)
     ax.plot(*running_mean(steps, values, window), color=INK)
     ax.set_ylabel(f"{unit} (line: mean of {window})".strip())
 
 
 def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best: int | None) -> None:
-    title = column_named(name).title
-    ax.set_title(f"Validation {title if title.isupper() else title.lower()}")
+    column = column_named(name)
+    ax.set_title(f"Validation {column.title if column.title.isupper() else column.title.lower()}")
     ax.plot(steps, values, color=BLUE, marker="o")
+    # The line of the priors is left out where it is so far away that the curve would look flat.
     if name == "nce" and values.max() > 0.8 and values.min() < 1.25:
-        ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=DASHED)
         ax.annotate("priors", (1, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
     where = np.flatnonzero(steps == best)
     if len(where):
         x, y = steps[where[0]], values[where[0]]
         ax.plot([x], [y], marker="o", markersize=10, markerfacecolor="none", markeredgecolor=BLUE, markeredgewidth=1.6)
-        right, rising = x > steps.mean(), column_named(name).direction == "higher"
+        right, rising = x > steps.mean(), column.direction == "higher"
         ax.annotate(
             f"best: {y:.3f} at step {best}",
             (x, y),
@@ -116,7 +121,7 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
 
 @styled
 def state_intervals(table: Table, *, metrics: Sequence[str] = ("nce", "error_rate")) -> Figure:
-    """Each state of the model as a dot with its interval, one panel per metric: how far from priors and floor.
+    """Each state of the model as a dot with its interval, one panel per metric, with priors and floor as lines.
 
     Args:
         table: from `result_rows`.
@@ -131,37 +136,27 @@ def state_intervals(table: Table, *, metrics: Sequence[str] = ("nce", "error_rat
         raise InputError(f"the table has none of {', '.join(metrics)}; expected at least one of: {', '.join(keys)}")
     figure, axes = panels(len(shown), height=0.9 + 0.33 * len(table.rows))
     for ax, metric in zip(axes, shown, strict=True):
+        for position, row in enumerate(table.rows):
+            cell = row.cells[keys.index(metric)]
+            if cell is not None and math.isfinite(cell.value):
+                _state(ax, cell, row.state.key, y=len(table.rows) - 1 - position)
+        label_rows(ax, [row.state.title for row in table.rows])
+        ax.margins(x=0.08)
         column = column_named(metric)
-        _dots(ax, table, keys.index(metric))
         ax.set_xlabel(f"{column.title} ({column.direction} is better)")
         if ax is not axes[0]:
             ax.tick_params(axis="y", labelleft=False)
     return figure
 
 
-def _dots(ax: Axes, table: Table, index: int) -> None:
-    count = len(table.rows)
-    for position, row in enumerate(table.rows):
-        cell, key = row.cells[index], row.state.key
-        if cell is None or not math.isfinite(cell.value):
-            continue
-        colour, y = COLOURS.get(key, INK), count - 1 - position
-        if key in ("prior", "floor"):
-            ax.axvline(cell.value, color=colour, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
-        _whisker(ax, cell, y, colour)
-        marker = MARKERS.get(key, "o")
-        ax.plot([cell.value], [y], color=colour, marker=marker, markersize=9 if marker in "*|" else 6, linestyle="none")
-    ax.set_yticks(range(count), [row.state.title for row in reversed(table.rows)])
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(-0.6, count - 0.4)
-    ax.grid(visible=False, axis="y")
-    ax.spines["left"].set_visible(False)
-    ax.margins(x=0.08)
-
-
-def _whisker(ax: Axes, cell: Estimate, y: float, colour: str) -> None:
+def _state(ax: Axes, cell: Estimate, key: str, *, y: int) -> None:
+    colour, marker = COLOURS.get(key, INK), MARKERS.get(key, "o")
+    if key in ("prior", "floor"):
+        # The two ends of the scale are lines, so that the distance of every state to them can be seen.
+        ax.axvline(cell.value, color=colour, linewidth=1.0, linestyle=DASHED, zorder=1)
     if cell.low is not None and cell.high is not None and math.isfinite(cell.low) and math.isfinite(cell.high):
         ax.plot([cell.low, cell.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
+    ax.plot([cell.value], [y], color=colour, marker=marker, markersize=9 if marker in "*|" else 6, linestyle="none")
 
 
 @styled
@@ -179,10 +174,29 @@ def reliability_diagram(states: Mapping[str, Posteriors], *, bins: int = 15) -> 
     figure = Figure(figsize=(PANEL[0] * len(states), PANEL[1] * 1.25), layout="constrained")
     grid = figure.add_gridspec(2, len(states), height_ratios=[4, 1], hspace=0.0)
     for column, (key, posteriors) in enumerate(states.items()):
+        colour, marker = COLOURS.get(key, BLUE), MARKERS.get(key, "o")
+        binned = reliability_bins(posteriors.log_posteriors, posteriors.labels, bins=bins)
+
         top = figure.add_subplot(grid[0, column])
-        below = figure.add_subplot(grid[1, column], sharex=top)
         top.set_title(state_named(key).title)
-        _reliability(top, below, posteriors, bins, COLOURS.get(key, BLUE), MARKERS.get(key, "o"))
+        top.plot([0, 1], [0, 1], color=INK, linewidth=1.0, linestyle=DASHED, zorder=1)
+        width = 0.55 / bins
+        for x, low, high in zip(binned.confidence, *consistency_bars(binned), strict=True):
+            # The confidence of an empty bin is NaN.
+            if math.isfinite(x):
+                bar = Rectangle((x - width / 2, low), width, high - low, color=FAINT, alpha=0.45, linewidth=0)
+                top.add_patch(bar)
+        filled = binned.counts > 0
+        top.plot(binned.confidence[filled], binned.accuracy[filled], color=colour, marker=marker, markersize=5.5)
+        top.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="accuracy")
+        top.tick_params(labelbottom=False)
+
+        below = figure.add_subplot(grid[1, column], sharex=top)
+        centres, widths = (binned.edges[1:] + binned.edges[:-1]) / 2, np.diff(binned.edges)
+        below.bar(centres, binned.counts, width=widths * 0.86, color=colour, alpha=0.75)
+        below.set(xlabel="confidence (posterior of the most probable choice)", ylabel="count")
+        below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+        below.grid(visible=False, axis="x")
     return figure
 
 
@@ -192,33 +206,10 @@ def consistency_bars(bins: ReliabilityBins, *, level: float = 0.95) -> tuple[np.
     Quantiles of Binomial(N_b, confidence_b) / N_b; NaN in an empty bin. The exact law, a sum of Bernoulli variables
     with the instances' own confidences, is never wider (Hoeffding 1956).
     """
-    counts = np.maximum(bins.counts, 1)
+    counts = np.maximum(bins.counts, 1)  # (M,)
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = (np.asarray(stats.binom.ppf(tail, counts, bins.confidence)) / counts for tail in tails)
     return low, high
-
-
-def _reliability(top: Axes, below: Axes, posteriors: Posteriors, bins: int, colour: str, marker: str) -> None:
-    binned = reliability_bins(posteriors.log_posteriors, posteriors.labels, bins=bins)
-    low, high = consistency_bars(binned)
-    top.plot([0, 1], [0, 1], color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
-    width = 0.55 / bins
-    for x, bottom, end in zip(binned.confidence, low, high, strict=True):
-        if math.isfinite(x):
-            top.add_patch(Rectangle((x - width / 2, bottom), width, end - bottom, color=FAINT, alpha=0.45, linewidth=0))
-    filled = binned.counts > 0
-    top.plot(binned.confidence[filled], binned.accuracy[filled], color=colour, marker=marker, markersize=5.5)
-    top.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="accuracy")
-    top.tick_params(labelbottom=False)
-    centres, widths = (binned.edges[1:] + binned.edges[:-1]) / 2, np.diff(binned.edges)
-    below.bar(centres, binned.counts, width=widths * 0.86, color=colour, alpha=0.75)
-    below.set(xlabel="confidence (posterior of the most probable choice)", ylabel="count")
-    below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
-    below.grid(visible=False, axis="x")
-
-
-# Points of a curve that are drawn: more cannot be seen, and a million would make the file as large as the data.
-_DRAWN = 400
 
 
 @styled
@@ -236,7 +227,7 @@ def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | Non
     for key, colour in _colours(states).items():
         curve = risk_coverage(states[key], costs=costs)
         where = np.flatnonzero(curve.possible)
-        # The leftmost points rest on a handful of instances and would set the scale by chance.
+        # The leftmost points are means of a handful of instances, which would set the scale by chance.
         where = where[curve.coverage[where] >= min(0.02, float(curve.coverage[where[-1]]))]
         shown = where[_thinned(len(where))]
         ax.plot(
@@ -277,11 +268,11 @@ def cost_curves(
                 f"{state_named(key).title!r}, so nothing normalises; give instances with more than one label"
             )
         ax.plot(points, values, label=state_named(key).title, **_line(key, colour))
-        naive = curve.naive
+        naive = curve.naive  # the same in every pass: it depends on the labels only
     if normalised:
-        ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label="Best constant decision")
+        ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=DASHED, label="Best constant decision")
     else:
-        ax.plot(points, naive, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label="Best constant decision")
+        ax.plot(points, naive, color=INK, linewidth=1.0, linestyle=DASHED, label="Best constant decision")
     ax.set(xlabel=label, ylim=(0, None), xlim=(points[0], points[-1]) if len(points) > 1 else None)
     ax.set_ylabel("normalised expected cost" if normalised else "expected cost")
     _legend(figure)
@@ -314,18 +305,18 @@ def threshold_plot(states: Mapping[str, Posteriors], *, costs: Costs) -> Figure:
     bayes = float(expit(bayes_threshold(costs, priors=[0.5, 0.5])))
     for key, colour in _colours(states).items():
         curve = threshold_curve(states[key], costs=costs)
-        # On the posterior, -inf and +inf are the ends 0 and 1.
-        shares = expit(curve.thresholds)
-        shown = _thinned(len(shares))
+        # The thresholds are log odds; on the posterior, -inf and +inf are the ends 0 and 1.
+        posterior = expit(curve.thresholds)
+        shown = _thinned(len(posterior))
         ax.plot(
-            shares[shown],
+            posterior[shown],
             curve.expected[shown],
             drawstyle="steps-pre",
             label=state_named(key).title,
             **_line(key, colour),
         )
         ax.plot([float(expit(curve.best))], [curve.least], "o", color=colour, markersize=10, markerfacecolor="none")
-    ax.axvline(bayes, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label=f"Bayes threshold {bayes:.2f}")
+    ax.axvline(bayes, color=INK, linewidth=1.0, linestyle=DASHED, label=f"Bayes threshold {bayes:.2f}")
     ax.set(xlabel=f"threshold on the posterior of {costs.classes[1]!r}", xlim=(0, 1), ylim=(0, None))
     ax.set_ylabel("expected cost")
     _legend(figure)
@@ -346,12 +337,12 @@ def _thinned(count: int) -> np.ndarray:
 
 
 def _line(key: str, colour: str) -> dict[str, Any]:
-    """How the line of a state looks: told apart by its marker too, where colours are not seen."""
+    """How the line of a state looks: its marker distinguishes it for readers who do not see the colour."""
     return {"color": colour, "marker": MARKERS.get(key), "markevery": 0.2, "markersize": 5}
 
 
 def _legend(figure: Figure) -> None:
-    """A legend above the axes, where it hides nothing, on room of its own."""
+    """Put a legend above the axes, where it hides nothing, and make the figure higher by as much."""
     ax = figure.axes[0]
     handles, _ = ax.get_legend_handles_labels()
     figure.set_size_inches(PANEL[0], PANEL[1] + 0.17 * len(handles))

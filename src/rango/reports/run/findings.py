@@ -1,4 +1,7 @@
-"""What a result says, in sentences: whether adaptation helped, against priors and floor, and calibration."""
+"""What follows from a result, in sentences: adaptation, priors, the true posterior, calibration.
+
+Each finding has a tone: good or bad where the whole 95 % interval lies on one side of the reference, otherwise unclear.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ Tone = Literal["good", "bad", "unclear"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence of the verdict: what it is about, how it came out, the headline, the numbers behind it."""
+    """One sentence of the verdict: its subject, its tone, the headline, the numbers behind it."""
 
     about: str
     tone: Tone
@@ -29,13 +32,40 @@ class Finding:
     detail: str
 
 
-def side(cell: Estimate, reference: float) -> Literal["below", "above", "unknown"]:
-    """On which side of a reference the whole interval lies; unknown if it holds the reference or is not there."""
-    if cell.low is None or cell.high is None:
-        return "unknown"
-    if cell.high < reference:
-        return "below"
-    return "above" if cell.low > reference else "unknown"
+def verdict_sentences(metrics: Mapping[str, Any], *, split: str = "test") -> list[str]:
+    """Whether adaptation helped and whether the adapted model is worth more than its priors, for the terminal.
+
+    One without the other misleads: a model may be much better than it was, and still worse than ignoring the question.
+
+    Raises:
+        InputError: the split is not in the metrics.
+    """
+    states = split_metrics(metrics, split=split)
+    return [f"{finding.headline}. {finding.detail}" for finding in (adaptation_finding(states), priors_finding(states))]
+
+
+def adaptation_finding(states: Metrics) -> Finding:
+    """Did adaptation help? NCE decides; the error rate stands beside it."""
+    nce, error = change(states, "nce"), change(states, "error_rate")
+    if nce is None:
+        reason = _undefined(states, "difference", "nce") or (
+            "The paired difference base → adapted is not in metrics.json."
+        )
+        return Finding("adaptation", "unclear", "Whether adaptation helped is not known", reason)
+    headline = {
+        "good": "Adaptation helped",
+        "bad": "Adaptation made the posteriors worse",
+        "unclear": "Adaptation has no significant effect on NCE",
+    }[nce[0]]
+    # Where the error rate has another outcome than NCE, the headline must not hide it.
+    if error is not None and error[0] != nce[0]:
+        unchanged = "stayed the same" if " stayed" in error[1] else "did not change significantly"
+        headline += {
+            "good": ", yet the error rate fell",
+            "bad": ", yet the error rate rose",
+            "unclear": f"; the error rate {unchanged}",
+        }[error[0]]
+    return Finding("adaptation", nce[0], headline, " ".join(part[1] for part in (nce, error) if part))
 
 
 def change(states: Metrics, metric: str) -> tuple[Tone, str] | None:
@@ -44,19 +74,23 @@ def change(states: Metrics, metric: str) -> tuple[Tone, str] | None:
     if difference is None:
         return None
     title = column_named(metric).title
-    ends = [estimate(states, state, metric) for state in ("base", "adapted")]
-    path = " from {} to {}".format(*(number(end.value) for end in ends if end)) if all(ends) else ""
+    before, after = (estimate(states, state, metric) for state in ("base", "adapted"))
     span = interval(difference, sign=True)
     bounds = f" (95% interval {span})" if span else ""
     if number(difference.value) == number(0.0):
-        # Nothing to three decimals is nothing to speak of, even where its interval lies on one side of 0.
-        return "unclear", f"{title} stayed{f' at {number(ends[1].value)}' if ends[1] else ' the same'}{bounds}."
+        # A difference that is 0 to three decimals is no change worth a tone, even if its interval excludes 0.
+        return "unclear", f"{title} stayed{f' at {number(after.value)}' if after else ' the same'}{bounds}."
     verb = "fell" if difference.value < 0 else "rose"
+    path = f" from {number(before.value)} to {number(after.value)}" if before and after else ""
     sentence = f"{title} {verb}{path}: {number(difference.value, sign=True)}{bounds}."
-    better: Mapping[str, Tone] = {"below": "good", "above": "bad", "unknown": "unclear"}
-    worse: Mapping[str, Tone] = {"below": "bad", "above": "good", "unknown": "unclear"}
-    where = side(difference, 0.0)
-    return (worse if difference.direction == "higher" else better)[where], sentence
+    return _tone(difference, 0.0), sentence
+
+
+def _tone(cell: Estimate, reference: float) -> Tone:
+    """Good or bad where the whole interval is better or worse than the reference; unclear if there is no interval."""
+    if cell.low is None or cell.high is None or cell.low <= reference <= cell.high:
+        return "unclear"
+    return "good" if (cell.low > reference) == (cell.direction == "higher") else "bad"
 
 
 def _undefined(states: Metrics, state: str, metric: str) -> str:
@@ -68,46 +102,21 @@ def _undefined(states: Metrics, state: str, metric: str) -> str:
     return f"{column_named(metric).title} is {str(entry['note']).removeprefix('first: ').removeprefix('second: ')}."
 
 
-def adaptation_finding(states: Metrics) -> Finding:
-    """Did adaptation help? NCE decides; the error rate is told beside it."""
-    nce, error = change(states, "nce"), change(states, "error_rate")
-    if nce is None:
-        reason = _undefined(states, "difference", "nce") or (
-            "The paired difference base → adapted is not in metrics.json."
-        )
-        return Finding("adaptation", "unclear", "Whether adaptation helped is not known", reason)
-    headline = {
-        "good": "Adaptation helped",
-        "bad": "Adaptation made the posteriors worse",
-        "unclear": "No effect of adaptation on NCE can be told from these instances",
-    }[nce[0]]
-    if error is not None and error[0] != nce[0]:
-        headline += {
-            "good": ", yet the error rate fell",
-            "bad": ", yet the error rate rose",
-            "unclear": "; the error rate "
-            + ("stayed" if " stayed" in error[1] else "moved by no more than chance would move it"),
-        }[error[0]]
-    return Finding("adaptation", nce[0], headline, " ".join(part[1] for part in (nce, error) if part))
-
-
 def priors_finding(states: Metrics, state: str = "adapted") -> Finding:
     """Is the model worth more than its priors? The interval of NCE against 1."""
     nce = estimate(states, state, "nce")
     if nce is None:
         reason = _undefined(states, state, "nce") or "NCE is not in metrics.json."
-        return Finding("priors", "unclear", "Worth against the priors: not known", reason)
+        headline = "Whether its posteriors are worth more than the priors is not known"
+        return Finding("priors", "unclear", headline, reason)
     if math.isinf(nce.value):
         detail = "At least one right choice was given probability 0, which costs infinity; nothing is clipped."
         return Finding("priors", "bad", "The posteriors rule out a right answer", detail)
     span = interval(nce)
     detail = f"NCE {number(nce.value)}{f' (95% interval {span})' if span else ''}, where 1 is the priors alone"
-    where = side(nce, 1.0)
-    if where == "below":
-        return Finding("priors", "good", "Its posteriors are worth more than the priors", f"{detail}.")
-    if where == "above":
-        return Finding("priors", "bad", "Its posteriors are worth less than the priors", f"{detail}.")
-    return Finding("priors", "unclear", "Its posteriors cannot be told from the priors", f"{detail}.")
+    words = {"good": "more", "bad": "less", "unclear": "neither significantly more nor less"}
+    tone = _tone(nce, 1.0)
+    return Finding("priors", tone, f"Its posteriors are worth {words[tone]} than the priors", f"{detail}.")
 
 
 def floor_finding(states: Metrics) -> Finding:
@@ -139,16 +148,21 @@ def mcnemar_sentence(base: Posteriors, adapted: Posteriors) -> str:
     )
 
 
-def verdict_sentences(metrics: Mapping[str, Any], *, split: str = "test") -> list[str]:
-    """Whether adaptation helped and whether the adapted model is worth more than its priors, for the terminal.
-
-    One without the other misleads: a model may be much better than it was, and still worse than ignoring the question.
-
-    Raises:
-        InputError: the split is not in the metrics.
-    """
-    states = split_metrics(metrics, split=split)
-    return [f"{finding.headline}. {finding.detail}" for finding in (adaptation_finding(states), priors_finding(states))]
+def calibration_finding(posteriors: Posteriors | None, *, reason: str = "") -> Finding:
+    """Are the posteriors calibrated? ECE against the ECE of calibrated posteriors, and in which direction they err."""
+    if posteriors is None:
+        return Finding("calibration", "unclear", "Whether its posteriors are calibrated is not known", f"{reason}.")
+    ece, bound = posteriors.ece(), chance_error(posteriors)
+    detail = (
+        f"ECE {number(ece)}; posteriors that are calibrated stay below {number(bound)} in 95 of 100 samples like this."
+    )
+    gain = recalibration_gain(posteriors)
+    if ece <= bound:
+        return Finding("calibration", "good", "No evidence that its posteriors are miscalibrated", f"{detail}{gain}")
+    gap = float(np.exp(posteriors.log_posteriors.max(axis=1)).mean()) - posteriors.accuracy()
+    direction, place = ("over", "above") if gap > 0 else ("under", "below")
+    detail += f" Its mean confidence is {number(abs(gap))} {place} its accuracy.{gain}"
+    return Finding("calibration", "bad", f"Its posteriors are not calibrated: {direction}confident", detail)
 
 
 def chance_error(posteriors: Posteriors, *, replicates: int = 200, seed: int = 0, level: float = 0.95) -> float:
@@ -158,44 +172,26 @@ def chance_error(posteriors: Posteriors, *, replicates: int = 200, seed: int = 0
     calibrated by construction, and the ECE is measured on each draw: a Monte Carlo test of calibration.
     """
     generator = np.random.default_rng(seed)
-    logs = posteriors.log_posteriors
-    top, confidence = logs.argmax(axis=1), np.exp(logs.max(axis=1))
+    logs = posteriors.log_posteriors  # (N, K)
+    top, confidence = logs.argmax(axis=1), np.exp(logs.max(axis=1))  # (N,)
     errors = np.empty(replicates)
     for replicate in range(replicates):
         right = generator.random(len(top)) < confidence
-        # The bins see only whether the most probable choice is right.
+        # The bins see only whether the most probable choice is right, so any other choice stands for a wrong one.
         errors[replicate] = reliability_bins(logs, np.where(right, top, (top + 1) % logs.shape[1])).error
     return float(np.quantile(errors, level))
 
 
-def recoverable(posteriors: Posteriors) -> str:
+def recalibration_gain(posteriors: Posteriors) -> str:
     """What recalibration would gain, as a sentence with a space before it; "" where it cannot be measured."""
     try:
-        # One temperature: the order of choices may be arbitrary, and then there are no classes to shift.
-        found = calibration_loss(posteriors, method="temperature")
+        # One temperature only: where the order of choices is arbitrary, there are no classes that a bias could shift.
+        loss = calibration_loss(posteriors, method="temperature")
     except InputError:
         return ""
-    if not (found.converged and math.isfinite(found.loss)):
+    if not (loss.converged and math.isfinite(loss.loss)):
         return ""
     how = " Recalibration by a temperature (5-fold cross-validation) would"
-    if found.loss <= 0:
+    if loss.loss <= 0:
         return f"{how} gain nothing."
-    return f"{how} lower the cross-entropy by {number(found.loss)} nats, {100 * found.relative:.1f}% of it."
-
-
-def calibration_finding(posteriors: Posteriors | None, *, reason: str = "") -> Finding:
-    """Are the posteriors calibrated? ECE against the ECE of calibrated posteriors, and in which direction they err."""
-    if posteriors is None:
-        return Finding("calibration", "unclear", "Whether its posteriors are calibrated is not known", f"{reason}.")
-    ece, bound = posteriors.ece(), chance_error(posteriors)
-    lost = recoverable(posteriors)
-    gap = float(np.exp(posteriors.log_posteriors.max(axis=1)).mean()) - posteriors.accuracy()
-    detail = (
-        f"ECE {number(ece)}; posteriors that are calibrated stay below {number(bound)} in 95 of 100 samples like this."
-    )
-    if ece <= bound:
-        headline = "No sign that its posteriors are not calibrated"
-        return Finding("calibration", "good", headline, f"{detail}{lost}")
-    direction = "over" if gap > 0 else "under"
-    detail += f" Its mean confidence is {number(abs(gap))} {'above' if gap > 0 else 'below'} its accuracy.{lost}"
-    return Finding("calibration", "bad", f"Its posteriors are not calibrated: {direction}confident", detail)
+    return f"{how} lower the cross-entropy by {number(loss.loss)} nats, {100 * loss.relative:.1f}% of it."
