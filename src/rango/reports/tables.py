@@ -117,6 +117,11 @@ def column_named(key: str) -> Metric:
     return METRICS.get(key, Metric(key, key, "none", "", words=key.replace("_", " ")))
 
 
+def heading(column: Metric) -> str:
+    """A metric as the heading of a column, with an arrow to the better end."""
+    return f"{column.title} {column.arrow}".rstrip()
+
+
 def without_twins(names: Iterable[str]) -> list[str]:
     """The metrics without those whose twin came before them: error rate and accuracy say the same."""
     kept: list[str] = []

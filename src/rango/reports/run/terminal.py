@@ -1,4 +1,4 @@
-"""Tables for the terminal: as many columns as fit, intervals under the values where it is narrow."""
+"""Tables of metrics for the terminal: as many columns as fit, intervals under the values where it is narrow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rango.decisions import Estimate, Metric
+from rango.decisions import Estimate
 from rango.files import read_json
 from rango.reports.run.findings import verdict_sentences
-from rango.reports.tables import Row, Table, column_named, interval, number, result_rows, split_metrics
+from rango.reports.tables import column_named, heading, interval, number, result_rows, split_metrics
 
 _TITLE_WIDTH = 19
 _VALUE_WIDTH = 16  # a value above its interval: "0.193 to 0.229", and the space between columns
@@ -41,52 +41,33 @@ def result_table(
     """
     in_line = width >= _TITLE_WIDTH + 2 * _LINE_WIDTH + 4
     fits = (width - _TITLE_WIDTH - 4) // (_LINE_WIDTH if in_line else _VALUE_WIDTH)
-    # Of those that have a value: on instances of one class NCE leaves its place to the next.
-    there = [column.name for column in result_rows(metrics, split=split, columns=columns).columns]
-    table = result_rows(metrics, split=split, columns=there[: max(2, fits)])
-    parts: list[RenderableType] = [_render(table, in_line=in_line), _caption(table, split)]
-    if split_metrics(metrics, split=split).get("difference"):
-        parts += [Text(), *map(Text, verdict_sentences(metrics, split=split))]
-    return Group(*parts)
+    # Only metrics that have a value take up room: on instances of one class NCE leaves its place to the next.
+    with_values = [column.name for column in result_rows(metrics, split=split, columns=columns).columns]
+    table = result_rows(metrics, split=split, columns=with_values[: max(2, fits)])
 
-
-def _render(table: Table, *, in_line: bool) -> RichTable:
-    rendered = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 1))
+    rendered = _empty_table()
     rendered.add_column("", no_wrap=True)
     for column in table.columns:
-        rendered.add_column(_heading(column), justify="left" if in_line else "right", no_wrap=True)
+        rendered.add_column(heading(column), justify="left" if in_line else "right", no_wrap=True)
     if table.n is None:
         rendered.add_column("N", justify="right", no_wrap=True)
     for row in table.rows:
-        rendered.add_row(*_cells(row, in_line=in_line, with_n=table.n is None))
-    return rendered
+        style = "bold" if row.state.key == "adapted" else ""
+        # Names of states come from the file: as Text they are not read as rich's markup.
+        cells = [Text(row.state.title, style), *(_cell(cell, style, in_line=in_line) for cell in row.cells)]
+        if table.n is None:
+            cells.append(Text("–" if row.n is None else f"{row.n:,}"))
+        rendered.add_row(*cells)
 
-
-def _heading(column: Metric) -> str:
-    return f"{column.title} {column.arrow}".rstrip()
-
-
-def _cells(row: Row, *, in_line: bool, with_n: bool) -> list[Text]:
-    style = "bold" if row.state.key == "adapted" else ""
-    cells = [Text(row.state.title, style=style)]
-    for cell in row.cells:
-        text = Text(number(cell.value if cell else None), style=style)
-        if span := interval(cell):
-            text.append("  " if in_line else "\n")
-            text.append(span, style="dim")
-        cells.append(text)
-    if with_n:
-        cells.append(Text("–" if row.n is None else f"{row.n:,}"))
-    return cells
-
-
-def _caption(table: Table, split: str) -> Text:
     arrows = {column.direction: column.arrow for column in table.columns if column.arrow}
-    parts = [f"{arrow} {direction} is better" for direction, arrow in arrows.items()]
+    caption = [f"{arrow} {direction} is better" for direction, arrow in arrows.items()]
     intervals = any(interval(cell) for row in table.rows for cell in row.cells)
     count = f"{table.n:,} " if table.n is not None else ""
-    parts.append(f"95% intervals over {count}{split} instances" if intervals else f"{count}{split} instances")
-    return Text(" · ".join(parts), style="dim")
+    caption.append(f"95% intervals over {count}{split} instances" if intervals else f"{count}{split} instances")
+    parts: list[RenderableType] = [rendered, Text(" · ".join(caption), style="dim")]
+    if split_metrics(metrics, split=split).get("difference"):
+        parts += [Text(), *map(Text, verdict_sentences(metrics, split=split))]
+    return Group(*parts)
 
 
 def metrics_table(systems: Mapping[str, Mapping[str, Estimate]], *, level: float = 0.95) -> Group:
@@ -96,24 +77,29 @@ def metrics_table(systems: Mapping[str, Mapping[str, Estimate]], *, level: float
         systems: estimates by system's title and metric's name. A title `difference` is shown with signs.
         level: nominal coverage of the intervals, for the caption.
     """
-    rendered = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 1))
+    rendered = _empty_table()
     rendered.add_column("")
     for title in systems:
         rendered.add_column(title, justify="right")
     first = next(iter(systems.values()))
     for name in first:
-        column = column_named(name)
-        cells = [Text(f"{column.title} {column.arrow}".rstrip())]
-        for title, found in systems.items():
-            text = Text(number(found[name].value, sign=title == "difference"))
-            if span := interval(found[name], sign=title == "difference"):
-                text.append(f"\n{span}", style="dim")
-            cells.append(text)
-        rendered.add_row(*cells)
-    notes = dict.fromkeys(e.note for found in systems.values() for e in found.values() if e.note)
+        cells = [_cell(estimates[name], sign=title == "difference") for title, estimates in systems.items()]
+        rendered.add_row(Text(heading(column_named(name))), *cells)
+    notes = dict.fromkeys(e.note for estimates in systems.values() for e in estimates.values() if e.note)
     n = next(iter(first.values())).n
     caption = Text(f"{n:,} instances · {level:.0%} bootstrap intervals · ↓ lower, ↑ higher is better", style="dim")
     return Group(rendered, caption, *(Text(f"note: {note}") for note in notes))
+
+
+def _empty_table() -> RichTable:
+    return RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 1))
+
+
+def _cell(cell: Estimate | None, style: str = "", *, in_line: bool = False, sign: bool = False) -> Text:
+    text = Text(number(cell.value if cell else None, sign=sign), style)
+    if span := interval(cell, sign=sign):
+        text.append("  " if in_line else "\n").append(span, style="dim")
+    return text
 
 
 def print_result(folder: Path, *, split: str, shown: Path) -> None:

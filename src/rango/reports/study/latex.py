@@ -18,6 +18,7 @@ from rango.reports.study.sections import (
     span_text,
     value_text,
 )
+from rango.reports.tables import heading
 from rango.results.table import StudyTable
 from rango.studies.axes import short_name
 
@@ -70,7 +71,7 @@ def table_tex(table: StudyTable, *, metrics: int | None = None) -> str:
     names = max(1, len(axes))
     width = names + len(columns)
     headings = [escaped(short_name(name, axes)) for name in axes] or [""]
-    heads = [*headings, *(_symbols(f"{column.title} {column.arrow}".rstrip()) for column in columns)]
+    heads = [*headings, *(_symbols(heading(column)) for column in columns)]
     lines = [rf"\begin{{tabular}}{{{'l' * width}}}", r"\toprule", _row(heads)]
     for part in parts:
         lines.append(r"\midrule")

@@ -34,6 +34,7 @@ from rango.reports.study.sections import (
     span_text,
     value_text,
 )
+from rango.reports.tables import heading
 from rango.results.table import StudyTable
 from rango.studies.axes import axis_text, short_name
 
@@ -127,10 +128,6 @@ def _count(part: Section) -> str:
     return "" if part.n is None else f"  {part.n:,} instances"
 
 
-def _heading(column: Metric) -> str:
-    return f"{column.title} {column.arrow}".rstrip()
-
-
 def _value_widths(parts: Sequence[Section], columns: Sequence[Metric], *, in_line: bool) -> list[int]:
     """The width of each column with the space before it; `in_line`: the interval beside the value, not under it."""
     widths = []
@@ -138,7 +135,7 @@ def _value_widths(parts: Sequence[Section], columns: Sequence[Metric], *, in_lin
         cells = [cell for part in parts for line in part.lines if (cell := line.cells.get(column.name)) is not None]
         pairs = [(len(value_text(cell)), len(span_text(cell))) for cell in cells]
         joined = [value + span + len(_GAP) * bool(span) if in_line else max(value, span) for value, span in pairs]
-        widths.append(max([len(_heading(column)), *joined]) + _SPACE)
+        widths.append(max([len(heading(column)), *joined]) + _SPACE)
     return widths
 
 
@@ -164,7 +161,7 @@ def _render(
     if with_seeds:
         rendered.add_column("seeds", justify="right", no_wrap=True)
     for column in columns:
-        rendered.add_column(_heading(column), justify="left", no_wrap=True)
+        rendered.add_column(heading(column), justify="left", no_wrap=True)
     for part in parts:
         if part.title:
             rendered.add_row("", Text(part.title, style="bold").append(_count(part), style="dim"))
