@@ -30,7 +30,7 @@ from rango.scoring.scorer import evaluate
 from rango.tasks import Task
 from rango.training.finetune import finetune
 from rango.training.run_folder import Run
-from rango.training.trainer import Trainer
+from rango.training.trainer import Trainer, accumulate_gradients
 
 Checkpoint = Callable[..., Path]
 QUICK: dict[str, Any] = {"steps": 12, "batch": 8, "learning_rate": 1e-2, "validate_every": 4, "lora": {"rank": 4}}
@@ -227,13 +227,11 @@ def test_a_folder_with_other_files_is_refused(checkpoint: Checkpoint, tmp_path: 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_best(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gradients = Trainer._gradients
+    def broken(reader: Any, runs: Any, *arguments: Any) -> list[float]:
+        losses = accumulate_gradients(reader, runs, *arguments)
+        return [math.nan] if runs[0].progress.step == 6 else losses
 
-    def broken(self: Trainer, active: Any, batches: Any) -> Any:
-        losses = gradients(self, active, batches)
-        return [math.nan] if active[0].progress.step == 6 else losses
-
-    monkeypatch.setattr(Trainer, "_gradients", broken)
+    monkeypatch.setattr("rango.training.trainer.accumulate_gradients", broken)
     with pytest.raises(
         DivergenceError,
         match=r"became nan at step 7 with learning rate 0\.01 and lora\.alpha 16; the best checkpoint \(step 4\)",

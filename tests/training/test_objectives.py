@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,19 @@ from hypothesis import strategies as st
 from rango.models.adapter import add_adapter
 from rango.models.loading import load_model
 from rango.options import LoRA
+from rango.scoring.forward import Reader
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
-from rango.training.objectives import count_terms, loss_sum
+from rango.training.objectives import MicroBatch, count_terms
 from rango.training.schedule import BatchPlan, learning_rate_factor
 
 Checkpoint = Callable[..., Path]
 TASK = toy_task()
+
+
+def loss_sum(reader: Reader, trees: Sequence[TokenTree], **settings: Any) -> torch.Tensor:
+    micro_batch = MicroBatch(reader, trees, **settings)
+    return micro_batch.loss(reader.states(micro_batch.batch))
 
 
 def log_probabilities(network: Any, ids: list[int]) -> list[float]:

@@ -1,1 +1,1 @@
-"""How it learns: objectives, the loop, checkpoints, the run directory."""
+"""Fine-tuning: objectives, the training loop, checkpoints, the run directory, evaluation."""

@@ -1,4 +1,7 @@
-"""Which runs may be trained together in one pass, and the data that each of them is."""
+"""Banks: which runs may be trained together in one pass over one frozen base.
+
+A bank of six runs reads the base's weights once per step instead of six times, and each run ends as it would alone.
+"""
 
 from __future__ import annotations
 
@@ -11,36 +14,21 @@ from rango.errors import InputError
 from rango.files import fingerprint
 from rango.options import FinetuneConfig
 
-FREE = frozenset(
-    {
-        "lora",
-        "regime",
-        "objective",
-        "rule",
-        "learning_rate",
-        "weight_decay",
-        "warmup",
-        "decay",
-        "clip",
-        "epochs",
-        "steps",
-        "validate_every",
-        "patience",
-        "select",
-        "seed",
-    }
-)
+FREE = {
+    *("lora", "regime", "objective", "rule", "learning_rate", "weight_decay", "warmup", "decay", "clip"),
+    *("epochs", "steps", "validate_every", "patience", "select", "seed"),
+}
 """The keys in which runs of one bank may differ. The others decide what is read, so they must agree."""
 
 
 OnValidation = Callable[[int, Mapping[str, float]], bool]
 """Called after each validation but that of the last step, with the step and the metrics; True ends the run there, as
-`pruned`. Asked again with the same values, as after an interruption, it must answer the same."""
+`pruned`. Called again with the same values, as after an interruption, it must return the same."""
 
 
 @dataclass(frozen=True)
 class BankJob:
-    """A run of a bank: where it goes and what it is."""
+    """One run to train: its directory and its configuration."""
 
     out: Path
     config: FinetuneConfig
@@ -51,7 +39,7 @@ class BankJob:
 def bankable(configs: Sequence[FinetuneConfig]) -> str | None:
     """Why these runs cannot be trained in one pass over one base; None when they can.
 
-    One run always can. Members may differ in the keys of `FREE`; dropout draws its masks from one stream whose numbers
+    One run always can. Several may differ in the keys of `FREE`; dropout draws its masks from one stream whose numbers
     depend on everything drawn before, so a run with dropout would not be what it is alone.
     """
     if len(configs) < 2:
@@ -71,11 +59,7 @@ def bankable(configs: Sequence[FinetuneConfig]) -> str | None:
 
 
 def check_bankable(jobs: Sequence[BankJob]) -> None:
-    """Refuse jobs that cannot be one bank.
-
-    Raises:
-        InputError: the reason of `bankable`, or no job, or two in one folder.
-    """
+    """Raise InputError for jobs that cannot be one bank: for the reason of `bankable`, none, or two in one folder."""
     if not jobs:
         raise InputError("a bank has no jobs; give at least one")
     if len({job.out.resolve() for job in jobs}) < len(jobs):
@@ -86,8 +70,9 @@ def check_bankable(jobs: Sequence[BankJob]) -> None:
 
 
 def run_key(config: FinetuneConfig) -> str:
-    """A hash of the configuration: tells the members of a bank apart in their state file.
+    """A hash of the configuration, which names a run of a bank in their state file.
 
-    Without the model, which they share: the state in a study folder that was moved with its models still fits.
+    The model, which all of them share, is left out: the state in a study folder that was moved together with its models
+    still fits.
     """
     return fingerprint(json.dumps(config.model_dump(mode="json", exclude={"model"}), sort_keys=True))

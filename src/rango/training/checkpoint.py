@@ -1,4 +1,9 @@
-"""The state that an exact resume needs, of a whole bank in one file, so that it is whole or absent."""
+"""The state that an exact resume needs: of all runs of a bank in one file, so that it is whole or absent.
+
+metadata  progress                  {key: counters} as JSON
+tensors   KEY/adapter/NAME          trained weights
+          KEY/optimizer/NUMBER/NAME moments and step counter of the optimizer, by number of the parameter
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """How far a training run is."""
+    """How far a run of fine-tuning is."""
 
     step: int = 0
     """Optimizer steps done."""
@@ -49,7 +54,7 @@ class Saved(Protocol):
 
     @property
     def key(self) -> str:
-        """Tells the members of a bank apart, the same whenever the same run is asked for."""
+        """A name that distinguishes the runs of a bank and is the same whenever the same run is repeated."""
 
     @property
     def adapter(self) -> TrainableModel:
@@ -64,45 +69,26 @@ class Saved(Protocol):
         """The counters, whose values JSON can hold."""
 
 
-@dataclass(frozen=True)
-class State:
-    """A state file's content."""
-
-    progress: Mapping[str, Mapping[str, Any]]
-    tensors: Mapping[str, torch.Tensor]
-
-    def progress_of(self, key: str) -> Progress:
-        """The counters of one member."""
-        return Progress(**self.progress[key])
-
-    def restore(self, member: Saved) -> None:
-        """Put a member's adapter and optimizer back as `save_state` found them."""
-        member.adapter.load_state(self._below(f"{member.key}/adapter/"))
-        for number, parameter in enumerate(member.adapter.parameters()):
-            for name, tensor in self._below(f"{member.key}/optimizer/{number}/").items():
-                # Adam's moments live with the parameter; its step counter only where one kernel does the whole step.
-                stays = name == "step" and not member.optimizer.defaults.get("fused")
-                member.optimizer.state[parameter][name] = tensor if stays else tensor.to(parameter.device)
-
-    def _below(self, prefix: str) -> dict[str, torch.Tensor]:
-        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
-
-
-def save_state(path: Path, members: Sequence[Saved]) -> None:
-    """Write adapters, optimizer moments and counters of all members atomically to `path`."""
+def save_state(path: Path, runs: Sequence[Saved]) -> None:
+    """Write adapters, optimizer states and counters of all runs to one file, atomically."""
     tensors = {}
-    for member in members:
-        for name, tensor in member.adapter.state().items():
-            tensors[f"{member.key}/adapter/{name}"] = tensor
-        for number, parameter in enumerate(member.adapter.parameters()):
-            for name, value in member.optimizer.state.get(parameter, {}).items():
-                tensors[f"{member.key}/optimizer/{number}/{name}"] = torch.as_tensor(value)
-    progress = {member.key: asdict(member.progress) for member in members}
+    for run in runs:
+        for name, tensor in run.adapter.state().items():
+            tensors[f"{run.key}/adapter/{name}"] = tensor
+        # A parameter that has had no step yet, or no gradient, has no optimizer state.
+        for number, parameter in enumerate(run.adapter.parameters()):
+            for name, value in run.optimizer.state.get(parameter, {}).items():
+                tensors[f"{run.key}/optimizer/{number}/{name}"] = torch.as_tensor(value)
+    progress = {run.key: asdict(run.progress) for run in runs}
     write_tensors(path, tensors, metadata={"progress": json.dumps(progress)})
 
 
 def load_state(path: Path, *, advice: str = "delete the run's folder and begin it anew") -> State:
-    """Read what `save_state` wrote; `advice` is the end of the message where that is impossible.
+    """Read what `save_state` wrote.
+
+    Args:
+        path: the state file.
+        advice: the end of the message where the file cannot be read.
 
     Raises:
         InputError: the file is damaged.
@@ -113,3 +99,28 @@ def load_state(path: Path, *, advice: str = "delete the run's folder and begin i
             return State(json.loads(file.metadata()["progress"]), tensors)
     except (SafetensorError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); {advice}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The content of a state file."""
+
+    progress: Mapping[str, Mapping[str, Any]]
+    """Key of a run → its counters."""
+    tensors: Mapping[str, torch.Tensor]
+
+    def progress_of(self, key: str) -> Progress:
+        """The counters of one run of fine-tuning."""
+        return Progress(**self.progress[key])
+
+    def restore(self, run: Saved) -> None:
+        """Put a run's adapter and optimizer back into the state in which `save_state` was given them."""
+        run.adapter.load_state(self._below(f"{run.key}/adapter/"))
+        for number, parameter in enumerate(run.adapter.parameters()):
+            for name, tensor in self._below(f"{run.key}/optimizer/{number}/").items():
+                # Adam's moments live with the parameter; its step counter only where one kernel does the whole step.
+                stays = name == "step" and not run.optimizer.defaults.get("fused")
+                run.optimizer.state[parameter][name] = tensor if stays else tensor.to(parameter.device)
+
+    def _below(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,9 @@
-"""Several processes of one run, as `torchrun` starts them: each reads its part of a batch, and gradients are summed."""
+"""Several processes of one run, as `torchrun` starts them: each reads its part of a batch, and gradients are summed.
+
+batch of 5 trees     0 1 2 3 4
+process 0 of 2       0   2   4      its loss and gradients
+process 1 of 2         1   3        its loss and gradients     all_reduce: both then take the same optimizer step
+"""
 
 from __future__ import annotations
 
@@ -21,12 +26,35 @@ from rango.scoring.trees import TokenTree
 T = TypeVar("T")
 
 
+@contextmanager
+def launched(device: str) -> Iterator[tuple[ProcessGroup, str]]:
+    """Join the processes that `torchrun` started, if it did; gives the group and the device of this process.
+
+    With `auto` or `cuda` each process takes the GPU of its local rank (NCCL); on CPUs they talk through gloo. A process
+    that fails inside the block ends at once, without waiting for the others, and torchrun then ends those.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        yield ALONE, device
+        return
+    chosen = choose_device(device)
+    if str(chosen) == "cuda":
+        chosen = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    yield ProcessGroup.current(), str(chosen)
+    # Not in a `finally`: after a fault the other processes would be waited for here.
+    dist.destroy_process_group()
+
+
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Which of how many processes this one is. Alone, everything here is what it would be without it.
+    """Which of how many processes this one is; with one process every method does what its plain counterpart does.
 
-    Only the first writes files. All take the same steps in the same order, so a decision that depends on files or on
-    the clock is the first one's, sent to the others by `broadcast`.
+    Only the main process writes files. All take the same steps in the same order, so a decision that depends on files
+    or on the clock is made by the main process and sent to the others by `broadcast`.
     """
 
     rank: int = 0
@@ -34,7 +62,7 @@ class ProcessGroup:
 
     @classmethod
     def current(cls) -> ProcessGroup:
-        """Those of the process group that is open; one alone if there is none."""
+        """The process group that torch has open; a group of one if there is none."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
@@ -45,7 +73,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's part: every `size`-th, so that parts of a batch sorted by length are alike."""
+        """This process's part: every `size`-th item, so that parts of a batch sorted by length are alike."""
         return items if self.size == 1 else items[self.rank :: self.size]
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -54,7 +82,7 @@ class ProcessGroup:
             return
         trained = list(parameters)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        flat = torch.cat([grad.reshape(-1) for grad in grads])  # (trainable parameters,)
         dist.all_reduce(flat)
         for parameter, total in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
             parameter.grad = total.reshape(parameter.shape).clone()
@@ -70,62 +98,44 @@ class ProcessGroup:
         return any(self._gather(flag))
 
     def broadcast(self, value: T) -> T:
-        """The first process's value."""
+        """The main process's value."""
         return self._gather(value)[0]
 
     def barrier(self) -> None:
-        """Go on when every process has come here: what the first has written is there for all."""
+        """Wait until every process has come here: what the main one has written is then there for all."""
         self._gather(None)
 
     def score(self, reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
-        """`rango.scoring.score`, each process reading its part; all get the whole."""
+        """`rango.scoring.scorer.score`, to which each process contributes its part; all get the scores of all trees."""
         if self.size == 1:
             return score(reader, trees, options=options, form=form)
-        mine = self.share(trees)
-        own: Scores | None = score(reader, mine, options=options, form=form) if mine else None
-        parts = self._gather(own)
-        values = np.full((len(trees), max(len(tree.branches) for tree in trees)), -np.inf)
-        mass = np.zeros(len(trees)) if form == "letter" else None
+        own = self.share(trees)
+        parts = self._gather(score(reader, own, options=options, form=form) if own else None)
+        # Put the rows of each process back to where `share` took them from; with few trees a process may have none.
+        values = np.full((len(trees), max(len(tree.branches) for tree in trees)), -np.inf)  # (N, K)
+        mass = np.zeros(len(trees)) if form == "letter" else None  # (N,)
         for rank, part in enumerate(parts):
             if part is None:
                 continue
             values[rank :: self.size, : part.values.shape[1]] = part.values
             if mass is not None and part.letter_mass is not None:
                 mass[rank :: self.size] = part.letter_mass
-        there = [part for part in parts if part is not None]
-        seconds = max(part.seconds for part in there)
-        return Scores(values=values, letter_mass=mass, tokens=sum(part.tokens for part in there), seconds=seconds)
+        scored = [part for part in parts if part is not None]
+        return Scores(
+            values=values,
+            letter_mass=mass,
+            tokens=sum(part.tokens for part in scored),
+            seconds=max(part.seconds for part in scored),
+        )
 
     def _gather(self, value: T) -> list[T]:
+        """Every process's value, by rank."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
 
 ALONE = ProcessGroup()
 """One process without others."""
-
-
-@contextmanager
-def launched(device: str) -> Iterator[tuple[ProcessGroup, str]]:
-    """Join the processes that `torchrun` started, if it did; gives the processes and the device of this process.
-
-    With `auto` or `cuda` each process takes the GPU of its local rank (NCCL); on CPUs they talk through gloo. If a
-    process fails it ends at once and torchrun ends the others: nobody waits for it in the block.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or "RANK" not in os.environ:
-        yield ProcessGroup(), device
-        return
-    chosen = choose_device(device)
-    if str(chosen) == "cuda":
-        chosen = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-        torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    yield ProcessGroup.current(), str(chosen)
-    dist.destroy_process_group()

@@ -1,4 +1,9 @@
-"""`rango evaluate`: posteriors and metrics of a model on one split, and the metrics of a run's states."""
+"""`rango evaluate`: posteriors and metrics of a model on one split, with or without an adapter.
+
+as_the_run          what is left open is done as the adapter's run did it
+check_data          instances that the run may have seen are refused
+write_evaluation    scores, posteriors, metrics, files
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,8 @@ from pathlib import Path
 
 from rango.console import Screen
 from rango.decisions import (
-    Calibrator,
     Estimate,
     Posteriors,
-    fit_calibrator,
     summarise,
     summarise_difference,
     summarise_prior_only,
@@ -18,55 +21,16 @@ from rango.decisions import (
 )
 from rango.errors import InputError
 from rango.files import holds_files, read_yaml, write_json, write_yaml
-from rango.models.adapter import Adapter, TrainableModel
+from rango.models.adapter import Adapter
 from rango.models.loading import Model
 from rango.models.peft_format import load_adapter
-from rango.options import EvaluateConfig, Form
+from rango.options import EvaluateConfig
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import DropoutPasses, as_posteriors, check_dropout, score_split
 from rango.scoring.trees import encode
 from rango.tasks import Instance, Task, few_shot, true_log_posteriors
 from rango.training.evaluation_of_run import check_data
-from rango.training.run_folder import as_json, versions
-
-
-def measure(states: Mapping[str, Posteriors], *, seed: int = 0) -> dict[str, dict[str, Estimate]]:
-    """Every metric of every state with its 95 % bootstrap interval, and of the prior-only system.
-
-    `prior` outputs the class frequencies of the same instances whatever the input: its NCE is 1 by definition.
-    `difference` is adapted minus base on the same resampled instances.
-    """
-    any_state = next(iter(states.values()))
-    found = {"prior": summarise_prior_only(any_state, seed=seed)}
-    found |= {state: summarise(posteriors, seed=seed) for state, posteriors in states.items()}
-    if "base" in states and "adapted" in states:
-        found["difference"] = summarise_difference(states["base"], states["adapted"], seed=seed)
-    return found
-
-
-def true_posteriors(instances: Sequence[Instance]) -> Posteriors | None:
-    """The posteriors that the instances' labels were drawn from; None where they are not known."""
-    if any(instance.log_posterior is None for instance in instances):
-        return None
-    return as_posteriors(true_log_posteriors(instances), instances)
-
-
-def calibrated_posteriors(
-    validation: Posteriors, test: Posteriors, *, form: Form
-) -> tuple[Calibrator | None, Posteriors, str | None]:
-    """Test posteriors after a calibrator fitted on validation, and a note where the fit needs one.
-
-    Letters are classes with a place each, so an affine calibrator may correct a preference for one of them. The order
-    of a cloze task's choices means nothing: one temperature. Without a fit, the posteriors come back as they are.
-    """
-    try:
-        calibrator = fit_calibrator(validation, method="affine" if form == "letter" else "temperature")
-    except InputError as error:
-        return None, test, f"calibration on validation is not possible: {error}"
-    report = calibrator.report
-    note = None if report is None or report.converged else f"the {calibrator.method} calibrator did not converge"
-    return calibrator, calibrator.apply(test), note
-
+from rango.training.run_folder import as_json, posteriors_file, versions
 
 RECORD = "evaluation.yaml"
 
@@ -77,13 +41,13 @@ def write_evaluation(
     """Score one split and write posteriors/SPLIT-STATE.parquet, metrics.json and evaluation.yaml.
 
     STATE is `base`, or `adapted` with an adapter. Metrics are those of a run, for this one state, the prior-only system
-    and, where it is known, the true posterior (`floor`). `notes` are said before the scoring.
+    and, where it is known, the true posterior (`floor`). `notes` are shown before the scoring.
 
     Raises:
         InputError: bad data or adapter, data that the adapter's run has seen (see `other_data`), or `out` holds other
             files; nothing is written then.
     """
-    _check_files(out, config)
+    _check_output(out, config)
     notes = (*notes, *check_data(task, config))
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
@@ -92,17 +56,22 @@ def write_evaluation(
     form = config.form or task.default_form
     adapter = load_adapter(model, config.adapter) if config.adapter is not None else None
     try:
-        if adapter is not None and config.mc_dropout is not None:
-            _check_masks(adapter, config)
+        dropout = None
+        if config.mc_dropout is not None:
+            if not isinstance(adapter, Adapter):
+                raise InputError(
+                    f"mc_dropout is {config.mc_dropout} but {config.adapter} is a fully fine-tuned model, which has no "
+                    "adapter whose dropout could be on; leave mc_dropout out"
+                )
+            check_dropout(adapter)
+            dropout = DropoutPasses(adapter, config.mc_dropout, config.seed)
         reader = probe_reader(model)
         trees = encode(model, instances, task=task, form=form)
         for note in (*notes, *model.notes, *reader.notes, *task.notes):
             screen.say(f"· {note}")
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
-        dropout = None
-        if config.mc_dropout is not None and isinstance(adapter, Adapter):
-            screen.say(f"· {config.mc_dropout} passes with the adapter's dropout of {adapter.lora.dropout:g}")
-            dropout = DropoutPasses(adapter, config.mc_dropout, config.seed)
+        if dropout is not None:
+            screen.say(f"· {dropout.count} passes with the adapter's dropout of {dropout.adapter.lora.dropout:g}")
         scored = score_split(reader, instances, task=task, options=config, trees=trees, dropout=dropout)
     finally:
         if adapter is not None:
@@ -113,7 +82,7 @@ def write_evaluation(
         states["floor"] = floor
     metrics = measure(states, seed=config.seed)
     for state, posteriors in states.items():
-        write_posteriors(out / "posteriors" / f"{config.split}-{state}.parquet", posteriors)
+        write_posteriors(posteriors_file(out, state, config.split), posteriors)
     record = {
         "config": config.model_dump(mode="json"),
         "form": form,
@@ -129,25 +98,38 @@ def write_evaluation(
     return metrics
 
 
-def check_not_empty(instances: Sequence[Instance], *, shots: int) -> None:
-    """Raise InputError if the shots left nothing of the training split."""
-    if not instances:
-        raise InputError(f"the {shots} shots are the whole training split; ask for fewer, or for more instances")
-
-
-def _check_masks(adapter: TrainableModel, config: EvaluateConfig) -> None:
-    if not isinstance(adapter, Adapter):
-        raise InputError(
-            f"mc_dropout is {config.mc_dropout} but {config.adapter} is a fully fine-tuned model, which has no adapter "
-            "whose dropout could be on; leave mc_dropout out"
-        )
-    check_dropout(adapter)
-
-
-def _check_files(out: Path, config: EvaluateConfig) -> None:
+def _check_output(out: Path, config: EvaluateConfig) -> None:
+    """Raise InputError where `out` holds anything but an evaluation with this configuration."""
     if out.is_file():
         raise InputError(f"--out {out} is a file; give a folder that does not exist yet")
     if not holds_files(out):
         return
     if not (out / RECORD).is_file() or read_yaml(out / RECORD).get("config") != config.model_dump(mode="json"):
         raise InputError(f"--out {out} already holds other files; give a folder that does not exist yet")
+
+
+def check_not_empty(instances: Sequence[Instance], *, shots: int) -> None:
+    """Raise InputError if the shots left nothing of the training split."""
+    if not instances:
+        raise InputError(f"the {shots} shots are the whole training split; ask for fewer, or for more instances")
+
+
+def measure(states: Mapping[str, Posteriors], *, seed: int = 0) -> dict[str, dict[str, Estimate]]:
+    """Every metric of every state with its 95 % bootstrap interval, and of the prior-only system.
+
+    `prior` outputs the class frequencies of the same instances whatever the input: its NCE is 1 by definition.
+    `difference` is adapted minus base on the same resampled instances.
+    """
+    any_state = next(iter(states.values()))
+    metrics = {"prior": summarise_prior_only(any_state, seed=seed)}
+    metrics |= {state: summarise(posteriors, seed=seed) for state, posteriors in states.items()}
+    if "base" in states and "adapted" in states:
+        metrics["difference"] = summarise_difference(states["base"], states["adapted"], seed=seed)
+    return metrics
+
+
+def true_posteriors(instances: Sequence[Instance]) -> Posteriors | None:
+    """The posteriors that the instances' labels were drawn from; None where they are not known."""
+    if any(instance.log_posterior is None for instance in instances):
+        return None
+    return as_posteriors(true_log_posteriors(instances), instances)

@@ -1,6 +1,6 @@
 """What an evaluation takes from the run that made its adapter. Nothing in this file needs a model.
 
-So a mistake in the data or in the adapter's folder is found before torch is loaded.
+A mistake in the data or in the adapter's folder is thus found before torch is loaded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from rango.options import EvaluateConfig, Split, TaskOptions
 from rango.tasks import TASKS, Task, load_task
 from rango.training.run_folder import Run
 
-# What of scoring an adapter was trained under.
-_SCORING = ("form", "normalise", "shots", "shots_seed", "dtype")
+SCORING_KEYS = ("form", "normalise", "shots", "shots_seed", "dtype")
+"""What an evaluation takes over from the adapter's run whatever the task."""
 
 
 def run_of(adapter: Path | None) -> Run | None:
@@ -28,8 +28,7 @@ def run_of(adapter: Path | None) -> Run | None:
     if not (folder / "run.yaml").is_file():
         return None
     run = Run(folder)
-    if not isinstance(run.record.get("config"), dict):
-        raise InputError(f"{folder / 'run.yaml'} has no config; expected the output folder of rango finetune")
+    run.part("config")
     return run
 
 
@@ -46,8 +45,9 @@ def as_the_run(config: EvaluateConfig) -> tuple[EvaluateConfig, tuple[str, ...]]
     run = run_of(config.adapter)
     if run is None:
         return config, ()
+    # Where the configuration left the form to the task, the record has the one that was used.
     of_run = {**dict(run.config), "form": run.record.get("form") or run.config.form}
-    names = (*_SCORING, *(TaskOptions.model_fields if _is_task_of(run, config.task) else ()))
+    names = (*SCORING_KEYS, *(TaskOptions.model_fields if _is_task_of(run, config.task) else ()))
     taken = {name: of_run[name] for name in names if name not in config.model_fields_set}
     changed = [f"{name} {value}" for name, value in taken.items() if value != getattr(config, name)]
     complete = EvaluateConfig.build({**config.model_dump(exclude_unset=True), **taken})
@@ -69,17 +69,12 @@ def check_data(task: Task, config: EvaluateConfig) -> tuple[str, ...]:
         return (f"the adapter of {run.path} was trained on another task, {run.config.task}",)
     if config.other_data:
         return (f"not the data of {run.path}: instances that it was trained on may be among these",)
-    trained_on = _data_of(run)
+    trained_on = _load_task_of(run)
     if trained_on is None:
         raise InputError(
             f"{config.task} is not what {run.path} was trained on (fingerprint {then}, now {task.fingerprint}): it has "
             "changed since, and training instances may be among these; put it back, or give --other-data"
         )
-    _check_unseen(run, trained_on, task, config)
-    return ()
-
-
-def _check_unseen(run: Run, trained_on: Task, task: Task, config: EvaluateConfig) -> None:
     # Validation instances chose the checkpoint: they are no test either.
     seen_splits: dict[Split, tuple[Split, ...]] = {
         "train": (),
@@ -89,30 +84,31 @@ def _check_unseen(run: Run, trained_on: Task, task: Task, config: EvaluateConfig
     seen = {instance.group for split in seen_splits[config.split] for instance in trained_on.split(split)}
     instances = task.split(config.split)
     shared = sum(instance.group in seen for instance in instances)
-    if not shared:
-        return
-    changed = [name for name in TaskOptions.model_fields if getattr(config, name) != getattr(run.config, name)]
-    differs = ", ".join(f"{name} is {getattr(config, name)}, there {getattr(run.config, name)}" for name in changed)
-    raise InputError(
-        f"{shared:,} of the {len(instances):,} {config.split} instances have contexts that {run.path} was trained or "
-        f"validated on ({differs}); leave that out to evaluate on its own {config.split} split, or give --other-data"
-    )
+    if shared:
+        changed = [name for name in TaskOptions.model_fields if getattr(config, name) != getattr(run.config, name)]
+        differs = ", ".join(f"{name} is {getattr(config, name)}, there {getattr(run.config, name)}" for name in changed)
+        raise InputError(
+            f"{shared:,} of the {len(instances):,} {config.split} instances have contexts that {run.path} was trained "
+            f"or validated on ({differs}); leave that out to evaluate on its own {config.split} split, or give "
+            "--other-data"
+        )
+    return ()
 
 
 def _is_task_of(run: Run, name: str) -> bool:
     """Whether a task's name or path means the task of a run; the path of a table may be written in another way."""
     if name in TASKS or run.config.task in TASKS:
         return name == run.config.task
-    return _folder(name) == _folder(run.config.task) or _data_of(run, name) is not None
+    # A table may be given as its folder or as a file in it, or may have been copied elsewhere.
+    folders = []
+    for table in (name, run.config.task):
+        path = Path(table).resolve()
+        folders.append(path.parent if path.is_file() else path)
+    return folders[0] == folders[1] or _load_task_of(run, name) is not None
 
 
-def _folder(table: str) -> Path:
-    path = Path(table).resolve()
-    return path.parent if path.is_file() else path
-
-
-def _data_of(run: Run, name: str | None = None) -> Task | None:
-    """The task that a run was trained on, loaded again (from `name`, if given); None if it is not there any more."""
+def _load_task_of(run: Run, name: str | None = None) -> Task | None:
+    """The task that a run was trained on, loaded again (from `name`, if given); None if that gives another or fails."""
     try:
         task = load_task(name or run.config.task, run.config)
     except InputError:

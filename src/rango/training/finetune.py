@@ -1,4 +1,9 @@
-"""What happens to the runs of a bank from the first score to metrics.json."""
+"""Fine-tuning from the first score to metrics.json: of one run, or of a bank of runs over one frozen base.
+
+    check everything → score the base → train → score the best checkpoint → calibrate on validation → metrics
+
+What a step has stored is not computed again, so that repeating the command goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -9,179 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from rango.console import Screen, SignalGuard
-from rango.decisions import Posteriors
+from rango.decisions import Posteriors, fit_calibrator
 from rango.errors import DivergenceError, InputError
 from rango.models.adapter import TrainableModel, add_bank
 from rango.models.full_finetuning import add_full
 from rango.models.loading import Model
-from rango.options import SPLITS, FinetuneConfig, Form, Split
-from rango.scoring.forward import Reader
+from rango.options import SPLITS, FinetuneConfig, Split
 from rango.scoring.probe import probe_reader
-from rango.scoring.scorer import as_posteriors
+from rango.scoring.scorer import score_split
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Task, few_shot
 from rango.training.bank import BankJob, OnValidation, check_bankable, run_key
 from rango.training.checkpoint import load_state
-from rango.training.distributed import ALONE, ProcessGroup
-from rango.training.evaluate import calibrated_posteriors, check_not_empty, measure, true_posteriors
+from rango.training.distributed import ProcessGroup
+from rango.training.evaluate import check_not_empty, measure, true_posteriors
 from rango.training.run_folder import Run, RunWriter, open_output, versions
 from rango.training.trainer import Trainer
 from rango.training.training_run import Data, TrainingRun
-
-
-@dataclass(frozen=True)
-class Job:
-    """Runs with everything encoded and checked, before anything is written."""
-
-    model: Model
-    task: Task
-    """With the shots in its prompts, if any."""
-    task_fingerprint: str
-    """Of the task as it was asked for."""
-    form: Form
-    reader: Reader
-    trees: Mapping[Split, Sequence[TokenTree]]
-    screen: Screen
-    processes: ProcessGroup = ALONE
-
-    def run(
-        self, members: Sequence[TrainingRun], state: Path, base: Mapping[str, Posteriors], guard: SignalGuard
-    ) -> None:
-        """Base posteriors, training, adapted posteriors, metrics; each part is skipped if it is there already."""
-        started = time.perf_counter()
-        before = {member.key: member.writer.record.get("seconds") or 0.0 for member in members}
-        for member in members:
-            member.writer.begin(most_steps=member.most_steps)
-        for note in (*self.model.notes, *self.reader.notes, *self.task.notes):
-            self.screen.say(f"· {note}")
-        for split in ("test", "validation"):
-            self._write_base(members, split, base.get(split))
-        Trainer(self.reader, members, state, self.screen, self.processes).run(guard)
-        self.processes.barrier()
-        share = (time.perf_counter() - started) / len(members)
-        for member in members:
-            started = time.perf_counter()
-            if member.progress.failed is not None:
-                member.writer.fail(member.progress.failed)
-                continue
-            if member.progress.pruned:
-                seconds = before[member.key] + share
-                member.writer.prune(
-                    member.progress.step, seconds=round(seconds, 1), best_step=member.progress.best_step
-                )
-                continue
-            self._measure(member)
-            seconds = before[member.key] + share + time.perf_counter() - started
-            member.writer.finish(
-                seconds=round(seconds, 1),
-                training={"seconds": round(member.progress.seconds, 1), "tokens": member.progress.tokens},
-                best_step=member.progress.step if member.config.regime == "all" else member.progress.best_step,
-                steps=member.progress.step,
-            )
-        if self.processes.is_main:
-            state.unlink(missing_ok=True)
-        self.processes.barrier()
-
-    def _write_base(self, members: Sequence[TrainingRun], split: Split, known: Posteriors | None) -> None:
-        """Store the base model's posteriors in every run: those given, those that one has, or newly computed ones."""
-        there = self.processes.broadcast([member.writer.has_posteriors("base", split) for member in members])
-        if all(there):
-            return
-        lacking = [member for member, has in zip(members, there, strict=True) if not has]
-        having = [member for member, has in zip(members, there, strict=True) if has]
-        first = lacking[0]
-        if known is None and having:
-            known = Run(having[0].writer.path).posteriors("base", split)
-        elif known is None:
-            with first.adapter.disabled():
-                known = self._score("base", split, first)
-        mass = (having or [first])[0].writer.record.get("letter_mass", {}).get("base")
-        for member in lacking:
-            if mass is not None:
-                member.writer.write_letter_mass("base", mass)
-            member.writer.write_posteriors("base", split, known)
-
-    def _measure(self, member: TrainingRun) -> None:
-        """The best checkpoint's posteriors, calibrated ones, and the metrics of all states."""
-        writer = member.writer
-        member.conclude()
-        with member.adapter.alone():
-            adapted = self._score("adapted", "test", member)
-            validation = self._score("adapted", "validation", member) if member.validates else None
-        if not self.processes.is_main:
-            return
-        states = {"base": Run(writer.path).posteriors("base"), "adapted": adapted}
-        writer.write_posteriors("adapted", "test", adapted)
-        if validation is not None:
-            writer.write_posteriors("adapted", "validation", validation)
-            self._calibrate(states, validation, writer)
-        else:
-            self._note(f"not calibrated: regime {member.config.regime!r} trained on the validation instances", writer)
-        floor = true_posteriors(self.task.test)
-        if floor is not None:
-            writer.write_posteriors("floor", "test", floor)
-            states["floor"] = floor
-        writer.write_metrics({"test": measure(states, seed=member.config.seed)})
-
-    def _calibrate(self, states: dict[str, Posteriors], validation: Posteriors, writer: RunWriter) -> None:
-        """Add the state `calibrated`: the adapted posteriors after a calibrator fitted on validation."""
-        calibrator, calibrated, note = calibrated_posteriors(validation, states["adapted"], form=self.form)
-        if note is not None:
-            self._note(note, writer)
-        if calibrator is not None:
-            writer.write_calibrator(calibrator)
-            writer.write_posteriors("calibrated", "test", calibrated)
-            states["calibrated"] = calibrated
-
-    def _note(self, note: str, writer: RunWriter) -> None:
-        self.screen.say(f"· {note}")
-        notes = writer.record.get("notes", [])
-        writer.write_record(notes=notes if note in notes else [*notes, note])
-
-    def _score(self, state: str, split: Split, member: TrainingRun) -> Posteriors:
-        """Posteriors of the network as it is now; the share of probability on the letters goes to the run's record."""
-        self.screen.say(f"Scoring {split} ({len(self.trees[split]):,} instances), {state} model ...")
-        scores = self.processes.score(self.reader, self.trees[split], options=member.config, form=self.form)
-        if scores.letter_mass is not None and split == "test":
-            share = float(scores.letter_mass.mean())
-            self.screen.say(f"  share of probability on the letters: {share:.3f}")
-            member.writer.write_letter_mass(state, round(share, 6))
-        return as_posteriors(scores.values, self.task.split(split))
-
-
-def make_members(
-    job: Job, left: Sequence[tuple[BankJob, Run | None]], adapters: Sequence[TrainableModel]
-) -> list[TrainingRun]:
-    """The members of a bank: their run directories, begun before or new, and what they all read."""
-    data = Data(job.reader, job.form, job.trees["train"], job.trees["validation"], job.task.validation, job.processes)
-    members = []
-    for (bank_job, run), adapter in zip(left, adapters, strict=True):
-        record = run.record if run is not None else _record(job, bank_job.config, adapter)
-        writer = RunWriter(bank_job.out, record, writes=job.processes.is_main)
-        key = run_key(bank_job.config)
-        members.append(TrainingRun(key, bank_job.config, adapter, writer, data, bank_job.on_validation))
-    return members
-
-
-def _record(job: Job, config: FinetuneConfig, adapter: TrainableModel) -> dict[str, Any]:
-    model = job.model
-    return {
-        "config": config.model_dump(mode="json"),
-        "form": job.form,
-        "model": {
-            "name": model.name,
-            "architecture": type(model.network).__name__,
-            "parameters": model.parameter_count,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": str(model.device),
-        },
-        "trainable_parameters": adapter.parameter_count(),
-        "adapted_modules": adapter.module_count(),
-        "instances": {name: len(trees) for name, trees in job.trees.items()},
-        "fingerprints": {"model": model.fingerprint, "task": job.task_fingerprint},
-        "versions": versions(),
-        "notes": [*model.notes, *job.reader.notes, *job.task.notes],
-    }
 
 
 def finetune(
@@ -210,7 +59,7 @@ def finetune(
         base: the base model's posteriors on `test` and `validation` where they are known; computed when absent.
         screen: where progress is shown; nowhere by default.
         on_validation: called with the step and the validation metrics; where it returns True the run ends there with
-            status `pruned`: checkpoints and log are kept, nothing is measured on test. Asked for again, it begins anew.
+            status `pruned`: checkpoints and log are kept, nothing is measured on test. Repeating it begins it anew.
         **overrides: keys of FinetuneConfig, for example `steps=200, lora={"rank": 4}`.
 
     Raises:
@@ -246,7 +95,7 @@ def finetune_bank(
     Args:
         model: the base model.
         task: with train, validation and test splits.
-        jobs: where each run goes and its configuration; see `bankable` for what they may differ in.
+        jobs: where each run goes and its configuration; `bankable` says in what they may differ.
         state: the file for a resume; removed when the bank is done.
         base: as in `finetune`.
         screen: where progress is shown; nowhere by default.
@@ -261,57 +110,98 @@ def finetune_bank(
     screen = screen or Screen(quiet=True)
     check_bankable(jobs)
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
-    there = [open_output(job.out, job.config, fingerprints) for job in jobs]
-    left = []
-    for job, run in zip(jobs, there, strict=True):
+    begun = [open_output(job.out, job.config, fingerprints) for job in jobs]
+    unfinished = []
+    for job, run in zip(jobs, begun, strict=True):
         if run is not None and run.complete:
             screen.say(f"{job.out} is complete with this configuration: nothing to do.")
         else:
-            left.append((job, run))
-    if left:
-        _check_base(base, task)
-        _train(model, task, left, state, base or {}, screen)
+            unfinished.append((job, run))
+    if unfinished:
+        _check_base(base or {}, task)
+        _train(model, task, unfinished, state, base or {}, screen)
     return [Run(job.out) for job in jobs]
 
 
 def _train(
     model: Model,
     task: Task,
-    left: Sequence[tuple[BankJob, Run | None]],
+    unfinished: Sequence[tuple[BankJob, Run | None]],
     state: Path,
     base: Mapping[str, Posteriors],
     screen: Screen,
 ) -> None:
-    config, fingerprint = left[0][0].config, task.fingerprint
-    form = config.form or task.default_form
+    """Encode and check everything, then take the unfinished jobs, with their runs where they were begun, to the end."""
+    config, task_fingerprint = unfinished[0][0].config, task.fingerprint
     # In training the shots are ordinary tokens of every trunk: the adapter changes their keys, so none can be kept.
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     check_not_empty(task.train, shots=config.shots)
-    for bank_job, _ in left:
-        _check_selection(bank_job.config, task)
+    for job, _ in unfinished:
+        _check_selection(job.config, task)
+    form = config.form or task.default_form
     reader = probe_reader(model)
     trees = {name: encode(model, task.split(name), task=task, form=form) for name in SPLITS}
     processes = ProcessGroup.current()
-    job = Job(model, task, fingerprint, form, reader, trees, screen, processes)
+    data = Data(reader, form, trees["train"], trees["validation"], task.validation, processes)
     adapters: Sequence[TrainableModel]
     if config.adaptation == "full":
         adapters = [add_full(model)]
     else:
-        adapters = add_bank(model, [(bank_job.config.lora, bank_job.config.seed) for bank_job, _ in left])
+        adapters = add_bank(model, [(job.config.lora, job.config.seed) for job, _ in unfinished])
     try:
-        members = make_members(job, left, adapters)
-        _check_bank(state, members)
-        processes.barrier()  # all have looked at what is there before the first writes
-        advice = f"the run in {left[0][0].out} is saved; repeat the command to go on"
-        with SignalGuard(advice) as guard:
-            job.run(members, state, base, guard)
+        runs = []
+        for (job, run), adapter in zip(unfinished, adapters, strict=True):
+            # A run that was begun keeps its record; a new one says here what it is of.
+            record = (
+                run.record
+                if run is not None
+                else {
+                    "config": job.config.model_dump(mode="json"),
+                    "form": form,
+                    "model": {
+                        "name": model.name,
+                        "architecture": type(model.network).__name__,
+                        "parameters": model.parameter_count,
+                        "dtype": str(model.dtype).removeprefix("torch."),
+                        "device": str(model.device),
+                    },
+                    "trainable_parameters": adapter.parameter_count(),
+                    "adapted_modules": adapter.module_count(),
+                    "instances": {name: len(split) for name, split in trees.items()},
+                    "fingerprints": {"model": model.fingerprint, "task": task_fingerprint},
+                    "versions": versions(),
+                    "notes": [*model.notes, *reader.notes, *task.notes],
+                }
+            )
+            writer = RunWriter(job.out, record, writes=processes.is_main)
+            runs.append(TrainingRun(run_key(job.config), job.config, adapter, writer, data, job.on_validation))
+        _check_state(state, runs)
+        processes.barrier()  # every process has looked at the folders before the main one writes
+        with SignalGuard(f"the run in {unfinished[0][0].out} is saved; repeat the command to go on") as guard:
+            _Bank(task, trees, data, runs, screen).run(state, base, guard)
     finally:
         for adapter in adapters:
             adapter.remove()
 
 
+def _check_base(base: Mapping[str, Posteriors], task: Task) -> None:
+    """Raise InputError for base posteriors of another split, or of other instances than the task's."""
+    for name, posteriors in base.items():
+        if name not in ("test", "validation"):
+            raise InputError(f"base has posteriors for {name!r}; expected test and validation")
+        ids = tuple(instance.id for instance in task.split(name))
+        if posteriors.ids != ids:
+            raise InputError(
+                f"base posteriors on {name} are of other instances ({len(posteriors.ids)}, the first "
+                f"{posteriors.ids[0]!r}) than the task's ({len(ids)}, the first {ids[0]!r}); compute them for this task"
+            )
+
+
 def _check_selection(config: FinetuneConfig, task: Task) -> None:
-    """NCE divides by the entropy of the priors: no checkpoint has one where all right answers stand in one place."""
+    """Raise InputError where no checkpoint has an NCE to select by.
+
+    NCE divides by the entropy of the priors, which is 0 where all right answers have one label.
+    """
     labels = {instance.label for instance in task.validation}
     if config.regime != "all" and config.select == "nce" and len(labels) == 1:
         count = len(task.validation)
@@ -322,12 +212,13 @@ def _check_selection(config: FinetuneConfig, task: Task) -> None:
         )
 
 
-def _check_bank(state: Path, members: Sequence[TrainingRun]) -> None:
+def _check_state(state: Path, runs: Sequence[TrainingRun]) -> None:
+    """Raise InputError where the state file is damaged, or lacks one of these runs."""
     if not state.is_file():
         return
     saved = load_state(state).progress
-    missing = [member.writer.path for member in members if member.key not in saved]
-    if missing and len(members) == 1:
+    missing = [run.writer.path for run in runs if run.key not in saved]
+    if missing and len(runs) == 1:
         raise InputError(
             f"{state} is the state of another run, or of another version's; delete it to begin this run anew"
         )
@@ -338,13 +229,131 @@ def _check_bank(state: Path, members: Sequence[TrainingRun]) -> None:
         )
 
 
-def _check_base(base: Mapping[str, Posteriors] | None, task: Task) -> None:
-    for name, posteriors in (base or {}).items():
-        if name not in ("test", "validation"):
-            raise InputError(f"base has posteriors for {name!r}; expected test and validation")
-        ids = tuple(instance.id for instance in task.split(name))
-        if posteriors.ids != ids:
-            raise InputError(
-                f"base posteriors on {name} are of other instances ({len(posteriors.ids)}, the first "
-                f"{posteriors.ids[0]!r}) than the task's ({len(ids)}, the first {ids[0]!r}); compute them for this task"
+@dataclass(frozen=True, eq=False)
+class _Bank:
+    """Runs over one base, with their instances encoded and everything checked."""
+
+    task: Task
+    """With the shots in its prompts, if any."""
+    trees: Mapping[Split, Sequence[TokenTree]]
+    data: Data
+    runs: Sequence[TrainingRun]
+    screen: Screen
+
+    def run(self, state: Path, base: Mapping[str, Posteriors], guard: SignalGuard) -> None:
+        """Write base posteriors, train, and measure every run that came to its end."""
+        started = time.perf_counter()
+        reader, processes = self.data.reader, self.data.processes
+        seconds_before = {run.key: run.writer.record.get("seconds") or 0.0 for run in self.runs}
+        for run in self.runs:
+            run.writer.begin(most_steps=run.most_steps)
+        for note in (*reader.model.notes, *reader.notes, *self.task.notes):
+            self.screen.say(f"· {note}")
+        for split in ("test", "validation"):
+            self._write_base(split, base.get(split))
+        Trainer(reader, self.runs, state, self.screen, processes).train(guard)
+        processes.barrier()
+        # Each run is charged its share of the common time and the whole time of its own measurement.
+        share = (time.perf_counter() - started) / len(self.runs)
+        for run in self.runs:
+            started, progress = time.perf_counter(), run.progress
+            if progress.failed is not None:
+                run.writer.fail(progress.failed)
+                continue
+            if progress.pruned:
+                seconds = round(seconds_before[run.key] + share, 1)
+                run.writer.prune(progress.step, seconds=seconds, best_step=progress.best_step)
+                continue
+            self._measure(run)
+            run.writer.finish(
+                seconds=round(seconds_before[run.key] + share + time.perf_counter() - started, 1),
+                training={"seconds": round(progress.seconds, 1), "tokens": progress.tokens},
+                best_step=progress.step if run.config.regime == "all" else progress.best_step,
+                steps=progress.step,
             )
+        if processes.is_main:
+            state.unlink(missing_ok=True)
+        processes.barrier()
+
+    def _write_base(self, split: Split, known: Posteriors | None) -> None:
+        """Store the base model's posteriors in every run: those given, those that one has, or newly computed ones."""
+        stored = self.data.processes.broadcast([run.writer.has_posteriors("base", split) for run in self.runs])
+        having = [run for run, has in zip(self.runs, stored, strict=True) if has]
+        lacking = [run for run, has in zip(self.runs, stored, strict=True) if not has]
+        if not lacking:
+            return
+        source = (having or lacking)[0]
+        if known is None and having:
+            known = Run(source.writer.path).posteriors("base", split)
+        elif known is None:
+            with source.adapter.disabled():
+                known = self._score("base", split, source)
+        mass = source.writer.record.get("letter_mass", {}).get("base")
+        for run in lacking:
+            if mass is not None:
+                run.writer.write_letter_mass("base", mass)
+            run.writer.write_posteriors("base", split, known)
+
+    def _measure(self, run: TrainingRun) -> None:
+        """Store the best checkpoint's posteriors, calibrated ones, and the metrics of all states."""
+        writer = run.writer
+        run.conclude()
+        with run.adapter.alone():
+            adapted = self._score("adapted", "test", run)
+            validation = self._score("adapted", "validation", run) if run.validates else None
+        if not self.data.processes.is_main:
+            return
+        states = {"base": Run(writer.path).posteriors("base"), "adapted": adapted}
+        writer.write_posteriors("adapted", "test", adapted)
+        # A calibrator fitted on instances that were trained on would correct for too little.
+        if validation is None:
+            self._note(f"not calibrated: regime {run.config.regime!r} trained on the validation instances", writer)
+        else:
+            writer.write_posteriors("adapted", "validation", validation)
+            calibrated = self._calibrate(adapted, validation, writer)
+            if calibrated is not None:
+                states["calibrated"] = calibrated
+        floor = true_posteriors(self.task.test)
+        if floor is not None:
+            writer.write_posteriors("floor", "test", floor)
+            states["floor"] = floor
+        writer.write_metrics({"test": measure(states, seed=run.config.seed)})
+
+    def _calibrate(self, adapted: Posteriors, validation: Posteriors, writer: RunWriter) -> Posteriors | None:
+        """Store a calibrator fitted on validation and the calibrated test posteriors; None if it cannot be fitted.
+
+        Letters are classes with a place each, so an affine calibrator may correct a preference for one of them. The
+        order of a cloze task's choices means nothing: one temperature.
+        """
+        try:
+            calibrator = fit_calibrator(validation, method="affine" if self.data.form == "letter" else "temperature")
+        except InputError as error:
+            self._note(f"calibration on validation is not possible: {error}", writer)
+            return None
+        if calibrator.report is not None and not calibrator.report.converged:
+            self._note(f"the {calibrator.method} calibrator did not converge", writer)
+        calibrated = calibrator.apply(adapted)
+        writer.write_calibrator(calibrator)
+        writer.write_posteriors("calibrated", "test", calibrated)
+        return calibrated
+
+    def _score(self, state: str, split: Split, run: TrainingRun) -> Posteriors:
+        """Posteriors of the network as it is now; the share of probability on the letters goes to the run's record."""
+        trees = self.trees[split]
+        self.screen.say(f"Scoring {split} ({len(trees):,} instances), {state} model ...")
+        scored = score_split(
+            self.data.reader,
+            self.task.split(split),
+            task=self.task,
+            options=run.config,
+            trees=trees,
+            scorer=self.data.processes.score,
+        )
+        if scored.letter_mass is not None and split == "test":
+            self.screen.say(f"  share of probability on the letters: {scored.letter_mass:.3f}")
+            run.writer.write_letter_mass(state, round(scored.letter_mass, 6))
+        return scored.posteriors
+
+    def _note(self, note: str, writer: RunWriter) -> None:
+        self.screen.say(f"· {note}")
+        writer.write_note(note)

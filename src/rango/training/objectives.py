@@ -1,23 +1,33 @@
-"""What is minimised: one loss over token trees, three ways to read it."""
+"""What training minimises: three objectives, each a loss of the instances of a micro-batch.
+
+trunk "Ann smiled. Mood:"   branches " happy" " sad" " angry"   label 0
+
+tokens   scores every token of the trunk but the first, and " happy"
+answer   scores " happy"
+choice   scores all three branches against one another
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from rango.options import Normalisation, Objective, Rule
-from rango.scoring.batches import Read, collate
+from rango.scoring.batches import Batch, Read
 from rango.scoring.forward import Reader
 from rango.scoring.trees import TokenTree
 
-READS: dict[Objective, Read] = {"tokens": "text", "answer": "answer", "choice": "choices"}
+SCORED: dict[Objective, Read] = {"tokens": "text", "answer": "answer", "choice": "choices"}
 
 
 def count_terms(trees: Sequence[TokenTree], objective: Objective) -> int:
     """How many terms the loss of these trees averages over: predicted tokens, answer tokens, or instances.
 
-    It depends on the trees alone, so that a batch cut into micro-batches has the loss and gradient of the whole.
+    The number depends on the trees alone, so that a batch cut into micro-batches has the loss and the gradient of the
+    whole batch.
     """
     if objective == "choice":
         return len(trees)
@@ -25,75 +35,64 @@ def count_terms(trees: Sequence[TokenTree], objective: Objective) -> int:
     return answers + (sum(len(tree.trunk) - 1 for tree in trees) if objective == "tokens" else 0)
 
 
-def loss_sum(
-    reader: Reader,
-    trees: Sequence[TokenTree],
-    *,
-    objective: Objective,
-    rule: Rule = "logarithmic",
-    normalise: Normalisation = "none",
-) -> torch.Tensor:
-    """The summed loss of some trees, a scalar in nats (for the Brier rule without unit).
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """Instances that are read in one forward pass for one objective.
 
-        tokens:  - sum of log P(t | before) over trunk (from its second token) and right branch
-        answer:  - sum of log P(t | before) over the right branch
-        choice:  a proper scoring rule of q = softmax(scores) over the choices:
-                 logarithmic - log q_y, Brier sum_k (1[k = y] - q_k)²
-
-    Divide by `count_terms` of the whole batch for the mean.
+    Collating and the loss are two steps because runs of a bank share the forward pass between them: the states of all
+    runs' micro-batches are computed together, and each run's loss is taken from its own rows.
     """
-    part = Part(reader, trees, objective=objective, rule=rule, normalise=normalise)
-    return part.loss(reader.states(part.batch))
 
+    reader: Reader
+    trees: Sequence[TokenTree]
+    objective: Objective
+    rule: Rule = "logarithmic"
+    """Of the objective `choice`."""
+    normalise: Normalisation = "none"
+    """What the score of a choice is divided by; objective `choice` only."""
 
-class Part:
-    """Some trees, collated for one objective: what the forward pass reads, and the loss of the states it gives."""
-
-    def __init__(
-        self,
-        reader: Reader,
-        trees: Sequence[TokenTree],
-        *,
-        objective: Objective,
-        rule: Rule = "logarithmic",
-        normalise: Normalisation = "none",
-    ) -> None:
-        self._reader = reader
-        self._trees = trees
-        self._objective = objective
-        self._rule: Rule = rule
-        self._normalise: Normalisation = normalise
-        # The trees of one part are read in one way; if one cannot be read as a tree, all are read per choice.
-        as_trees = all(reader.as_tree(tree) for tree in trees)
-        batch = collate(trees, read=READS[objective], as_trees=as_trees, pad=reader.pad())
-        self.batch = batch.to(reader.model.device)
+    @cached_property
+    def batch(self) -> Batch:
+        """What the forward pass reads."""
+        # One micro-batch is read in one way: if one tree is too long to be read as a tree, every choice gets a row.
+        as_trees = all(self.reader.as_tree(tree) for tree in self.trees)
+        return self.reader.collate(self.trees, read=SCORED[self.objective], as_trees=as_trees)
 
     def loss(self, states: torch.Tensor) -> torch.Tensor:
-        """The summed loss, see `loss_sum`, from `Reader.states` of this part's positions."""
-        reader, batch, trees = self._reader, self.batch, self._trees
-        if self._objective != "choice":
+        """The summed loss, a scalar in nats (for the Brier rule without unit); `count_terms` makes it a mean.
+
+            tokens:  - sum of log P(t | before) over trunk (from its second token) and right branch
+            answer:  - sum of log P(t | before) over the right branch
+            choice:  a proper scoring rule of q = softmax(scores) over the choices:
+                     logarithmic - log q_y, Brier sum_k (1[k = y] - q_k)²
+
+        Args:
+            states: (u, H), what `Reader.states` gives for `batch`: u positions that predict, hidden size H.
+        """
+        reader, batch = self.reader, self.batch
+        if self.objective != "choice":
             return -reader.log_probabilities(batch, states).sum()
-        lengths = torch.tensor(
-            [_padded(tree.lengths(self._normalise), batch.shape[1]) for tree in trees], device=states.device
-        )
+        log_posteriors = self._log_posteriors(states)  # (N, K)
+        labels = torch.tensor([tree.label for tree in self.trees], device=states.device)  # (N,)
+        if self.rule == "logarithmic":
+            return torch.nn.functional.nll_loss(log_posteriors, labels, reduction="sum")
+        truth = torch.nn.functional.one_hot(labels, log_posteriors.shape[1])  # (N, K)
+        return (truth - log_posteriors.exp()).square().sum()
+
+    def _log_posteriors(self, states: torch.Tensor) -> torch.Tensor:
+        """Log-softmax over the choices of each tree, (N, K); -inf where a tree has no such choice."""
+        reader, batch, trees = self.reader, self.batch, self.trees
+        # A choice that a tree does not have is given the length 0.
+        lengths = torch.zeros(batch.shape, dtype=torch.long)
+        for row, tree in enumerate(trees):
+            lengths[row, : len(tree.branches)] = torch.tensor(tree.lengths(self.normalise))
+        lengths = lengths.to(states.device)  # (N, K)
+        # The logits of one-token choices differ from log-probabilities by the log-normaliser over the vocabulary, which
+        # the softmax over the choices cancels; a division by unequal lengths would keep a part of it.
         one_token = all(len(branch) == 1 for tree in trees for branch in tree.branches)
-        # Logits will do only where nothing but the common log-normaliser is missing.
-        enough = one_token and bool((lengths <= 1).all())
-        terms = reader.choice_logits(batch, states) if enough else reader.log_probabilities(batch, states)
-        scores = torch.zeros(batch.shape[0] * batch.shape[1], device=terms.device).index_add(0, batch.owners, terms)
-        scores = scores.reshape(batch.shape) / lengths.clamp(min=1)
-        log_posteriors = scores.masked_fill(lengths == 0, -torch.inf).log_softmax(dim=1)
-        labels = torch.tensor([tree.label for tree in trees], device=scores.device)
-        return _proper_score(log_posteriors, labels, self._rule)
-
-
-def _proper_score(log_posteriors: torch.Tensor, labels: torch.Tensor, rule: Rule) -> torch.Tensor:
-    if rule == "logarithmic":
-        return torch.nn.functional.nll_loss(log_posteriors, labels, reduction="sum")
-    truth = torch.nn.functional.one_hot(labels, log_posteriors.shape[1])
-    return (truth - log_posteriors.exp()).square().sum()
-
-
-def _padded(lengths: Sequence[int], width: int) -> list[int]:
-    """Lengths with 0 for choices that the tree does not have."""
-    return [*lengths, *[0] * (width - len(lengths))]
+        logits_suffice = one_token and bool((lengths <= 1).all())
+        terms = reader.choice_logits(batch, states) if logits_suffice else reader.log_probabilities(batch, states)
+        # Sum the scored tokens (m,) of each choice.
+        sums = torch.zeros(batch.shape[0] * batch.shape[1], device=terms.device)  # (N * K,)
+        scores = sums.index_add(0, batch.owners, terms).reshape(batch.shape) / lengths.clamp(min=1)  # (N, K)
+        return scores.masked_fill(lengths == 0, -torch.inf).log_softmax(dim=1)

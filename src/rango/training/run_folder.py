@@ -110,12 +110,7 @@ class Run:
         return read_posteriors(file)
 
     def contents(self, states: Sequence[str], *, split: str = "test") -> RunContents:
-        """Read everything that a report shows; a file that is missing or broken is noted instead of raised.
-
-        Args:
-            states: whose posteriors are read, in the order of the result.
-            split: of the posteriors.
-        """
+        """Everything that a report shows, with the posteriors of `states`; what cannot be read is noted, not raised."""
         missing: dict[str, str] = {}
 
         def read(name: str, reader: Callable[[Path], T]) -> T | None:
@@ -147,11 +142,9 @@ class RunContents:
     """What `Run.contents` could read of a run directory; a part is empty where its file is missing or broken."""
 
     record: dict[str, Any]
-    """run.yaml."""
     log: tuple[dict[str, Any], ...]
-    """log.jsonl, in order."""
     metrics: dict[str, Any]
-    """metrics.json as it is stored: {split: {state: {metric: {"value": ...}}}}."""
+    """metrics.json as it is stored."""
     posteriors: dict[str, Posteriors]
     """State → its posteriors."""
     missing: dict[str, str]
@@ -199,20 +192,15 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     return metrics
 
 
+@dataclass
 class RunWriter:
-    """Writes a run directory, each file whole or not at all."""
+    """Writes a run directory, each file whole or not at all. Nothing is on disk before `begin`."""
 
-    def __init__(self, path: Path, record: dict[str, Any], *, writes: bool = True) -> None:
-        """Prepare to write; nothing is on disk before `begin`.
-
-        Args:
-            path: the run directory.
-            record: the content of run.yaml so far.
-            writes: False in all but one of several processes: every method then changes `record` at most.
-        """
-        self.path = path
-        self.record = record
-        self.writes = writes
+    path: Path
+    record: dict[str, Any]
+    """The content of run.yaml."""
+    writes: bool = True
+    """False in all but one of several processes: every method then changes `record` at most."""
 
     def begin(self, **changes: Any) -> None:
         """Write run.yaml with status `running`; a resumed run keeps the times that it has."""

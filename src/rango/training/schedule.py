@@ -12,12 +12,15 @@ import numpy as np
 
 from rango.options import Decay
 
-# Batches sorted together by length: enough to save most padding, few enough that batches stay random.
 _CHUNK_BATCHES = 32
+"""Batches that are sorted together by length: enough to save most padding, few enough that batches stay random."""
 
 
 class BatchPlan:
-    """The batches of a training run: length-sorted within shuffled chunks, the batches then shuffled."""
+    """The batches of a training run: length-sorted within shuffled chunks, the batches then shuffled.
+
+    shuffle instances → cut into chunks of 32 batches → sort each chunk by length → cut into batches → shuffle those
+    """
 
     def __init__(self, lengths: Sequence[int], *, batch: int, batch_tokens: int | None, seed: int) -> None:
         """Plan batches.
@@ -40,10 +43,11 @@ class BatchPlan:
         return len(self.epoch(0)) if self._batch_tokens else -(-len(self._lengths) // self._batch)
 
     def step(self, step: int) -> list[int]:
-        """The instances of optimizer step `step` (0-based)."""
+        """The numbers of the instances of optimizer step `step` (0-based)."""
         epoch = 0
-        if self._batch_tokens is None:  # every epoch has as many batches
-            epoch, step = divmod(step, -(-len(self._lengths) // self._batch))
+        # Without a token budget every epoch has as many batches, so that no epoch before needs to be planned.
+        if self._batch_tokens is None:
+            epoch, step = divmod(step, self.steps_per_epoch)
         while step >= len(batches := self.epoch(epoch)):
             step -= len(batches)
             epoch += 1
@@ -51,11 +55,12 @@ class BatchPlan:
 
     def epoch(self, epoch: int) -> list[list[int]]:
         """All batches of one epoch; each instance occurs once."""
+        # Steps are asked for in order: to remember one epoch is enough.
         if self._latest[0] != epoch:
-            self._latest = epoch, self._make(epoch)
+            self._latest = epoch, self._plan(epoch)
         return self._latest[1]
 
-    def _make(self, epoch: int) -> list[list[int]]:
+    def _plan(self, epoch: int) -> list[list[int]]:
         generator = np.random.default_rng([self._seed, epoch])
         order = generator.permutation(len(self._lengths))
         size = self._batch * _CHUNK_BATCHES
@@ -63,23 +68,15 @@ class BatchPlan:
         for start in range(0, len(order), size):
             chunk = sorted(order[start : start + size].tolist(), key=lambda number: self._lengths[number])
             if self._batch_tokens is None:
-                batches += _by_count(chunk, self._batch)
-            else:
-                batches += _by_tokens(chunk, self._lengths, self._batch_tokens)
-        return [batches[number] for number in generator.permutation(len(batches))]
-
-
-def _by_count(chunk: Sequence[int], count: int) -> list[list[int]]:
-    return [list(chunk[start : start + count]) for start in range(0, len(chunk), count)]
-
-
-def _by_tokens(chunk: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    batches: list[list[int]] = [[]]
-    for number in chunk:  # ascending: the new one is the longest
-        if batches[-1] and (len(batches[-1]) + 1) * lengths[number] > budget:
+                batches += [chunk[first : first + self._batch] for first in range(0, len(chunk), self._batch)]
+                continue
             batches.append([])
-        batches[-1].append(number)
-    return batches
+            for number in chunk:
+                # Lengths ascend: the new instance is the longest, and the whole batch is padded to its length.
+                if batches[-1] and (len(batches[-1]) + 1) * self._lengths[number] > self._batch_tokens:
+                    batches.append([])
+                batches[-1].append(number)
+        return [batches[number] for number in generator.permutation(len(batches))]
 
 
 def learning_rate_factor(step: int, total: int, *, warmup: float, decay: Decay) -> float:
@@ -91,6 +88,7 @@ def learning_rate_factor(step: int, total: int, *, warmup: float, decay: Decay) 
     [0.5, 1.0, 1.0, 0.5]
     """
     rising = math.ceil(warmup * total)
+    # The first step has a rate above 0 already: a step of size 0 would be wasted.
     if step < rising:
         return (step + 1) / rising
     if decay == "constant":

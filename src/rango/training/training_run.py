@@ -1,4 +1,9 @@
-"""One run while it trains, alone or in a bank: its batches, optimizer, validations, checkpoints and log."""
+"""One run while it trains, alone or in a bank: its batches, optimizer, validations, checkpoints and log.
+
+regime validation   train on train, validate, keep the best checkpoint
+regime retrain      the same as a search for the best number of steps, then anew on train and validation for as many
+regime all          train on train and validation for all steps; nothing is chosen
+"""
 
 from __future__ import annotations
 
@@ -21,16 +26,14 @@ from rango.tasks import Instance
 from rango.training.bank import OnValidation
 from rango.training.checkpoint import Progress, State
 from rango.training.distributed import ALONE, ProcessGroup
-from rango.training.objectives import Part
+from rango.training.objectives import MicroBatch
 from rango.training.run_folder import RunWriter
 from rango.training.schedule import BatchPlan, learning_rate_factor
-
-_START = {"step": 0, "seconds": 0.0, "tokens": 0}
 
 
 @dataclass(frozen=True)
 class Data:
-    """What all members of a bank read."""
+    """What all runs of a bank read."""
 
     reader: Reader
     form: Form
@@ -45,6 +48,7 @@ class TrainingRun:
     """A run with a configuration, an adapter and a run directory of its own."""
 
     key: str
+    """Names the run in the state file of its bank."""
     config: FinetuneConfig
     adapter: TrainableModel
     writer: RunWriter
@@ -53,15 +57,15 @@ class TrainingRun:
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        """Set up the first phase."""
-        self._begin()
+        """Begin the first phase."""
+        self._begin_phase()
         config = self.config
         self.total = config.steps or (config.epochs or 3) * self.plan.steps_per_epoch
         self.every = config.validate_every or max(1, math.ceil(self.total / 20))
         self.validation_nce = math.nan
 
-    def _begin(self) -> None:
-        """Instances, plan of batches and optimizer of the phase that `progress` is in."""
+    def _begin_phase(self) -> None:
+        """Make the instances, the plan of batches and the optimizer of the phase that `progress` is in."""
         config, data = self.config, self.data
         self.trees = data.train if self.validates else (*data.train, *data.validation)
         self.plan = BatchPlan(
@@ -74,9 +78,23 @@ class TrainingRun:
             self.adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
 
+    def resume(self, state: State | None) -> None:
+        """Continue from a saved state, or begin where there is none."""
+        if state is not None:
+            self.progress = state.progress_of(self.key)
+            self._begin_phase()
+            state.restore(self)
+        self.writer.rewind_log(self.progress.step if state is not None else -1)
+
+    def begin_retraining(self) -> None:
+        """Begin the second phase of the regime `retrain`: a fresh adapter on train and validation."""
+        self.progress.retrained_from = self.progress.step
+        self.adapter.reset(self.config.seed)
+        self._begin_phase()
+
     @property
     def validates(self) -> bool:
-        """Whether validation instances are measured on in this phase; in the other phases they are trained on."""
+        """Whether this phase measures on the validation instances; a phase that does not trains on them."""
         return self.config.regime != "all" and self.progress.retrained_from is None
 
     @property
@@ -84,22 +102,29 @@ class TrainingRun:
         """Steps that the run takes at most, over its phases."""
         return self.total * (2 if self.config.regime == "retrain" else 1)
 
-    def goes_on(self) -> bool:
-        """Whether there is a step left to do; at the end of a search for the number of steps, retraining begins."""
-        if self.config.regime == "retrain" and self.validates and self._is_over() and not self._has_ended:
-            self.progress.retrained_from = self.progress.step
-            self.adapter.reset(self.config.seed)
-            self._begin()
-        return not self._is_over()
-
-    def _is_over(self) -> bool:
+    @property
+    def has_steps_left(self) -> bool:
+        """Whether there is another step to do in this phase."""
+        if self._ended_early:
+            return False
         patience = self.config.patience if self.validates else None
-        waited = patience is not None and self.progress.waited >= patience
-        return self._has_ended or self._step_of_phase >= self._length_of_phase or waited
+        if patience is not None and self.progress.waited >= patience:
+            return False
+        return self._step_of_phase < self._length_of_phase
 
     @property
-    def _has_ended(self) -> bool:
-        """Whether it came to an end before its time."""
+    def search_is_over(self) -> bool:
+        """Whether the regime `retrain` knows its number of steps, so that `begin_retraining` is due."""
+        searches = self.config.regime == "retrain" and self.validates
+        return searches and not self.has_steps_left and not self._ended_early
+
+    @property
+    def at_checkpoint(self) -> bool:
+        """Whether the step just done is followed by a validation or, where nothing is validated, by a checkpoint."""
+        return self._step_of_phase == self._length_of_phase or self._step_of_phase % self.every == 0
+
+    @property
+    def _ended_early(self) -> bool:
         return self.progress.failed is not None or self.progress.pruned
 
     @property
@@ -110,37 +135,34 @@ class TrainingRun:
     def _length_of_phase(self) -> int:
         return self.total if self.progress.retrained_from is None else self.progress.best_step or 0
 
-    @property
-    def at_checkpoint(self) -> bool:
-        """Whether the step just done is followed by a validation or, where nothing is validated, by a checkpoint."""
-        return self._step_of_phase == self._length_of_phase or self._step_of_phase % self.every == 0
-
-    def resume(self, state: State | None) -> None:
-        """Go on from a state, or from the beginning."""
-        if state is not None:
-            self.progress = state.progress_of(self.key)
-            self._begin()
-            state.restore(self)
-        self.writer.rewind_log(self.progress.step if state is not None else -1)
-
     def batch(self) -> list[TokenTree]:
         """The instances of the next step."""
         return [self.trees[number] for number in self.plan.step(self._step_of_phase)]
 
-    def part(self, trees: Sequence[TokenTree]) -> Part:
-        """Some trees, collated for this run's objective."""
+    def micro_batch(self, trees: Sequence[TokenTree]) -> MicroBatch:
+        """A part of a batch, collated for this run's objective."""
         config = self.config
-        return Part(self.data.reader, trees, objective=config.objective, rule=config.rule, normalise=config.normalise)
+        return MicroBatch(
+            self.data.reader, trees, objective=config.objective, rule=config.rule, normalise=config.normalise
+        )
 
     def update(self, loss: float, trees: Sequence[TokenTree]) -> dict[str, float]:
-        """One optimizer step with the gradients that are there; returns its log record, without the time.
+        """Take one optimizer step with the accumulated gradients.
+
+        Args:
+            loss: the mean loss of the batch, for the log.
+            trees: the batch.
+
+        Returns:
+            The step's record for the log, without times; `add_time` completes it.
 
         Raises:
             DivergenceError: the loss is not finite. Nothing is changed then.
         """
         config = self.config
         if not math.isfinite(loss):
-            raise self.divergence(f"the loss became {loss} at step {self.progress.step + 1}")
+            raise self._divergence(f"the loss became {loss} at step {self.progress.step + 1}")
+        # In retraining too the schedule spans the whole length, so that each step has the rate it had in the search.
         factor = learning_rate_factor(self._step_of_phase, self.total, warmup=config.warmup, decay=config.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
@@ -152,38 +174,35 @@ class TrainingRun:
         record = {"step": self.progress.step, "train_loss": loss, "learning_rate": config.learning_rate * factor}
         return record if self.progress.retrained_from is None else {**record, "retrain": self._step_of_phase}
 
-    def timed(self, record: dict[str, float], seconds: float) -> dict[str, float]:
-        """The record of a step that took `seconds`, complete."""
+    def add_time(self, record: dict[str, float], seconds: float) -> dict[str, float]:
+        """Count the seconds of a step and complete its record with the times so far."""
         self.progress.seconds += seconds
         return {**record, "seconds": round(self.progress.seconds, 3), "tokens": self.progress.tokens}
 
     def checkpoint(self, record: dict[str, float] | None) -> None:
-        """Log a step, measure on validation where that is honest, and keep the best and the last checkpoint.
+        """Log a step, measure on validation if this phase validates, and keep the best and the last checkpoint.
+
+        Args:
+            record: of the step just done; None before the first.
 
         Raises:
             DivergenceError: a score is not a number.
         """
-        found = self._validate() if self.validates else {}
+        validation = self._validate() if self.validates else {}
         self.progress.validated_step = self.progress.step
-        self.writer.append_log({**(record or _START), **found})
+        self.writer.append_log({**(record or {"step": 0, "seconds": 0.0, "tokens": 0}), **validation})
         self.writer.write_adapter(self.adapter, "last")
-        if found and self.on_validation is not None and self._step_of_phase < self._length_of_phase:
-            self.progress.pruned = self.on_validation(self.progress.step, found["validation"])
-
-    def conclude(self) -> None:
-        """Put the result into the network: the best checkpoint, or the last step where nothing was selected."""
-        if self.validates:
-            self.adapter.load(self.writer.path / "adapter" / "best")
-            return
-        for which in ("best", "last"):
-            self.writer.write_adapter(self.adapter, which)
+        # After the last step there is nothing left to end early.
+        if validation and self.on_validation is not None and self._step_of_phase < self._length_of_phase:
+            self.progress.pruned = self.on_validation(self.progress.step, validation["validation"])
 
     def _validate(self) -> dict[str, Any]:
+        """Measure on validation and keep the adapter if it is the best so far; returns what the log says of it."""
         data, options = self.data, self.config
         with self.adapter.alone():
             scores = data.processes.score(data.reader, data.validation, options=options, form=data.form)
         if np.isnan(scores.values).any():
-            raise self.divergence(f"the scores on validation became nan at step {self.progress.step}")
+            raise self._divergence(f"the scores on validation became nan at step {self.progress.step}")
         posteriors = as_posteriors(scores.values, data.validation_instances)
         values = {metric.name: posteriors.metric(metric.name) for metric in METRICS.values() if metric.on_validation}
         better = self._is_better(values[options.select])
@@ -196,28 +215,6 @@ class TrainingRun:
         self.validation_nce = values["nce"]
         return {"validation": values, "best": better}
 
-    def fail(self, error: DivergenceError) -> None:
-        """Record why this run ends here. Its checkpoints stay as they were."""
-        self.progress.failed = str(error)
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def divergence(self, what: str) -> DivergenceError:
-        """The error for a run that cannot go on because of `what`."""
-        config = self.config
-        strength, advice = f"learning rate {config.learning_rate:g}", "lower --learning-rate"
-        if config.adaptation == "lora":  # the other factor of the update
-            strength, advice = f"{strength} and lora.alpha {config.lora.alpha:g}", f"{advice} or --lora.alpha"
-        return DivergenceError(f"{what} with {strength}; {self._kept()}; {advice}")
-
-    def _kept(self) -> str:
-        """Which checkpoint there is to go back to."""
-        folder, progress = self.writer.path / "adapter", self.progress
-        if progress.best_step is not None:
-            return f"the best checkpoint (step {progress.best_step}) is kept in {folder / 'best'}"
-        if progress.validated_step is not None:
-            return f"the last checkpoint (step {progress.validated_step}) is kept in {folder / 'last'}"
-        return "no checkpoint had been made"
-
     def _is_better(self, value: float) -> bool:
         best = self.progress.best_value
         if math.isnan(value):
@@ -225,3 +222,29 @@ class TrainingRun:
         if best is None:
             return True
         return value < best if METRICS[self.config.select].direction == "lower" else value > best
+
+    def conclude(self) -> None:
+        """Put the result into the network: the best checkpoint, or the last step where nothing was selected."""
+        if self.validates:
+            self.adapter.load(self.writer.path / "adapter" / "best")
+            return
+        for which in ("best", "last"):
+            self.writer.write_adapter(self.adapter, which)
+
+    def fail(self, error: DivergenceError) -> None:
+        """Record why this run ends here. Its checkpoints stay as they were."""
+        self.progress.failed = str(error)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _divergence(self, what: str) -> DivergenceError:
+        """The error for a run that cannot go on because of `what`: it names the kept checkpoint and a remedy."""
+        config, progress, folder = self.config, self.progress, self.writer.path / "adapter"
+        strength, advice = f"learning rate {config.learning_rate:g}", "lower --learning-rate"
+        if config.adaptation == "lora":  # alpha multiplies the update as well
+            strength, advice = f"{strength} and lora.alpha {config.lora.alpha:g}", f"{advice} or --lora.alpha"
+        kept = "no checkpoint had been made"
+        if progress.best_step is not None:
+            kept = f"the best checkpoint (step {progress.best_step}) is kept in {folder / 'best'}"
+        elif progress.validated_step is not None:
+            kept = f"the last checkpoint (step {progress.validated_step}) is kept in {folder / 'last'}"
+        return DivergenceError(f"{what} with {strength}; {kept}; {advice}")
