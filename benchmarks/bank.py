@@ -30,7 +30,7 @@ from rango.options import FinetuneConfig
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import encode
 from rango.tasks import Task, load_task
-from rango.training.bank import BankJob
+from rango.training.bank import TrainingJob
 from rango.training.run_folder import RunWriter
 from rango.training.trainer import accumulate_gradients
 from rango.training.training_run import Data, TrainingRun
@@ -71,11 +71,11 @@ def write_model(folder: Path, task: Task, arguments: argparse.Namespace) -> Path
     return folder
 
 
-def make_jobs(model: Model, task: Task, arguments: argparse.Namespace) -> list[BankJob]:
+def make_jobs(model: Model, task: Task, arguments: argparse.Namespace) -> list[TrainingJob]:
     shared = {"model": model.name, "task": task.name, "form": "cloze", "objective": arguments.objective}
     shared |= {"batch": arguments.batch, "steps": 1000, **task.options.model_dump()}
     return [
-        BankJob(
+        TrainingJob(
             Path(f"run-{number}"),
             FinetuneConfig.build({**shared, **one, "seed": 0 if arguments.same_seed else number}),
         )
@@ -105,7 +105,7 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(model: Model, task: Task, jobs: Sequence[BankJob], steps: int) -> dict[str, Any]:
+def measure(model: Model, task: Task, jobs: Sequence[TrainingJob], steps: int) -> dict[str, Any]:
     trees = encode(model, task.train, task=task, form="cloze")
     data = Data(probe_reader(model), "cloze", trees, (), ())
     adapters = add_bank(model, [(job.config.lora, job.config.seed) for job in jobs])

@@ -170,4 +170,4 @@ def test_a_run_without_a_configuration_is_refused(
     broken = shutil.copytree(run, tmp_path / "run")
     (broken / "run.yaml").write_text("status: complete\n")
     line = refused(capsys, tmp_path / "out", model, table, "--adapter", broken)
-    assert "run.yaml has no config; expected the output folder of rango finetune" in line
+    assert "run.yaml has no config; expected a file that rango finetune wrote" in line

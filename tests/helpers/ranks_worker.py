@@ -11,7 +11,7 @@ from helpers.toy import toy_task
 
 from rango.models.loading import Model, load_model
 from rango.options import FinetuneConfig
-from rango.training.bank import BankJob
+from rango.training.bank import TrainingJob
 from rango.training.distributed import launched
 from rango.training.finetune import finetune, finetune_bank
 from rango.training.trainer import Trainer
@@ -27,10 +27,10 @@ BANK: list[dict[str, Any]] = [
 ]
 
 
-def bank_jobs(model: Model, out: Path) -> list[BankJob]:
+def bank_jobs(model: Model, out: Path) -> list[TrainingJob]:
     task = toy_task()
     named = {**task.options.model_dump(), "model": model.name, "task": task.name}
-    return [BankJob(out / f"bank-{n}", FinetuneConfig.build({**named, **one})) for n, one in enumerate(BANK)]
+    return [TrainingJob(out / f"bank-{n}", FinetuneConfig.build({**named, **one})) for n, one in enumerate(BANK)]
 
 
 def run_all(checkpoint: Path, out: Path) -> None:

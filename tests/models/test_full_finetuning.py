@@ -21,7 +21,7 @@ from rango.models.peft_format import load_adapter
 from rango.options import EvaluateConfig, FinetuneConfig, LoRA
 from rango.scoring.scorer import evaluate
 from rango.scoring.trees import encode
-from rango.training.bank import BankJob
+from rango.training.bank import TrainingJob
 from rango.training.evaluate import write_evaluation
 from rango.training.finetune import finetune, finetune_bank
 from rango.training.run_folder import Run
@@ -141,7 +141,10 @@ def test_it_is_never_in_a_bank_nor_beside_an_adapter(checkpoint: Checkpoint, tmp
     other = config.model_copy(update={"seed": 1})
     with pytest.raises(InputError, match="full fine-tuning changes the base that the others would share"):
         finetune_bank(
-            model, toy_task(), [BankJob(tmp_path / "0", config), BankJob(tmp_path / "1", other)], state=tmp_path / "s"
+            model,
+            toy_task(),
+            [TrainingJob(tmp_path / "0", config), TrainingJob(tmp_path / "1", other)],
+            state=tmp_path / "s",
         )
     add_adapter(model, LoRA(), seed=0)
     with pytest.raises(InputError, match="carries an adapter already"):

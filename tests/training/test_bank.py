@@ -17,7 +17,7 @@ from rango.errors import InputError
 from rango.models.loading import Model, load_model
 from rango.models.lora import LoRALinear
 from rango.options import FinetuneConfig
-from rango.training.bank import BankJob, bankable
+from rango.training.bank import TrainingJob, bankable
 from rango.training.finetune import finetune, finetune_bank
 from rango.training.run_folder import Run, RunWriter
 from rango.training.trainer import Trainer
@@ -41,8 +41,8 @@ def config(model: Model, **settings: Any) -> FinetuneConfig:
     return FinetuneConfig.build({**task.options.model_dump(), "model": model.name, "task": task.name, **settings})
 
 
-def jobs(model: Model, folder: Path, settings: list[dict[str, Any]]) -> list[BankJob]:
-    return [BankJob(folder / str(number), config(model, **one)) for number, one in enumerate(settings)]
+def jobs(model: Model, folder: Path, settings: list[dict[str, Any]]) -> list[TrainingJob]:
+    return [TrainingJob(folder / str(number), config(model, **one)) for number, one in enumerate(settings)]
 
 
 def weights(run: Run, which: str = "last") -> dict[str, torch.Tensor]:
@@ -212,7 +212,9 @@ def test_a_bank_is_refused_another_banks_state_and_a_folder_for_two(
     model = load_model(checkpoint("phi"))
     asked = jobs(model, tmp_path / "runs", [{**QUICK, "seed": seed} for seed in range(3)])
     with pytest.raises(InputError, match="two jobs of a bank have the same output folder"):
-        finetune_bank(model, toy_task(), [asked[0], BankJob(asked[0].out, asked[1].config)], state=tmp_path / "state")
+        finetune_bank(
+            model, toy_task(), [asked[0], TrainingJob(asked[0].out, asked[1].config)], state=tmp_path / "state"
+        )
     with pytest.raises(InputError, match="a bank has no jobs"):
         finetune_bank(model, toy_task(), [], state=tmp_path / "state")
     with monkeypatch.context() as patch:

@@ -17,7 +17,7 @@ from rango.models.loading import load_model
 from rango.options import FinetuneConfig
 from rango.reports.run.page import write_report
 from rango.scoring.scorer import evaluate
-from rango.training.bank import BankJob
+from rango.training.bank import TrainingJob
 from rango.training.finetune import finetune, finetune_bank
 from rango.training.run_folder import Run
 from rango.training.trainer import Trainer
@@ -124,8 +124,8 @@ def test_a_killed_search_or_retraining_goes_on_to_the_same_bits(
 
 def test_regimes_may_share_a_bank(regimes: dict[str, Run], checkpoint: Checkpoint, tmp_path: Path) -> None:
     model = load_model(checkpoint("phi"))
-    asked = [BankJob(tmp_path / regime, run.config) for regime, run in regimes.items()]
-    asked.append(BankJob(tmp_path / "slow", asked[0].config.model_copy(update={"learning_rate": 1e-3})))
+    asked = [TrainingJob(tmp_path / regime, run.config) for regime, run in regimes.items()]
+    asked.append(TrainingJob(tmp_path / "slow", asked[0].config.model_copy(update={"learning_rate": 1e-3})))
     for run in finetune_bank(model, toy_task(), asked, state=tmp_path / "state")[:3]:
         for name, tensor in weights(regimes[run.config.regime]).items():
             torch.testing.assert_close(weights(run)[name], tensor, rtol=0, atol=1e-4)

@@ -9,12 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.toy import toy_task
 from helpers.training_runs import TRAIN, make_run, take_step
 
-from rango.errors import DivergenceError, InputError
-from rango.models.loading import load_model
-from rango.training.finetune import finetune
+from rango.errors import DivergenceError
 from rango.training.run_folder import Run
 from rango.training.training_run import TrainingRun
 
@@ -202,5 +199,3 @@ def test_an_impossible_right_answer_is_never_the_best(tmp_path: Path) -> None:
     run = make_run(tmp_path, posteriors=[impossible, FAIR], steps=4, select="cross_entropy")
     validate(run, 2)
     assert run.progress.best_value == pytest.approx(-math.log(0.7))
-
-

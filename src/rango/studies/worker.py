@@ -25,7 +25,7 @@ from rango.studies.plan import MODELS, Job, Plan
 from rango.studies.queue import WorkItem, divide_bank, lock_item, work_items
 from rango.studies.store import Store
 from rango.tasks import Task, load_task, simulated_narratives
-from rango.training.bank import BankJob, OnValidation
+from rango.training.bank import OnValidation, TrainingJob
 from rango.training.evaluate import true_posteriors
 from rango.training.finetune import finetune, finetune_bank
 
@@ -161,7 +161,7 @@ class Worker:
         for job in jobs:
             self.store.relocate(job)
         if item.kind == "bank":
-            bank = [BankJob(out=self.store.folder(job), config=job.config) for job in jobs]
+            bank = [TrainingJob(out=self.store.folder(job), config=job.config) for job in jobs]
             finetune_bank(model, task, bank, state=self.store.bank_state(item.id), base=base, screen=self.screen)
         elif not self.store.is_trained(jobs[0]):
             (job,) = jobs

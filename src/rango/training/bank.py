@@ -27,7 +27,7 @@ OnValidation = Callable[[int, Mapping[str, float]], bool]
 
 
 @dataclass(frozen=True)
-class BankJob:
+class TrainingJob:
     """One run to train: its directory and its configuration."""
 
     out: Path
@@ -58,7 +58,7 @@ def bankable(configs: Sequence[FinetuneConfig]) -> str | None:
     return None
 
 
-def check_bankable(jobs: Sequence[BankJob]) -> None:
+def check_bankable(jobs: Sequence[TrainingJob]) -> None:
     """Raise InputError for jobs that cannot be one bank: for the reason of `bankable`, none, or two in one folder."""
     if not jobs:
         raise InputError("a bank has no jobs; give at least one")

@@ -24,7 +24,7 @@ from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import score_split
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Task, few_shot
-from rango.training.bank import BankJob, OnValidation, check_bankable, run_key
+from rango.training.bank import OnValidation, TrainingJob, check_bankable, run_key
 from rango.training.checkpoint import load_state
 from rango.training.distributed import ProcessGroup
 from rango.training.evaluate import check_not_empty, measure, true_posteriors
@@ -70,7 +70,7 @@ def finetune(
     config = config or FinetuneConfig.build(
         {**task.options.model_dump(), "model": model.name, "task": task.name, **overrides}
     )
-    job = BankJob(Path(out), config, on_validation)
+    job = TrainingJob(Path(out), config, on_validation)
     state = job.out / "state" / "state.safetensors"
     (run,) = finetune_bank(model, task, [job], state=state, base=base, screen=screen)
     if run.failure is not None:
@@ -81,7 +81,7 @@ def finetune(
 def finetune_bank(
     model: Model,
     task: Task,
-    jobs: Sequence[BankJob],
+    jobs: Sequence[TrainingJob],
     *,
     state: Path,
     base: Mapping[str, Posteriors] | None = None,
@@ -126,7 +126,7 @@ def finetune_bank(
 def _train(
     model: Model,
     task: Task,
-    unfinished: Sequence[tuple[BankJob, Run | None]],
+    unfinished: Sequence[tuple[TrainingJob, Run | None]],
     state: Path,
     base: Mapping[str, Posteriors],
     screen: Screen,
