@@ -23,6 +23,12 @@ def lstm(**changes: Any) -> PretrainConfig:
     return PretrainConfig.build(sizes | {"model": "lstm"} | changes)
 
 
+def ngram(**changes: Any) -> PretrainConfig:
+    """An n-gram of a small vocabulary; names that are no option of pre-training are options of the n-gram."""
+    options = {name: changes.pop(name) for name in list(changes) if name not in PretrainConfig.model_fields}
+    return PretrainConfig.build({"model": "ngram", "vocabulary": 400, "ngram": options} | changes)
+
+
 def story(lines: int = 400) -> list[str]:
     """Sentences in which the second word follows from the first, so that there is something to learn."""
     generator = random.Random(0)

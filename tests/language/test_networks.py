@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.pretraining import TINY, lstm, story
+from helpers.pretraining import TINY, lstm, story, tiny
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from transformers.activations import ACT2FN
 
 from rango.cli import main
 from rango.errors import InputError
@@ -46,25 +47,6 @@ class TestLSTM:
         assert read_yaml(tmp_path / "lm" / "pretrain.yaml")["config"]["lstm"] == {"dropout": 0.1}
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (
-            {"model": "lstm", "heads": 2},
-            r"heads \(2\) does not apply to model lstm, which has hidden, layers and lstm.dropout; leave it out",
-        ),
-        ({"model": "lstm", "architecture": "llama"}, r"architecture \(llama\) does not apply to model lstm"),
-        ({"model": "lstm", "layers": 4}, "layers is 4: expected 1 to 3 with model lstm"),
-        ({"lstm": {"dropout": 0.1}}, r"lstm \(dropout 0.1\) does not apply to model transformer"),
-        ({"lstm": {"drop": 0.1}}, "unknown key in configuration 'lstm.drop': did you mean 'lstm.dropout'"),
-        ({"architecture": "a/config.json", "hidden": 64}, r"hidden \(64\) does not apply to architecture a/config"),
-    ],
-)
-def test_options_that_do_not_apply_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        PretrainConfig.build(values)
-
-
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -83,6 +65,17 @@ def write_config(folder: Path, **values: Any) -> str:
 def from_file(path: str, **changes: Any) -> PretrainConfig:
     sizes = {key: value for key, value in TINY.items() if key not in ("hidden", "layers", "heads")}
     return PretrainConfig.build(sizes | {"architecture": path, "tokens": 256} | changes)
+
+
+def test_fused_activation_is_phis_own() -> None:
+    config = tiny()
+    network = build_network(config, end_of_text=0)
+    batch = torch.randint(0, 300, (2, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        fused = network(batch).logits
+        for layer in network.base_model.layers:
+            layer.mlp.activation_fn = ACT2FN["gelu_new"]
+        assert torch.allclose(fused, network(batch).logits, atol=1e-6)
 
 
 class TestArchitectureFile:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.pretraining import ngram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -27,11 +28,6 @@ from rango.models.loading import load_model
 from rango.tasks import simulated_narratives
 
 TEXT = list(simulated_narratives(400, seed=0))
-
-
-def ngram(**changes: Any) -> PretrainConfig:
-    options = {name: changes.pop(name) for name in list(changes) if name not in PretrainConfig.model_fields}
-    return PretrainConfig.build({"model": "ngram", "vocabulary": 400, "ngram": options} | changes)
 
 
 class TestFolder:
@@ -189,39 +185,6 @@ class TestTokenizers:
 
 
 class TestBadInput:
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            (
-                {"tokens": 100},
-                r"tokens \(100\) does not apply to model ngram, which has the ngram options, vocabulary and",
-            ),
-            ({"minutes": 1.5}, r"minutes \(1.5\) does not apply to model ngram"),
-            ({"lstm": {"dropout": 0.1}}, r"lstm \(dropout 0.1\) does not apply to model ngram"),
-            ({"context": 64}, r"context \(64\) does not apply to model ngram"),
-            ({"order": 6}, "ngram.order is 6: input should be less than or equal to 5"),
-            ({"k": 1.0}, "k is 1 but smoothing is kneser-ney: k is of add-k, leave it out"),
-            ({"k": math.inf, "smoothing": "add-k"}, "ngram.k is inf: input should be"),
-            (
-                {"k": 1e308, "smoothing": "add-k"},
-                r"ngram.k is 1e\+308: input should be less than or equal to 1000000000",
-            ),
-            ({"discount": 0.5, "smoothing": "add-k"}, "discount is 0.5 but smoothing is add-k: it is of kneser-ney"),
-            ({"arpa": True, "smoothing": "add-k"}, "arpa with smoothing add-k: an ARPA file cannot say"),
-            ({"smoothing": "katz"}, "ngram.smoothing is 'katz': input should be 'kneser-ney'"),
-            ({"unit": "words", "tokenizer": "x"}, "the given tokenizer decides, leave ngram.unit out"),
-            ({"model": "lstm", "order": 2}, r"ngram \(order 2\) does not apply to model lstm"),
-            ({"model": "transformer", "order": 2}, r"ngram \(order 2\) does not apply to model transformer"),
-            (
-                {"model": "lstm", "order": 2, "unit": "words"},
-                r"ngram \(order 2, unit words\) does not apply to model ls",
-            ),
-        ],
-    )
-    def test_configuration(self, changes: dict[str, Any], message: str) -> None:
-        with pytest.raises(InputError, match=message):
-            ngram(**changes)
-
     @pytest.mark.parametrize(
         ("texts", "changes", "message"),
         [

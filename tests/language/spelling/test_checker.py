@@ -10,18 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.spelling_corpus import ENGLISH, SPANISH, sentences, tiny_language_model
-from hypothesis import example, given
-from hypothesis import strategies as st
 from scipy.special import logsumexp
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rango.errors import InputError
 from rango.language.options import SpellingOptions
-from rango.language.spelling.candidates import Candidates, Channel
 from rango.language.spelling.checker import SpellChecker, _fit
 from rango.language.text_scores import score_texts
-from rango.language.words import WordList, count_words, read_words, words_of, write_words
+from rango.language.words import WordList, count_words
 from rango.models.loading import Model, load_model
 
 Checkpoint = Callable[..., Path]
@@ -143,83 +140,6 @@ class TestScores:
         channel = checker.channel.log_probability("jumps", 1)
         typed = math.log(0.95 * 0.05) - 5 * math.log(checker.words.alphabet_size)
         assert found.log_odds == pytest.approx(language[1] + channel - language[0] - typed, abs=1e-4)
-
-
-def osa(one: str, other: str) -> int:
-    """Optimal string alignment distance by its recurrence."""
-    table = [[i + j if i * j == 0 else 0 for j in range(len(other) + 1)] for i in range(len(one) + 1)]
-    for i in range(1, len(one) + 1):
-        for j in range(1, len(other) + 1):
-            table[i][j] = min(
-                table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (one[i - 1] != other[j - 1])
-            )
-            if i > 1 and j > 1 and one[i - 2 : i] == other[j - 2 : j][::-1]:
-                table[i][j] = min(table[i][j], table[i - 2][j - 2] + 1)
-    return table[-1][-1]
-
-
-SHORT = st.text("abñ", min_size=1, max_size=9)
-
-
-class TestCandidates:
-    @given(known=st.lists(SHORT, min_size=1, max_size=30), typed=SHORT)
-    @example(known=["a"], typed="aa")
-    def test_they_equal_a_brute_force_search(self, known: list[str], typed: str) -> None:
-        words = WordList(dict.fromkeys(known, 1))
-        found = Candidates(words, Channel(0.05, 3)).near(typed, most=100)
-        reach = 1 if typed in known else 2
-        distances = {word: osa(word, typed) for word in words.counts}
-        expected = {word: distance for word, distance in distances.items() if 0 < distance <= reach}
-        assert {one.word: one.distance for one in found} == expected
-        assert len(found) == len(expected)
-
-    def test_the_likeliest_by_count_and_channel_come_first(self) -> None:
-        words = WordList({"the": 1000, "ten": 20, "tea": 10, "tehran": 5})
-        found = Candidates(words, Channel(0.05, 26)).near("Teh", most=2)
-        assert [one.word for one in found] == ["The", "Ten"]
-
-
-def test_the_channel_by_hand() -> None:
-    channel = Channel(error_rate=0.1, alphabet_size=2)
-    # ab over {a, b}: 6 inserts, 2 deletes, 2 replaces, 1 swap
-    assert channel.edits("ab") == 11
-    assert channel.log_probability("ab", 0) == pytest.approx(math.log(0.9))
-    assert channel.log_probability("ab", 1) == pytest.approx(math.log(0.1 * 0.9 / 11))
-    assert channel.log_probability("ab", 2) == pytest.approx(math.log(0.1 * 0.1 / 121))
-
-
-class TestWordList:
-    def test_it_comes_back_from_its_file(self, tmp_path: Path) -> None:
-        words = count_words(["El niño come. El NIÑO bebe; l’eau", unicodedata.normalize("NFD", "niño"), "3rd a_b"])
-        assert words.counts == {"niño": 3, "el": 2, "bebe": 1, "come": 1, "l'eau": 1}
-        write_words(tmp_path / "words.txt", words)
-        assert read_words(tmp_path / "words.txt") == words
-        (tmp_path / "plain.txt").write_text("Niño\n\nniño 4\nagua\n")
-        assert read_words(tmp_path / "plain.txt").counts == {"niño": 5, "agua": 1}
-
-    def test_pre_training_writes_the_words_of_its_training_text(self, spanish: SpellChecker) -> None:
-        kept = read_words(Path(spanish.model.name) / "words.txt")
-        whole = count_words(sentences(SPANISH))
-        assert set(kept.counts) >= set(whole.counts)
-        assert 0.9 < sum(kept.counts.values()) / sum(whole.counts.values()) < 1
-
-    def test_words_stop_at_digits_and_marks(self) -> None:
-        text = "Don't 3rd rock'n'roll, \"niña\" x2 -ab-"
-        assert [text[a:b] for a, b in words_of(text)] == ["Don't", "rock'n'roll", "niña", "ab"]
-
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            ("one\t1\ntwo\tmany", "words.txt:2: 'two\\\\tmany'; expected a word, or a word, a tab and its count"),
-            ("a 0", "words.txt:1: 'a 0'; expected a word"),
-            ("42\t1", "words.txt:1: '42' is no word; expected letters"),
-            (" \n", "words.txt is empty"),
-        ],
-    )
-    def test_bad_lines_are_named(self, tmp_path: Path, content: str, message: str) -> None:
-        (tmp_path / "words.txt").write_text(content)
-        with pytest.raises(InputError, match=message):
-            read_words(tmp_path / "words.txt")
 
 
 def test_bad_input(checkpoint: Checkpoint, english: SpellChecker) -> None:
