@@ -1,10 +1,8 @@
-"""Calibrators: files, fits against an independent optimiser, laws, and what the report says."""
+"""Fitting calibrators: optima of an independent optimiser, laws, hand-computed cases, and what the report says."""
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,20 +14,14 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
 from rango.decisions import (
-    CALIBRATORS,
     Affine,
-    Bias,
     Calibrator,
-    Matrix,
     Posteriors,
-    Temperature,
-    Vector,
     fit_calibrator,
 )
 from rango.errors import InputError
 
 LINEAR = ["temperature", "bias", "affine", "vector", "matrix"]
-ALL = [*LINEAR, "isotonic", "histogram"]
 
 
 def fitted(posteriors: Posteriors, method: str, **options: object) -> Calibrator:
@@ -41,17 +33,6 @@ def random_posteriors(seed: int, n: int = 60, k: int = 3) -> Posteriors:
     scores = rng.normal(size=(n, k)) * rng.uniform(0.3, 4)
     labels = (scores * rng.uniform(0, 1) + rng.gumbel(size=(n, k)) + rng.normal(size=k)).argmax(axis=1)
     return Posteriors.from_scores(scores, labels)
-
-
-@pytest.mark.parametrize("method", ALL)
-def test_files_give_equal_calibrators(method: str, tmp_path: Path) -> None:
-    calibrator = fitted(make(k=2), method)
-    calibrator.write(tmp_path / "c.json")
-    assert Calibrator.read(tmp_path / "c.json") == calibrator
-    assert json.loads((tmp_path / "c.json").read_text())["method"] == method
-    assert Calibrator.read(str(tmp_path / "c.json")).apply(make(k=2)).cross_entropy() == pytest.approx(
-        calibrator.apply(make(k=2)).cross_entropy()
-    )
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "brier"])
@@ -76,12 +57,12 @@ def test_the_optimum_is_that_of_scipy(method: str, objective: str) -> None:
     sizes = {"temperature": 1, "bias": k, "affine": 1 + k, "vector": 2 * k}
     start = np.where(np.arange(sizes[method]) < {"bias": 0, "vector": k}.get(method, 1), 1.0, 0.0)
     best = scipy.optimize.minimize(loss, start, method="BFGS", options={"gtol": 1e-9}).fun
-    found = fitted(posteriors, method, objective=objective)
-    assert found.report is not None
-    assert found.report.converged
-    assert found.report.loss_after == pytest.approx(best, abs=1e-7)
-    assert getattr(found.apply(posteriors), objective)() == pytest.approx(found.report.loss_after, abs=1e-9)
-    assert getattr(posteriors, objective)() == pytest.approx(found.report.loss_before)
+    calibrator = fitted(posteriors, method, objective=objective)
+    assert calibrator.report is not None
+    assert calibrator.report.converged
+    assert calibrator.report.loss_after == pytest.approx(best, abs=1e-7)
+    assert getattr(calibrator.apply(posteriors), objective)() == pytest.approx(calibrator.report.loss_after, abs=1e-9)
+    assert getattr(posteriors, objective)() == pytest.approx(calibrator.report.loss_before)
 
 
 def test_affine_is_the_optimum_of_torch_to_a_millionth() -> None:
@@ -102,10 +83,10 @@ def test_affine_is_the_optimum_of_torch_to_a_millionth() -> None:
         return loss
 
     optimiser.step(closure)
-    found = fitted(posteriors, "affine")
-    assert isinstance(found, Affine)
-    assert found.scale == pytest.approx(scale.item(), abs=1e-6)
-    np.testing.assert_allclose(found.bias, (bias - bias.mean()).detach().numpy(), atol=1e-6)
+    calibrator = fitted(posteriors, "affine")
+    assert isinstance(calibrator, Affine)
+    assert calibrator.scale == pytest.approx(scale.item(), abs=1e-6)
+    np.testing.assert_allclose(calibrator.bias, (bias - bias.mean()).detach().numpy(), atol=1e-6)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(LINEAR), st.sampled_from(["cross_entropy", "brier"]))
@@ -127,14 +108,6 @@ def test_isotonic_never_worsens_either_score_and_keeps_the_order(seed: int) -> N
     assert (np.diff(np.exp(after.log_posteriors[order, 1])) >= -1e-12).all()
 
 
-@given(st.integers(0, 10_000), st.floats(0.01, 50))
-@settings(deadline=None, max_examples=30)
-def test_temperature_changes_no_decision_under_zero_one_costs(seed: int, scale: float) -> None:
-    posteriors = random_posteriors(seed, k=4)
-    after = Temperature(scale=scale).apply(posteriors)
-    assert (after.log_posteriors.argmax(axis=1) == posteriors.log_posteriors.argmax(axis=1)).all()
-
-
 @given(st.integers(0, 10_000), st.sampled_from(["temperature", "affine"]))
 @settings(deadline=None, max_examples=30)
 def test_calibrating_twice_is_calibrating_once(seed: int, method: str) -> None:
@@ -154,10 +127,10 @@ def test_affine_finds_what_made_the_labels() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(60_000, 3)) * 2
     labels = (0.5 * scores + [0.4, 0.0, -0.4] + rng.gumbel(size=scores.shape)).argmax(axis=1)
-    found = fitted(Posteriors.from_scores(scores, labels), "affine")
-    assert isinstance(found, Affine)
-    assert found.scale == pytest.approx(0.5, abs=0.02)
-    np.testing.assert_allclose(found.bias, [0.4, 0.0, -0.4], atol=0.03)
+    calibrator = fitted(Posteriors.from_scores(scores, labels), "affine")
+    assert isinstance(calibrator, Affine)
+    assert calibrator.scale == pytest.approx(0.5, abs=0.02)
+    np.testing.assert_allclose(calibrator.bias, [0.4, 0.0, -0.4], atol=0.03)
 
 
 def test_bias_makes_the_mean_posterior_the_priors() -> None:
@@ -173,14 +146,14 @@ def test_target_priors_are_read_as_priors() -> None:
     x = rng.normal(loc=2.0 * labels)
     ratio = 2 * x - 2  # ln p(x | 1) / p(x | 0) of unit Gaussians at 0 and 2
     posteriors = Posteriors.from_scores(np.stack([np.zeros(4000), ratio], axis=1), labels)
-    found = fitted(posteriors, "affine", priors=[0.1, 0.9])
-    assert isinstance(found, Affine)
-    assert found.scale == pytest.approx(1, abs=0.1)
-    assert found.bias[1] - found.bias[0] == pytest.approx(0, abs=0.2)
-    assert found.priors == (0.1, 0.9)
-    loss = found.apply(posteriors).cross_entropy(priors=[0.1, 0.9])
-    assert found.report is not None
-    assert loss == pytest.approx(found.report.loss_after)
+    calibrator = fitted(posteriors, "affine", priors=[0.1, 0.9])
+    assert isinstance(calibrator, Affine)
+    assert calibrator.scale == pytest.approx(1, abs=0.1)
+    assert calibrator.bias[1] - calibrator.bias[0] == pytest.approx(0, abs=0.2)
+    assert calibrator.priors == (0.1, 0.9)
+    loss = calibrator.apply(posteriors).cross_entropy(priors=[0.1, 0.9])
+    assert calibrator.report is not None
+    assert loss == pytest.approx(calibrator.report.loss_after)
     without = fitted(posteriors, "bias", priors=[1, 0])
     assert np.isneginf(without.transform(posteriors.log_posteriors)[:, 1]).all()
 
@@ -189,22 +162,22 @@ def test_isotonic_is_scikit_learns() -> None:
     posteriors = make(n=300, k=2)
     p = np.exp(posteriors.log_posteriors[:, 1])
     expected = IsotonicRegression().fit_transform(p, posteriors.labels)
-    found = fitted(posteriors, "isotonic").apply(posteriors)
-    np.testing.assert_allclose(np.exp(found.log_posteriors[:, 1]), expected, atol=1e-12)
+    calibrator = fitted(posteriors, "isotonic").apply(posteriors)
+    np.testing.assert_allclose(np.exp(calibrator.log_posteriors[:, 1]), expected, atol=1e-12)
 
 
 def test_isotonic_by_hand_with_ties_and_certainty() -> None:
     q = [[1.0, 0.0], [0.5, 0.5], [0.5, 0.5], [0.2, 0.8], [0.0, 1.0]]
-    found = fitted(Posteriors.from_probabilities(q, [0, 1, 0, 0, 1]), "isotonic")
-    after = np.exp(found.apply(Posteriors.from_probabilities(q, [0] * 5)).log_posteriors[:, 1])
+    calibrator = fitted(Posteriors.from_probabilities(q, [0, 1, 0, 0, 1]), "isotonic")
+    after = np.exp(calibrator.apply(Posteriors.from_probabilities(q, [0] * 5)).log_posteriors[:, 1])
     np.testing.assert_allclose(after, [0, 1 / 3, 1 / 3, 1 / 3, 1])
 
 
 def test_histogram_by_hand() -> None:
     posteriors = Posteriors(np.log([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]]), [0, 1, 1, 1])
-    found = fitted(posteriors, "histogram", bins=4, spacing="width")
-    np.testing.assert_allclose(np.exp(found.apply(posteriors).log_posteriors[:, 1]), [0.5, 0.5, 1, 1])
-    assert found.as_dict()["values"] == pytest.approx([0.5, 0.375, 1, 1])
+    calibrator = fitted(posteriors, "histogram", bins=4, spacing="width")
+    np.testing.assert_allclose(np.exp(calibrator.apply(posteriors).log_posteriors[:, 1]), [0.5, 0.5, 1, 1])
+    assert calibrator.as_dict()["values"] == pytest.approx([0.5, 0.375, 1, 1])
 
 
 def test_padding_stays_impossible_and_does_not_matter() -> None:
@@ -219,33 +192,33 @@ def test_padding_stays_impossible_and_does_not_matter() -> None:
 
 
 def test_separated_data_say_so() -> None:
-    found = fitted(Posteriors.from_scores([[3, 0], [0, 3]], [0, 1]), "temperature")
-    assert found.report is not None
-    assert found.report.note == "every instance is told apart: only the ridge keeps the scale finite"
-    assert np.isfinite(found.as_dict()["scale"])
+    calibrator = fitted(Posteriors.from_scores([[3, 0], [0, 3]], [0, 1]), "temperature")
+    assert calibrator.report is not None
+    assert calibrator.report.note == "every instance is told apart: only the ridge keeps the scale finite"
+    assert np.isfinite(calibrator.as_dict()["scale"])
 
 
 def test_backward_posteriors_get_scale_zero() -> None:
     backward = Posteriors.from_scores([[3, 0], [0, 3], [2, 0]], [1, 0, 1])
     for objective in ("cross_entropy", "brier"):
         for method in ("temperature", "affine"):
-            found = fitted(backward, method, objective=objective)
-            assert found.report is not None
-            assert found.as_dict()["scale"] == 0
-            assert found.report.converged
-            assert "the best scale is 0" in (found.report.note or "")
+            calibrator = fitted(backward, method, objective=objective)
+            assert calibrator.report is not None
+            assert calibrator.as_dict()["scale"] == 0
+            assert calibrator.report.converged
+            assert "the best scale is 0" in (calibrator.report.note or "")
 
 
 def test_absent_classes_and_zero_posteriors_are_noted() -> None:
     q = [[0.5, 0.3, 0.2], [0.2, 0.6, 0.2], [0.1, 0.9, 0.0], [0.0, 1.0, 0.0]]
     posteriors = Posteriors.from_probabilities(q, [0, 1, 0, 0], ids="abcd")
-    found = fitted(posteriors, "affine")
-    assert found.report is not None
-    assert found.report.n == 3
-    assert found.report.note is not None
-    assert "1 instances with posterior 0 at their label were left out (ids d)" in found.report.note
-    assert "classes without an instance (their shift falls until the ridge holds it): 2" in found.report.note
-    assert found.report.loss_after == np.inf
+    calibrator = fitted(posteriors, "affine")
+    assert calibrator.report is not None
+    assert calibrator.report.n == 3
+    assert calibrator.report.note is not None
+    assert "1 instances with posterior 0 at their label were left out (ids d)" in calibrator.report.note
+    assert "classes without an instance (their shift falls until the ridge holds it): 2" in calibrator.report.note
+    assert calibrator.report.loss_after == np.inf
     assert fitted(posteriors, "affine", objective="brier").report.loss_after < 2  # type: ignore[union-attr]
 
 
@@ -289,70 +262,6 @@ def test_bad_fitting_sets_are_named() -> None:
         fitted(make(k=2), "histogram", bins=0)
     with pytest.raises(InputError, match="no instance has label 1"):
         fitted(Posteriors(np.log([[0.5, 0.5]]), [0]), "affine", priors=[0.5, 0.5])
-    with pytest.raises(InputError, match="3 choices for a calibrator of 2; fit it on the same choices"):
-        Bias(bias=(0.0, 1.0)).apply(make())
-
-
-def test_linear_calibrators_by_hand() -> None:
-    logs = np.log([[0.5, 0.5]])
-    half = np.log(2.0)
-    np.testing.assert_allclose(np.exp(Bias(bias=(half, 0.0)).transform(logs)), [[2 / 3, 1 / 3]])
-    affine = Affine(scale=3.0, bias=(half, 0.0), priors=(0.5, 0.5))
-    np.testing.assert_allclose(np.exp(affine.transform(logs)), [[2 / 3, 1 / 3]])
-    np.testing.assert_allclose(np.exp(Vector(scales=(0.0, 1.0), bias=(0.0, 0.0)).transform(logs)), [[2 / 3, 1 / 3]])
-    swap = Matrix(weights=((0.0, 1.0), (1.0, 0.0)), bias=(0.0, 0.0))
-    np.testing.assert_allclose(np.exp(swap.transform(np.log([[0.9, 0.1]]))), [[0.1, 0.9]])
-
-
-REPORT = '{"n": 3, "converged": true, "iterations": 2, "gradient": 0, "loss_before": 1, %s}'
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[]", "no key method; expected a calibrator written by rango"),
-        ('{"method": "afine"}', "unknown method in {path} 'afine': did you mean 'affine'?"),
-        ('{"method": "temperature", "report": null}', "scale is missing; expected the keys method, report, scale"),
-        ('{"method": "temperature", "report": null, "scale": 1, "x": 1}', "x is unknown"),
-        (
-            '{"method": "temperature", "report": null, "scale": "hot"}',
-            "values of a temperature calibrator are not numbers",
-        ),
-        ('{"method": "temperature", "report": 3, "scale": 1}', "values of a temperature calibrator are not numbers"),
-        ('{"method": ["affine"]}', "unknown method in {path}"),
-        *(
-            (
-                f'{{"method": "{damaged[0]}", "report": {damaged[1]}, {damaged[2]}}}',
-                f"values of a {damaged[0]} calibrator are not numbers that",
-            )
-            for damaged in (
-                ("temperature", "null", '"scale": [1]'),
-                ("temperature", "null", '"scale": null'),
-                ("temperature", "null", '"scale": 1' + "0" * 400),
-                ("bias", "null", '"bias": 3, "priors": null'),
-                ("bias", "null", '"bias": [0, [1]], "priors": null'),
-                ("bias", "null", '"bias": [0, 1], "priors": [1]'),
-                ("vector", "null", '"bias": [0, 1], "priors": null, "scales": [1]'),
-                ("matrix", "null", '"bias": [0, 1], "priors": null, "weights": [[1, 0]]'),
-                ("isotonic", "null", '"starts": [0], "values": [1]'),
-                ("histogram", "null", '"edges": [0, 1], "values": [0.5, 0.5]'),
-                ("temperature", REPORT % '"loss_after": [1]', '"scale": 1'),
-                ("temperature", REPORT % '"loss_after": 1, "note": 3', '"scale": 1'),
-                ("temperature", '{"n": 3}', '"scale": 1'),
-            )
-        ),
-        ("{", "not JSON"),
-    ],
-)
-def test_bad_calibrator_files_are_named(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "c.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=re.escape(message.format(path=path))):
-        Calibrator.read(path)
-
-
-def test_every_method_has_its_class() -> None:
-    assert list(CALIBRATORS) == ALL
 
 
 def test_one_instance_with_an_impossible_choice_can_be_fitted_and_is_left_as_it_was() -> None:

@@ -1,3 +1,5 @@
+"""A score in two parts, discrimination and calibration loss, and the folds it is cross-validated on."""
+
 from __future__ import annotations
 
 import re
@@ -16,10 +18,10 @@ from rango.errors import InputError
 def test_raw_is_discrimination_plus_calibration() -> None:
     posteriors = make(n=600, sharpness=4)
     for score in ("cross_entropy", "brier", "expected_cost"):
-        found = calibration_loss(posteriors, score=score)  # type: ignore[arg-type]
-        assert found.raw == pytest.approx(found.calibrated + found.loss)
-        assert found.relative == pytest.approx(found.loss / found.raw)
-        assert (found.folds, found.converged) == (5, True)
+        split = calibration_loss(posteriors, score=score)  # type: ignore[arg-type]
+        assert split.raw == pytest.approx(split.calibrated + split.loss)
+        assert split.relative == pytest.approx(split.loss / split.raw)
+        assert (split.folds, split.converged) == (5, True)
     assert calibration_loss(posteriors).raw == posteriors.cross_entropy()
 
 
@@ -44,16 +46,16 @@ def test_overconfidence_is_found_and_calibrated_posteriors_lose_little() -> None
 def test_costs_and_priors_reach_the_score() -> None:
     posteriors = make(n=200)
     costs = Costs.zero_one(3).with_abstention(0.2)
-    found = calibration_loss(posteriors, score="expected_cost", costs=costs, priors=[0.2, 0.3, 0.5])
-    assert found.raw == posteriors.expected_cost(costs, priors=[0.2, 0.3, 0.5])
+    split = calibration_loss(posteriors, score="expected_cost", costs=costs, priors=[0.2, 0.3, 0.5])
+    assert split.raw == posteriors.expected_cost(costs, priors=[0.2, 0.3, 0.5])
 
 
 def test_an_infinite_score_has_no_finite_loss() -> None:
     q = [[1.0, 0.0]] + [[0.6, 0.4], [0.3, 0.7]] * 10
-    found = calibration_loss(Posteriors.from_probabilities(q, [1] + [0, 1] * 10), method="temperature")
-    assert found.raw == np.inf
-    assert np.isnan(found.loss)
-    assert np.isnan(found.relative)
+    split = calibration_loss(Posteriors.from_probabilities(q, [1] + [0, 1] * 10), method="temperature")
+    assert split.raw == np.inf
+    assert np.isnan(split.loss)
+    assert np.isnan(split.relative)
 
 
 @given(st.integers(0, 1000), st.integers(2, 7), st.integers(8, 60))
@@ -109,5 +111,5 @@ def test_bad_input_is_named() -> None:
 def test_a_scale_is_undone() -> None:
     posteriors = make(n=400)
     moved = Temperature(scale=3.0).apply(posteriors)
-    found = [calibration_loss(each, method="temperature").calibrated for each in (posteriors, moved)]
-    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    split = [calibration_loss(each, method="temperature").calibrated for each in (posteriors, moved)]
+    assert split[0] == pytest.approx(split[1], abs=1e-6)

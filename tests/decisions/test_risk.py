@@ -1,10 +1,8 @@
-"""Decisions, costs that vary, thresholds, selective decisions, and the public names."""
+"""Decisions, costs that vary, thresholds, and selective decisions."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from helpers.made_posteriors import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rango import decisions
 from rango.decisions import (
     Costs,
     Posteriors,
@@ -162,18 +159,3 @@ def test_coverage_at_a_risk() -> None:
     assert found.coverage_at(-1.0) == 0.0
     covered = found.coverage_at(0.15)
     assert found.risk[round(covered * 500) - 1] <= 0.15
-
-
-def test_public_names_exist_once_and_are_all_there() -> None:
-    assert len(set(decisions.__all__)) == len(decisions.__all__)
-    public = {
-        name for name, value in vars(decisions).items() if not name.startswith("_") and type(value).__name__ != "module"
-    }
-    assert public == set(decisions.__all__)
-
-
-def test_the_room_needs_neither_torch_nor_a_plot_library() -> None:
-    heavy = "('torch', 'matplotlib', 'pyarrow', 'pydantic', 'yaml')"
-    code = f"import sys, rango.decisions; print([name for name in {heavy} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"

@@ -24,6 +24,8 @@ from rango.decisions.metrics import BINS, Spacing
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError, unknown_name
 
+Score: TypeAlias = Literal["cross_entropy", "brier", "expected_cost"]
+
 
 def fit_calibrator(
     posteriors: Posteriors,
@@ -37,21 +39,21 @@ def fit_calibrator(
 ) -> Calibrator:
     """Fit a calibrator by minimising the mean score of these posteriors, which should be held out from training.
 
-    (1/N) Σ_i w_i loss(softmax(W s_i + β + ln π), y_i) with W and β as the method says (see `calibrators`). Temperature
-    is the honest choice where the order of the choices means nothing; affine where column k is always class k.
+    (1/N) Σ_i w_i loss(softmax(W s_i + β + ln π), y_i), with W and β as the method says (see `calibrators`). Take
+    temperature where the order of the choices means nothing, affine where column k is always class k.
 
     Args:
         posteriors: the fitting set.
         method: "temperature", "bias", "affine", "vector", "matrix"; for two classes "isotonic" or "histogram".
-        objective: "cross_entropy" or "brier" (the last two methods minimise both at once).
+        objective: "cross_entropy" or "brier"; isotonic and histogram minimise both at once.
         priors: (K,) target priors π: the scores are read as scaled likelihoods and instances weigh w_i = π_y / p_y.
             None: no ln π, no weights. Not for temperature, isotonic or histogram.
-        regularisation: of the matrix method: costs half of this times each squared entry off the diagonal.
+        regularisation: of the matrix method, which pays half of this times each squared entry off the diagonal.
         bins: number of bins of the histogram.
         spacing: "mass" or "width", of the histogram's bins.
 
     Returns:
-        The calibrator, its `report` with losses before and after, and whether the fit converged.
+        The calibrator. Its `report` has the losses before and after, and whether the fit converged.
 
     Raises:
         InputError: an unknown method or objective, more than two classes for a two-class method, zero posteriors for
@@ -78,7 +80,7 @@ def fit_calibrator(
         if posteriors.n_choices != 2:
             raise InputError(f"{method} calibration is for 2 classes but there are {posteriors.n_choices}; use affine")
         fitted = _fit_isotonic(posteriors) if method == "isotonic" else _fit_histogram(posteriors, bins, spacing)
-        before, after = (float(getattr(each, objective)()) for each in (posteriors, fitted.apply(posteriors)))
+        before, after = posteriors.metric(objective), fitted.apply(posteriors).metric(objective)
         return replace(fitted, report=FitReport(len(posteriors), True, 0, 0.0, before, after))
     return _fit_linear(posteriors, method, objective, target, regularisation)
 
@@ -90,8 +92,7 @@ def _fit_linear(
     if method == "matrix":
         calibrators.check_no_zeros(logs)
     # An instance whose label has posterior 0 costs infinity whatever the parameters: the fit leaves it out.
-    losses = metrics.logarithmic_rule(logs, labels)
-    usable = np.isfinite(losses)
+    usable = np.isfinite(logs[np.arange(len(labels)), labels])
     if priors is not None:
         usable &= priors[labels] > 0
     if not usable.any():
@@ -117,15 +118,13 @@ def _fit_linear(
         matrix = tuple(tuple(row) for row in weight.reshape(k, k).tolist())
         fitted = calibrators.Matrix(weights=matrix, bias=bias, priors=target)
     # The report scores all instances, those left out of the fit too.
-    if objective == "brier":
-        losses = metrics.brier_rule(logs, labels)
-    after = optimum.loss if usable.all() else float(getattr(fitted.apply(posteriors), objective)(priors=priors))
+    after = optimum.loss if usable.all() else fitted.apply(posteriors).metric(objective, priors=priors)
     report = FitReport(
         n=len(data.labels),
         converged=optimum.converged,
         iterations=optimum.iterations,
         gradient=optimum.gradient,
-        loss_before=metrics.weighted_mean(losses, labels, n_classes=k, priors=priors),
+        loss_before=posteriors.metric(objective, priors=priors),
         loss_after=after,
         note="; ".join(_notes(family, data, optimum, posteriors)) or None,
     )
@@ -158,8 +157,8 @@ def _notes(family: Family, data: FitData, optimum: Optimum, posteriors: Posterio
 def _fit_isotonic(posteriors: Posteriors) -> Isotonic:
     from scipy.optimize import isotonic_regression
 
-    # Equal log-odds are one point: the pooled share of class 1, weighing as many instances.
-    odds = calibrators.log_odds(posteriors.log_posteriors)
+    # Equal log-odds become one point: their share of class 1, with the weight of so many instances.
+    odds = posteriors.log_posteriors[:, 1] - posteriors.log_posteriors[:, 0]  # (N,)
     points, index, counts = np.unique(odds, return_inverse=True, return_counts=True)
     shares = np.bincount(index, weights=posteriors.labels) / counts
     steps = isotonic_regression(shares, weights=counts.astype(np.float64))
@@ -182,12 +181,9 @@ def _fit_histogram(posteriors: Posteriors, bins: int, spacing: Spacing) -> Histo
     return Histogram(edges=tuple(edges.tolist()), values=tuple(values.tolist()))
 
 
-Score: TypeAlias = Literal["cross_entropy", "brier", "expected_cost"]
-
-
 @dataclass(frozen=True)
 class CalibrationLoss:
-    """raw = calibrated + loss: what remains after calibration is discrimination, the rest was want of calibration."""
+    """A score in two parts, raw = calibrated + loss: what remains after calibration, and what calibration removed."""
 
     score: Score
     method: Method
@@ -196,8 +192,7 @@ class CalibrationLoss:
     calibrated: float
     """The score after cross-validated calibration: the discrimination part."""
     loss: float
-    """raw − calibrated, the calibration part; slightly negative where there was nothing to calibrate. NaN if raw is
-    infinite."""
+    """raw − calibrated, slightly negative where there was nothing to calibrate; NaN if raw is infinite."""
     relative: float
     """loss / raw, a fraction; NaN where that is undefined."""
     folds: int
@@ -216,10 +211,10 @@ def calibration_loss(
     seed: int = 0,
     groups: Sequence[str] | None = None,
 ) -> CalibrationLoss:
-    """How much of a score is want of calibration: EPSR(raw) − EPSR(calibrated), calibrated by cross-validation.
+    """How much of a score is lost for want of calibration: EPSR(raw) − EPSR(calibrated).
 
-    It decomposes the score into discrimination (`calibrated`) and calibration (`loss`). A diagnosis: what counts is the
-    raw score. The calibrator is fitted by cross-entropy on the other folds.
+    Each fold is calibrated by what was fitted, by cross-entropy, on the other folds. The loss is a diagnosis; systems
+    are compared by their raw scores.
 
     Args:
         posteriors: the test set.
@@ -240,7 +235,7 @@ def calibration_loss(
     if score not in ("cross_entropy", "brier", "expected_cost"):
         raise unknown_name("score", score, ("cross_entropy", "brier", "expected_cost"))
     fold = fold_of(posteriors.labels, folds=folds, seed=seed, groups=posteriors.groups if groups is None else groups)
-    calibrated = np.empty_like(posteriors.log_posteriors)
+    calibrated = np.empty_like(posteriors.log_posteriors)  # (N, K)
     converged = True
     for index in range(int(fold.max()) + 1):
         out = fold == index
@@ -248,12 +243,8 @@ def calibration_loss(
         converged &= bool(fitted.report and fitted.report.converged)
         calibrated[out] = fitted.transform(posteriors.log_posteriors[out])
 
-    def measure(of: Posteriors) -> float:
-        if score == "expected_cost":
-            return of.expected_cost(costs or Costs.zero_one(of.n_choices), priors=priors)
-        return float(getattr(of, score)(priors=priors))
-
-    raw, after = measure(posteriors), measure(posteriors.replaced(calibrated))
+    raw = posteriors.metric(score, costs=costs, priors=priors)
+    after = posteriors.replaced(calibrated).metric(score, costs=costs, priors=priors)
     loss = raw - after if math.isfinite(raw) else math.nan
     relative = loss / raw if raw > 0 else math.nan
     return CalibrationLoss(score, method, raw, after, loss, relative, int(fold.max()) + 1, converged)
@@ -265,10 +256,10 @@ def fold_of(labels: Labels, *, folds: int, seed: int, groups: Sequence[str] | No
     Raises:
         InputError: fewer than two folds, instances or groups.
     """
-    n_units = len(labels) if groups is None else len(set(groups))
-    if folds < 2 or n_units < 2:
-        raise InputError(f"{folds} folds of {n_units} instances or groups; expected at least 2 of each")
-    folds = min(folds, n_units)
+    n_apart = len(labels) if groups is None else len(set(groups))
+    if folds < 2 or n_apart < 2:
+        raise InputError(f"{folds} folds of {n_apart} instances or groups; expected at least 2 of each")
+    folds = min(folds, n_apart)
     rng = np.random.default_rng(seed)
     fold = np.empty(len(labels), dtype=np.int64)
     if groups is None:
@@ -279,11 +270,12 @@ def fold_of(labels: Labels, *, folds: int, seed: int, groups: Sequence[str] | No
         return fold
     if len(groups) != len(labels):
         raise InputError(f"groups has {len(groups)} entries but there are {len(labels)} instances; give one for each")
-    _, unit, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    load = np.zeros(folds)
-    chosen = np.empty(len(sizes), dtype=np.int64)
+    _, group_of, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    fold_sizes = np.zeros(folds)
+    fold_of_group = np.empty(len(sizes), dtype=np.int64)
     shuffled = rng.permutation(len(sizes))
+    # The largest groups first, each into the fold that is smallest so far.
     for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
-        chosen[group] = load.argmin()
-        load[chosen[group]] += sizes[group]
-    return np.asarray(chosen[unit], dtype=np.int64)
+        fold_of_group[group] = fold_sizes.argmin()
+        fold_sizes[fold_of_group[group]] += sizes[group]
+    return np.asarray(fold_of_group[group_of], dtype=np.int64)

@@ -1,7 +1,16 @@
 """Calibrators: fitted transformations of posteriors, one frozen class each, that can be written, read and applied.
 
-All but the last two are q = softmax(W s + β), with s the log-posteriors and W a number, a diagonal or a matrix. A
-choice of posterior 0 (or one that an instance does not have) keeps posterior 0.
+Five are linear, q = softmax(W s + β + ln π), where s are the log-posteriors and ln π stands only in calibrators fitted
+with target priors. Two are for two classes and map P(class 1) by a step function.
+
+    method        W                  β      |  method       P(class 1) is
+    temperature   one number         0      |  isotonic     a rising step function of the log-odds
+    bias          1                  free   |  histogram    constant within each bin
+    affine        one number         free
+    vector        one for each class free
+    matrix        a full matrix      free
+
+A choice of posterior 0 (or one that an instance does not have) keeps posterior 0 under the linear ones.
 """
 
 from __future__ import annotations
@@ -37,9 +46,9 @@ class FitReport:
     loss_before: float
     """The objective's score of the raw posteriors on the fitting set."""
     loss_after: float
-    """The same of the calibrated ones."""
+    """The objective's score of the calibrated posteriors on the fitting set."""
     note: str | None = None
-    """What must be known about the fit, such as classes without instances."""
+    """What a reader of the numbers must know, such as classes without instances."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,22 +94,22 @@ class Calibrator(ABC):
         """
         if not isinstance(values, Mapping) or "method" not in values:
             raise InputError(f"{where}: no key method; expected a calibrator written by rango")
-        if not isinstance(values["method"], str) or values["method"] not in CALIBRATORS:
-            raise unknown_name(f"method in {where}", str(values["method"]), CALIBRATORS)
-        kind = CALIBRATORS[values["method"]]
+        method = values["method"]
+        if not isinstance(method, str) or method not in CALIBRATORS:
+            raise unknown_name(f"method in {where}", str(method), CALIBRATORS)
+        kind = CALIBRATORS[method]
         expected = {field.name for field in fields(kind)}
-        given = {key: value for key, value in values.items() if key != "method"}
-        if odd := sorted(expected ^ given.keys()):
+        if odd := sorted(expected ^ (values.keys() - {"method"})):
             state = "missing" if odd[0] in expected else "unknown"
             raise InputError(f"{where}: {odd[0]} is {state}; expected the keys method, {', '.join(sorted(expected))}")
         try:
-            report = None if given.pop("report") is None else _report(values["report"])
-            _check_shapes(given)
-            fitted: Calibrator = kind(report=report, **{key: _plain(value) for key, value in given.items()})
-            return fitted
+            parameters = _parameters({key: values[key] for key in expected - {"report"}})
+            report = None if values["report"] is None else _report(values["report"])
+            calibrator: Calibrator = kind(report=report, **parameters)
+            return calibrator
         except (TypeError, ValueError, OverflowError):
             raise InputError(
-                f"{where}: values of a {values['method']} calibrator are not numbers that fit each other; fit it again"
+                f"{where}: values of a {method} calibrator are not numbers that fit each other; fit it again"
             ) from None
 
 
@@ -118,20 +127,19 @@ class Temperature(Calibrator):
     scale: float
 
     def transform(self, log_posteriors: Array) -> Array:  # noqa: D102 - as the base class
-        return _soft(_finite(log_posteriors) * self.scale, log_posteriors)
+        return _linear(log_posteriors, self.scale)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bias(Calibrator):
-    """q = softmax(s + β + ln π): one shift for each class. ln π only where fitted with target priors."""
+    """q = softmax(s + β + ln π): one shift for each class."""
 
     method: ClassVar[Method] = "bias"
     bias: tuple[float, ...]
     priors: tuple[float, ...] | None = None
 
     def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
-        _check_width(log_posteriors, len(self.bias))
-        return _soft(_finite(log_posteriors) + np.array(self.bias) + _log_priors(self.priors), log_posteriors)
+        return _linear(log_posteriors, 1.0, self.bias, self.priors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +155,7 @@ class Affine(Calibrator):
     priors: tuple[float, ...] | None = None
 
     def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
-        _check_width(log_posteriors, len(self.bias))
-        moved = _finite(log_posteriors) * self.scale + np.array(self.bias) + _log_priors(self.priors)
-        return _soft(moved, log_posteriors)
+        return _linear(log_posteriors, self.scale, self.bias, self.priors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,16 +168,14 @@ class Vector(Calibrator):
     priors: tuple[float, ...] | None = None
 
     def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
-        _check_width(log_posteriors, len(self.bias))
-        moved = _finite(log_posteriors) * np.array(self.scales) + np.array(self.bias) + _log_priors(self.priors)
-        return _soft(moved, log_posteriors)
+        return _linear(log_posteriors, self.scales, self.bias, self.priors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix(Calibrator):
     """q = softmax(W s + β + ln π): a full matrix, W[k, j] the weight of choice j in the logit of choice k.
 
-    Source: arXiv:1706.04599; Kull et al. (arXiv:1910.12656) for regularising what is off the diagonal.
+    Source: arXiv:1706.04599; Kull et al. (arXiv:1910.12656) for the penalty on what is off the diagonal.
     """
 
     method: ClassVar[Method] = "matrix"
@@ -180,9 +184,7 @@ class Matrix(Calibrator):
     priors: tuple[float, ...] | None = None
 
     def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
-        _check_width(log_posteriors, len(self.bias))
-        check_no_zeros(log_posteriors)
-        return log_softmax(log_posteriors @ np.array(self.weights).T + np.array(self.bias) + _log_priors(self.priors))
+        return _linear(log_posteriors, self.weights, self.bias, self.priors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +204,9 @@ class Isotonic(Calibrator):
 
     def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
         _check_width(log_posteriors, 2)
-        step = np.searchsorted(np.array(self.starts), log_odds(log_posteriors), side="right")
-        return _binary(np.array(self.values)[step])
+        log_odds = log_posteriors[:, 1] - log_posteriors[:, 0]  # (N,)
+        step = np.searchsorted(np.array(self.starts), log_odds, side="right")
+        return _two_columns(np.array(self.values)[step])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,18 +221,14 @@ class Histogram(Calibrator):
 
     def transform(self, log_posteriors: Array) -> Array:  # noqa: D102
         _check_width(log_posteriors, 2)
-        return _binary(np.array(self.values)[bin_index(np.exp(log_posteriors[:, 1]), np.array(self.edges))])
+        index = bin_index(np.exp(log_posteriors[:, 1]), np.array(self.edges))  # (N,)
+        return _two_columns(np.array(self.values)[index])
 
 
 CALIBRATORS: dict[str, type[Any]] = {
     kind.method: kind for kind in (Temperature, Bias, Affine, Vector, Matrix, Isotonic, Histogram)
 }
 """The calibrators by the name of their method."""
-
-
-def log_odds(log_posteriors: Array) -> Array:
-    """ln q₁ − ln q₀ of two-class log-posteriors, shape (N,); infinite where one posterior is 0."""
-    return np.asarray(log_posteriors[:, 1] - log_posteriors[:, 0], dtype=np.float64)
 
 
 def check_no_zeros(log_posteriors: Array) -> None:
@@ -242,21 +241,29 @@ def check_no_zeros(log_posteriors: Array) -> None:
         )
 
 
-def _finite(log_posteriors: Array) -> Array:
-    return np.where(np.isneginf(log_posteriors), 0.0, log_posteriors)
-
-
-def _soft(logits: Array, log_posteriors: Array) -> Array:
-    logits[np.isneginf(log_posteriors)] = -np.inf
+def _linear(
+    log_posteriors: Array, weights: Any, bias: tuple[float, ...] | None = None, priors: tuple[float, ...] | None = None
+) -> Array:
+    """ln softmax(W s + β + ln π), (N, K); `weights` is a number, a diagonal (K,) or a matrix (K, K)."""
+    if bias is not None:
+        _check_width(log_posteriors, len(bias))
+    if is_matrix := np.ndim(weights) == 2:
+        check_no_zeros(log_posteriors)
+    impossible = np.isneginf(log_posteriors)
+    # A scale of 0 times minus infinity would be NaN, so impossible choices are put back last.
+    scores = np.where(impossible, 0.0, log_posteriors)
+    logits = scores @ np.array(weights).T if is_matrix else scores * np.array(weights)  # (N, K)
+    if bias is not None:
+        logits += np.array(bias)
+    if priors is not None:
+        with np.errstate(divide="ignore"):
+            logits += np.log(np.array(priors))
+    logits[impossible] = -np.inf
     return log_softmax(logits)
 
 
-def _log_priors(priors: tuple[float, ...] | None) -> Array:
-    with np.errstate(divide="ignore"):
-        return np.zeros(1) if priors is None else np.log(np.array(priors))
-
-
-def _binary(p: Array) -> Array:
+def _two_columns(p: Array) -> Array:
+    """Log-posteriors (N, 2) of P(class 1), shape (N,)."""
     with np.errstate(divide="ignore"):
         return np.stack([np.log1p(-p), np.log(p)], axis=1)
 
@@ -268,39 +275,37 @@ def _check_width(log_posteriors: Array, n_choices: int) -> None:
         )
 
 
-# Dimensions of every field; those of the first line have one entry, or row and column, for each choice.
+# The dimensions of each parameter in a file. Those of the first line have one entry, or row and column, a choice.
 _OF_CHOICES = {"bias": 1, "priors": 1, "scales": 1, "weights": 2}
 _DIMENSIONS = {**_OF_CHOICES, "scale": 0, "starts": 1, "values": 1, "edges": 1}
 
 
-def _check_shapes(given: Mapping[str, Any]) -> None:
-    """Raise ValueError or TypeError where fields of a calibrator are not arrays of numbers that fit each other."""
-    arrays = {
-        key: np.asarray(value, dtype=np.float64)
-        for key, value in given.items()
-        if value is not None or key != "priors"  # which may be absent
-    }
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters in JSON values. Raises ValueError or TypeError where they are not numbers that fit each other."""
+    absent = {"priors": None} if "priors" in given and given["priors"] is None else {}
+    arrays = {key: np.asarray(given[key], dtype=np.float64) for key in given.keys() - absent.keys()}
     wrong = [key for key, array in arrays.items() if array.ndim != _DIMENSIONS[key] or np.isnan(array).any()]
     choices = {size for key in arrays.keys() & _OF_CHOICES for size in arrays[key].shape}
-    steps = len(arrays["values"]) if "values" in arrays and not wrong else 0
-    uneven = any(len(arrays[key]) != steps + off for key, off in (("starts", -1), ("edges", 1)) if key in arrays)
+    # Between n values lie n - 1 starts of steps; n bins have n + 1 edges.
+    steps = arrays["values"].size if "values" in arrays else 0
+    uneven = any(arrays[key].size != steps + off for key, off in (("starts", -1), ("edges", 1)) if key in arrays)
     if wrong or len(choices) > 1 or uneven:
         raise ValueError("shapes")
+    return {key: _tuples(array.tolist()) for key, array in arrays.items()} | absent
+
+
+def _tuples(value: Any) -> Any:
+    # JSON knows lists only; the classes hold tuples, so that equal calibrators are equal.
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _report(values: Mapping[str, Any]) -> FitReport:
-    """The report in JSON values; raises TypeError where they are not of its types."""
+    """The report in JSON values. Raises TypeError where they are not of its types."""
     report = FitReport(**values)
     numbers = (report.n, report.iterations, report.gradient, report.loss_before, report.loss_after)
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in numbers):
+    # By type, because True and False are integers too.
+    if not all(type(value) in (int, float) for value in numbers):
         raise TypeError("report")
     if not isinstance(report.converged, bool) or not isinstance(report.note, str | None):
         raise TypeError("report")
     return report
-
-
-def _plain(value: Any) -> Any:
-    # JSON knows lists only; the classes hold tuples, so that equal calibrators are equal.
-    if isinstance(value, list):
-        return tuple(_plain(item) for item in value)
-    return None if value is None else float(value)

@@ -1,7 +1,10 @@
-"""Posteriors files: Parquet, CSV, JSONL or NPZ, from anywhere.
+"""Posteriors files: Parquet, CSV, JSONL or NPZ, written by Rango or by any other program.
 
-`label` (0-based), optionally `id`, `group` and `choices`, and one of `posteriors`, `log_posteriors`, `logits`: a list
-column (shorter lists: fewer choices), or in CSV columns `posterior_0 …`, `log_posterior_0 …`, `logit_0 …`.
+    label                                    the 0-based index of the right choice
+    posteriors, log_posteriors or logits     one list an instance; a shorter list means fewer choices
+    id, group, choices                       optional
+
+CSV has no lists: there the columns are `posterior_0`, `posterior_1`, … (`log_posterior_0`, `logit_0`, `choice_0`).
 """
 
 from __future__ import annotations
@@ -9,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,8 +25,10 @@ from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
 from rango.files import atomic_path, parse_json, plain, read_bytes, read_rows
 
+_Column: TypeAlias = Sequence[Any] | np.ndarray[Any, Any]
+
 _ENDINGS = ".parquet, .csv, .jsonl or .npz"
-# column -> how it becomes posteriors
+# The column that a file holds decides how its numbers become posteriors.
 _KINDS: dict[str, Callable[..., Posteriors]] = {
     "posteriors": Posteriors.from_probabilities,
     "log_posteriors": Posteriors,
@@ -37,42 +43,26 @@ def read_posteriors(path: Path | str) -> Posteriors:
         InputError: the file cannot be read, a column is missing, or as `Posteriors`; the message names the file.
     """
     path = Path(path)
-    columns = _columns_of(path)
+    columns = _read_columns(path)
     kinds = [kind for kind in _KINDS if kind in columns]
     if len(kinds) != 1:
         seen = " and ".join(kinds) if kinds else ", ".join(sorted(columns))
         raise InputError(f"{path} has {seen}; expected one of {', '.join(_KINDS)}")
     if "label" not in columns:
         raise InputError(f"{path} has no column label; give the 0-based index of the right choice")
-    # A missing choice has no probability at all.
-    missing = 0.0 if kinds[0] == "posteriors" else -np.inf
+    kind = kinds[0]
     try:
-        return _KINDS[kinds[0]](
-            _matrix(columns[kinds[0]], missing, kinds[0]),
+        return _KINDS[kind](
+            _score_matrix(columns[kind], kind),
             _label_array(columns["label"]),
-            _texts(columns, "id"),
-            _texts(columns, "group"),
-            _choices(columns),
+            *([str(value) for value in columns[key]] if key in columns else None for key in ("id", "group")),
+            _choice_lists(columns["choices"]) if "choices" in columns else None,
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def write_posteriors(path: Path | str, posteriors: Posteriors) -> None:
-    """Write a posteriors file with `log_posteriors`, atomically; reading it gives the same posteriors.
-
-    Raises:
-        InputError: an ending other than .parquet, .csv, .jsonl or .npz.
-    """
-    path = Path(path)
-    writers = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl, ".npz": _write_npz}
-    if path.suffix.lower() not in writers:
-        raise InputError(f"{path}: ending {path.suffix!r} is not known; expected {_ENDINGS}")
-    with atomic_path(path) as temporary:
-        writers[path.suffix.lower()](temporary, posteriors)
-
-
-def _columns_of(path: Path) -> Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]:
+def _read_columns(path: Path) -> Mapping[str, _Column]:
     ending = path.suffix.lower()
     if ending == ".npz":
         return _read_npz(path)
@@ -88,23 +78,24 @@ def _columns_of(path: Path) -> Mapping[str, Sequence[Any] | np.ndarray[Any, Any]
             odd = sorted(row.keys() ^ rows[0][1].keys())[0]
             raise InputError(f"{path}:{line}: {odd!r} is not in every row; give every row the same keys")
     columns: dict[str, Sequence[Any]] = {key: [row[key] for _, row in rows] for key in rows[0][1]}
-    return _gathered(columns, path) if ".csv" in path.name.lower() else columns
+    return _join_numbered(columns, path) if ".csv" in path.name.lower() else columns
 
 
-def _gathered(columns: dict[str, Sequence[Any]], path: Path) -> Mapping[str, Sequence[Any]]:
+def _join_numbered(columns: Mapping[str, Sequence[Any]], path: Path) -> Mapping[str, Sequence[Any]]:
     """CSV columns `posterior_0`, `posterior_1`, … as one list column `posteriors`, and so on; `choice_0` likewise."""
     result: dict[str, Sequence[Any]] = {key: columns[key] for key in columns if key in ("id", "group", "label")}
     for kind in (*_KINDS, "choices"):
         stem = kind.removesuffix("s") + "_"
-        found = sorted(
-            (key for key in columns if key.startswith(stem) and re.fullmatch("[0-9]{1,6}", key.removeprefix(stem))),
-            key=lambda key: int(key.removeprefix(stem)),
-        )
-        if not found:
+        # ASCII digits only: int() takes superscripts and the digits of other scripts too.
+        matches = (re.fullmatch(stem + "([0-9]{1,6})", key) for key in columns)
+        numbered = sorted((int(match[1]), match[0]) for match in matches if match)
+        if not numbered:
             continue
-        if [int(key.removeprefix(stem)) for key in found] != list(range(len(found))):
-            raise InputError(f"{path} has columns {', '.join(found)}; expected {stem}0 to {stem}{len(found) - 1}")
-        rows = zip(*(columns[key] for key in found), strict=True)
+        if [number for number, _ in numbered] != list(range(len(numbered))):
+            names = ", ".join(key for _, key in numbered)
+            raise InputError(f"{path} has columns {names}; expected {stem}0 to {stem}{len(numbered) - 1}")
+        # An empty cell is a choice that the instance does not have.
+        rows = zip(*(columns[key] for _, key in numbered), strict=True)
         if kind == "choices":
             result[kind] = [[text for text in row if text] for row in rows]
         else:
@@ -129,7 +120,7 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray[Any, Any]]:
         raise InputError(f"{path} is not an NPZ file of plain arrays ({str(error).splitlines()[0]})") from None
 
 
-def _read_parquet(path: Path) -> Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]:
+def _read_parquet(path: Path) -> Mapping[str, _Column]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,62 +129,58 @@ def _read_parquet(path: Path) -> Mapping[str, Sequence[Any] | np.ndarray[Any, An
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a Parquet file ({str(error).splitlines()[0]}); check the file") from None
-    columns: dict[str, Sequence[Any] | np.ndarray[Any, Any]] = {}
+    columns: dict[str, _Column] = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
         is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
         flat = column.flatten() if is_list and not column.null_count else None
-        if flat is not None and pa.types.is_floating(flat.type) and not flat.null_count:
-            lengths = np.diff(column.offsets.to_numpy(zero_copy_only=False))
-            values = flat.to_numpy(zero_copy_only=False)
-            # One length: a matrix without a Python object for every number.
-            even = len(lengths) > 0 and (lengths == lengths[0]).all()
-            columns[name] = values.reshape(len(lengths), -1) if even else np.split(values, np.cumsum(lengths)[:-1])
-        else:
+        if flat is None or not pa.types.is_floating(flat.type) or flat.null_count:
             columns[name] = plain(column, str(path))
+            continue
+        # Lists of one length become a matrix without a Python object for every number.
+        lengths = np.diff(column.offsets.to_numpy(zero_copy_only=False))
+        values = flat.to_numpy(zero_copy_only=False)
+        even = len(lengths) > 0 and (lengths == lengths[0]).all()
+        columns[name] = values.reshape(len(lengths), -1) if even else np.split(values, np.cumsum(lengths)[:-1])
     return columns
 
 
-def _matrix(values: Sequence[Any] | np.ndarray[Any, Any], missing: float, kind: str) -> Array:
-    if isinstance(values, np.ndarray):
-        return values
+def _score_matrix(column: _Column, kind: str) -> Array:
+    """The numbers of a list column as (N, K); short rows are filled with what an impossible choice has."""
+    if isinstance(column, np.ndarray):
+        return column
     try:
-        rows = [np.asarray(row, dtype=np.float64) for row in values]
+        rows = [np.asarray(row, dtype=np.float64) for row in column]
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{kind} holds something other than lists of numbers") from None
+        rows = [np.zeros(())]
     if any(row.ndim != 1 for row in rows):
         raise InputError(f"{kind} holds something other than lists of numbers")
-    result = np.full((len(rows), max((len(row) for row in rows), default=0)), missing)
+    width = max((len(row) for row in rows), default=0)
+    matrix = np.full((len(rows), width), 0.0 if kind == "posteriors" else -np.inf)
     for index, row in enumerate(rows):
-        result[index, : len(row)] = row
-    return result
+        matrix[index, : len(row)] = row
+    return matrix
 
 
-def _label_array(values: Sequence[Any] | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if isinstance(values, np.ndarray):
-        return values
-    for row, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_whole(value):
+def _label_array(column: _Column) -> np.ndarray[Any, Any]:
+    if isinstance(column, np.ndarray):
+        return column
+    labels = []
+    for row, value in enumerate(column):
+        try:
+            label = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        except (ValueError, OverflowError):
+            label = math.nan
+        # From 2^53 on a float no longer holds every whole number.
+        if not label.is_integer() or abs(label) >= 2**53:
             raise InputError(f"labels[{row}] is {value!r}; expected the 0-based index of the right choice")
-    return np.asarray([int(float(value)) for value in values], dtype=np.int64)
+        labels.append(int(label))
+    return np.asarray(labels, dtype=np.int64)
 
 
-def _is_whole(value: float | str) -> bool:
-    try:
-        return float(value).is_integer() and abs(float(value)) < 2**53
-    except (ValueError, OverflowError):
-        return False
-
-
-def _texts(columns: Mapping[str, Any], name: str) -> list[str] | None:
-    return [str(value) for value in columns[name]] if name in columns else None
-
-
-def _choices(columns: Mapping[str, Any]) -> list[list[str]] | None:
-    if "choices" not in columns:
-        return None
-    result = []
-    for index, row in enumerate(columns["choices"]):
+def _choice_lists(column: _Column) -> list[list[str]]:
+    choices = []
+    for index, row in enumerate(column):
         words = row
         if isinstance(row, str):
             # NPZ holds plain arrays only, so there a row of choices is its JSON text.
@@ -201,8 +188,22 @@ def _choices(columns: Mapping[str, Any]) -> list[list[str]] | None:
                 words = parse_json(row, f"choices[{index}]")
         if not isinstance(words, (list, np.ndarray)):
             raise InputError(f"choices[{index}] is {row!r}; expected a list of texts")
-        result.append([str(word) for word in words])
-    return result
+        choices.append([str(word) for word in words])
+    return choices
+
+
+def write_posteriors(path: Path | str, posteriors: Posteriors) -> None:
+    """Write a posteriors file with `log_posteriors`, atomically; reading it gives the same posteriors.
+
+    Raises:
+        InputError: an ending other than .parquet, .csv, .jsonl or .npz.
+    """
+    path = Path(path)
+    writers = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl, ".npz": _write_npz}
+    if path.suffix.lower() not in writers:
+        raise InputError(f"{path}: ending {path.suffix!r} is not known; expected {_ENDINGS}")
+    with atomic_path(path) as temporary:
+        writers[path.suffix.lower()](temporary, posteriors)
 
 
 def _rows(posteriors: Posteriors) -> dict[str, Sequence[Any]]:
@@ -244,17 +245,16 @@ def _write_csv(path: Path, posteriors: Posteriors) -> None:
         writer.writerow(header)
         for index, logs in enumerate(posteriors.log_posteriors):
             row = [column[index] for column in columns.values()] + logs.tolist()
-            own = [] if words is None else [*words[index], *[""] * (n_choices - len(words[index]))]
-            writer.writerow(row + own)
+            # Cells stay empty for choices that the instance does not have.
+            row += [] if words is None else [*words[index], *[""] * (n_choices - len(words[index]))]
+            writer.writerow(row)
 
 
 def _write_npz(path: Path, posteriors: Posteriors) -> None:
-    arrays: dict[str, Any] = {"label": posteriors.labels, "log_posteriors": posteriors.log_posteriors}
     columns = _rows(posteriors)
-    arrays["id"] = np.asarray(columns["id"], dtype=np.str_)
-    if "group" in columns:
-        arrays["group"] = np.asarray(columns["group"], dtype=np.str_)
+    # A list of unequal rows would need a pickle, which nobody should open: choices are JSON texts.
     if "choices" in columns:
-        arrays["choices"] = np.asarray([json.dumps(row, ensure_ascii=False) for row in columns["choices"]])
+        columns["choices"] = [json.dumps(row, ensure_ascii=False) for row in columns["choices"]]
+    texts: dict[str, Any] = {key: np.asarray(columns[key], dtype=np.str_) for key in columns if key != "label"}
     with path.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, label=posteriors.labels, log_posteriors=posteriors.log_posteriors, **texts)

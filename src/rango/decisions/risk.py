@@ -1,4 +1,10 @@
-"""Acting on posteriors: Bayes decisions, and risk over costs, thresholds and coverage."""
+"""Acting on posteriors: the Bayes decision of each instance, and the risk of such decisions as something varies.
+
+decide            one decision for each instance
+risk_curve        expected cost as the costs vary
+threshold_curve   expected cost as the threshold on the log-odds of two classes varies
+risk_coverage     mean loss as the share of answered instances varies
+"""
 
 from __future__ import annotations
 
@@ -9,16 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rango.decisions import metrics as rules
 from rango.decisions.arrays import Array, Labels, check_priors
 from rango.decisions.costs import Costs, bayes_decisions, expected_costs, naive_cost
+from rango.decisions.metrics import check_present, cost_rule, error_rule
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """One decision for each instance. Costs are expected under the posteriors used, in the unit of the costs."""
+    """The Bayes decision of each instance and the next best; costs are expected under the posteriors, in their unit."""
 
     ids: tuple[str, ...]
     names: tuple[str, ...]
@@ -34,14 +40,13 @@ class Decisions:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One mapping for each instance: id, decision, expected_cost, runner_up, runner_up_cost."""
-        columns = (self.chosen, self.expected_costs, self.runners_up, self.runner_up_costs)
-        for name, chosen, cost, second, second_cost in zip(self.ids, *(c.tolist() for c in columns), strict=True):
+        for row, name in enumerate(self.ids):
             yield {
                 "id": name,
-                "decision": self.names[chosen],
-                "expected_cost": cost,
-                "runner_up": self.names[second],
-                "runner_up_cost": second_cost,
+                "decision": self.names[self.chosen[row]],
+                "expected_cost": float(self.expected_costs[row]),
+                "runner_up": self.names[self.runners_up[row]],
+                "runner_up_cost": float(self.runner_up_costs[row]),
             }
 
 
@@ -72,12 +77,13 @@ def decide(
     if priors is not None:
         posteriors = posteriors.with_priors(priors, training_priors=training_priors)
     chosen = bayes_decisions(posteriors.log_posteriors, costs=costs)
-    risks = expected_costs(posteriors.log_posteriors, costs=costs)
+    risks = expected_costs(posteriors.log_posteriors, costs=costs)  # (N, D)
     rows = np.arange(len(chosen))
-    best = risks[rows, chosen]
+    least = risks[rows, chosen]
+    # Without the Bayes decision, the best of the others is the runner-up.
     risks[rows, chosen] = np.inf
     second = risks.argmin(axis=1)
-    return Decisions(posteriors.ids, costs.decisions, chosen, best, second, risks[rows, second])
+    return Decisions(posteriors.ids, costs.decisions, chosen, least, second, risks[rows, second])
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +99,7 @@ class RiskCurve:
 
 
 def risk_curve(posteriors: Posteriors, *, family: Iterable[Costs], priors: ArrayLike | None = None) -> RiskCurve:
-    """The expected cost of the Bayes decisions as the costs vary.
+    """The expected cost of the Bayes decisions under each of many costs.
 
     Args:
         posteriors: N instances.
@@ -169,7 +175,7 @@ class ThresholdCurve:
 def threshold_curve(posteriors: Posteriors, *, costs: Costs, priors: ArrayLike | None = None) -> ThresholdCurve:
     """Expected cost of two classes at every threshold on the log-odds that separates some instances.
 
-    At the thresholds chosen on the same instances the cost is optimistic: choose on validation data.
+    The least cost is optimistic for the instances on which its threshold was chosen: choose it on validation data.
 
     Args:
         posteriors: N instances of two classes.
@@ -186,14 +192,14 @@ def threshold_curve(posteriors: Posteriors, *, costs: Costs, priors: ArrayLike |
     matrix = _two_by_two(costs)
     shares = posteriors.priors() if priors is None else check_priors(priors, n_classes=2)
     counts = np.bincount(posteriors.labels, minlength=2)
-    rules.check_present(counts, shares)
+    check_present(counts, shares)
     odds = posteriors.log_posteriors[:, 1] - posteriors.log_posteriors[:, 0]
     points, index = np.unique(odds, return_inverse=True)
-    # Share of each class strictly below every threshold: those are decided as class 0.
+    # The share of each class strictly below every threshold is decided as class 0.
     below = np.zeros((2, len(points) + 1))
     for k in range(2):
-        at = np.bincount(index[posteriors.labels == k], minlength=len(points))
-        below[k, 1:] = np.cumsum(at) / max(1, int(counts[k]))
+        n_at_point = np.bincount(index[posteriors.labels == k], minlength=len(points))
+        below[k, 1:] = np.cumsum(n_at_point) / max(1, int(counts[k]))
     expected = shares @ (matrix[:, [0]] * below + matrix[:, [1]] * (1.0 - below))
     thresholds = np.concatenate([[-np.inf], points[1:], [np.inf]])
     return ThresholdCurve(thresholds, expected)
@@ -222,7 +228,7 @@ class RiskCoverage:
         return float(self.risk.mean())
 
     def coverage_at(self, risk: float) -> float:
-        """The largest coverage a threshold on confidence can give at this risk or less; 0 if none does."""
+        """The largest coverage that a threshold on confidence reaches at this risk or less; 0 if none does."""
         # Rounding of a mean must not cost an instance.
         reached = np.flatnonzero((self.risk <= risk + 1e-12) & self.possible)
         return float(self.coverage[reached[-1]]) if reached.size else 0.0
@@ -251,15 +257,14 @@ def risk_coverage(posteriors: Posteriors, *, costs: Costs | None = None) -> Risk
     logs = posteriors.log_posteriors
     if costs is None or costs.is_zero_one:
         doubt = -logs.max(axis=1)
-        losses = rules.error_rule(logs, posteriors.labels)
+        losses = error_rule(logs, posteriors.labels)
     else:
         doubt = expected_costs(logs, costs=costs).min(axis=1)
-        losses = rules.cost_rule(costs)(logs, posteriors.labels)
+        losses = cost_rule(costs)(logs, posteriors.labels)
     order = np.argsort(doubt, kind="stable")
-    n = len(order)
-    last = np.append(doubt[order][1:] != doubt[order][:-1], True)
-    ends = np.flatnonzero(last) + 1
-    # Over all orders of a tie the mean loss grows evenly through it.
-    totals = np.interp(np.arange(1, n + 1), np.append(0, ends), np.append(0.0, np.cumsum(losses[order])[ends - 1]))
-    counts = np.arange(1, n + 1)
-    return RiskCoverage(counts / n, totals / counts, last)
+    counts = np.arange(1, len(order) + 1)
+    is_last_of_tie = np.append(doubt[order][1:] != doubt[order][:-1], True)
+    ends = counts[is_last_of_tie]
+    # The order inside a tie is arbitrary. Averaged over all orders, the sum of losses grows evenly through the tie.
+    totals = np.interp(counts, np.append(0, ends), np.append(0.0, np.cumsum(losses[order])[ends - 1]))
+    return RiskCoverage(counts / len(order), totals / counts, is_last_of_tie)
