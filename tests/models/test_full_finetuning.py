@@ -111,6 +111,16 @@ def test_its_checkpoint_is_a_model_and_an_adapter(finished: Run, checkpoint: Che
         load_adapter(load_model(checkpoint("phi", seed=1)), finished.path)
 
 
+def test_equal_weights_are_equal_files(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    full = add_full(load_model(checkpoint("qwen2", tie_word_embeddings=True)))
+    for number in range(3):
+        full.save(tmp_path / str(number))
+    names = sorted(file.name for file in (tmp_path / "0").iterdir())
+    assert {"model.safetensors", "config.json", "tokenizer.json", "full_finetuning.json"} <= set(names)
+    for name in names:
+        assert len({(tmp_path / str(number) / name).read_bytes() for number in range(3)}) == 1, name
+
+
 def test_a_killed_run_goes_on_to_the_same_bits(
     finished: Run, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

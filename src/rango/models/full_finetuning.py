@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter of the network is trained. The far end of the ladder of adaptations."""
+"""Full fine-tuning: every parameter of the network is trained, where LoRA trains a small part of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from rango.files import atomic_path, write_json
-from rango.models.adapter import check_unadapted
+from rango.models.adapter import TrainableModel, check_unadapted
 from rango.models.loading import Model, load_network, quiet_transformers
 
 RECORD = "full_finetuning.json"
 
 
 @dataclass(frozen=True, eq=False)
-class FullTuning:
+class FullTuning(TrainableModel):
     """A network whose parameters are all trained, in float32. It is changed in place; `remove` gives it back.
 
     The base weights are kept on the CPU in their own type. The network's own dropout stays off, as with LoRA.
@@ -29,27 +29,13 @@ class FullTuning:
     base: Mapping[str, torch.Tensor]
     """The weights before, by parameter name; tied ones once."""
 
-    def parameters(self) -> list[nn.Parameter]:
+    def named_parameters(self) -> dict[str, nn.Parameter]:
         """All parameters in the network's order, tied ones once."""
-        return list(self.model.network.parameters())
-
-    def parameter_count(self) -> int:
-        """How many numbers are trained."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return dict(self.model.network.named_parameters())
 
     def module_count(self) -> int:
         """How many modules have parameters of their own."""
         return sum(any(True for _ in module.parameters(recurse=False)) for module in self.model.network.modules())
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Copies of all weights by name, on CPU."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self._named()}
-
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Copy the weights from what `state` gave."""
-        with torch.no_grad():
-            for name, parameter in self._named():
-                parameter.copy_(state[name])
 
     def reset(self, seed: int) -> None:  # noqa: ARG002 - nothing is drawn
         """Start afresh: the base weights."""
@@ -60,9 +46,11 @@ class FullTuning:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as written:
             with quiet_transformers():
-                # One file of weights: several would not be replaced as one.
+                # One file of weights: several would not be replaced as one. Its metadata have one key, so that equal
+                # weights give equal bytes.
                 self.model.network.save_pretrained(written, max_shard_size="1000GB")
                 self.model.tokenizer.save_pretrained(written)
+            # Each file is moved over the old one at once: a killed run leaves whole files.
             for file in sorted(Path(written).iterdir()):
                 with atomic_path(folder / file.name) as temporary:
                     file.replace(temporary)
@@ -79,22 +67,22 @@ class FullTuning:
         self.load_state({name: parameter.detach() for name, parameter in network.named_parameters()})
 
     def alone(self) -> contextlib.AbstractContextManager[None]:
-        """The network as it is: nothing shares it."""
+        """Within the block the network is as it is: no other adaptation shares it."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """Within the block the network is the base model, in its own type."""
-        tuned = {name: parameter.data for name, parameter in self._named()}
+        tuned = {name: parameter.data for name, parameter in self.named_parameters().items()}
         self._put_base()
         try:
             yield
         finally:
-            for name, parameter in self._named():
+            for name, parameter in self.named_parameters().items():
                 parameter.data = tuned[name]
 
     def enable_dropout(self) -> None:
-        """There is none of its own."""
+        """Do nothing: full fine-tuning has no dropout of its own."""
 
     def remove(self) -> None:
         """Give the network its weights back, in their own type, frozen."""
@@ -103,11 +91,8 @@ class FullTuning:
             parameter.requires_grad_(False)
             parameter.grad = None
 
-    def _named(self) -> list[tuple[str, nn.Parameter]]:
-        return list(self.model.network.named_parameters())
-
     def _put_base(self) -> None:
-        for name, parameter in self._named():
+        for name, parameter in self.named_parameters().items():
             parameter.data = self.base[name].to(parameter.device)
 
 
@@ -115,11 +100,10 @@ def add_full(model: Model) -> FullTuning:
     """Make every parameter of the model's network trainable, in float32: Adam's small steps vanish in half precision.
 
     Raises:
-        InputError: an adapter is there already.
+        InputError: the network carries an adapter already.
     """
     check_unadapted(model)
-    fingerprint = model.fingerprint  # of the base: it is kept from now on
-    assert fingerprint
+    assert model.fingerprint  # computed now, of the base weights, and cached
     full = FullTuning(model, {name: p.detach().cpu().clone() for name, p in model.network.named_parameters()})
     for parameter in full.parameters():
         parameter.data = parameter.data.float()

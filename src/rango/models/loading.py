@@ -1,10 +1,12 @@
-"""Loading a causal language model from the Hub or a folder, with its device and dtype chosen and said aloud."""
+"""Loading a causal language model from the Hub or a folder; its notes report the device and dtype that were chosen."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +19,18 @@ from transformers.utils import logging as transformers_logging
 
 from rango.errors import InputError
 from rango.files import check_model_folder, fingerprint
-from rango.models.lstm import register as register_lstm
-from rango.models.ngram import NGRAM
-from rango.models.ngram import register as register_ngram
+from rango.models.lstm import LSTMConfig, LSTMForCausalLM
+from rango.models.ngram import NGRAM, NGramConfig, NGramForCausalLM
 from rango.options import Dtype
 
-register_lstm()
+# From here on transformers loads the folders of these two as those of its own architectures.
+AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
+AutoConfig.register(NGRAM, NGramConfig, exist_ok=True)
+AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
+AutoModelForCausalLM.register(NGramConfig, NGramForCausalLM, exist_ok=True)
 
-
-register_ngram()
-
-
+# Names of the files of which a tokenizer's folder has at least one.
+_VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
 # A tokenizer with a smaller share of the network's tokens may not be the network's: padding takes a few hundred.
 _FEW_TOKENS = 0.9
 
@@ -62,11 +65,8 @@ class Model:
     def context_length(self) -> int | None:
         """The longest sequence in tokens; None when the architecture sets no limit."""
         config = self.network.config.get_text_config()
-        for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
-            value = getattr(config, key, None)
-            if isinstance(value, int):
-                return value
-        return None
+        lengths = (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions", "max_seq_len"))
+        return next((length for length in lengths if isinstance(length, int)), None)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -76,10 +76,11 @@ class Model:
         """
         parts = [type(self.network).__name__]
         for name, parameter in sorted(self.network.named_parameters()):
-            if ".lora_" in name:
+            if ".lora_" in name:  # an adapter does not make it another base
                 continue
             flat = parameter.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()
+            # bfloat16 is what float32, float16 and bfloat16 copies of the same weights have in common.
+            sample = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()  # (64,) at most
             parts.append(f"{name.replace('.base.', '.')}{tuple(parameter.shape)}{sample.tolist()}")
         return fingerprint(*parts)
 
@@ -110,8 +111,8 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
     source = str(name)
     check_model_folder(source)
     chosen_device = choose_device(device)
-    with quiet_transformers():
-        config = _attempt(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    with _loading(source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
     tokenizer = load_tokenizer(source)
     network = load_network(source, chosen_dtype, chosen_device)
@@ -120,7 +121,7 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
     notes = (
         f"device {chosen_device} ({'asked for' if device != 'auto' else 'chosen'}), "
         f"dtype {str(chosen_dtype).removeprefix('torch.')} ({'asked for' if dtype != 'auto' else 'chosen'})",
-        *_compare_vocabularies(source, network, tokenizer),
+        *_check_vocabulary(source, network, tokenizer),
     )
     return Model(name=source, network=network, tokenizer=tokenizer, notes=notes)
 
@@ -131,22 +132,64 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     # transformers makes an empty tokenizer of the model's kind where there are no files.
     if folder.is_dir() and not any(file for pattern in _VOCABULARIES for file in folder.glob(pattern)):
         raise InputError(f"model folder {source} has no tokenizer; put the model's tokenizer.json into it")
-    with quiet_transformers():
-        tokenizer = _attempt(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-        _attempt(source, lambda: tokenizer("a"))  # some damage shows in use only
+    with _loading(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer("a")  # a tokenizer can be so damaged that it loads and fails in use
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
 
 
-_VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
-
-
 def load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """Load the network alone, frozen; errors as in `load_model`."""
-    with quiet_transformers():
-        network = _attempt(source, lambda: _read_network(source, dtype, device))
+    # Plain matrix products beat the fused kernel's backward pass on a CPU for the short sequences of choice tasks.
+    attention = "eager" if device.type == "cpu" else "sdpa"
+    with _loading(source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, trust_remote_code=False, attn_implementation=attention, output_loading_info=True
+        )
+        network, info = loaded
+        missing = sorted(info["missing_keys"])
+        # transformers draws them at random and only warns.
+        if missing:
+            raise InputError(
+                f"model {source}: the checkpoint lacks {len(missing)} weights ({missing[0]}, ...); they would be random"
+            )
+        network.to(device)
+    network.eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
     assert isinstance(network, PreTrainedModel)
     return network
+
+
+@contextlib.contextmanager
+def _loading(source: str) -> Iterator[None]:
+    """Load quietly, and give an error of whichever library trips over a damaged folder as an InputError."""
+    try:
+        with quiet_transformers():
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise InputError(
+            f"model {source!r} cannot be loaded ({lines[0].strip()[:300]}); "
+            "give a Hub id or a folder of a causal language model"
+        ) from None
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own progress bars and advice off the terminal within the block; errors still raise."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def choose_device(device: str) -> torch.device:
@@ -187,8 +230,8 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _compare_vocabularies(source: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Refuse a tokenizer that is not the network's; a note where it has far fewer tokens than the network.
+def _check_vocabulary(source: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Raise InputError for a tokenizer that is not the network's; returns a note where it has far fewer tokens.
 
     An n-gram's probabilities are over exactly the tokenizer's vocabulary; a network's matrices may be padded.
     """
@@ -202,7 +245,7 @@ def _compare_vocabularies(source: str, network: PreTrainedModel, tokenizer: PreT
             )
         return ()
     rows = getattr(network.get_input_embeddings(), "num_embeddings", None)
-    if not isinstance(rows, int):
+    if not isinstance(rows, int):  # an architecture without a matrix of embeddings
         return ()
     if highest >= rows:
         token = tokenizer.convert_ids_to_tokens(highest)
@@ -213,56 +256,6 @@ def _compare_vocabularies(source: str, network: PreTrainedModel, tokenizer: PreT
     if highest + 1 < _FEW_TOKENS * rows:
         return (f"the tokenizer has {highest + 1:,} tokens and the network {rows:,}: see that they belong together",)
     return ()
-
-
-def _read_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    # Plain matrix products beat the fused kernel's backward pass on a CPU for the short sequences of choice tasks.
-    attention = "eager" if device.type == "cpu" else "sdpa"
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, trust_remote_code=False, attn_implementation=attention, output_loading_info=True
-    )
-    network, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise InputError(
-            f"model {source}: the checkpoint lacks {len(missing)} weights ({missing[0]}, ...); they would be random"
-        )
-    network.to(device)
-    network.eval()
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    assert isinstance(network, PreTrainedModel)
-    return network
-
-
-def _attempt(source: str, load: Any) -> Any:
-    try:
-        return load()
-    except InputError:
-        raise
-    # A damaged folder ends in an error of whichever library trips over it.
-    except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise InputError(
-            f"model {source!r} cannot be loaded ({lines[0].strip()[:300]}); "
-            "give a Hub id or a folder of a causal language model"
-        ) from None
-
-
-class quiet_transformers:  # noqa: N801 - used as a function
-    """Keep transformers' own progress bars and advice off the terminal while loading; errors still raise."""
-
-    def __enter__(self) -> None:
-        self._verbosity = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity(logging.ERROR)
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *exception: object) -> None:
-        self._warnings.__exit__(*exception)  # type: ignore[arg-type]
-        transformers_logging.set_verbosity(self._verbosity)
 
 
 def accepts(network: nn.Module, argument: str) -> bool:

@@ -1,4 +1,11 @@
-"""Which adapter of a bank each row of a batch belongs to."""
+"""The LoRA layer. It holds the updates of one adapter or of several, a bank, whose rows share a batch.
+
+    x (b, in) ──┬── W₀, frozen ─────────────── (b, out) ──┐
+                ├── rows of adapter 0: s₀ B₀ A₀ x ────────┼── + ── y (b, out)
+                └── rows of adapter 1: s₁ B₁ A₁ x ────────┘
+
+`Grouping` says which rows belong to which adapter.
+"""
 
 from __future__ import annotations
 
@@ -127,9 +134,10 @@ class LoRALinear(nn.Module):
         """The update s B A x of one adapter alone, (b, ..., out)."""
         if self.dropout[adapter]:
             x = nn.functional.dropout(x, self.dropout[adapter], self.training)
-        A, B = (weight.to(x.dtype) for weight in self.weights(adapter))
+        A, B = (weight.to(x.dtype) for weight in self.weights(adapter))  # (r, in), (out, r)
         # s multiplies the r numbers of A x, not the `out` numbers of B A x: less work, same product.
-        return (x @ A.T * self.scaling[adapter]) @ B.T
+        low = x @ A.T * self.scaling[adapter]  # (b, ..., r)
+        return low @ B.T  # (b, ..., out)
 
     def _add_bank(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y plus each adapter's update on its own rows."""
@@ -137,30 +145,31 @@ class LoRALinear(nn.Module):
         counts = [stop - start for _, start, stop in spans]
         mine = [number for number, (member, _, _) in enumerate(spans) if member in self.scaling]
         members = [spans[number][0] for number in mine]
+        # Unequal shares do not fit one batched product, and each adapter's dropout draws its own mask.
         if len(set(counts)) > 1 or any(self.dropout[member] for member in members):
             parts, rows = list(torch.split(y, counts)), torch.split(x, counts)
             for number, member in zip(mine, members, strict=True):
                 parts[number] = parts[number] + self.update(rows[number], member).to(y.dtype)
-            return torch.cat(parts)
+            return torch.cat(parts)  # (b, ..., out)
         if len(mine) == len(spans):
             return y + self._together(x, members).reshape(y.shape).to(y.dtype)
         # Whole groups are picked and added to in place: slices would cost a tensor of zeros each in the backward pass.
         index = self._kept("index", mine, torch.long, x.device)
-        picked = x.reshape(len(spans), -1, x.shape[-1]).index_select(0, index)
-        update = self._together(picked, members).to(y.dtype)
+        picked = x.reshape(len(spans), -1, x.shape[-1]).index_select(0, index)  # (n, positions, in)
+        update = self._together(picked, members).to(y.dtype)  # (n, positions, out)
         return y.reshape(len(spans), -1, y.shape[-1]).index_add_(0, index, update).reshape(y.shape)
 
     def _together(self, x: torch.Tensor, members: list[int]) -> torch.Tensor:
         """Updates of n adapters with equal rows in two batched products, (n, positions, out).
 
-        ProcessGroup are padded with zeros to the largest, which adds exact zeros to the sums.
+        Smaller ranks are padded with zeros to the largest, R, which adds exact zeros to the sums.
         """
         pairs = [self.weights(member) for member in members]
-        A = pad_sequence([a for a, _ in pairs], batch_first=True).to(x.dtype)
-        B = pad_sequence([b.T for _, b in pairs], batch_first=True).to(x.dtype)
-        low = torch.bmm(x.reshape(len(members), -1, x.shape[-1]), A.transpose(1, 2))
-        scaling = self._kept("scaling", [self.scaling[member] for member in members], x.dtype, x.device)
-        return torch.bmm(low * scaling[:, None, None], B)
+        A = pad_sequence([a for a, _ in pairs], batch_first=True).to(x.dtype)  # (n, R, in)
+        B = pad_sequence([b.T for _, b in pairs], batch_first=True).to(x.dtype)  # (n, R, out)
+        low = torch.bmm(x.reshape(len(members), -1, x.shape[-1]), A.transpose(1, 2))  # (n, positions, R)
+        scaling = self._kept("scaling", [self.scaling[member] for member in members], x.dtype, x.device)  # (n,)
+        return torch.bmm(low * scaling[:, None, None], B)  # (n, positions, out)
 
     def _kept(self, name: str, values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """A small tensor, made once: copying it to a GPU at each step would wait for the GPU."""
@@ -175,14 +184,15 @@ class LoRALinear(nn.Module):
         Raises:
             ValueError: several adapters are at work; each reads its own hidden states.
         """
-        y = linear_rows(self.base, hidden, rows)
+        y = linear_rows(self.base, hidden, rows)  # (m, K)
         members = self.grouping.members
         if len(members) > 1:
             raise ValueError("chosen rows are computed for one adapter at a time")
         if self.merged is not None or not members or members[0] not in self.scaling:
             return y
         A, B = self.weights(members[0])
-        return y + (hidden @ A.to(hidden.dtype).T * self.scaling[members[0]]) @ B[rows].to(hidden.dtype).T
+        low = hidden @ A.to(hidden.dtype).T * self.scaling[members[0]]  # (m, r)
+        return y + low @ B[rows].to(hidden.dtype).T  # (m, K)
 
     def merge(self) -> None:
         """Add s B A to W₀, in fp32, keeping a copy of W₀ so that `unmerge` gives it back to the bit.
@@ -196,7 +206,7 @@ class LoRALinear(nn.Module):
         assert isinstance(weight, torch.Tensor)
         [(adapter, scaling)] = self.scaling.items()
         A, B = self.weights(adapter)
-        update = scaling * (B @ A)
+        update = scaling * (B @ A)  # (out, in)
         if isinstance(self.base, Conv1D):
             update = update.T
         self.merged = weight.detach().clone()
@@ -232,4 +242,4 @@ def linear_rows(linear: nn.Module, hidden: torch.Tensor, rows: torch.Tensor) -> 
         return linear.rows(hidden, rows)
     assert isinstance(linear, nn.Linear)
     bias = linear.bias[rows] if linear.bias is not None else None
-    return nn.functional.linear(hidden, linear.weight[rows], bias)
+    return nn.functional.linear(hidden, linear.weight[rows], bias)  # (m, K)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 
@@ -116,7 +116,8 @@ class LSTMModel(LSTMPreTrainedModel):
         if attention_mask is not None and bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
             raise ValueError("attention_mask has padding before a text; a recurrent model needs it after the text")
         before = None if cache is None else (cache.hidden, cache.cell)
-        states, after = self.lstm(self.dropout(self.embed_tokens(input_ids)), before)
+        embedded = self.dropout(self.embed_tokens(input_ids))  # (b, t, H)
+        states, after = self.lstm(embedded, before)  # (b, t, H)
         kept = LSTMState(*after) if (self.config.use_cache if use_cache is None else use_cache) else None
         return LSTMModelOutput(last_hidden_state=self.dropout(states), cache=kept)
 
@@ -158,15 +159,10 @@ class LSTMForCausalLM(LSTMPreTrainedModel, GenerationMixin):
             input_ids=input_ids, attention_mask=attention_mask, cache=cache, use_cache=use_cache
         )
         assert read.last_hidden_state is not None
+        # transformers' convention: 0 keeps every position, and slice(-0, None) is all of them.
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(read.last_hidden_state[:, kept])
+        logits = self.lm_head(read.last_hidden_state[:, kept])  # (b, kept, V)
         loss: Any = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
         return LSTMOutput(loss=loss, logits=logits, cache=read.cache)
-
-
-def register() -> None:
-    """Let `AutoConfig` and `AutoModelForCausalLM` know the model, so that its folder loads as any other does."""
-    AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
-    AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)

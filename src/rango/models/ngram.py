@@ -2,6 +2,13 @@
 
 Its parameters are the log-probabilities and back-off weights of `NGramTables`, its buffers the sorted keys; nothing in
 it is trained by gradients. It has no context limit: it looks at the last N - 1 tokens.
+
+The n-gram of order m with the prefix number s (the place of its first m - 1 tokens in the table of order m - 1) and the
+last token w has the key s V + w. The tables are sorted by key, so all tokens that follow one history stand together:
+
+    order 1    0: the    1: cat    2: sat                    V = 3, a token is its own number
+    order 2    0: the cat (0 V + 1)    1: cat sat (1 V + 2)
+    order 3    0: the cat sat (0 V + 2)
 """
 
 from __future__ import annotations
@@ -15,17 +22,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
+
+NGRAM = "rango_ngram"
+"""The model type in config.json."""
+STUPID_WEIGHT = 0.4  # Brants et al. 2007, section 4
 
 Discounts = tuple[float, float, float]
 """What is taken from counts of 1, of 2, and of 3 or more."""
 
 
-STUPID_WEIGHT = 0.4  # Brants et al. 2007, section 4
+@dataclass(frozen=True, eq=False)
+class NGramTables:
+    """A smoothed model. Logarithms in nats, float32; orders as in `NGramCounts`."""
 
-
-NGRAM = "rango_ngram"
+    vocabulary: int
+    end: int
+    smoothing: str
+    keys: tuple[NDArray[np.int64], ...]
+    log_probabilities: tuple[NDArray[np.float32], ...]
+    """For orders 1 .. N."""
+    back_off: tuple[NDArray[np.float32], ...]
+    """For histories of 1 .. N - 1 tokens."""
+    discounts: tuple[Discounts, ...] = ()
+    """For orders 1 .. N; Kneser-Ney only."""
 
 
 class NGramConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
@@ -33,29 +54,12 @@ class NGramConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
     model_type = NGRAM
 
-    def __init__(
-        self,
-        *,
-        vocab_size: int = 1,
-        entries: Sequence[int] = (1,),
-        smoothing: str = "kneser-ney",
-        eos_token_id: int = 0,
-        **others: Any,
-    ) -> None:
-        """Describe a model.
-
-        Args:
-            vocab_size: V.
-            entries: n-grams of each order from 1 to N; the first is V.
-            smoothing: as in `NGramTables`.
-            eos_token_id: the end-of-text token, which also stands for the start of a document.
-            **others: of transformers.
-        """
-        self.vocab_size = vocab_size
-        self.entries = list(entries)
-        self.smoothing = smoothing
-        others |= {"bos_token_id": eos_token_id, "eos_token_id": eos_token_id, "tie_word_embeddings": False}
-        super().__init__(**others)
+    vocab_size: int = 1
+    entries: Sequence[int] = (1,)  # n-grams of each order from 1 to N; the first is V
+    smoothing: str = "kneser-ney"
+    eos_token_id: int = 0  # the end-of-text token, which also stands for the start of a document
+    bos_token_id: int = 0
+    tie_word_embeddings: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +68,7 @@ class Histories:
 
     states: tuple[torch.Tensor, ...]
     """For m = 1 .. N - 1, (u,) the index of the m-token history in the table of order m; -1 where it was never seen or
-    does not exist."""
+    the text does not reach back so far."""
     lengths: torch.Tensor
     """(u,) how many tokens of history there are, as far back as the start of the document or of the input."""
 
@@ -100,15 +104,14 @@ class NGramForCausalLM(PreTrainedModel, GenerationMixin):
             entries=[len(values) for values in tables.log_probabilities],
             smoothing=tables.smoothing,
             eos_token_id=tables.end,
+            bos_token_id=tables.end,
         )
+        # On the meta device no memory is taken for tables that are put in next.
         with torch.device("meta"):
             network = cls(config)
-        for parameters, arrays in (
-            (network.log_probabilities, tables.log_probabilities),
-            (network.back_off, tables.back_off),
-        ):
-            for number, array in enumerate(arrays):
-                parameters[number] = nn.Parameter(torch.from_numpy(array), requires_grad=False)
+        for name in ("log_probabilities", "back_off"):
+            for number, array in enumerate(getattr(tables, name)):
+                getattr(network, name)[number] = nn.Parameter(torch.from_numpy(array), requires_grad=False)
         for order, keys in enumerate(tables.keys, start=2):
             setattr(network, f"keys_{order}", torch.from_numpy(keys))
         network.train(False)
@@ -141,10 +144,10 @@ class NGramForCausalLM(PreTrainedModel, GenerationMixin):
         Returns:
             `logits` (b, t, V), log-probabilities in nats; -inf for what cannot follow.
         """
-        tokens = input_ids if attention_mask is None else input_ids.masked_fill(attention_mask == 0, -1)
+        tokens = input_ids if attention_mask is None else input_ids.masked_fill(attention_mask == 0, -1)  # (b, t)
         kept = tokens.shape[1] if not logits_to_keep else min(logits_to_keep, tokens.shape[1])
         places = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)[:, -kept:].flatten()
-        values = self.distributions(self.histories(tokens)[places])
+        values = self.distributions(self.histories(tokens)[places])  # (b * kept, V)
         return CausalLMOutput(logits=values.view(len(tokens), kept, -1))
 
     @classmethod
@@ -161,39 +164,43 @@ class NGramForCausalLM(PreTrainedModel, GenerationMixin):
 
     def histories(self, tokens: torch.Tensor) -> Histories:
         """The histories that end at each place of (b, t) tokens, -1 for none: u = b t places, row by row."""
-        places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)  # (b, t)
+        # A history reaches back to the last end of text, which belongs to it, or to the last padding, which does not.
         starts = torch.where(tokens == self.config.eos_token_id, places, 0)
-        starts = torch.where(tokens < 0, places + 1, starts).cummax(dim=1).values
+        starts = torch.where(tokens < 0, places + 1, starts).cummax(dim=1).values  # (b, t)
         lengths = places - starts + 1
         states = [tokens]
+        # The m-token history at a place is that of m - 1 tokens at the place before, and the token.
         for order in range(2, self.order):
             before = nn.functional.pad(states[-1][:, :-1], (1, 0), value=-1)
-            states.append(self._find(order, before, tokens))
+            states.append(self._find(order, before, tokens))  # (b, t)
         kept = [torch.where(lengths >= m, state, -1).flatten() for m, state in enumerate(states[: self.order - 1], 1)]
         return Histories(tuple(kept), lengths.flatten())
 
     def log_probabilities_of(self, histories: Histories, targets: torch.Tensor) -> torch.Tensor:
         """log P(target | history) of u places and (u,) tokens, in nats."""
-        values: torch.Tensor = self.log_probabilities[0][targets]
+        values: torch.Tensor = self.log_probabilities[0][targets]  # (u,)
+        # From the shortest history to the longest: where the longer n-gram was seen, its own probability counts.
         for m, state in enumerate(histories.states, start=1):
             values = self._back_off(values, m, state, histories.lengths)
-            found = self._find(m + 1, state, targets)
-            values = torch.where(found >= 0, _take(self.log_probabilities[m], found), values)
+            entries = self._find(m + 1, state, targets)  # (u,)
+            values = torch.where(entries >= 0, _take(self.log_probabilities[m], entries), values)
         return values
 
     def distributions(self, histories: Histories) -> torch.Tensor:
         """log P(. | history) of u places, (u, V) in nats."""
         count = len(histories.lengths)
-        values: torch.Tensor = self.log_probabilities[0].expand(count, -1).clone()
+        values: torch.Tensor = self.log_probabilities[0].expand(count, -1).clone()  # (u, V)
         size = self.config.vocab_size
         for m, state in enumerate(histories.states, start=1):
             values = self._back_off(values, m, state[:, None], histories.lengths[:, None])
             keys = self.keys(m + 1)
-            begins, ends = (torch.searchsorted(keys, (state + more) * size) for more in (0, 1))
+            # The e n-grams that continue a history of the u places stand in one span of the table for each place.
+            begins, ends = (torch.searchsorted(keys, (state + more) * size) for more in (0, 1))  # (u,) each
             each = torch.where(state >= 0, ends - begins, 0)
-            rows = torch.repeat_interleave(torch.arange(count, device=state.device), each)
+            rows = torch.repeat_interleave(torch.arange(count, device=state.device), each)  # (e,)
             offsets = torch.arange(len(rows), device=state.device) - (each.cumsum(0) - each)[rows]
-            entries = begins[rows] + offsets
+            entries = begins[rows] + offsets  # (e,)
             values[rows, keys[entries] % size] = self.log_probabilities[m][entries]
         return values
 
@@ -214,7 +221,7 @@ class NGramForCausalLM(PreTrainedModel, GenerationMixin):
         return lower + weight
 
     def _find(self, order: int, prefixes: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """The index of each n-gram (prefix, token) in the table of its order, -1 where it is not there."""
+        """The index of each n-gram (prefix, token) in the table of its order, -1 where the table lacks it."""
         keys = self.keys(order)
         if not len(keys):
             return torch.full_like(prefixes, -1)
@@ -235,25 +242,3 @@ def _take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if not len(values):
         return torch.zeros_like(index, dtype=values.dtype)
     return torch.where(index >= 0, values[index.clamp(min=0)], 0.0)
-
-
-def register() -> None:
-    """Let `AutoConfig` and `AutoModelForCausalLM` know the model, so that its folder loads as any other does."""
-    AutoConfig.register(NGRAM, NGramConfig, exist_ok=True)
-    AutoModelForCausalLM.register(NGramConfig, NGramForCausalLM, exist_ok=True)
-
-
-@dataclass(frozen=True, eq=False)
-class NGramTables:
-    """A smoothed model. Logarithms in nats, float32; orders as in `NGramCounts`."""
-
-    vocabulary: int
-    end: int
-    smoothing: str
-    keys: tuple[NDArray[np.int64], ...]
-    log_probabilities: tuple[NDArray[np.float32], ...]
-    """For orders 1 .. N."""
-    back_off: tuple[NDArray[np.float32], ...]
-    """For histories of 1 .. N - 1 tokens."""
-    discounts: tuple[Discounts, ...] = ()
-    """For orders 1 .. N; Kneser-Ney only."""

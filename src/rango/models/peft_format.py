@@ -1,4 +1,4 @@
-"""Reading adapters in PEFT's format, and refusing those that Rango does not read."""
+"""Reading adapters in PEFT's format, and refusing those that Rango would read wrongly."""
 
 from __future__ import annotations
 
@@ -32,30 +32,36 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 def load_adapter(model: Model, folder: Path) -> TrainableModel:
     """Put a saved adapter into the model: a run directory (its best checkpoint) or a folder in PEFT's format.
 
-    A run of full fine-tuning has a whole model there, whose weights replace the base's.
+    The checkpoint of full fine-tuning is a whole model, whose weights replace the base's.
 
     Raises:
-        InputError: no adapter there, a kind of adapter that Rango does not have, or one of another base model.
+        InputError: the folder holds no adapter, a kind that Rango does not read, or an adapter of another base model.
     """
-    place_of = check_adapter_folder(folder)
-    if (place_of / RECORD).is_file():
-        return _load_full(model, place_of)
-    config = _read_record(place_of / CONFIG)
-    _check_kinds(config, place_of)
+    checkpoint = check_adapter_folder(folder)
+    if (checkpoint / RECORD).is_file():
+        return _load_full(model, checkpoint)
+    config = _read_record(checkpoint / CONFIG)
+    _check_kinds(config, checkpoint)
     check_unadapted(model)
-    state, metadata = _read_weights(place_of / WEIGHTS)
-    _check_base(model, place_of, config.get("base_model_name_or_path"), metadata.get("base_fingerprint"))
+    state, metadata = _read_weights(checkpoint / WEIGHTS)
+    _check_base(model, checkpoint, config.get("base_model_name_or_path"), metadata.get("base_fingerprint"))
+    # PEFT's rank_pattern is refused above, so that each layer's A has to have r rows; what it has is checked below.
     ranks = {
         key.removesuffix(".lora_A.weight"): tensor.shape[0] if tensor.ndim else 0
         for key, tensor in state.items()
         if key.endswith(".lora_A.weight")
     }
-    _check_tensors(state, ranks, place_of)
-    _check_tensor_shapes(model, state, ranks, place_of)
-    lora = _lora(config, place_of / CONFIG)
+    _check_tensors(model, state, ranks, checkpoint)
+    for key in ("r", "lora_alpha"):
+        if key not in config:
+            raise InputError(
+                f"{checkpoint / CONFIG}: {key} is missing; expected a configuration that PEFT or Rango wrote"
+            )
+    values = {"rank": config["r"], "alpha": config["lora_alpha"], "dropout": config.get("lora_dropout", 0.0)}
+    lora = LoRA.build(values, where=str(checkpoint / CONFIG))
     for name, rank in ranks.items():
         if rank != lora.rank:
-            raise InputError(f"{place_of}: {name} has rank {rank}, but {CONFIG} says r {lora.rank}; they must agree")
+            raise InputError(f"{checkpoint}: {name} has rank {rank}, but {CONFIG} says r {lora.rank}; they must agree")
     (adapter,) = wrap(model, [(lora, ranks)])
     adapter.load_state(state)
     return adapter
@@ -88,14 +94,6 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _lora(config: Mapping[str, Any], path: Path) -> LoRA:
-    for key in ("r", "lora_alpha"):
-        if key not in config:
-            raise InputError(f"{path}: {key} is missing; expected a configuration that PEFT or Rango wrote")
-    dropout = config.get("lora_dropout", 0.0)
-    return LoRA.build({"rank": config["r"], "alpha": config["lora_alpha"], "dropout": dropout}, where=str(path))
-
-
 def _check_kinds(config: Mapping[str, Any], folder: Path) -> None:
     if config.get("peft_type") != "LORA":
         raise InputError(f"{folder} holds a {config.get('peft_type')} adapter; expected LORA")
@@ -123,21 +121,16 @@ def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str
         raise InputError(f"{path} is not a safetensors file ({error}); the adapter is damaged") from None
 
 
-def _check_tensors(state: Mapping[str, torch.Tensor], ranks: Mapping[str, int], folder: Path) -> None:
-    """Refuse whatever `load_state` would pass over: its update would be missing from every probability."""
+def _check_tensors(model: Model, state: Mapping[str, torch.Tensor], ranks: Mapping[str, int], folder: Path) -> None:
+    # `load_state` would pass over any other tensor, and its update would be missing from every probability.
     read = {f"{name}.lora_{letter}.weight" for name in ranks for letter in "AB"}
     for name in sorted(state.keys() - read):
         raise InputError(
             f"{folder}: {WEIGHTS} holds {name}, which Rango does not read; expected lora_A and lora_B of linear layers"
         )
-
-
-def _check_tensor_shapes(
-    model: Model, state: Mapping[str, torch.Tensor], ranks: Mapping[str, int], folder: Path
-) -> None:
-    modules = dict(model.network.named_modules())
     if not ranks:
         raise InputError(f"{folder}: {WEIGHTS} holds no lora_A weights; the adapter is damaged")
+    modules = dict(model.network.named_modules())
     for name, rank in ranks.items():
         if not isinstance(modules.get(name), (nn.Linear, Conv1D)):
             raise InputError(

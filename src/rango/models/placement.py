@@ -26,28 +26,18 @@ _SPLIT: _Ends = {
     "o": ("self_attn.o_proj",),
     "mlp": ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 }
-
-
+# Architectures whose layers are named as Llama's.
 _SPLIT_ARCHITECTURES = (
-    "cohere",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "granite",
-    "llama",
-    "mistral",
-    "olmo",
-    "olmo2",
-    "qwen2",
-    "qwen3",
-    "smollm3",
-    "stablelm",
+    *("cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo", "olmo2", "qwen2", "qwen3"),
+    *("smollm3", "stablelm"),
 )
 
 
 def _fused(qkv: str, output: str, *mlp: str) -> _Ends:
     return {"q": (qkv,), "k": (qkv,), "v": (qkv,), "o": (output,), "mlp": mlp}
 
+
+_BLOOM = _fused("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 ARCHITECTURES: Mapping[str, _Ends] = {
     **dict.fromkeys(_SPLIT_ARCHITECTURES, _SPLIT),
@@ -57,10 +47,7 @@ ARCHITECTURES: Mapping[str, _Ends] = {
     "phi3": _fused("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"),
     "gpt2": _fused("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
     "gpt_neox": _fused("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-    "bloom": _fused("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-    "falcon": _fused(
-        "self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"
-    ),
+    **dict.fromkeys(("bloom", "falcon"), _BLOOM),
     "gpt_neo": {
         "q": ("attn.attention.q_proj",),
         "k": ("attn.attention.k_proj",),
@@ -116,8 +103,8 @@ def place(network: nn.Module, targets: Iterable[str], layers: str | None) -> lis
     Raises:
         InputError: an unknown architecture or placement, a placement that the architecture lacks or computes fused.
     """
-    asked = list(dict.fromkeys(targets))
-    for target in asked:
+    targets = list(dict.fromkeys(targets))
+    for target in targets:
         if target not in PLACEMENTS:
             raise unknown_name("placement", target, PLACEMENTS)
     model_type = str(network.config.model_type)  # type: ignore[union-attr]
@@ -132,28 +119,35 @@ def place(network: nn.Module, targets: Iterable[str], layers: str | None) -> lis
             f"architecture {model_type!r} is not in the placement table (known: {', '.join(sorted(ARCHITECTURES))}); "
             "add its module names to rango/models/placement.py"
         )
-    wanted = _wanted_ends(ends, asked, model_type)
-    modules = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
-    found = [name for name in modules if any(name.endswith("." + end) for end in wanted)]
-    _check_present(found, wanted, model_type, network)
+    target_of = _wanted_ends(ends, targets, model_type)
+    linear = [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    names = [name for name in linear if any(name.endswith("." + end) for end in target_of)]
+    # A variant of an architecture may lack a projection that the table names: half of a placement is refused too.
+    for end, target in target_of.items():
+        if not any(name.endswith("." + end) for name in names):
+            raise InputError(
+                f"placement {target!r}: this {type(network).__name__} ({model_type}) has no linear module "
+                f"named *.{end}; choose another placement"
+            )
     if layers is not None:
         chosen = parse_layers(layers, int(network.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
-        found = [name for name in found if layer_of(name) in chosen]
-    if "head" in asked:
-        found.append(head_name(network))
-    return found
+        names = [name for name in names if layer_of(name) in chosen]
+    if "head" in targets:
+        names.append(head_name(network))
+    return names
 
 
-def _wanted_ends(ends: _Ends, asked: list[str], model_type: str) -> dict[str, str]:
+def _wanted_ends(ends: _Ends, targets: list[str], model_type: str) -> dict[str, str]:
+    """The placement that each wanted end of a module name belongs to."""
     wanted: dict[str, str] = {}
-    for target in asked:
+    for target in targets:
         if target not in ends and target != "head":
             raise InputError(
                 f"placement {target!r}: {model_type} has no such projection; it has {', '.join([*ends, 'head'])}"
             )
         for end in ends.get(target, ()):
             sharing = [other for other in ends if end in ends[other]]
-            lacking = [other for other in sharing if other not in asked]
+            lacking = [other for other in sharing if other not in targets]
             if lacking:
                 raise InputError(
                     f"placement {target!r}: {model_type} computes {', '.join(sharing)} in one matrix ({end}); "
@@ -161,15 +155,6 @@ def _wanted_ends(ends: _Ends, asked: list[str], model_type: str) -> dict[str, st
                 )
             wanted[end] = target
     return wanted
-
-
-def _check_present(found: list[str], wanted: Mapping[str, str], model_type: str, network: nn.Module) -> None:
-    for end, target in wanted.items():
-        if not any(name.endswith("." + end) for name in found):
-            raise InputError(
-                f"placement {target!r}: this {type(network).__name__} ({model_type}) has no linear module "
-                f"named *.{end}; choose another placement"
-            )
 
 
 def layer_of(name: str) -> int | None:

@@ -1,0 +1,144 @@
+"""Adapters in PEFT's format: what PEFT writes is read, and what Rango would read wrongly is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from helpers.adapters import logits
+from safetensors.torch import load_file, save_file
+
+from rango.errors import InputError
+from rango.models.adapter import add_adapter
+from rango.models.loading import load_model
+from rango.models.peft_format import load_adapter
+from rango.options import LoRA
+
+Checkpoint = Callable[..., Path]
+
+
+def test_what_peft_writes_loads_here(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint("phi")
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "dense"], init_lora_weights=False)
+    twin = peft.get_peft_model(load_model(folder).network, config)
+    twin.save_pretrained(str(tmp_path))
+    model = load_model(folder)
+    load_adapter(model, tmp_path)
+    torch.testing.assert_close(logits(model), logits(twin), rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_of_another_model_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = load_model(checkpoint("phi"))
+    adapter = add_adapter(model, LoRA(), seed=0)
+    adapter.save(tmp_path)
+    with pytest.raises(InputError, match="carries an adapter already"):
+        add_adapter(model, LoRA(), seed=0)
+    with pytest.raises(InputError, match="adapts another base model: it was made for .*fingerprint"):
+        load_adapter(load_model(checkpoint("phi", seed=1)), tmp_path)
+    with pytest.raises(InputError, match="holds no adapter_config.json"):
+        load_adapter(model, tmp_path / "nothing")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(InputError, match="is not a safetensors file"):
+        load_adapter(load_model(checkpoint("phi")), tmp_path)
+
+
+def test_other_kinds_of_adapter_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint("llama")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], use_dora=True)
+    peft.get_peft_model(load_model(folder).network, config).save_pretrained(str(tmp_path / "dora"))
+    with pytest.raises(InputError, match="use_dora is True, which Rango does not read"):
+        load_adapter(load_model(folder), tmp_path / "dora")
+    plain = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    peft.get_peft_model(load_model(folder).network, plain).save_pretrained(str(tmp_path / "plain"))
+    with pytest.raises(InputError, match=r"adapts model\.layers\.0\.self_attn\.q_proj, which .* does not have"):
+        load_adapter(load_model(checkpoint("gpt2")), tmp_path / "plain")
+    wide = load_model(checkpoint("llama", hidden_size=64))
+    with pytest.raises(InputError, match=r"with shape \(32, 32\), but in .* it is \(64, 64\)"):
+        load_adapter(wide, tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_modules": ["q_proj"], "lora_bias": True}, "lora_bias is True, which Rango does not read"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "holds model.embed_tokens.base_layer.weight, which Rango"),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [3]}, "trainable_token_indices is "),
+        ({"target_modules": ["q_proj"], "init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes"),
+        ({"target_modules": ["q_proj"], "init_lora_weights": "olora"}, "init_lora_weights is 'olora', which changes"),
+    ],
+    ids=["bias", "embeddings", "tokens", "pissa", "olora"],
+)
+def test_an_adapter_of_peft_that_would_be_half_read_is_refused(
+    checkpoint: Checkpoint, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    """Each gives other logits than Rango would: read without what is refused here, it would be wrong in silence."""
+    folder = checkpoint("llama")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = peft.LoraConfig(r=2, **options)
+        peft.get_peft_model(load_model(folder).network, config).save_pretrained(str(tmp_path))
+    model = load_model(folder)
+    before = logits(model)
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_adapter(model, tmp_path)
+    assert torch.equal(logits(model), before)
+
+
+def test_embeddings_saved_with_an_adapter_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint("llama")
+    twin = peft.get_peft_model(load_model(folder).network, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    twin.save_pretrained(str(tmp_path), save_embedding_layers=True)
+    with pytest.raises(InputError, match=r"holds lm_head\.weight, which Rango does not read; expected lora_A and"):
+        load_adapter(load_model(folder), tmp_path)
+
+
+def _set(key: str, value: Any) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], object]:
+    return lambda config, _: config.update({key: value})
+
+
+def _drop(key: str) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], object]:
+    return lambda config, _: config.pop(key)
+
+
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+DAMAGED: list[tuple[Callable[[dict[str, Any], dict[str, torch.Tensor]], object], str]] = [
+    (_drop("r"), "adapter_config.json: r is missing; expected a configuration that PEFT or Rango wrote"),
+    (_drop("lora_alpha"), "adapter_config.json: lora_alpha is missing"),
+    (_drop("peft_type"), "holds a None adapter; expected LORA"),
+    (_set("r", 4), "q_proj has rank 2, but adapter_config.json says r 4; they must agree"),
+    (_set("bias", "all"), "bias is 'all', which Rango does not read"),
+    (_set("alpha_pattern", {"q_proj": 3}), "alpha_pattern is {'q_proj': 3}, which Rango does not read"),
+    (lambda _, state: state.pop(f"{Q}.lora_B.weight"), "q_proj with shape no lora_B"),
+    (lambda _, state: state.update({f"{Q}.lora_B.weight": torch.zeros(32)}), "q_proj with shape (32, 32), but in"),
+    (lambda _, state: state.update({f"{Q}.lora_A.weight": torch.tensor(1.0)}), "q_proj with shape (32), but in"),
+    (lambda _, state: state.update({f"{Q}.lora_A.bias": torch.zeros(2)}), "q_proj.lora_A.bias, which Rango does not"),
+    (lambda _, state: state.pop(f"{Q}.lora_A.weight"), "q_proj.lora_B.weight, which Rango does not read"),
+    (lambda _, state: state.clear(), "holds no lora_A weights; the adapter is damaged"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGED, ids=[message[:40] for _, message in DAMAGED])
+def test_a_damaged_adapter_is_one_line(checkpoint: Checkpoint, tmp_path: Path, damage: Any, message: str) -> None:
+    model = load_model(checkpoint("phi"))
+    add_adapter(model, LoRA(rank=2), seed=0).save(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    state = load_file(tmp_path / "adapter_model.safetensors")
+    damage(config, state)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        load_adapter(load_model(checkpoint("phi")), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_adapter_configuration_that_is_no_object_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"adapter_config\.json holds a list; expected a JSON object"):
+        load_adapter(load_model(checkpoint("phi")), tmp_path)
