@@ -1,26 +1,17 @@
-"""What posteriors are worth and what to do with them: costs, scoring rules, calibration, intervals. On arrays only."""
+"""What posteriors are worth and what to do with them: costs, scoring rules, calibration, intervals. On arrays only.
+
+Here stand what other rooms and programs call; the types of what it returns are in the files.
+"""
 
 from rango.decisions.bootstrap import Resampling
-from rango.decisions.calibration import CalibrationLoss, calibration_loss, fit_calibrator
-from rango.decisions.calibrators import (
-    CALIBRATORS,
-    Affine,
-    Bias,
-    Calibrator,
-    FitReport,
-    Histogram,
-    Isotonic,
-    Matrix,
-    Temperature,
-    Vector,
-)
+from rango.decisions.calibration import calibration_loss, fit_calibrator
+from rango.decisions.calibrators import CALIBRATORS, Affine, Bias, Calibrator, Matrix, Temperature, Vector
 from rango.decisions.costs import Costs, bayes_decisions, expected_costs, naive_cost
 from rango.decisions.metrics import (
     METRICS,
     Direction,
     Estimate,
     Metric,
-    ReliabilityBins,
     Rule,
     brier_rule,
     cost_rule,
@@ -31,55 +22,26 @@ from rango.decisions.metrics import (
 )
 from rango.decisions.posteriors import Posteriors, average_posteriors, reweight_posteriors
 from rango.decisions.posteriors_io import read_posteriors, write_posteriors
-from rango.decisions.priors import PriorAdaptation, adapt_priors
-from rango.decisions.risk import (
-    Decisions,
-    RiskCoverage,
-    RiskCurve,
-    ThresholdCurve,
-    bayes_threshold,
-    decide,
-    risk_coverage,
-    risk_curve,
-    threshold_curve,
-)
-from rango.decisions.significance import (
-    McNemar,
-    PairedDifference,
-    holm,
-    mcnemar,
-    paired_bootstrap,
-)
-from rango.decisions.summary import Comparison, compare, summarise, summarise_difference, summarise_prior_only
+from rango.decisions.priors import adapt_priors
+from rango.decisions.risk import bayes_threshold, decide, risk_coverage, risk_curve, threshold_curve
+from rango.decisions.significance import holm, mcnemar, paired_bootstrap
+from rango.decisions.summary import compare, summarise, summarise_difference, summarise_prior_only
 
 __all__ = [
     "CALIBRATORS",
     "METRICS",
     "Affine",
     "Bias",
-    "CalibrationLoss",
     "Calibrator",
-    "Comparison",
     "Costs",
-    "Decisions",
     "Direction",
     "Estimate",
-    "FitReport",
-    "Histogram",
-    "Isotonic",
     "Matrix",
-    "McNemar",
     "Metric",
-    "PairedDifference",
     "Posteriors",
-    "PriorAdaptation",
-    "ReliabilityBins",
     "Resampling",
-    "RiskCoverage",
-    "RiskCurve",
     "Rule",
     "Temperature",
-    "ThresholdCurve",
     "Vector",
     "adapt_priors",
     "average_posteriors",

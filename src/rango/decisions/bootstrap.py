@@ -1,4 +1,10 @@
-"""The bootstrap: drawing instances again, metrics of many resamplings at once, and intervals from them."""
+"""The bootstrap: drawing instances again, metrics of many resamplings at once, and intervals from them.
+
+Resampling.counts   how often each instance is drawn     (R, N)
+LossTable.sums      losses summed over the draws         (R, K, rules), by class
+Sums.metrics        each metric of each replicate        (R,)
+percentile_interval, bca_interval                        (low, high)
+"""
 
 from __future__ import annotations
 
@@ -17,9 +23,13 @@ from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
 
 Resample: TypeAlias = Literal["instances", "groups", "groups_then_instances"]
+IntervalKind: TypeAlias = Literal["percentile", "bca"]
+Interval: TypeAlias = tuple[float, float] | None
 
-# Entries of a block of counts: 4 MB, whatever the number of replicates.
+# Entries of a block of counts or sums: 4 MB, whatever the number of replicates.
 _BLOCK = 1 << 19
+# With more undefined replicates than this the rest no longer speaks for the sampling distribution.
+_MAX_UNDEFINED = 0.05
 
 
 def class_order(labels: Labels) -> NDArray[np.intp]:
@@ -48,6 +58,7 @@ class Resampling:
         self._members: NDArray[np.intp] | None = None
         if groups is not None:
             _, index, self._sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+            # Group g holds the positions _members[_starts[g] : _starts[g] + _sizes[g]].
             self._starts = np.cumsum(self._sizes) - self._sizes
             self.unit_of = index[self.order]
             self._members = np.argsort(self.unit_of, kind="stable")
@@ -73,8 +84,9 @@ class Resampling:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(replicate,))))
         if self._members is None:
             return rng.integers(0, self.n, size=self.n)
-        drawn = rng.integers(0, len(self._sizes), size=len(self._sizes))
+        drawn = rng.integers(0, len(self._sizes), size=len(self._sizes))  # (G,)
         sizes = self._sizes[drawn]
+        # An offset for each instance of each drawn group: any of the group's, or 0, 1, … size − 1.
         if self.within:
             offsets = rng.integers(0, np.repeat(sizes, sizes))
         else:
@@ -85,10 +97,10 @@ class Resampling:
 def resampling_of(
     labels: Labels, *, groups: Sequence[str] | None, resample: Resample | None, seed: int = 0
 ) -> Resampling:
-    """The resampling for instances that may have groups: whole groups where there are any, unless asked otherwise.
+    """The resampling for instances that may have groups: of whole groups where there are any and `resample` is None.
 
     Raises:
-        InputError: groups asked for where there are none; an unknown kind.
+        InputError: `resample` names groups but there are none; an unknown kind.
     """
     kind = resample or ("instances" if groups is None else "groups")
     if kind == "instances":
@@ -118,7 +130,7 @@ class Sums:
         counts = self.totals[:, :, 0]  # (R, K)
         totals = counts.sum(axis=1, keepdims=True)  # (R, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            # The priors that normalise are those of each resampling, unless target priors are given.
+            # The one place that chooses what normalises a replicate: its own priors, unless target priors are given.
             shares = counts / totals if priors is None else np.broadcast_to(priors, counts.shape)
             # The mean loss is Σ_k weights_k · (sum of losses of class k); a class of prior 0 counts 0.
             weights = np.broadcast_to(1.0 / totals, shares.shape)
@@ -184,7 +196,7 @@ class LossTable:
         n_units = int(unit_of.max()) + 1
         starts = np.searchsorted(unit_of[by_unit], np.arange(n_units + 1))
         width = self.losses.shape[1]
-        step = max(1, (1 << 20) // (self.n_classes * (BINS + width)))
+        step = max(1, _BLOCK // (self.n_classes * (BINS + width)))
         for start in range(0, n_units, step):
             stop = min(start + step, n_units)
             rows = by_unit[starts[start] : starts[stop]]
@@ -227,13 +239,6 @@ class _Gaps:
         return flat.reshape(len(counts), self.n_classes, BINS)
 
 
-IntervalKind: TypeAlias = Literal["percentile", "bca"]
-Interval: TypeAlias = tuple[float, float] | None
-
-# With more undefined replicates than this the rest no longer speaks for the sampling distribution.
-_MAX_UNDEFINED = 0.05
-
-
 def percentile_interval(replicates: Array, *, level: float) -> Interval:
     """The (1 − level)/2 and (1 + level)/2 quantiles of the replicates, or None if over 5 % of them are undefined.
 
@@ -265,6 +270,7 @@ def bca_interval(replicates: Array, *, value: float, jackknife: Array, level: fl
     defined = replicates[~np.isnan(replicates)]
     if not defined.size or not math.isfinite(value):
         return None
+    # A replicate that equals the value, as many do on few instances, counts half on each side.
     share = float((defined < value).mean() + 0.5 * (defined == value).mean())
     if not 0 < share < 1:
         return None
@@ -279,6 +285,7 @@ def bca_interval(replicates: Array, *, value: float, jackknife: Array, level: fl
 
 
 def _between(replicates: Array, low: float, high: float) -> Interval:
+    """Two quantiles of the replicates that are defined; None where too few are."""
     values = np.sort(replicates[~np.isnan(replicates)])
     if values.size == 0 or values.size < (1 - _MAX_UNDEFINED) * replicates.size:
         return None
@@ -286,6 +293,7 @@ def _between(replicates: Array, low: float, high: float) -> Interval:
 
 
 def _quantile(values: Array, share: float) -> float:
+    """The quantile of sorted values, as numpy interpolates it but with infinite values allowed."""
     place = share * (len(values) - 1)
     below = values[math.floor(place)]
     above = values[min(math.floor(place) + 1, len(values) - 1)]

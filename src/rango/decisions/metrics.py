@@ -122,7 +122,7 @@ class Metric:
     """The rule that costs make."""
     reference: Callable[[Array, Costs], Array] | None = None
     """(priors (..., K), costs) → the mean loss (...,) of the best constant system, by which a metric is normalised."""
-    usual: bool = False
+    usual: bool = True
     """Whether every study measures it and every run shows it."""
     twin: str | None = None
     """The metric that says the same in the other direction; a table shows the first of the two only."""
@@ -186,7 +186,6 @@ METRICS: dict[str, Metric] = {
             "share of instances whose most probable choice is wrong",
             words="error rate",
             rule=error_rule,
-            usual=True,
             twin="accuracy",
         ),
         Metric(
@@ -197,7 +196,6 @@ METRICS: dict[str, Metric] = {
             words="NCE",
             rule=logarithmic_rule,
             reference=lambda priors, _: entropy(priors),
-            usual=True,
         ),
         Metric(
             "cross_entropy",
@@ -206,7 +204,6 @@ METRICS: dict[str, Metric] = {
             "mean of −ln of the posterior of the right choice, in nats",
             words="cross-entropy",
             rule=logarithmic_rule,
-            usual=True,
         ),
         Metric(
             "normalised_expected_cost",
@@ -216,6 +213,7 @@ METRICS: dict[str, Metric] = {
             words="normalised expected cost",
             rule_of_costs=cost_rule,
             reference=lambda priors, costs: naive_cost(priors, costs=costs),
+            usual=False,
         ),
         Metric(
             "brier",
@@ -224,7 +222,6 @@ METRICS: dict[str, Metric] = {
             "squared distance from the right answer, summed over the choices (0 to 2)",
             words="Brier score",
             rule=brier_rule,
-            usual=True,
         ),
         Metric(
             "ece",
@@ -232,7 +229,6 @@ METRICS: dict[str, Metric] = {
             "lower",
             f"mean gap of confidence and accuracy over {BINS} bins; a diagnosis, not a verdict",
             words="ECE",
-            usual=True,
         ),
         Metric(
             "accuracy",
@@ -241,7 +237,6 @@ METRICS: dict[str, Metric] = {
             "share of instances whose most probable choice is right",
             words="accuracy",
             rule=error_rule,
-            usual=True,
             twin="error_rate",
         ),
         Metric(
@@ -252,6 +247,7 @@ METRICS: dict[str, Metric] = {
             words="normalised Brier score",
             rule=brier_rule,
             reference=lambda priors, _: brier_of_priors(priors),
+            usual=False,
         ),
         Metric(
             "expected_cost",
@@ -260,6 +256,7 @@ METRICS: dict[str, Metric] = {
             "mean cost of the Bayes decisions",
             words="expected cost",
             rule_of_costs=cost_rule,
+            usual=False,
         ),
     )
 }
@@ -325,6 +322,7 @@ def weighted_mean(losses: Array, labels: Labels, *, n_classes: int, priors: Arra
     """
     if priors is None:
         return float(losses.mean())
+    # By class, so that a class of prior 0 is left out before 0 · ∞ could become NaN.
     counts = np.bincount(labels, minlength=n_classes)
     check_present(counts, priors)
     used = priors > 0
@@ -363,8 +361,8 @@ def reliability_bins(
 ) -> ReliabilityBins:
     """Bins of confidence max_k q_k, and ECE = Σ_b (N_b / N) |accuracy_b − confidence_b|.
 
-    The expected calibration error is a diagnosis of posteriors, never the verdict on them: it ignores how well the
-    classes are told apart, sees the top class only, depends on the bins, and is biased upwards in small samples.
+    The expected calibration error is a diagnosis of posteriors, never the verdict on them: it ignores how well they
+    separate the classes, sees the top class only, depends on the bins, and is biased upwards in small samples.
     Judge by proper scoring rules (arXiv:2408.02841).
 
     Args:
@@ -381,7 +379,7 @@ def reliability_bins(
     """
     if bins < 1:
         raise InputError(f"bins is {bins}; expected at least 1")
-    confidence = np.exp(log_posteriors.max(axis=1))
+    confidence = np.exp(log_posteriors.max(axis=1))  # (N,)
     right = log_posteriors.argmax(axis=1) == labels
     edges = bin_edges(confidence, bins=bins, spacing=spacing)
     index = bin_index(confidence, edges)
@@ -406,6 +404,7 @@ def bin_edges(confidence: Array, *, bins: int, spacing: Spacing) -> Array:
         return np.linspace(0.0, 1.0, bins + 1)
     if spacing != "mass":
         raise InputError(f"spacing is {spacing!r}; expected 'width' or 'mass'")
+    # A quantile that is one of the values keeps equal confidences in one bin.
     inner = np.quantile(confidence, np.arange(1, bins) / bins, method="inverted_cdf")
     return np.concatenate([[0.0], np.minimum(inner, 1.0), [1.0]])
 

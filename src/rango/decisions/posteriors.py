@@ -1,4 +1,9 @@
-"""Class priors: re-weighting posteriors, and finding unknown priors from unlabelled posteriors."""
+"""Posteriors of instances with their labels, everything that is measured on them, and new posteriors made of them.
+
+The class checks its arrays once; every other file of the room takes it as sound. Its metrics are those of the registry
+in `metrics`. Around it: posteriors under other class priors, the average of an ensemble, and the check that two systems
+hold the same instances.
+"""
 
 from __future__ import annotations
 
@@ -61,16 +66,18 @@ def reweight_posteriors(log_posteriors: Array, *, priors: ArrayLike, training_pr
     n_classes = log_posteriors.shape[1]
     new = check_priors(priors, n_classes=n_classes)
     old = check_priors(training_priors, n_classes=n_classes, name="training_priors")
-    if ((old == 0) & (new > 0)).any():
-        k = int(((old == 0) & (new > 0)).argmax())
+    unseen = (old == 0) & (new > 0)
+    if unseen.any():
+        k = int(unseen.argmax())
         raise InputError(f"training_priors[{k}] is 0 but priors[{k}] is {new[k]:g}; expected a positive training prior")
+    # Only classes of positive new prior get a shift, since 0 / 0 is none: the rest get posterior 0.
     shift = np.full(n_classes, -np.inf)
     shift[new > 0] = np.log(new[new > 0]) - np.log(old[new > 0])
-    moved = log_posteriors + shift
-    nothing = np.isneginf(moved.max(axis=1))
-    if nothing.any():
+    moved = log_posteriors + shift  # (N, K)
+    empty = np.isneginf(moved.max(axis=1))
+    if empty.any():
         raise InputError(
-            f"log_posteriors[{int(nothing.argmax())}] gives posterior 0 to every class of positive prior; "
+            f"log_posteriors[{int(empty.argmax())}] gives posterior 0 to every class of positive prior; "
             "expected at least one"
         )
     return log_softmax(moved)
@@ -116,6 +123,7 @@ class Posteriors:
         logs = check_log_posteriors(log_posteriors)
         n, n_choices = logs.shape
         checked = check_labels(labels, n=n, n_choices=n_choices)
+        # The class is frozen for its users, so only this way can its fields be set, here and below.
         object.__setattr__(self, "log_posteriors", frozen(logs))
         object.__setattr__(self, "labels", frozen(checked))
         object.__setattr__(self, "groups", None if groups is None else _column(groups, n, "groups"))
@@ -150,11 +158,9 @@ class Posteriors:
             InputError: NaN or +inf (row), a row of -inf only, or as the constructor.
         """
         array = check_matrix(scores, name="scores")
-        nothing = np.isneginf(array.max(axis=1))
-        if nothing.any():
-            raise InputError(
-                f"scores[{int(nothing.argmax())}] is -inf everywhere; expected a finite score in every row"
-            )
+        empty = np.isneginf(array.max(axis=1))
+        if empty.any():
+            raise InputError(f"scores[{int(empty.argmax())}] is -inf everywhere; expected a finite score in every row")
         return cls(log_softmax(array), labels, ids, groups, choices)
 
     @classmethod
@@ -242,6 +248,7 @@ class Posteriors:
             InputError: costs of another number of classes, bad priors, a class of positive prior without instances.
         """
         metric = METRICS[name]
+        # The calibration error is not made of a loss for each instance.
         if not metric.is_mean:
             return self.ece(priors=priors)
         used = Costs.zero_one(self.n_choices) if costs is None else costs
@@ -344,7 +351,11 @@ def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:
     for number, member in enumerate(members[1:], start=1):
         try:
             check_paired(first, member, purpose="an average")
-            _check_same_choices(choices, member)
+            for name, one, other in zip(member.ids, choices or (), member.choices or (), strict=False):
+                if one != other:
+                    raise InputError(
+                        f"id {name!r} has choices {list(one)} beside {list(other)}; an average needs the same"
+                    )
         except InputError as error:
             raise InputError(f"member 0 beside member {number}: {error}") from None
         total = np.logaddexp(total, member.log_posteriors)
@@ -353,14 +364,6 @@ def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:
         return first
     # The softmax divides by the sum once more, so that a posterior near one keeps its distance from it.
     return Posteriors(log_softmax(total - math.log(len(members))), first.labels, first.ids, groups, choices)
-
-
-def _check_same_choices(choices: tuple[tuple[str, ...], ...] | None, member: Posteriors) -> None:
-    if choices is None or member.choices is None:
-        return
-    for name, one, other in zip(member.ids, choices, member.choices, strict=True):
-        if one != other:
-            raise InputError(f"id {name!r} has choices {list(one)} beside {list(other)}; an average needs the same")
 
 
 def check_paired(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> None:

@@ -1,4 +1,8 @@
-"""Whether a difference is more than chance: paired bootstrap, McNemar's test, Holm's correction."""
+"""Whether a difference is more than chance: paired bootstrap, McNemar's test, Holm's correction.
+
+The paired bootstrap tests the difference of any two mean losses, McNemar's test that of two error rates exactly.
+Holm's correction keeps several such tests together from finding differences by their number.
+"""
 
 from __future__ import annotations
 
@@ -75,12 +79,14 @@ def paired_bootstrap(
         raise InputError(f"replicates is {replicates}; expected 1 or more")
     if not 0 < level < 1:
         raise InputError(f"level is {level}; expected a fraction between 0 and 1, such as 0.95")
+    # Classes do not matter to a mean of losses: all instances are put into one.
     resampling = Resampling(np.zeros(len(a), dtype=np.int64), seed=seed, groups=groups)
-    gaps = (b - a)[resampling.order]
+    gaps = (b - a)[resampling.order]  # (N,)
     difference = float(gaps.mean())
     drawn = np.concatenate([counts @ gaps / counts.sum(axis=1) for counts in resampling.counts(replicates)])
     interval = percentile_interval(drawn, level=level)
     assert interval is not None  # finite losses have finite means
+    # Under no difference the replicates would spread around 0 as they do around d: count those that stray as far.
     as_far = int((np.abs(drawn - difference) >= abs(difference)).sum())
     return PairedDifference(difference, *interval, (1 + as_far) / (1 + replicates), len(a))
 
@@ -112,6 +118,7 @@ def holm(p_values: ArrayLike) -> Array:
     if bad.any():
         row = int(bad.argmax())
         raise InputError(f"p_values[{row}] is {values[row]:g}; expected a number from 0 to 1")
+    # From the smallest p on: m times it, m − 1 times the next, …, and never less than the one before.
     order = np.argsort(values, kind="stable")
     steps = np.minimum(1.0, np.arange(len(values), 0, -1) * values[order])
     adjusted = np.empty_like(values)

@@ -1,4 +1,9 @@
-"""Every metric with its interval: of one system, and of the difference between two on the same instances."""
+"""Every metric with its interval: of one system, and of the difference between two on the same instances.
+
+summarise              metric(system)          drawn on the system's instances
+summarise_difference   metric(b) − metric(a)   drawn on the instances that both share
+compare                both systems, the difference, McNemar's test, and a sentence about them
+"""
 
 from __future__ import annotations
 
@@ -111,6 +116,7 @@ def summarise_prior_only(
     (1.0, True)
     """
     estimates = summarise(posteriors.prior_only(), replicates=replicates, seed=seed, level=level)
+    # A normalised metric and ECE have one value on every resampling; the rest keep their bootstrap intervals.
     for name, estimate in estimates.items():
         fixed = METRICS[name].reference is not None or not METRICS[name].is_mean
         if fixed and replicates and not math.isnan(estimate.value):
@@ -131,6 +137,7 @@ def _summarise(
 ) -> dict[str, Estimate]:
     """The estimates of one system, or of the second minus the first."""
     names, first = tuple(metrics), systems[0]
+    # Everything is checked before the first metric, since those of large files take a while.
     for name in names:
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
@@ -152,6 +159,7 @@ def _summarise(
         who = ("first: ", "second: ")[row] if len(systems) > 1 else ""
         notes |= {name: who + note for name, value in point.items() if (note := _note(system, float(value)))}
 
+    # Replicates of all metrics are computed together: a draw costs more than a metric of it.
     intervals: dict[str, Interval] = {}
     if replicates:
         resampling = resampling_of(first.labels, groups=first.groups, resample=resample, seed=seed)
@@ -168,6 +176,7 @@ def _summarise(
         if interval == "percentile":
             intervals = {name: percentile_interval(drawn[name], level=level) for name in names}
         else:
+            # The acceleration of BCa needs the metric without each instance, or without each group.
             without_one = collect(zip(*(table.leave_one_out(resampling.unit_of) for table in tables), strict=True))
             intervals = {
                 name: bca_interval(drawn[name], value=float(values[name]), jackknife=without_one[name], level=level)
@@ -213,36 +222,32 @@ class Comparison:
 
     def sentence(self, *, names: tuple[str, str] = ("the first", "the second")) -> str:
         """What the comparison says, in words, of the normalised cross-entropy and the error rate."""
-        return f"{self._of_nce(*names)} {self._of_errors(*names)}"
+        a, b = names
+        nce, test = self.difference["nce"], self.mcnemar
+        # The interval decides on the cross-entropies; error rates have an exact test, which needs no resampling.
+        start = f"On {nce.n:,} shared instances the normalised"
+        if not math.isfinite(nce.value) or nce.low is None or nce.high is None:
+            of_nce = f"{start} cross-entropies of {a} and {b} cannot be compared ({nce.note or 'no interval'})."
+        else:
+            interval = f"{nce.value:+.4f}, {self.level:.0%} interval {nce.low:+.4f} to {nce.high:+.4f}"
+            word = "lower (better)" if nce.value < 0 else "higher (worse)"
+            of_nce = f"{start} cross-entropy of {b} is {word} than that of {a} ({interval})."
+            if nce.low <= 0 <= nce.high:
+                of_nce = f"{start} cross-entropies of {a} and {b} do not differ significantly ({interval})."
+        rates = f"{self.a['error_rate'].value:.4f} and {self.b['error_rate'].value:.4f}"
+        word = "differ" if test.p < 1 - self.level else "do not differ significantly"
+        only = f"only {a} is right on {test.only_a_right:,}, only {b} on {test.only_b_right:,}"
+        p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.4f}"
+        return f"{of_nce} Their error rates, {rates}, {word}: {only} (exact McNemar {p})."
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON values."""
         parts = {"a": self.a, "b": self.b, "difference": self.difference}
         entries: dict[str, Any] = {
-            part: {name: estimate.as_dict() for name, estimate in found.items()} for part, found in parts.items()
+            part: {name: estimate.as_dict() for name, estimate in estimates.items()}
+            for part, estimates in parts.items()
         }
         return {**entries, "mcnemar": asdict(self.mcnemar), "level": self.level, "sentence": self.sentence()}
-
-    def _of_nce(self, a: str, b: str) -> str:
-        found = self.difference["nce"]
-        n = f"On {found.n:,} shared instances"
-        if not math.isfinite(found.value) or found.low is None or found.high is None:
-            return (
-                f"{n} the normalised cross-entropies of {a} and {b} cannot be compared ({found.note or 'no interval'})."
-            )
-        interval = f"{found.value:+.4f}, {self.level:.0%} interval {found.low:+.4f} to {found.high:+.4f}"
-        if found.low <= 0 <= found.high:
-            return f"{n} the normalised cross-entropies of {a} and {b} cannot be told apart ({interval})."
-        word = "lower (better)" if found.value < 0 else "higher (worse)"
-        return f"{n} the normalised cross-entropy of {b} is {word} than that of {a} ({interval})."
-
-    def _of_errors(self, a: str, b: str) -> str:
-        test = self.mcnemar
-        rates = f"{self.a['error_rate'].value:.4f} and {self.b['error_rate'].value:.4f}"
-        only = f"only {a} is right on {test.only_a_right:,}, only {b} on {test.only_b_right:,}"
-        p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.4f}"
-        word = "differ" if test.p < 1 - self.level else "cannot be told apart"
-        return f"Their error rates, {rates}, {word}: {only} (exact McNemar {p})."
 
 
 def compare(
@@ -267,10 +272,9 @@ def compare(
     >>> compare(a, a, replicates=100).mcnemar.p
     1.0
     """
-    return Comparison(
-        summarise(a, costs=costs, priors=priors, replicates=replicates, seed=seed, level=level),
-        summarise(b, costs=costs, priors=priors, replicates=replicates, seed=seed, level=level),
-        summarise_difference(a, b, costs=costs, priors=priors, replicates=replicates, seed=seed, level=level),
-        mcnemar(a, b),
-        level,
+    check_paired(a, b)
+    of_a, of_b, difference = (
+        _summarise(systems, costs, priors, METRICS, replicates, seed, level, "percentile", None)
+        for systems in ([a], [b], [a, b])
     )
+    return Comparison(of_a, of_b, difference, mcnemar(a, b), level)

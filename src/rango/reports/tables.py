@@ -85,26 +85,24 @@ def estimate(states: Metrics, state: str, metric: str) -> Estimate | None:
     entry = states.get(state, {}).get(metric)
     if not isinstance(entry, Mapping) or entry.get("value") is None or math.isnan(entry["value"]):
         return None
-    low, high = entry.get("low"), entry.get("high")
     return Estimate(
-        value=float(entry["value"]),
-        low=None if low is None else float(low),
-        high=None if high is None else float(high),
-        n=int(entry.get("n", 0)),
-        direction=entry.get("direction", "none"),
-        note=entry.get("note"),
+        float(entry["value"]),
+        entry.get("low"),
+        entry.get("high"),
+        int(entry.get("n", 0)),
+        entry.get("direction", "none"),
+        entry.get("note"),
     )
 
 
 def estimate_notes(states: Metrics) -> tuple[str, ...]:
     """What must be known to read single numbers (why one is undefined or infinite), each once."""
-    found: dict[str, None] = {}
+    notes: dict[str, None] = {}
     for state, metrics in states.items():
         for metric, entry in metrics.items():
-            note = entry.get("note") if isinstance(entry, Mapping) else None
-            if note:
-                found[f"{state_named(state).title}, {column_named(metric).title}: {note}"] = None
-    return tuple(found)
+            if isinstance(entry, Mapping) and (note := entry.get("note")):
+                notes[f"{state_named(state).title}, {column_named(metric).title}: {note}"] = None
+    return tuple(notes)
 
 
 def state_named(key: str) -> State:
@@ -144,13 +142,14 @@ def result_rows(metrics: Mapping[str, Any], *, split: str = "test", columns: Seq
     """
     states = split_metrics(metrics, split=split)
     wanted = without_twins(metric.name for metric in METRICS.values() if metric.usual) if columns is None else columns
-    known = [state.key for state in STATES]
-    extra = [key for key in states if key not in known and key != "difference"]
-    present = [key for key in [*known, *extra] if states.get(key)]
+    # The states that are known in their order, then others in the file's; a difference is no state.
+    order = dict.fromkeys((*(state.key for state in STATES), *states))
+    present = [key for key in order if key != "difference" and states.get(key)]
     kept = tuple(column_named(name) for name in wanted if any(estimate(states, state, name) for state in present))
     rows = []
     for key in present:
         cells = tuple(estimate(states, key, column.name) for column in kept)
+        # An entry without its n reads as 0; the other metrics of the state know it.
         counts = [cell.n for cell in cells if cell is not None]
         rows.append(Row(state_named(key), max(counts, default=None), cells))
     return Table(kept, tuple(rows))

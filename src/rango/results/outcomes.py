@@ -65,6 +65,7 @@ def _read_outcome(store: Store, plan: Plan, row: Row) -> Outcome:
     posteriors: dict[int, Posteriors] = {}
     failures: dict[int, str] = {}
     logs: dict[int, tuple[dict[str, Any], ...]] = {}
+    # A seed that has no posteriors yet, or none that can be used, leaves its reason instead.
     for cell in row.cells:
         reason = _why_missing(store, plan, cell)
         if not reason:
@@ -113,7 +114,7 @@ def _why_missing(store: Store, plan: Plan, cell: Cell) -> str:
         status = store.status(job)
         if status == "failed":
             return store.failure(job.id)
-        if status == "pruned":
+        if status == "pruned":  # a search ended it early
             return str(store.record(job)["reason"])
         if status != "done":
             return "not finished yet"

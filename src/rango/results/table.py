@@ -159,12 +159,14 @@ def study_table(
     of_costs = ("normalised_expected_cost",) if costs else ()
     measured = tuple(dict.fromkeys((*usual, *of_costs, select, *first)))
 
+    # Every configuration has a row; those with posteriors are then measured, a block at a time.
     rows = [StudyRow(o.axes, tuple(o.posteriors), None, {}, None, o.failures, o.facts) for o in outcomes]
     blocks = []
     for number, places in enumerate(_blocks(outcomes)):
         members = [outcomes[place] for place in places]
         systems = [outcome.posteriors for outcome in members]
         instances = SharedInstances.of([system for seeds in systems for system in seeds.values()])
+        # All configurations of a block are measured and compared on the same draws of its instances.
         cells = measure(systems, instances=instances, metrics=measured, costs=costs, replicates=replicates, seed=seed)
         bases = _bases([outcome.axes for outcome in members])
         standings = [Standing()] * len(members)
@@ -198,6 +200,7 @@ def study_table(
 
 def _blocks(outcomes: Sequence[Outcome]) -> list[tuple[int, ...]]:
     """Places of the outcomes that share task and test instances, blocks and members in order."""
+    # Seeds may have different test instances: a block needs the same ones over all seeds together.
     blocks: dict[tuple[str, frozenset[str]], list[int]] = {}
     for place, outcome in enumerate(outcomes):
         if outcome.posteriors:
@@ -272,6 +275,7 @@ def failure_text(row: StudyRow) -> str:
 
     Seeds with one reason share it.
     """
+    # A reason may have line breaks, such as those of a traceback; a cell of the table has one line.
     reasons: dict[str, list[int]] = {}
     for seed, reason in row.failures.items():
         reasons.setdefault(" ".join(reason.split()), []).append(seed)
