@@ -1,13 +1,9 @@
-"""The main job on a toy task: run files, determinism, resume, signals, divergence, refusals."""
+"""Fine-tuning on a toy task: run files, determinism, stored posteriors and adapters, refusals."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
-import re
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +13,10 @@ import numpy as np
 import peft
 import pytest
 import torch
+from helpers.same_runs import same_result, weights
 from helpers.toy import toy_task
-from rich.console import Console
-from safetensors.torch import load_file
 
-from rango.console import Screen
-from rango.errors import DivergenceError, InputError, Interrupted
+from rango.errors import InputError
 from rango.models.loading import load_model
 from rango.models.lora import LoRALinear
 from rango.models.peft_format import load_adapter
@@ -30,7 +24,6 @@ from rango.scoring.scorer import evaluate
 from rango.tasks import Task
 from rango.training.finetune import finetune
 from rango.training.run_folder import Run
-from rango.training.trainer import Trainer, accumulate_gradients
 
 Checkpoint = Callable[..., Path]
 QUICK: dict[str, Any] = {"steps": 12, "batch": 8, "learning_rate": 1e-2, "validate_every": 4, "lora": {"rank": 4}}
@@ -40,22 +33,6 @@ QUICK: dict[str, Any] = {"steps": 12, "batch": 8, "learning_rate": 1e-2, "valida
 def finished(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("run") / "run"
     return finetune(load_model(checkpoint("phi")), toy_task(), out=out, **QUICK)
-
-
-def weights(run: Run, which: str = "last") -> dict[str, torch.Tensor]:
-    return load_file(run.path / "adapter" / which / "adapter_model.safetensors")
-
-
-def same_result(one: Run, two: Run) -> None:
-    for which in ("best", "last"):
-        first, second = weights(one, which), weights(two, which)
-        assert all(torch.equal(first[name], second[name]) for name in first)
-    assert one.posteriors("adapted").log_posteriors.tobytes() == two.posteriors("adapted").log_posteriors.tobytes()
-
-    def timeless(run: Run) -> list[dict[str, Any]]:
-        return [{k: v for k, v in record.items() if k != "seconds"} for record in run.log]
-
-    assert timeless(one) == timeless(two)
 
 
 def test_the_run_directory_has_the_promised_files(finished: Run) -> None:
@@ -154,49 +131,6 @@ def test_every_objective_trains_in_both_forms(
     assert ("letter_mass" in run.record) == (form == "letter")
 
 
-@pytest.mark.parametrize("stop_after", [2, 5, 8])
-def test_an_interrupted_run_goes_on_to_the_same_result(
-    finished: Run, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
-) -> None:
-    step = Trainer._step
-
-    def interrupted(self: Trainer, active: Any) -> Any:
-        records = step(self, active)
-        if active[0].progress.step == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return records
-
-    model = load_model(checkpoint("phi"))
-    monkeypatch.setattr(Trainer, "_step", interrupted)
-    with pytest.raises(
-        Interrupted, match="stopped by SIGTERM; the run in .* is saved; repeat the command to go on"
-    ) as stop:
-        finetune(model, toy_task(), out=tmp_path / "run", **QUICK)
-    assert stop.value.signal_number == signal.SIGTERM
-    assert not Run(tmp_path / "run").complete
-    monkeypatch.setattr(Trainer, "_step", step)
-    same_result(finished, finetune(model, toy_task(), out=tmp_path / "run", **QUICK))
-
-
-def test_a_killed_run_goes_on_from_its_last_validation(
-    finished: Run, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = Trainer._step
-
-    def killed(self: Trainer, active: Any) -> Any:
-        if active[0].progress.step == 6:
-            raise MemoryError
-        return step(self, active)
-
-    monkeypatch.setattr(Trainer, "_step", killed)
-    with pytest.raises(MemoryError):
-        finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK)
-    with (tmp_path / "run" / "log.jsonl").open("a") as log:
-        log.write('{"step": 7, "tr')  # what a crash in the middle of a line leaves
-    monkeypatch.setattr(Trainer, "_step", step)
-    same_result(finished, finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK))
-
-
 def test_a_finished_run_is_returned_as_it_is(finished: Run, checkpoint: Checkpoint) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*")}
     finetune(load_model(checkpoint("phi")), toy_task(), out=finished.path, **QUICK)
@@ -224,43 +158,6 @@ def test_a_folder_with_other_files_is_refused(checkpoint: Checkpoint, tmp_path: 
         finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "thesis.tex", **QUICK)
 
 
-def test_a_loss_that_is_not_a_number_stops_and_keeps_the_best(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(reader: Any, runs: Any, *arguments: Any) -> list[float]:
-        losses = accumulate_gradients(reader, runs, *arguments)
-        return [math.nan] if runs[0].progress.step == 6 else losses
-
-    monkeypatch.setattr("rango.training.trainer.accumulate_gradients", broken)
-    with pytest.raises(
-        DivergenceError,
-        match=r"became nan at step 7 with learning rate 0\.01 and lora\.alpha 16; the best checkpoint \(step 4\)",
-    ):
-        finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK)
-    model = load_model(checkpoint("phi"))
-    assert load_adapter(model, tmp_path / "run").parameter_count() > 0
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {},
-            "the scores on validation became nan at step 0 with .* lora.alpha 1e\\+300; no checkpoint had been made; ",
-        ),
-        ({"regime": "all"}, "the loss became nan at step 1 with .*; the last checkpoint .step 0. is kept in .*last; "),
-    ],
-)
-def test_a_divergence_names_only_checkpoints_that_are_there(
-    checkpoint: Checkpoint, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    settings = {**QUICK, "lora": {"rank": 4, "alpha": 1e300}, **change}
-    with pytest.raises(DivergenceError, match=message + "lower --learning-rate or --lora.alpha"):
-        finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **settings)
-    there = [path.name for path in (tmp_path / "run").glob("adapter/*")]
-    assert there == (["last"] if change else [])
-
-
 ONE_LABEL = replace(toy_task(), validation=tuple(i for i in toy_task(validation=60).validation if i.label == 1))
 
 
@@ -286,33 +183,6 @@ def test_validation_of_one_class_serves_other_choices(
     assert not (tmp_path / "run" / "state").exists()
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_bar_shows_steps_loss_validation_and_time_left(checkpoint: Checkpoint, tmp_path: Path, width: int) -> None:
-    screen, shown = Screen(), io.StringIO()
-    screen.console = Console(file=shown, width=width, force_terminal=True, color_system=None, highlight=False)
-    run = finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK, screen=screen)
-    bars = [line for line in re.split(r"[\r\n]", shown.getvalue()) if "training" in line]
-    last = bars[-1]
-    assert all(len(re.sub(r"\x1b\[\S*?[A-Za-z]", "", line)) <= width for line in bars)
-    nce = run.log[-1]["validation"]["nce"]
-    assert re.search(rf"training .*12/12 loss \d\.\d{{3}} · val NCE {nce:.3f} · [\d,]+ tokens/s +00:0", last), last
-    assert " 0/12 " in bars[0]
-
-
-def test_a_quiet_run_shows_no_bar(checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = load_model(checkpoint("phi"))
-    capsys.readouterr()
-    finetune(model, toy_task(), out=tmp_path / "run", **QUICK, screen=Screen(quiet=True))
-    assert capsys.readouterr() == ("", "")
-
-
-def test_patience_stops_early(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    settings = {**QUICK, "steps": 40, "validate_every": 1, "learning_rate": 1e-9, "patience": 3}
-    run = finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **settings, select="error_rate")
-    assert run.record["steps"] == 3
-    assert run.record["best_step"] == 0
-
-
 def test_nothing_is_written_when_the_input_is_bad(checkpoint: Checkpoint, tmp_path: Path) -> None:
     model = load_model(checkpoint("phi"))
     with pytest.raises(InputError, match="epochs is 1 and steps is 12: give one of them"):
@@ -324,12 +194,3 @@ def test_nothing_is_written_when_the_input_is_bad(checkpoint: Checkpoint, tmp_pa
     with pytest.raises(InputError, match="placement"):
         finetune(load_model(checkpoint("gpt2")), toy_task(), out=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()
-
-
-def test_the_run_says_how_many_steps_it_may_take(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """Of the instances in batches of 8 a pass has a step each; the regime retrain may take twice as many."""
-    model, task = load_model(checkpoint("phi")), toy_task()
-    options: dict[str, Any] = {key: value for key, value in QUICK.items() if key != "steps"} | {"epochs": 2}
-    expected = 2 * math.ceil(len(task.train) / 8)
-    assert finetune(model, task, out=tmp_path / "a", **options).record["most_steps"] == expected
-    assert finetune(model, task, out=tmp_path / "b", regime="retrain", **options).record["most_steps"] == 2 * expected

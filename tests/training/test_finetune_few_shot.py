@@ -1,4 +1,4 @@
-"""Runs and evaluations with shots before every question."""
+"""Runs with shots before every question, and shots that cannot be."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from helpers.toy import toy_task
 
 from rango.console import Screen
 from rango.errors import InputError
-from rango.files import read_yaml
 from rango.models.loading import load_model
 from rango.models.peft_format import load_adapter
 from rango.options import EvaluateConfig, FinetuneConfig, ScoringOptions
@@ -37,15 +36,6 @@ def test_a_run_with_shots_trains_and_is_measured_with_them(checkpoint: Checkpoin
     adapted = evaluate(model, task.test, task=task, options=options)
     adapter.remove()
     np.testing.assert_allclose(run.posteriors("adapted").log_posteriors, adapted.log_posteriors, atol=1e-5)
-
-
-def test_evaluation_with_shots(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    model, task = load_model(checkpoint("phi", max_position_embeddings=512)), toy_task(train=12, validation=6, test=6)
-    config = EvaluateConfig(model="phi", task="toy", shots=3, shots_seed=5, split="train")
-    write_evaluation(model, task, out=tmp_path, config=config, screen=Screen(quiet=True))
-    record = read_yaml(tmp_path / "evaluation.yaml")
-    assert (record["config"]["shots"], record["config"]["shots_seed"]) == (3, 5)
-    assert record["fingerprints"]["task"] == task.fingerprint
 
 
 def test_shots_that_cannot_be_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:

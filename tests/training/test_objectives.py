@@ -1,4 +1,4 @@
-"""Losses by hand and by full sequences; a batch and its micro-batches are the same; schedules and batch plans."""
+"""Losses by hand and by full sequences; a batch and its micro-batches are the same."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 from helpers.toy import toy_task
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rango.models.adapter import add_adapter
 from rango.models.loading import load_model
@@ -19,7 +17,6 @@ from rango.scoring.forward import Reader
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
 from rango.training.objectives import MicroBatch, count_terms
-from rango.training.schedule import BatchPlan, learning_rate_factor
 
 Checkpoint = Callable[..., Path]
 TASK = toy_task()
@@ -97,42 +94,3 @@ def test_a_proper_score_has_the_gradient_q_minus_truth() -> None:
     scores = torch.tensor([[1.0, 0.0, -1.0]], requires_grad=True)
     torch.nn.functional.nll_loss(scores.log_softmax(1), torch.tensor([2]), reduction="sum").backward()
     torch.testing.assert_close(scores.grad, scores.detach().softmax(1) - torch.tensor([[0.0, 0, 1]]))
-
-
-@given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=90),
-    batch=st.integers(1, 12),
-    budget=st.one_of(st.none(), st.integers(40, 200)),
-    seed=st.integers(0, 5),
-)
-@settings(deadline=None)
-def test_each_epoch_holds_each_instance_once(lengths: list[int], batch: int, budget: int | None, seed: int) -> None:
-    plan = BatchPlan(lengths, batch=batch, batch_tokens=budget, seed=seed)
-    again = BatchPlan(lengths, batch=batch, batch_tokens=budget, seed=seed)
-    steps = plan.steps_per_epoch
-    for epoch in (0, 1):
-        assert sorted(n for found in plan.epoch(epoch) for n in found) == list(range(len(lengths)))
-    assert [plan.step(s) for s in range(steps + 1)] == [again.step(s) for s in reversed(range(steps + 1))][::-1]
-    assert plan.step(steps) == plan.epoch(1)[0]
-    for found in plan.epoch(0):
-        if budget is None:
-            assert len(found) <= batch
-        else:
-            assert len(found) * max(lengths[n] for n in found) <= budget
-
-
-def test_sorting_by_length_saves_padding() -> None:
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(5, 100, (512,), generator=generator).tolist()
-    plan = BatchPlan(lengths, batch=16, batch_tokens=None, seed=0)
-    padded = sum(len(b) * max(lengths[n] for n in b) for b in plan.epoch(0))
-    assert padded < 1.1 * sum(lengths)
-
-
-def test_learning_rate_factors() -> None:
-    cosine = [learning_rate_factor(step, 100, warmup=0.1, decay="cosine") for step in range(100)]
-    assert cosine[0] == pytest.approx(0.1)
-    assert cosine[9] == cosine[10] == 1
-    assert cosine[55] == pytest.approx(0.5)
-    assert cosine[99] < 0.001
-    assert learning_rate_factor(99, 100, warmup=0, decay="constant") == 1

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toy import toy_task
 from helpers.training_runs import TRAIN, make_run, take_step
 
 from rango.errors import DivergenceError
+from rango.models.loading import load_model
+from rango.training.finetune import finetune
 from rango.training.run_folder import Run
 from rango.training.training_run import TrainingRun
 
@@ -199,3 +202,39 @@ def test_an_impossible_right_answer_is_never_the_best(tmp_path: Path) -> None:
     run = make_run(tmp_path, posteriors=[impossible, FAIR], steps=4, select="cross_entropy")
     validate(run, 2)
     assert run.progress.best_value == pytest.approx(-math.log(0.7))
+
+
+def test_patience_stops_early(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    settings = {**QUICK, "steps": 40, "validate_every": 1, "learning_rate": 1e-9, "patience": 3}
+    run = finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **settings, select="error_rate")
+    assert run.record["steps"] == 3
+    assert run.record["best_step"] == 0
+
+
+def test_the_run_says_how_many_steps_it_may_take(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Of the instances in batches of 8 a pass has a step each; the regime retrain may take twice as many."""
+    model, task = load_model(checkpoint("phi")), toy_task()
+    options: dict[str, Any] = {key: value for key, value in QUICK.items() if key != "steps"} | {"epochs": 2}
+    expected = 2 * math.ceil(len(task.train) / 8)
+    assert finetune(model, task, out=tmp_path / "a", **options).record["most_steps"] == expected
+    assert finetune(model, task, out=tmp_path / "b", regime="retrain", **options).record["most_steps"] == 2 * expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {},
+            "the scores on validation became nan at step 0 with .* lora.alpha 1e\\+300; no checkpoint had been made; ",
+        ),
+        ({"regime": "all"}, "the loss became nan at step 1 with .*; the last checkpoint .step 0. is kept in .*last; "),
+    ],
+)
+def test_a_divergence_names_only_checkpoints_that_are_there(
+    checkpoint: Checkpoint, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    settings = {**QUICK, "lora": {"rank": 4, "alpha": 1e300}, **change}
+    with pytest.raises(DivergenceError, match=message + "lower --learning-rate or --lora.alpha"):
+        finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **settings)
+    there = [path.name for path in (tmp_path / "run").glob("adapter/*")]
+    assert there == (["last"] if change else [])

@@ -1,0 +1,116 @@
+"""An evaluation of one split: its metrics and files, and the output folders that it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.toy import toy_task
+
+from rango.console import Screen
+from rango.decisions import Posteriors, read_posteriors
+from rango.errors import InputError
+from rango.files import read_json, read_yaml
+from rango.models.loading import load_model
+from rango.options import EvaluateConfig
+from rango.scoring.scorer import evaluate
+from rango.training.evaluate import check_not_empty, measure, true_posteriors, write_evaluation
+
+Checkpoint = Callable[..., Path]
+QUIET = Screen(quiet=True)
+
+
+def halves(right: float) -> Posteriors:
+    """Two instances of two classes, each with this probability for its label."""
+    return Posteriors.from_scores(np.log([[right, 1 - right], [1 - right, right]]), np.array([0, 1]))
+
+
+def test_metrics_of_all_states_by_hand() -> None:
+    """Priors 1/2 and 1/2: NCE is the mean of -log2 of the right class's posterior, and the prior-only system has 1."""
+    metrics = measure({"base": halves(0.25), "adapted": halves(0.5**0.5)})
+    assert list(metrics) == ["prior", "base", "adapted", "difference"]
+    values = {state: metrics[state]["nce"].value for state in metrics}
+    assert values == pytest.approx({"prior": 1.0, "base": 2.0, "adapted": 0.5, "difference": -1.5})
+    assert metrics["base"]["error_rate"].value == 1
+    assert metrics["adapted"]["error_rate"].value == 0
+    assert metrics["adapted"]["cross_entropy"].value == pytest.approx(math.log(2) / 2)
+
+
+def test_a_difference_needs_base_and_adapted() -> None:
+    assert list(measure({"adapted": halves(0.5)})) == ["prior", "adapted"]
+    assert list(measure({"base": halves(0.5), "floor": halves(0.9)})) == ["prior", "base", "floor"]
+
+
+def test_intervals_are_those_of_the_seed() -> None:
+    states = {"base": Posteriors.from_scores(np.log([[0.2, 0.8], [0.6, 0.4]] * 20), np.array([0, 1, 0, 1] * 10))}
+    assert measure(states, seed=3) == measure(states, seed=3)
+    one, other = (measure(states, seed=seed)["base"]["nce"] for seed in (3, 4))
+    assert one.value == other.value
+    assert one != other
+
+
+def test_true_posteriors_are_there_only_where_every_instance_has_one() -> None:
+    instances = toy_task().test[:2]
+    assert true_posteriors(instances) is None
+    known = [
+        replace(one, log_posterior=tuple(np.log([0.5, *[0.5 / (len(one.choices) - 1)] * (len(one.choices) - 1)])))
+        for one in instances
+    ]
+    assert true_posteriors([known[0], instances[1]]) is None
+    floor = true_posteriors(known)
+    assert floor is not None
+    assert floor.ids == tuple(one.id for one in instances)
+    np.testing.assert_allclose(np.exp(floor.log_posteriors[:, 0]), 0.5)
+
+
+def test_files_of_an_evaluation(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model, task = load_model(checkpoint("phi")), toy_task(test=6)
+    config = EvaluateConfig(model="phi", task="toy", seed=5)
+    metrics = write_evaluation(model, task, out=tmp_path / "out", config=config, screen=QUIET)
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"posteriors/test-base.parquet", "metrics.json", "evaluation.yaml"}
+    expected = evaluate(model, task.test, task=task)
+    stored = read_posteriors(tmp_path / "out" / "posteriors" / "test-base.parquet")
+    np.testing.assert_array_equal(stored.log_posteriors, expected.log_posteriors)
+    assert metrics == measure({"base": expected}, seed=5)
+    assert read_json(tmp_path / "out" / "metrics.json")["test"]["base"]["nce"]["value"] == metrics["base"]["nce"].value
+    record = read_yaml(tmp_path / "out" / "evaluation.yaml")
+    assert EvaluateConfig.build(record["config"]) == config
+    assert record["fingerprints"] == {"model": model.fingerprint, "task": task.fingerprint}
+    assert record["tokens"] > 0
+    assert "letter_mass" not in record, "the cloze form has no letters"
+
+
+def test_a_folder_is_written_again_only_by_the_same_evaluation(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model, task = load_model(checkpoint("phi")), toy_task(test=4)
+    config = EvaluateConfig(model="phi", task="toy", form="letter")
+    write_evaluation(model, task, out=tmp_path / "out", config=config, screen=QUIET)
+    before = (tmp_path / "out" / "metrics.json").read_bytes()
+    assert 0 < read_yaml(tmp_path / "out" / "evaluation.yaml")["letter_mass"] <= 1
+    write_evaluation(model, task, out=tmp_path / "out", config=config, screen=QUIET)
+    assert (tmp_path / "out" / "metrics.json").read_bytes() == before
+    other = EvaluateConfig(model="phi", task="toy", form="cloze")
+    with pytest.raises(InputError, match="out already holds other files; give a folder that does not exist yet"):
+        write_evaluation(model, task, out=tmp_path / "out", config=other, screen=QUIET)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file is a file; give a folder that does not exist yet"):
+        write_evaluation(model, task, out=tmp_path / "file", config=other, screen=QUIET)
+
+
+def test_shots_may_leave_nothing() -> None:
+    check_not_empty(toy_task(test=1).test, shots=4)
+    with pytest.raises(InputError, match="the 4 shots are the whole training split; ask for fewer"):
+        check_not_empty((), shots=4)
+
+
+def test_evaluation_with_shots(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model, task = load_model(checkpoint("phi", max_position_embeddings=512)), toy_task(train=12, validation=6, test=6)
+    config = EvaluateConfig(model="phi", task="toy", shots=3, shots_seed=5, split="train")
+    write_evaluation(model, task, out=tmp_path, config=config, screen=QUIET)
+    record = read_yaml(tmp_path / "evaluation.yaml")
+    assert (record["config"]["shots"], record["config"]["shots_seed"]) == (3, 5)
+    assert record["fingerprints"]["task"] == task.fingerprint

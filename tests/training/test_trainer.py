@@ -1,0 +1,155 @@
+"""One step of the loop: gradients of micro-batches, of banks and of an adapter in the head; divergence; the bar."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.toy import toy_task
+from rich.console import Console
+
+from rango.console import Screen
+from rango.errors import DivergenceError
+from rango.models.adapter import add_bank
+from rango.models.loading import Model, load_model
+from rango.models.peft_format import load_adapter
+from rango.options import FinetuneConfig
+from rango.scoring.probe import probe_reader
+from rango.scoring.trees import TokenTree, encode
+from rango.training.finetune import finetune
+from rango.training.objectives import count_terms
+from rango.training.run_folder import RunWriter
+from rango.training.trainer import accumulate_gradients
+from rango.training.training_run import Data, TrainingRun
+
+Checkpoint = Callable[..., Path]
+TASK = toy_task()
+QUICK: dict[str, Any] = {"steps": 12, "batch": 8, "learning_rate": 1e-2, "validate_every": 4, "lora": {"rank": 4}}
+
+
+def make_runs(model: Model, folder: Path, settings: Sequence[dict[str, Any]]) -> list[TrainingRun]:
+    """Runs whose adapters have moved already: with B = 0 most gradients would be 0."""
+    configs = [FinetuneConfig.build({"model": "phi", "task": "toy", **one}) for one in settings]
+    adapters = add_bank(model, [(config.lora, config.seed) for config in configs])
+    trees = encode(model, TASK.train, task=TASK, form="cloze")
+    data = Data(probe_reader(model), "cloze", trees, trees[:4], TASK.train[:4])
+    runs = []
+    for number, (config, adapter) in enumerate(zip(configs, adapters, strict=True)):
+        generator = torch.Generator().manual_seed(number)
+        for parameter in adapter.parameters():
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+        runs.append(TrainingRun(str(number), config, adapter, RunWriter(folder, {}), data))
+    return runs
+
+
+def gradients(run: TrainingRun) -> list[torch.Tensor]:
+    taken = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in run.adapter.parameters()]
+    run.optimizer.zero_grad(set_to_none=True)
+    return taken
+
+
+def batch_of(run: TrainingRun, count: int) -> list[TokenTree]:
+    return list(run.data.train[:count])
+
+
+@pytest.mark.parametrize("objective", ["tokens", "answer", "choice"])
+def test_micro_batches_have_the_loss_and_gradient_of_the_whole_batch(
+    checkpoint: Checkpoint, tmp_path: Path, objective: str
+) -> None:
+    model = load_model(checkpoint("phi"))
+    lora = {"rank": 2, "targets": "q,mlp,head"}
+    (whole,) = make_runs(model, tmp_path, [{"objective": objective, "lora": lora}])
+    trees = batch_of(whole, 7)
+    (loss,) = accumulate_gradients(whole.data.reader, [whole], [trees])
+    expected = gradients(whole)
+    assert any(bool(gradient.any()) for gradient in expected)
+    for size in (1, 3, 7, 20):
+        whole.config = whole.config.model_copy(update={"micro_batch": size})
+        (again,) = accumulate_gradients(whole.data.reader, [whole], [trees])
+        assert again == pytest.approx(loss, rel=1e-5)
+        for gradient, reference in zip(gradients(whole), expected, strict=True):
+            torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_is_the_mean_over_the_terms_of_the_batch(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = load_model(checkpoint("phi"))
+    (run,) = make_runs(model, tmp_path, [{"objective": "tokens"}])
+    trees = batch_of(run, 5)
+    (loss,) = accumulate_gradients(run.data.reader, [run], [trees])
+    micro_batch = run.micro_batch(trees)
+    with run.adapter.alone(), torch.no_grad():
+        total = float(micro_batch.loss(run.data.reader.states(micro_batch.batch)))
+    assert loss == pytest.approx(total / count_terms(trees, "tokens"), rel=1e-6)
+
+
+def test_runs_of_a_bank_have_the_gradients_they_have_alone(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Batches of unequal size, so that the first run has micro-batches left when the second has none."""
+    model = load_model(checkpoint("phi"))
+    settings: list[dict[str, Any]] = [
+        {"lora": {"rank": 2, "targets": "q,v"}, "objective": "choice", "micro_batch": 2},
+        {"lora": {"rank": 3, "targets": "mlp,head"}, "objective": "tokens", "micro_batch": 2},
+        {"lora": {"rank": 1, "targets": "head"}, "objective": "answer", "micro_batch": 2},
+    ]
+    runs = make_runs(model, tmp_path, settings)
+    batches = [batch_of(run, count) for run, count in zip(runs, (7, 3, 4), strict=True)]
+    together = accumulate_gradients(runs[0].data.reader, runs, batches)
+    shared = [gradients(run) for run in runs]
+    for run, batch, loss, expected in zip(runs, batches, together, shared, strict=True):
+        (alone,) = accumulate_gradients(run.data.reader, [run], [batch])
+        assert alone == pytest.approx(loss, rel=1e-5)
+        for gradient, reference in zip(gradients(run), expected, strict=True):
+            torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_below_the_head_is_differentiated_where_only_the_head_is_trained(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    model = load_model(checkpoint("phi"))
+    (run,) = make_runs(model, tmp_path, [{"lora": {"rank": 2, "targets": "head"}}])
+    (loss,) = accumulate_gradients(run.data.reader, [run], [batch_of(run, 4)])
+    assert math.isfinite(loss)
+    assert all(bool(gradient.any()) for gradient in gradients(run))
+    assert all(parameter.grad is None for parameter in model.network.parameters() if not parameter.requires_grad)
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_best(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(reader: Any, runs: Any, *arguments: Any) -> list[float]:
+        losses = accumulate_gradients(reader, runs, *arguments)
+        return [math.nan] if runs[0].progress.step == 6 else losses
+
+    monkeypatch.setattr("rango.training.trainer.accumulate_gradients", broken)
+    with pytest.raises(
+        DivergenceError,
+        match=r"became nan at step 7 with learning rate 0\.01 and lora\.alpha 16; the best checkpoint \(step 4\)",
+    ):
+        finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK)
+    model = load_model(checkpoint("phi"))
+    assert load_adapter(model, tmp_path / "run").parameter_count() > 0
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_shows_steps_loss_validation_and_time_left(checkpoint: Checkpoint, tmp_path: Path, width: int) -> None:
+    screen, shown = Screen(), io.StringIO()
+    screen.console = Console(file=shown, width=width, force_terminal=True, color_system=None, highlight=False)
+    run = finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK, screen=screen)
+    bars = [line for line in re.split(r"[\r\n]", shown.getvalue()) if "training" in line]
+    last = bars[-1]
+    assert all(len(re.sub(r"\x1b\[\S*?[A-Za-z]", "", line)) <= width for line in bars)
+    nce = run.log[-1]["validation"]["nce"]
+    assert re.search(rf"training .*12/12 loss \d\.\d{{3}} · val NCE {nce:.3f} · [\d,]+ tokens/s +00:0", last), last
+    assert " 0/12 " in bars[0]
+
+
+def test_a_quiet_run_shows_no_bar(checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load_model(checkpoint("phi"))
+    capsys.readouterr()
+    finetune(model, toy_task(), out=tmp_path / "run", **QUICK, screen=Screen(quiet=True))
+    assert capsys.readouterr() == ("", "")
