@@ -28,7 +28,7 @@ from rango.results.statistics import (
 )
 from rango.studies.axes import ADAPTATION, TASK, Names, axis_names, axis_text, is_base, varied_axes
 from rango.studies.study import Reference
-from rango.studies.study_costs import StudyCosts, misfit, stated_metrics
+from rango.studies.study_costs import StudyCosts, check_costs, check_metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,12 +149,11 @@ def study_table(
     if replicates < 0:
         raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
     check_selection(select, costs=costs)
-    first = tuple(stated_metrics(tuple(metrics)))
+    first = tuple(check_metrics(tuple(metrics)))
     if costs is None and (priced := [name for name in first if METRICS[name].needs_costs]):
         raise InputError(f"metrics has {priced[0]} but there are no costs; give costs")
     choices = {system.n_choices for outcome in outcomes for system in outcome.posteriors.values()}
-    for problem in misfit(costs, choices):
-        raise InputError(problem)
+    check_costs(costs, choices)
     usual = [metric.name for metric in METRICS.values() if metric.usual]
     of_costs = ("normalised_expected_cost",) if costs else ()
     measured = tuple(dict.fromkeys((*usual, *of_costs, select, *first)))

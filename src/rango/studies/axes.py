@@ -1,4 +1,7 @@
-"""The axes of a study: dotted keys, their values as text, and what a configuration is called beside others."""
+"""The axes of a study: dotted keys, their values as text, and what a configuration is called beside others.
+
+{lora: {rank: 8}, steps: 10}  ── flatten ──▶  {lora.rank: 8, steps: 10}  ── unflatten ──▶  the same again
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,72 @@ from rango.options import AdaptationOptions, FinetuneConfig
 
 ADAPTATION, TASK = "adaptation", "task"
 """Axes with a meaning of their own: configurations of one task are compared, `adaptation: none` is the base model."""
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as dotted keys.
+
+    >>> flatten({"lora": {"rank": 2}, "steps": 10})
+    {'lora.rank': 2, 'steps': 10}
+    """
+    return dict(dotted_items(values))
+
+
+def dotted_items(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values; a key that stands both nested and dotted comes twice."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted_items(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested mappings.
+
+    >>> unflatten({"lora.rank": 2, "lora.alpha": 4})
+    {'lora': {'rank': 2, 'alpha': 4}}
+    """
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested = merge(nested, value)
+    return nested
+
+
+def known_keys() -> list[str]:
+    """Every dotted key that a base or an axis may name; `seed` is set by `seeds`."""
+
+    def dotted(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+        for name, field in kind.model_fields.items():
+            nested = field.annotation
+            if isinstance(nested, type) and issubclass(nested, BaseModel):
+                yield from dotted(nested, f"{prefix}{name}.")
+            else:
+                yield prefix + name
+
+    return sorted({*dotted(FinetuneConfig), *AdaptationOptions.model_fields} - {"seed"})
+
+
+def field_of(key: str) -> FieldInfo:
+    """The field of a configuration that a dotted key names."""
+    # `adaptation` is a key of both: in a study it has more values than a run.
+    kind: type[BaseModel] = AdaptationOptions if key in AdaptationOptions.model_fields else FinetuneConfig
+    *path, name = key.split(".")
+    for part in path:
+        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
+    return kind.model_fields[name]
+
+
+def default_of(key: str) -> Any:
+    """The value of a dotted key that neither base nor axis names; None where it must be named.
+
+    >>> default_of("lora.rank"), default_of("adaptation"), default_of("task")
+    (8, 'lora', None)
+    """
+    value = field_of(key).get_default()
+    return None if value is PydanticUndefined else list(value) if isinstance(value, tuple) else value
 
 
 def axis_text(value: object) -> str:
@@ -54,10 +123,6 @@ def is_base(axes: Mapping[str, object]) -> bool:
     return axes.get(ADAPTATION) == "none"
 
 
-THE_ONE = "the configuration"
-"""What a configuration is called where there is no other."""
-
-
 def short_name(axis: str, axes: Sequence[str]) -> str:
     """An axis as a heading: the last part of its dotted key, unless another axis ends alike.
 
@@ -73,45 +138,41 @@ def short_name(axis: str, axes: Sequence[str]) -> str:
 class Names:
     """What the configurations of a study are called in a sentence or legend.
 
-    The values of the axes that vary, without the task, each with its axis's name before it where it does not explain
-    itself. What follows from the adaptation is left out: full fine-tuning's own learning rate, and that what has no
-    calibrator has none.
+    A name has the values of the axes that vary, without the task, each behind its axis where it does not explain
+    itself: "lora, rank 8". What follows from the adaptation is left out, such as the learning rate that only full
+    fine-tuning has, or that a configuration without calibration has no calibrator.
     """
 
     among: Sequence[Mapping[str, object]]
     """The axes of every configuration."""
 
     def of(self, axes: Mapping[str, object], *, without: Sequence[str] = ()) -> str:
-        """The name of one of them; `without` names axes to leave out."""
+        """The name of one configuration; `without` names axes to leave out."""
         base = is_base(axes)
-        told = set(self._of_bases if base else self._of_adapted)
-        if not base and (of_base := set(self._of_bases) - set(self._of_adapted) - {TASK}):
-            told |= {*of_base, ADAPTATION}  # of several bases only one was adapted
-        told -= {TASK, *without, *self.follows}
-        if ADAPTATION in told:
-            told -= self._absent[axis_text(axes.get(ADAPTATION))]
-        names = tuple(name for name in self._axes if name in told)
+        named = set(self._of_bases if base else self._of_adapted)
+        if not base and (of_bases := set(self._of_bases) - set(self._of_adapted) - {TASK}):
+            named |= {*of_bases, ADAPTATION}  # of several bases only one was adapted
+        named -= {TASK, *without, *self.follows}
+        if ADAPTATION in named:
+            named -= self._absent[axis_text(axes.get(ADAPTATION))]
+        names = tuple(name for name in axis_names(self.among) if name in named)
         parts = ["base model"] if base else []
         for name in names:
             value = axes.get(name)
             explained = isinstance(value, str | list | tuple)
             parts.append(axis_text(value) if explained else f"{short_name(name, names)} {axis_text(value)}")
-        return ", ".join(parts) if parts else axis_text(axes.get(ADAPTATION, THE_ONE))
+        return ", ".join(parts) if parts else axis_text(axes.get(ADAPTATION, "the configuration"))
 
     @cached_property
     def follows(self) -> dict[str, dict[str, object]]:
         """The varied axes of which each adaptation has one value: axis → adaptation → value."""
-        found: dict[str, dict[str, object]] = {}
+        values: dict[str, dict[str, object]] = {}
         for name in varied_axes(self.among):
-            values = {axis_text(axes.get(ADAPTATION)): axes.get(name) for axes in self.among}
+            by_adaptation = {axis_text(axes.get(ADAPTATION)): axes.get(name) for axes in self.among}
             pairs = {(axis_text(axes.get(ADAPTATION)), axis_text(axes.get(name))) for axes in self.among}
-            if name not in (ADAPTATION, TASK) and len(pairs) == len(values):
-                found[name] = values
-        return found
-
-    @cached_property
-    def _axes(self) -> tuple[str, ...]:
-        return axis_names(self.among)
+            if name not in (ADAPTATION, TASK) and len(pairs) == len(by_adaptation):
+                values[name] = by_adaptation
+        return values
 
     @cached_property
     def _of_bases(self) -> tuple[str, ...]:
@@ -119,80 +180,15 @@ class Names:
 
     @cached_property
     def _of_adapted(self) -> tuple[str, ...]:
-        # Where all that is adapted is adapted alike, saying so each time says nothing.
+        # Where all that is adapted is adapted alike, its name need not repeat how.
         return varied_axes([axes for axes in self.among if not is_base(axes)])
 
     @cached_property
     def _absent(self) -> dict[str, set[str]]:
-        """For each adaptation the axes that mean nothing to it."""
-        found: dict[str, set[str]] = {}
+        """For each adaptation the axes that mean nothing to it: no configuration with it has a value there."""
+        names = axis_names(self.among)
+        absent: dict[str, set[str]] = {}
         for axes in self.among:
-            absent = {name for name in self._axes if axes.get(name) is None}
             adaptation = axis_text(axes.get(ADAPTATION))
-            found[adaptation] = found.get(adaptation, absent) & absent
-        return found
-
-
-def known_keys() -> list[str]:
-    """Every dotted key that a base or an axis may name; `seed` is set by `seeds`."""
-    return sorted({*_dotted(FinetuneConfig), *AdaptationOptions.model_fields} - {"seed"})
-
-
-def field_of(key: str) -> FieldInfo:
-    """The field of a configuration that a dotted key names."""
-    kind: type[BaseModel] = AdaptationOptions if key in AdaptationOptions.model_fields else FinetuneConfig
-    *path, name = key.split(".")
-    for part in path:
-        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
-    return kind.model_fields[name]
-
-
-def default_of(key: str) -> Any:
-    """What a dotted key is when neither base nor axis names it; None where it must be named.
-
-    >>> default_of("lora.rank"), default_of("adaptation"), default_of("task")
-    (8, 'lora', None)
-    """
-    value = field_of(key).get_default()
-    return None if value is PydanticUndefined else list(value) if isinstance(value, tuple) else value
-
-
-def _dotted(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in kind.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            yield from _dotted(nested, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as dotted keys.
-
-    >>> flatten({"lora": {"rank": 2}, "steps": 10})
-    {'lora.rank': 2, 'steps': 10}
-    """
-    return dict(dotted_items(values))
-
-
-def dotted_items(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with their values, a key as often as it stands."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from dotted_items(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested mappings.
-
-    >>> unflatten({"lora.rank": 2, "lora.alpha": 4})
-    {'lora': {'rank': 2, 'alpha': 4}}
-    """
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        nested = merge(nested, value)
-    return nested
+            absent[adaptation] = absent.get(adaptation, set(names)) & {name for name in names if axes.get(name) is None}
+        return absent

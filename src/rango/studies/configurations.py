@@ -22,15 +22,13 @@ from rango.options import (
     ScoringOptions,
     TaskOptions,
 )
-from rango.studies.axes import axis_text, default_of, field_of, flatten
+from rango.studies.axes import axis_text, default_of, field_of, flatten, unflatten
 from rango.studies.study import Axes, Study
 
 BASE_KEYS = {"model", "task", "seed"}.union(
     *(kind.model_fields for kind in (TaskOptions, ScoringOptions, ModelOptions))
 )
-"""What decides the posteriors of a model that is not trained."""
-
-_TARGETS = "lora.targets"
+"""The keys that decide the posteriors of a model that is not trained."""
 
 
 def base_values(study: Study) -> dict[str, Any]:
@@ -41,19 +39,19 @@ def base_values(study: Study) -> dict[str, Any]:
     return {"select": "nce" if study.select == "cross_entropy" else study.select, **flatten(study.base)}
 
 
-def told_axes(study: Study, axes: Axes) -> dict[str, Any]:
-    """The value of every axis: where a listed run does not name one, what the base says, or its default."""
+def row_axes(study: Study, axes: Axes) -> dict[str, Any]:
+    """The value of every axis: where a listed run does not name one, the base's value or the default."""
     base = base_values(study)
-    return {name: read_value(name, axes.get(name, base.get(name, default_of(name)))) for name in study.axes}
+    return {name: spelt(name, axes.get(name, base.get(name, default_of(name)))) for name in study.axes}
 
 
-def read_value(key: str, value: Any) -> Any:
+def spelt(key: str, value: Any) -> Any:
     """A value as the configuration reads it, plain enough for JSON.
 
     YAML takes `1e-3` for a word; the configuration takes it for a number, and so must a figure. A value that the
-    configuration refuses is returned as it is: where it matters, the configuration has said so.
+    configuration refuses is returned as it is: where it matters, the configuration has reported it.
 
-    >>> read_value("learning_rate", "1e-3"), read_value("lora.rank", 8.0), read_value("lora.targets", ["v", "q"])
+    >>> spelt("learning_rate", "1e-3"), spelt("lora.rank", 8.0), spelt("lora.targets", ["v", "q"])
     (0.001, 8, 'q,v')
     """
     adapter = _adapter(key)
@@ -61,57 +59,8 @@ def read_value(key: str, value: Any) -> Any:
         read = adapter.validate_python(value)
     except ValidationError:
         return value
-    plain = adapter.dump_python(_in_order(read) if key == _TARGETS else read, mode="json")
+    plain = adapter.dump_python(_in_order(read) if key == "lora.targets" else read, mode="json")
     return axis_text(plain) if isinstance(plain, list) else plain
-
-
-def run_config(options: AdaptationOptions, values: Mapping[str, Any], *, where: str) -> FinetuneConfig:
-    """The configuration of a run, checked; what the adaptation does not use is left at its default.
-
-    Args:
-        options: how it is adapted.
-        values: the other keys, nested, with the seed.
-        where: the configuration in words, for messages.
-
-    Raises:
-        InputError: a value that no run accepts; few-shot without shots; a calibrator without validation instances of
-            its own.
-    """
-    way = options.way
-    if way in ("none", "few-shot"):
-        # A base is not trained: how, must neither matter nor contradict.
-        values = {key: value for key, value in values.items() if key in BASE_KEYS}
-    if way == "few-shot":
-        if not values.get("shots"):
-            raise InputError(f"{where}: few-shot needs shots, the number of training instances in the prompt")
-        values = {**values, "shots_seed": values["seed"]}
-    else:
-        values = {**values, "shots": 0}
-    if way == "full":
-        values = {key: value for key, value in values.items() if key != "lora"}
-    values = {**values, "adaptation": "full" if way == "full" else "lora"}
-    config = _spelt(FinetuneConfig.build(values, where=""))  # names key and value; many rows may share the mistake
-    if options.calibrated and config.regime != "validation":
-        raise InputError(
-            f"{where}: adaptation is {options.adaptation} and regime is {config.regime}, which trains on the "
-            f"validation instances that a calibrator is fitted on; use regime validation, or {way} without calibration"
-        )
-    return config
-
-
-def _spelt(config: FinetuneConfig) -> FinetuneConfig:
-    """The same run in the one spelling: targets in the order of a layer, no rule without the objective that has one."""
-    changes: dict[str, Any] = {}
-    targets = _in_order(config.lora.targets)
-    if targets != config.lora.targets:
-        changes["lora"] = config.lora.model_copy(update={"targets": targets})
-    if config.objective != "choice":
-        changes["rule"] = default_of("rule")
-    return config.model_copy(update=changes)
-
-
-def _in_order(targets: tuple[Placement, ...]) -> tuple[Placement, ...]:
-    return tuple(name for name in PLACEMENTS if name in targets)
 
 
 @cache
@@ -120,3 +69,44 @@ def _adapter(key: str) -> TypeAdapter[Any]:
     field = field_of(key)
     annotation: Any = field.annotation
     return TypeAdapter(Annotated[(annotation, *field.metadata)] if field.metadata else annotation)
+
+
+def run_config(options: AdaptationOptions, values: Mapping[str, Any], *, seed: int, where: str) -> FinetuneConfig:
+    """The configuration of a run, checked; what the adaptation does not use is left at its default.
+
+    Args:
+        options: how it is adapted.
+        values: the other keys, dotted.
+        seed: of the run, and of few-shot's choice of shots.
+        where: the configuration in words, for messages.
+
+    Raises:
+        InputError: a value that no run accepts; few-shot without shots; a calibrator without validation instances of
+            its own.
+    """
+    way = options.way
+    kept = {**values, "seed": seed, "adaptation": "full" if way == "full" else "lora", "shots": 0}
+    if way == "few-shot":
+        if not values.get("shots"):
+            raise InputError(f"{where}: few-shot needs shots, the number of training instances in the prompt")
+        kept |= {"shots": values["shots"], "shots_seed": seed}
+    if way in ("none", "few-shot"):
+        # A base is not trained: keys that say how must neither matter nor contradict.
+        kept = {key: value for key, value in kept.items() if key in BASE_KEYS}
+    if way == "full":
+        kept = {key: value for key, value in kept.items() if not key.startswith("lora.")}
+    config = FinetuneConfig.build(unflatten(kept), where="")  # names key and value; many rows may share the mistake
+    if options.calibrated and config.regime != "validation":
+        raise InputError(
+            f"{where}: adaptation is {options.adaptation} and regime is {config.regime}, which trains on the "
+            f"validation instances that a calibrator is fitted on; use regime validation, or {way} without calibration"
+        )
+    # The one spelling: targets in the order of a layer, no rule without the objective that has one.
+    changes: dict[str, Any] = {"lora": config.lora.model_copy(update={"targets": _in_order(config.lora.targets)})}
+    if config.objective != "choice":
+        changes["rule"] = default_of("rule")
+    return config.model_copy(update=changes)
+
+
+def _in_order(targets: tuple[Placement, ...]) -> tuple[Placement, ...]:
+    return tuple(name for name in PLACEMENTS if name in targets)

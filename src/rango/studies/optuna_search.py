@@ -1,5 +1,7 @@
 """The loop of a search: what the earlier trials gave on validation decides the next one. Test is never looked at.
 
+    search.json (choices so far) ──▶ plan ──▶ their runs ──▶ logs: validation ──▶ Optuna chooses ──▶ search.json
+
 Each choice is a function of the search's seed, its number and the results before it, and is written down before it is
 run. So a search that goes on after an interruption makes the choices of one that was never stopped.
 """
@@ -9,7 +11,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from rango.decisions import METRICS
@@ -44,17 +45,14 @@ class Searcher:
     study: Study
     store: Store
     tasks: dict[Any, Any] = field(default_factory=dict)
+    """Tasks that are loaded, kept from one plan to the next."""
 
-    @property
-    def search(self) -> Search:
-        """What is asked for."""
+    def __post_init__(self) -> None:
+        """Look up what is asked for, and where the choices are written down."""
         assert self.study.search is not None
-        return self.study.search
-
-    @property
-    def file(self) -> Path:
-        """Where the choices are written down."""
-        return self.store.path / "search.json"
+        self.search: Search = self.study.search
+        self.file = self.store.path / "search.json"
+        self.higher = METRICS[self.study.select].direction == "higher"
 
     def check(self) -> None:
         """Plan every end of the space.
@@ -73,133 +71,15 @@ class Searcher:
                 raise InputError(
                     "search: only lora and full have a validation value of their own; take those adaptations"
                 )
-        if self.file.is_file() and read_json(self.file)["asked"] != self._asked():
+        if self.file.is_file() and read_json(self.file)["asked"] != self._identity():
             raise InputError(
                 f"{self.store.path} holds another search (all but its trials must stay the same); give another --out"
             )
 
-    def _asked(self) -> str:
+    def _identity(self) -> str:
+        """A hash of everything that decides the choices; more trials only make a search longer."""
         kept = self.study.model_dump(mode="json", exclude={"name", "about", "references", "search", "metrics", "costs"})
         return fingerprint(repr(kept), self.search.model_copy(update={"trials": 1}).model_dump_json())
-
-    def chosen(self) -> list[Axes]:
-        """The choices that are written down."""
-        return list(read_json(self.file)["trials"]) if self.file.is_file() else []
-
-    def _planner(self, trials: Sequence[Axes]) -> Planner:
-        listed = self.study.model_copy(update={"runs": tuple(trials), "search": None})
-        return Planner(listed, self.store.path, tasks=self.tasks)
-
-    def plan(self) -> Plan:
-        """The plan with every trial chosen so far; before the first one is written down, with that."""
-        return self._planner(self.chosen() or [self._ask([])]).plan()
-
-    def trials(self, choices: Sequence[Axes]) -> list[Trial]:
-        """Choices with what their runs' logs tell."""
-        planner = self._planner(choices)
-        plan = planner.plan()
-        return [self._trial(axes, plan.job(planner.cells(axes)[0].sources[0].job)) for axes in choices]
-
-    def _trial(self, axes: Axes, job: Job) -> Trial:
-        status = self.store.status(job)
-        values = {
-            int(record["step"]): float(record["validation"][self.study.select])
-            for record in read_log(self.store.folder(job))
-            if record.get("validation")
-        }
-        best = values.get(self.store.record(job).get("best_step", -1))
-        if status == "pruned" or (status == "done" and best is not None):
-            return Trial(axes, "pruned" if status == "pruned" else "complete", values, best)
-        return Trial(axes, "failed" if status in ("failed", "done") else "open", values, best)
-
-    @property
-    def _higher(self) -> bool:
-        return METRICS[self.study.select].direction == "higher"
-
-    def next(self, trials: Sequence[Trial]) -> Axes | None:
-        """The next choice after these, never one that means an earlier one's run; None when the space holds no more."""
-        tried = {self._job(trial.axes).id for trial in trials}
-        asked = (self._ask(trials, again) for again in range(_ASKS))
-        left = itertools.chain(asked, self.search.grid())
-        return next((axes for axes in left if self._job(axes).id not in tried), None)
-
-    def _ask(self, trials: Sequence[Trial], again: int = 0) -> Axes:
-        """What the sampler chooses after these, with another seed each time it is asked again."""
-        asked = self._history(trials, again).ask(self._distributions())
-        found: dict[str, Any] = {}
-        for name, axis in self.search.space.items():
-            value = asked.params[name]
-            found[name] = axis.rounded(value) if isinstance(axis, Range) else axis[value]
-        return found
-
-    def _job(self, axes: Axes) -> Job:
-        """The run of a choice."""
-        planner = self._planner([axes])
-        plan = planner.plan()
-        return plan.job(planner.cells(axes)[0].sources[0].job)
-
-    def prunes(self, job: Job) -> Callable[[int, Mapping[str, float]], bool] | None:
-        """What ends the run of a trial early; None where nothing does."""
-        if not self.search.prune:
-            return None
-        earlier = [trial for trial in self.trials(self.chosen()) if trial.state == "complete"]
-        reported: dict[int, float] = {step: value for step, value in self._log(job).items() if step > 0}
-
-        def worse(step: int, values: Mapping[str, float]) -> bool:
-            if step == 0:  # the base model: every trial begins there
-                return False
-            reported[step] = values[self.study.select]
-            so_far = {known: value for known, value in reported.items() if known <= step}
-            trial = _optuna().trial.create_trial(state=_optuna().trial.TrialState.RUNNING, intermediate_values=so_far)
-            return bool(self._pruner().prune(self._history(earlier), trial))
-
-        return worse
-
-    def _log(self, job: Job) -> dict[int, float]:
-        return dict(self._trial({}, job).values)
-
-    @staticmethod
-    def _pruner() -> Any:
-        return _optuna().pruners.MedianPruner(n_startup_trials=_PRUNE_AFTER)
-
-    def _history(self, trials: Sequence[Trial], again: int = 0) -> Any:
-        """An Optuna study that knows these trials, with a sampler seeded for the next."""
-        optuna = _optuna()
-        parts = [self.search.seed, len(trials), *([again] if again else [])]
-        seed = int(fingerprint(*map(str, parts))[:7], 16)
-        samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-        history = optuna.create_study(
-            direction="maximize" if self._higher else "minimize", sampler=samplers[self.search.sampler](seed=seed)
-        )
-        states = optuna.trial.TrialState
-        for trial in trials:
-            state = {"complete": states.COMPLETE, "pruned": states.PRUNED}.get(trial.state, states.FAIL)
-            params = {
-                name: trial.axes[name] if isinstance(axis, Range) else _place(axis, trial.axes[name])
-                for name, axis in self.search.space.items()
-            }
-            history.add_trial(
-                optuna.trial.create_trial(
-                    state=state,
-                    value=trial.best if trial.state == "complete" else None,
-                    params=params,
-                    distributions=self._distributions(),
-                    intermediate_values={step: value for step, value in trial.values.items() if step > 0},
-                )
-            )
-        return history
-
-    def _distributions(self) -> dict[str, Any]:
-        optuna, found = _optuna(), {}
-        for name, axis in self.search.space.items():
-            if not isinstance(axis, Range):
-                # By number: a choice may be a list, which Optuna does not take.
-                found[name] = optuna.distributions.CategoricalDistribution(tuple(range(len(axis))))
-            elif axis.whole:
-                found[name] = optuna.distributions.IntDistribution(axis.low, axis.high, log=axis.log)
-            else:
-                found[name] = optuna.distributions.FloatDistribution(axis.low, axis.high, log=axis.log)
-        return found
 
     def run(self, work: Callable[[Plan], None]) -> None:
         """Choose and work until all trials are there. What fails is remembered and does not stop the rest."""
@@ -211,32 +91,141 @@ class Searcher:
                 work(plan)
             if len(choices) >= self.search.trials:
                 return
-            following = self.next(self.trials(choices) if choices else [])
+            following = self.next(self.trials(choices))
             if following is None:
                 return
             choices.append(following)
-            write_json(self.file, {"asked": self._asked(), "trials": choices})
+            write_json(self.file, {"asked": self._identity(), "trials": choices})
+
+    def chosen(self) -> list[Axes]:
+        """The choices that are written down."""
+        return list(read_json(self.file)["trials"]) if self.file.is_file() else []
+
+    def plan(self) -> Plan:
+        """The plan with every trial chosen so far; before the first one is written down, with that."""
+        return self._planner(self.chosen() or [self._ask([])]).plan()
+
+    def _planner(self, choices: Sequence[Axes]) -> Planner:
+        listed = self.study.model_copy(update={"runs": tuple(choices), "search": None})
+        return Planner(listed, self.store.path, tasks=self.tasks)
+
+    def _runs(self, choices: Sequence[Axes]) -> list[Job]:
+        """The run of each choice."""
+        if not choices:
+            return []
+        planner = self._planner(choices)
+        plan = planner.plan()
+        return [plan.job(planner.cells(axes)[0].sources[0].job) for axes in choices]
+
+    def trials(self, choices: Sequence[Axes]) -> list[Trial]:
+        """Choices with the results in the logs of their runs."""
+        trials = []
+        for axes, job in zip(choices, self._runs(choices), strict=True):
+            status, values = self.store.status(job), self._values(job)
+            best = values.get(self.store.record(job).get("best_step", -1))
+            state: Literal["open", "complete", "pruned", "failed"] = "open"
+            if status == "pruned":
+                state = "pruned"
+            elif status in ("done", "failed"):
+                state = "complete" if status == "done" and best is not None else "failed"
+            trials.append(Trial(axes, state, values, best))
+        return trials
+
+    def _values(self, job: Job) -> dict[int, float]:
+        """Step -> the selected metric on validation, from the log of a run."""
+        validated = [record for record in read_log(self.store.folder(job)) if record.get("validation")]
+        return {int(record["step"]): float(record["validation"][self.study.select]) for record in validated}
+
+    def next(self, trials: Sequence[Trial]) -> Axes | None:
+        """The next choice after these, never one that means an earlier one's run; None when the space holds no more."""
+        tried = {job.id for job in self._runs([trial.axes for trial in trials])}
+        # A sampler may choose what was tried; where it goes on doing so, the first of the grid that was not is taken.
+        candidates = itertools.chain((self._ask(trials, again) for again in range(_ASKS)), self.search.grid())
+        return next((axes for axes in candidates if self._runs([axes])[0].id not in tried), None)
+
+    def _ask(self, trials: Sequence[Trial], again: int = 0) -> Axes:
+        """What the sampler chooses after these, with another seed each time it is asked again."""
+        params = self._history(trials, again).ask(self._distributions()).params
+        return {
+            name: axis.rounded(params[name]) if isinstance(axis, Range) else axis[params[name]]
+            for name, axis in self.search.space.items()
+        }
+
+    def prunes(self, job: Job) -> Callable[[int, Mapping[str, float]], bool] | None:
+        """What ends the run of a trial early; None where nothing does."""
+        if not self.search.prune:
+            return None
+        optuna = _optuna()
+        earlier = [trial for trial in self.trials(self.chosen()) if trial.state == "complete"]
+        reported = {step: value for step, value in self._values(job).items() if step > 0}
+
+        def is_worse(step: int, values: Mapping[str, float]) -> bool:
+            if step == 0:  # the base model: every trial begins there
+                return False
+            reported[step] = values[self.study.select]
+            # A run that goes on after an interruption must not see values that it had reached later.
+            so_far = {known: value for known, value in reported.items() if known <= step}
+            trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=so_far)
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNE_AFTER)
+            return bool(pruner.prune(self._history(earlier), trial))
+
+        return is_worse
+
+    def _history(self, trials: Sequence[Trial], again: int = 0) -> Any:
+        """An Optuna study that knows these trials, with a sampler seeded for the next."""
+        optuna = _optuna()
+        parts = [self.search.seed, len(trials), *([again] if again else [])]
+        seed = int(fingerprint(*map(str, parts))[:7], 16)
+        samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+        history = optuna.create_study(
+            direction="maximize" if self.higher else "minimize", sampler=samplers[self.search.sampler](seed=seed)
+        )
+        states, distributions = optuna.trial.TrialState, self._distributions()
+        for trial in trials:
+            params: dict[str, Any] = {}
+            for name, axis in self.search.space.items():
+                value = trial.axes[name]
+                if not isinstance(axis, Range):  # the number of the choice
+                    value = [axis_text(each) for each in axis].index(axis_text(value))
+                params[name] = value
+            history.add_trial(
+                optuna.trial.create_trial(
+                    state={"complete": states.COMPLETE, "pruned": states.PRUNED}.get(trial.state, states.FAIL),
+                    value=trial.best if trial.state == "complete" else None,
+                    params=params,
+                    distributions=distributions,
+                    intermediate_values={step: value for step, value in trial.values.items() if step > 0},
+                )
+            )
+        return history
+
+    def _distributions(self) -> dict[str, Any]:
+        kinds, distributions = _optuna().distributions, {}
+        for name, axis in self.search.space.items():
+            if not isinstance(axis, Range):
+                # By number: a choice may be a list, which Optuna does not take.
+                distributions[name] = kinds.CategoricalDistribution(tuple(range(len(axis))))
+            else:
+                kind = kinds.IntDistribution if axis.whole else kinds.FloatDistribution
+                distributions[name] = kind(axis.low, axis.high, log=axis.log)
+        return distributions
 
     def best_words(self) -> str:
         """Which trial is best by validation, and what it gave on test."""
         trials = self.trials(self.chosen())
-        complete = [trial for trial in trials if trial.state == "complete" and trial.best is not None]
+        complete = [trial for trial in trials if trial.state == "complete"]
         others = f"{sum(t.state == 'pruned' for t in trials)} pruned, {sum(t.state == 'failed' for t in trials)} failed"
         if not complete:
             return f"no trial of {len(trials)} came to its end ({others})"
-        key = (lambda trial: -trial.best) if self._higher else (lambda trial: trial.best)
-        best = min(complete, key=key)
-        test = getattr(self.store.posteriors(self._job(best.axes), "test", "adapted"), self.study.select)()
+        best = (max if self.higher else min)(complete, key=lambda trial: trial.best or 0.0)
+        (run,) = self._runs([best.axes])
+        test = self.store.posteriors(run, "test", "adapted").metric(self.study.select)
         axes = ", ".join(f"{name} {axis_text(value)}" for name, value in best.axes.items())
         number = f"{len(trials)} trials{', all of the space,' if len(trials) < self.search.trials else ''}"
         return (
             f"best of {number} by validation {self.study.select}: trial {trials.index(best)} ({axes}): "
             f"{best.best:.4f} on validation, {test:.4f} on test ({others})"
         )
-
-
-def _place(values: Sequence[Any], value: Any) -> int:
-    return next(number for number, known in enumerate(values) if axis_text(known) == axis_text(value))
 
 
 def _optuna() -> Any:

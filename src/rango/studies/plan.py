@@ -9,28 +9,28 @@ Two configurations that read the same sources are the same row: where their axes
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from rango.config import Config, merge
+from rango.config import Config
 from rango.errors import InputError
 from rango.files import fingerprint
 from rango.options import AdaptationOptions, FinetuneConfig, ScoringOptions, Selection, TaskOptions
-from rango.studies.axes import unflatten
-from rango.studies.configurations import BASE_KEYS, base_values, run_config, told_axes
-from rango.studies.pretrained_models import ModelSpec, missing_texts, model_problems, needed_models, plan_models
-from rango.studies.study import Axes, Reference, Study, key_problems, sound_part
-from rango.studies.study_costs import StudyCosts, misfit
+from rango.studies.configurations import BASE_KEYS, base_values, row_axes, run_config
+from rango.studies.pretrained_models import ModelSpec, check_model, check_texts, needed_models, plan_models
+from rango.studies.study import Axes, Reference, Study
+from rango.studies.study_costs import StudyCosts, check_costs
 from rango.tasks import Task, load_task
 
 MODELS = "models"
 
 
 class Source(Config):
-    """Posteriors in the store: what a job left under a state's name."""
+    """Posteriors in the store: those that a job left under a state's name."""
 
     job: str
     state: str
@@ -52,7 +52,7 @@ class Row(Config):
 
 
 class Job(Config):
-    """One item of computation whose result is kept: `base` scores an unadapted model, `run` fine-tunes."""
+    """A computation whose result is kept: `base` scores an unadapted model, `run` fine-tunes."""
 
     id: str
     kind: Literal["base", "run"]
@@ -66,7 +66,7 @@ class Job(Config):
 
 
 class Plan(Config):
-    """Everything a study folder needs to be computed and to be read again without the study file."""
+    """Everything a study folder needs to be computed, and to be read again without the study file."""
 
     name: str
     about: str
@@ -78,10 +78,10 @@ class Plan(Config):
     """Folder under models/ -> how it is pre-trained."""
     references: tuple[Reference, ...]
     metrics: tuple[str, ...] = ()
-    """What is shown first."""
+    """The metrics that are shown first."""
     costs: StudyCosts | None = None
     notes: tuple[str, ...] = ()
-    """What the tasks said while they were loaded."""
+    """Remarks of the tasks when they were loaded."""
 
     def job(self, identity: str) -> Job:
         """A job by its id."""
@@ -96,6 +96,15 @@ class Plan(Config):
         return {job.id: job for job in self.jobs}
 
 
+def plan_study(study: Study, out: Path) -> Plan:
+    """Plan a study whose results are to stand in `out`.
+
+    Raises:
+        InputError: all that is wrong with its keys, values, tasks, models and texts at once.
+    """
+    return Planner(study, out).plan()
+
+
 @dataclass
 class Planner:
     """Resolves every configuration of a study, loads every task once to check it, and collects every mistake."""
@@ -103,8 +112,9 @@ class Planner:
     study: Study
     out: Path
     jobs: dict[str, Job] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
     tasks: dict[tuple[str, TaskOptions], Task | InputError] = field(default_factory=dict)
+    """Each task that was asked for, or why it cannot be loaded."""
     used: set[str] = field(default_factory=set)
     """Folders under models/ that some configuration names."""
 
@@ -113,30 +123,45 @@ class Planner:
         """Name -> (folder, specification) of the models that the study pre-trains."""
         return plan_models(self.study.models)
 
+    @contextlib.contextmanager
+    def _collecting(self) -> Iterator[None]:
+        """Take the mistakes of this block down, and go on behind it."""
+        try:
+            yield
+        except InputError as error:
+            self.mistakes += error.mistakes
+
     def plan(self) -> Plan:
-        """The plan of the study.
+        """Plan the study.
 
         Raises:
             InputError: all mistakes of all configurations, each once.
         """
-        self.problems += key_problems(self.study)
-        study = self.study = sound_part(self.study)  # what is wrong with the rest is told as well
-        rows: dict[tuple[Any, ...], Row] = {}
+        self.study, mistakes = self.study.without_mistakes()
+        self.mistakes += mistakes
+        study, rows = self.study, dict[tuple[Any, ...], Row]()
+        # Configurations whose cells read the same are one row, with None where their axes differ.
         for axes in study.combinations():
             cells = self.cells(axes)
-            if cells:
-                key = tuple((cell.sources, cell.calibrator) for cell in cells)
-                told = told_axes(study, axes)
-                if "calibrator" in told and cells[0].calibrator:
-                    told["calibrator"] = cells[0].calibrator
-                rows[key] = Row(axes=_merge_axes(rows[key].axes, told) if key in rows else told, cells=cells)
+            if not cells:
+                continue
+            key = tuple((cell.sources, cell.calibrator) for cell in cells)
+            values = row_axes(study, axes)
+            if "calibrator" in values and cells[0].calibrator:
+                values["calibrator"] = cells[0].calibrator
+            if key in rows:
+                same = rows[key].axes
+                values = {name: value if values.get(name) == value else None for name, value in same.items()}
+            rows[key] = Row(axes=values, cells=cells)
         models = needed_models(dict(self.models.values()), self.used)
-        self.problems += missing_texts(models, self.out / MODELS)
-        self.problems += misfit(study.costs, {task.n_choices for task in self.tasks.values() if isinstance(task, Task)})
-        if self.problems:
-            first, *rest = dict.fromkeys(self.problems)
+        tasks = [task for task in self.tasks.values() if isinstance(task, Task)]
+        with self._collecting():
+            check_texts(models, self.out / MODELS)
+        with self._collecting():
+            check_costs(study.costs, {task.n_choices for task in tasks})
+        if self.mistakes:
+            first, *rest = dict.fromkeys(self.mistakes)
             raise InputError(f"study {study.name}: {first}", *rest)
-        notes = dict.fromkeys(note for task in self.tasks.values() if isinstance(task, Task) for note in task.notes)
         return Plan(
             name=study.name,
             about=study.about,
@@ -148,41 +173,14 @@ class Planner:
             references=study.references,
             metrics=study.metrics,
             costs=study.costs,
-            notes=tuple(notes),
+            notes=tuple(dict.fromkeys(note for task in tasks for note in task.notes)),
         )
 
     def cells(self, axes: Axes) -> tuple[Cell, ...]:
         """The cells of one configuration; none when it is wrong. Seeds that change nothing are one cell."""
-        where = ", ".join(f"{key} {value}" for key, value in axes.items()) or "base"
-        try:
-            options, values = self._split(axes)
-            cells = [self._cell(options, values, seed, where) for seed in self.study.seeds]
-        except InputError as error:
-            self.problems += error.mistakes
-            self._try_task(axes)
-            return ()
-        first = cells[0]
-        same = all(cell.sources == first.sources for cell in cells)
-        return (first,) if same else tuple(cells)
-
-    def _try_task(self, axes: Axes) -> None:
-        """Load the task of a configuration that is wrong: if it cannot be loaded, that is told as well."""
-        values = self._values(axes)
-        data = {key: values[key] for key in ("data",) if key in values}  # its other options may be what is wrong
-        try:
-            self._task(str(values.get("task", "")), TaskOptions.build(data, where=""))
-        except InputError as error:
-            self.problems += error.mistakes
-
-    def _values(self, axes: Axes) -> dict[str, Any]:
-        """The base with a configuration's axes on top, nested."""
-        values = merge(unflatten(base_values(self.study)), unflatten(axes))
+        values = {**base_values(self.study), **axes}
         if isinstance(values.get("data"), str):
             values["data"] = values["data"].replace("{task}", str(values.get("task")))
-        return values
-
-    def _split(self, axes: Axes) -> tuple[AdaptationOptions, dict[str, Any]]:
-        values = self._values(axes)
         own = {key: values.pop(key) for key in list(values) if key in AdaptationOptions.model_fields}
         model = str(values.get("model", ""))
         if model in self.models:
@@ -190,22 +188,33 @@ class Planner:
             self.used.add(folder)
             values["model"] = str(self.out / MODELS / folder)
         else:
-            self.problems += model_problems(model, own=self.models)
-        return AdaptationOptions.build(own, where=""), values
+            with self._collecting():
+                check_model(model, own=self.models)
+        where = ", ".join(f"{key} {value}" for key, value in axes.items()) or "base"
+        try:
+            options = AdaptationOptions.build(own, where="")
+            cells = [self._cell(options, values, seed, where) for seed in self.study.seeds]
+        except InputError as error:
+            self.mistakes += error.mistakes
+            # A task that cannot be loaded is reported too. Its other options may be what is wrong, so it gets its data.
+            with self._collecting():
+                data = {key: values[key] for key in ("data",) if key in values}
+                self._task(str(values.get("task", "")), TaskOptions.build(data, where=""))
+            return ()
+        same = all(cell.sources == cells[0].sources for cell in cells)
+        return (cells[0],) if same else tuple(cells)
 
     def _cell(self, options: AdaptationOptions, values: Mapping[str, Any], seed: int, where: str) -> Cell:
-        config = run_config(options, {**values, "seed": seed}, where=where)
-        self._task_of(config)
-        way = options.way
-        if way in ("none", "few-shot"):
+        config = run_config(options, values, seed=seed, where=where)
+        task = self._task_of(config)
+        if options.way in ("none", "few-shot"):
             sources = [Source(job=self._base(config), state="base")]
-        elif way == "ensemble":
+        elif options.way == "ensemble":
             # Seed s has members of its own, so that the spread over seeds of an ensemble means what it says.
-            members = [
-                config.model_copy(update={"seed": seed * options.members + member}) for member in range(options.members)
-            ]
+            seeds = [seed * options.members + member for member in range(options.members)]
+            members = [config.model_copy(update={"seed": each}) for each in seeds]
             sources = [Source(job=self._run(member), state="adapted") for member in members]
-        elif way == "mc-dropout":
+        elif options.way == "mc-dropout":
             if not config.lora.dropout:
                 raise InputError(f"{where}: mc-dropout needs lora.dropout above 0; it is {config.lora.dropout}")
             sources = [Source(job=self._run(config, samples=options.samples), state=f"mc-dropout-{options.samples}")]
@@ -213,7 +222,7 @@ class Planner:
             sources = [Source(job=self._run(config), state="adapted")]
         calibrator = None
         if options.calibrated:
-            letters = (config.form or self._task_of(config).default_form) == "letter"
+            letters = (config.form or task.default_form) == "letter"
             calibrator = options.calibrator or ("affine" if letters else "temperature")
         return Cell(seed=seed, sources=tuple(sources), calibrator=calibrator)
 
@@ -221,7 +230,7 @@ class Planner:
         return self._task(config.task, TaskOptions.build(config.model_dump(include=set(TaskOptions.model_fields))))
 
     def _task(self, name: str, options: TaskOptions) -> Task:
-        """The task, loaded once; one that cannot be loaded is one problem, not one for each configuration."""
+        """The task, loaded once; one that cannot be loaded is one mistake, not one for each configuration."""
         key = (name, options)
         if key not in self.tasks:
             try:
@@ -234,7 +243,10 @@ class Planner:
         return task
 
     def _base(self, config: FinetuneConfig) -> str:
-        """The job that scores the base on what this configuration is tested on; its id is one of content."""
+        """The job that scores the base on the instances that this configuration is tested on.
+
+        Its id is a hash of these instances: training sizes share a base, and changed data makes another.
+        """
         task = self._task_of(config)
         scoring = config.model_dump_json(include=set(ScoringOptions.model_fields))
         parts = [self._identity(config.model), config.dtype, config.device, scoring]
@@ -252,8 +264,9 @@ class Planner:
         base = self._base(config)
         named = config.model_copy(update={"model": self._identity(config.model)})
         identity = fingerprint("run", named.model_dump_json())
-        known = self.jobs.get(identity)
-        wanted = {*(known.samples if known else ()), *((samples,) if samples else ())}
+        # Rows that read the same run may each want their number of passes with dropout.
+        earlier = self.jobs[identity].samples if identity in self.jobs else ()
+        wanted = {*earlier, *((samples,) if samples else ())}
         self.jobs[identity] = Job(
             id=identity,
             kind="run",
@@ -273,25 +286,12 @@ class Planner:
         return model.removeprefix(f"{self.out / MODELS}/") if model.startswith(str(self.out)) else model
 
 
-def plan_study(study: Study, out: Path) -> Plan:
-    """Plan a study whose results are to stand in `out`.
-
-    Raises:
-        InputError: all that is wrong with its configurations and tasks at once.
-    """
-    return Planner(study, out).plan()
-
-
-def _merge_axes(one: Axes, other: Axes) -> dict[str, Any]:
-    return {key: value if other.get(key) == value else None for key, value in one.items()}
-
-
 def groups(jobs: Sequence[Job]) -> Iterator[tuple[str, list[Job]]]:
     """Jobs by group, in the order of the plan."""
-    found: dict[str, list[Job]] = {}
+    by_group: dict[str, list[Job]] = {}
     for job in jobs:
-        found.setdefault(job.group, []).append(job)
-    yield from found.items()
+        by_group.setdefault(job.group, []).append(job)
+    yield from by_group.items()
 
 
 def own_model(job: Job, plan: Plan) -> str | None:

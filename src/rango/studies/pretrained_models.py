@@ -14,7 +14,6 @@ from rango.errors import InputError, unknown_name
 from rango.files import check_model_folder, fingerprint
 from rango.language.options import PretrainConfig
 
-_SIMULATED = "simulated"
 _LINES = 70_000
 
 
@@ -27,7 +26,7 @@ class ModelSpec(Config):
     lines: Annotated[int, Field(ge=1)] | None = None
     """Lines of simulated narratives; 70,000, or those of the model whose texts are read, when absent."""
     options: PretrainConfig
-    """Everything `rango pretrain` can be told. `tokenizer` may name another model of the study: it comes first then."""
+    """The options of `rango pretrain`. `tokenizer` may name another model of the study: it comes first then."""
     tokenizer_of: str | None = None
     """The folder of that other model, under models/ of the study. A plan has it, a study file has the name."""
 
@@ -42,7 +41,7 @@ class ModelSpec(Config):
     @property
     def simulated(self) -> bool:
         """Whether it is trained on narratives of the simulated world."""
-        return self.texts == _SIMULATED
+        return self.texts == "simulated"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -73,10 +72,16 @@ def plan_models(models: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ModelSp
         if name in planned:
             return
         spec = models[name]
-        other = str(spec.options.tokenizer)
-        if other in models:
-            visit(other, (*before, name))
-            spec = _with_tokenizer_of(spec, *planned[other])
+        source = str(spec.options.tokenizer)
+        if source in models:
+            visit(source, (*before, name))
+            folder, other = planned[source]
+            options = spec.options.model_copy(update={"tokenizer": None})
+            changes: dict[str, Any] = {"options": options, "tokenizer_of": folder}
+            # Models on one scale should differ in nothing but what they are, so they read the same text by default.
+            if spec.texts is None:
+                changes |= {"texts": other.texts, "lines": spec.lines or other.lines}
+            spec = spec.model_copy(update=changes)
         if spec.texts is None:
             raise InputError(
                 f"models.{name}: texts is missing; give `simulated`, text files, or as tokenizer another model of the "
@@ -90,41 +95,30 @@ def plan_models(models: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ModelSp
     return planned
 
 
-def model_problems(model: str, *, own: Collection[str]) -> list[str]:
-    """Why a name can be no model's: a path where there is none; nearly the name of one of the study's own.
+def check_model(model: str, *, own: Collection[str]) -> None:
+    """Raise InputError where a name can be no model's: a path where there is none; nearly the name of an own model.
 
     Whether the Hub has it is not asked.
     """
     if model:
-        try:
-            check_model_folder(model)
-        except InputError as error:
-            return [str(error)]
-    if (Path(model) / "config.json").is_file():
-        return []
-    near = "/" not in model and difflib.get_close_matches(model, own, n=1, cutoff=0.7)
-    return [str(unknown_name("model of the study", model, own))] if near else []
+        check_model_folder(model)
+    near = difflib.get_close_matches(model, own, n=1, cutoff=0.7)
+    if near and "/" not in model and not (Path(model) / "config.json").is_file():
+        raise unknown_name("model of the study", model, own)
 
 
-def needed_models(models: dict[str, ModelSpec], used: Collection[str]) -> dict[str, ModelSpec]:
+def needed_models(models: Mapping[str, ModelSpec], used: Collection[str]) -> dict[str, ModelSpec]:
     """Of planned models (folder -> specification) those that are used, and those whose tokenizer they take."""
     needed = set(used)
-    for folder in reversed(models):  # who takes a tokenizer comes after who gives it
-        if folder in needed and (other := models[folder].tokenizer_of):
-            needed.add(other)
+    for folder in reversed(list(models)):  # who takes a tokenizer comes after who gives it
+        if folder in needed and (source := models[folder].tokenizer_of):
+            needed.add(source)
     return {folder: spec for folder, spec in models.items() if folder in needed}
 
 
-def missing_texts(models: Mapping[str, ModelSpec], folder: Path) -> list[str]:
-    """A line for each text file that is not there, of the models that `folder` does not hold yet."""
-    waiting = (spec for name, spec in models.items() if not (folder / name / "config.json").is_file())
-    files = dict.fromkeys(file for spec in waiting for file in spec.files)
-    return [f"models: {file} does not exist; give the path of an existing text" for file in files if not file.is_file()]
-
-
-def _with_tokenizer_of(spec: ModelSpec, folder: str, other: ModelSpec) -> ModelSpec:
-    options = spec.options.model_copy(update={"tokenizer": None})
-    changes: dict[str, Any] = {"options": options, "tokenizer_of": folder}
-    if spec.texts is None:
-        changes |= {"texts": other.texts, "lines": spec.lines or other.lines}
-    return spec.model_copy(update=changes)
+def check_texts(models: Mapping[str, ModelSpec], folder: Path) -> None:
+    """Raise InputError with all text files that are not there, of the models that `folder` does not hold yet."""
+    waiting = [spec for name, spec in models.items() if not (folder / name / "config.json").is_file()]
+    missing = [file for file in dict.fromkeys(file for spec in waiting for file in spec.files) if not file.is_file()]
+    if missing:
+        raise InputError(*(f"models: {file} does not exist; give the path of an existing text" for file in missing))

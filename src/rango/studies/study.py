@@ -1,11 +1,16 @@
-"""A study: a base configuration, what is varied or searched, seeds, and which metric selects."""
+"""A study: a base configuration, what is varied or searched, seeds, and which metric selects.
+
+base ──┐                                 ┌─▶ × seeds ──▶ runs
+runs ──┼─▶ combinations: dotted axes ────┤
+vary ──┘   (or the trials of a search)   └─▶ rows of the table
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -17,7 +22,10 @@ from rango.errors import InputError, unknown_name
 from rango.options import Selection
 from rango.studies.axes import TASK, axis_text, dotted_items, flatten, known_keys
 from rango.studies.pretrained_models import ModelSpec
-from rango.studies.study_costs import StudyCosts, stated_costs, stated_metrics
+from rango.studies.study_costs import StudyCosts, check_metrics, read_costs
+
+Axes = Mapping[str, Any]
+"""Dotted key -> value: what distinguishes one configuration of a study from another."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +49,12 @@ def belongs(reference: Reference, task: object) -> bool:
     return stated is None or task is None or axis_text(stated) == axis_text(task)
 
 
-Number = int | float
-
-
 class Range(Config):
     """Numbers between two ends, both included. Two whole ends make whole numbers."""
 
-    low: Number
+    low: int | float
     """The smallest value."""
-    high: Number
+    high: int | float
     """The largest value."""
     log: bool = False
     """Whether equal ratios, instead of equal differences, are equally likely at first."""
@@ -66,13 +71,13 @@ class Range(Config):
         return min(max(float(f"{value:.4g}"), float(self.low)), float(self.high))
 
 
-def _kind(value: Any) -> str:
+def _range_or_choice(value: Any) -> str:
     return "range" if isinstance(value, Mapping | Range) else "choice"
 
 
-Axis = Annotated[
+SearchAxis = Annotated[
     Annotated[Range, Tag("range")] | Annotated[tuple[Any, ...], Tag("choice")],
-    Discriminator(_kind),
+    Discriminator(_range_or_choice),
 ]
 
 
@@ -88,7 +93,7 @@ class Search(Config):
     prune: bool = True
     """End a run whose best validation so far is worse than the median of the earlier ones' at the same step, once five
     have come to their end."""
-    space: Mapping[str, Axis] = {}
+    space: Mapping[str, SearchAxis] = {}
     """Dotted key -> `{low, high, log}`, or a list to choose from."""
 
     def corners(self) -> Iterator[dict[str, Any]]:
@@ -110,35 +115,14 @@ class Search(Config):
             return
         # By number: itertools.product would hold all values of a wide range at once.
         for number in range(math.prod(map(len, axes.values()))):
-            found, rest = {}, number
+            chosen, rest = {}, number
             for name, values in reversed(axes.items()):
                 rest, place = divmod(rest, len(values))
-                found[name] = values[place]
-            yield {name: found[name] for name in axes}
-
-    def problems(self, known: Sequence[str]) -> Iterator[str]:
-        """What is wrong with the space, before any value is tried."""
-        if not self.space:
-            yield "search: space is empty; give at least one axis"
-        for name, axis in self.space.items():
-            if name == "seed":
-                yield "search: seed is set by `seeds`; take it out of the space"
-            elif name not in known:
-                yield str(unknown_name("key in search.space", name, known))
-            if not isinstance(axis, Range):
-                if not axis:
-                    yield f"search: {name} has no values; give at least one, or take the axis out"
-            elif axis.low > axis.high:
-                yield f"search: {name} has low {axis.low} above high {axis.high}; exchange them"
-            elif axis.log and axis.low <= 0:
-                yield f"search: {name} is on a logarithmic scale from {axis.low}; give a low above 0, or take log out"
+                chosen[name] = values[place]
+            yield {name: chosen[name] for name in axes}
 
 
-Axes = Mapping[str, Any]
-"""Dotted key -> value: what tells one configuration of a study from another."""
-
-
-def _seed_list(value: Any) -> Any:
+def _check_seeds(value: Any) -> Any:
     values = (value,) if isinstance(value, int) else value
     if isinstance(values, list | tuple):
         if any(isinstance(seed, bool) for seed in values):
@@ -148,7 +132,7 @@ def _seed_list(value: Any) -> Any:
     return values
 
 
-def _file_name(value: str) -> str:
+def _check_name(value: str) -> str:
     if not value.strip() or value.startswith(".") or set(value) & set("/\\\0"):
         raise ValueError(f"{value!r} cannot name a folder; give a word, such as placement")
     return value
@@ -157,7 +141,7 @@ def _file_name(value: str) -> str:
 class Study(Config):
     """A study: every combination of `runs` and `vary`, each with every seed, on top of `base`."""
 
-    name: Annotated[str, AfterValidator(_file_name)]
+    name: Annotated[str, AfterValidator(_check_name)]
     """A word for the study, used in titles."""
     about: str = ""
     """The question that it answers, in a sentence."""
@@ -169,13 +153,13 @@ class Study(Config):
     """Listed differences from the base, where a grid would hold combinations that nobody wants."""
     search: Search | None = None
     """Instead of vary and runs: each next configuration is chosen by what the earlier ones gave on validation."""
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seed_list), Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_check_seeds), Field(min_length=1)] = (0,)
     """Seeds of each configuration."""
     select: Selection = "nce"
     """The metric that marks the best configuration."""
-    metrics: Annotated[tuple[str, ...], BeforeValidator(stated_metrics)] = ()
+    metrics: Annotated[tuple[str, ...], BeforeValidator(check_metrics)] = ()
     """Metrics that tables and figures show first, in this order; the usual ones follow where there is room."""
-    costs: Annotated[StudyCosts | None, BeforeValidator(stated_costs)] = None
+    costs: Annotated[StudyCosts | None, BeforeValidator(read_costs)] = None
     """What decisions cost: the path of a costs file, its content, or `abstain: COST`."""
     models: Mapping[str, Annotated[ModelSpec, BeforeValidator(ModelSpec.flat)]] = {}
     """Small language models to pre-train first; `model: NAME` in the base means one of them."""
@@ -184,15 +168,15 @@ class Study(Config):
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, where: str = "configuration") -> Self:
-        """Check a mapping; what is wrong with the keys of base and axes is told together with it."""
+        """Check a mapping. Wrong fields are refused together with what is wrong with keys elsewhere."""
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
             # A file has the keys of `rango pretrain` beside a model's own, not under `options`.
-            told = [each.replace(".options.", ".") for each in mistakes(error, where=where, model=cls)]
+            of_fields = [line.replace(".options.", ".") for line in mistakes(error, where=where, model=cls)]
             faulty = faulty_fields(error)
         rest = cls.model_validate({"name": "rest"} | {key: value for key, value in values.items() if key not in faulty})
-        raise InputError(*told, *key_problems(rest))
+        raise InputError(*of_fields, *rest.without_mistakes()[1])
 
     def combinations(self) -> Iterator[Axes]:
         """The axes' values of each configuration, listed ones outermost; of a search, the ends of its space."""
@@ -212,83 +196,72 @@ class Study(Config):
         listed = [key for run in self.runs for key in flatten(run)]
         return tuple(dict.fromkeys([*listed, *self.vary]))
 
+    def without_mistakes(self) -> tuple[Self, list[str]]:
+        """One pass over all keys: the study without the wrong ones, and a line for each mistake.
 
-def key_problems(study: Study) -> list[str]:
-    """A line for each mistake in the keys of base, axes, search and references."""
-    return [*_unknown(study), *_clashes(study), *_of_search(study), *_of_references(study), *_of_costs(study)]
+        What is kept can be planned, so that wrong values, tasks and models are reported together with wrong keys.
+        """
+        known, lines = known_keys(), []
 
-
-def sound_part(study: Study) -> Study:
-    """The study without the keys that are wrong, so that what is wrong with the rest can be found as well."""
-    known = set(known_keys())
-
-    def kept(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in flatten(values).items() if key in known}
-
-    listed = {key for run in study.runs for key in flatten(run)}
-    vary = {key: values for key, values in study.vary.items() if key in known and values and key not in listed}
-    runs = tuple(kept(run) for run in study.runs)
-    search = study.search
-    if search is not None:
-        space = {key: axis for key, axis in search.space.items() if key in known and axis}
-        search = search.model_copy(update={"space": space})
-    return study.model_copy(update={"base": kept(study.base), "vary": vary, "runs": runs, "search": search})
-
-
-def _places(study: Study) -> Iterator[tuple[str, list[str]]]:
-    yield "base", [key for key, _ in dotted_items(study.base)]
-    yield "vary", list(study.vary)
-    for number, run in enumerate(study.runs):
-        yield f"runs[{number}]", [key for key, _ in dotted_items(run)]
-
-
-def _unknown(study: Study) -> Iterator[str]:
-    known = known_keys()
-    for place, keys in _places(study):
-        for key in keys:
+        def is_known(place: str, key: str) -> bool:
             if key == "seed":
-                yield f"{place}: seed is set by `seeds`; take it out"
+                lines.append(f"{place}: seed is set by `seeds`; take it out")
             elif key not in known:
-                yield str(unknown_name(f"key in {place}", key, known))
+                lines.append(str(unknown_name(f"key in {place}", key, known)))
+            return key in known
 
+        def known_part(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
+            items = list(dotted_items(values))
+            counts = Counter(key for key, _ in items)
+            lines.extend(f"{place}: {key} stands twice; keep one of them" for key in counts if counts[key] > 1)
+            return {key: value for key, value in dict(items).items() if is_known(place, key)}
 
-def _clashes(study: Study) -> Iterator[str]:
-    for place, keys in _places(study):
-        for key, count in Counter(keys).items():
-            if count > 1:
-                yield f"{place}: {key} stands twice; keep one of them"
-    for key, values in study.vary.items():
-        if not values:
-            yield f"vary: {key} has no values; give at least one, or take the axis out"
-        in_runs = [number for number, run in enumerate(study.runs) if key in flatten(run)]
-        if in_runs:
-            yield f"{key} is varied twice, in vary and in runs[{in_runs[0]}]; keep one of them"
+        base = known_part("base", self.base)
+        runs = tuple(known_part(f"runs[{number}]", run) for number, run in enumerate(self.runs))
+        vary = {}
+        for key, values in self.vary.items():
+            in_runs = [number for number, run in enumerate(runs) if key in run]
+            if not values:
+                lines.append(f"vary: {key} has no values; give at least one, or take the axis out")
+            if in_runs:
+                lines.append(f"{key} is varied twice, in vary and in runs[{in_runs[0]}]; keep one of them")
+            if is_known("vary", key) and values and not in_runs:
+                vary[key] = values
 
+        search, space = self.search, {}
+        if search is not None:
+            if self.vary or self.runs:
+                lines.append(f"search and {'vary' if self.vary else 'runs'} are both given; a study has one of them")
+            if len(self.seeds) > 1:
+                lines.append(
+                    f"search: seeds are {list(self.seeds)}; a search takes one; try the best with more seeds in a "
+                    "grid, the same folder keeps their runs"
+                )
+            if not search.space:
+                lines.append("search: space is empty; give at least one axis")
+            for key, axis in search.space.items():
+                if is_known("search.space", key) and axis:
+                    space[key] = axis
+                if not axis:
+                    lines.append(f"search: {key} has no values; give at least one, or take the axis out")
+                if not isinstance(axis, Range):
+                    continue
+                if axis.low > axis.high:
+                    lines.append(f"search: {key} has low {axis.low} above high {axis.high}; exchange them")
+                elif axis.log and axis.low <= 0:
+                    lines.append(
+                        f"search: {key} is on a logarithmic scale from {axis.low}; give a low above 0, or take log out"
+                    )
+            search = search.model_copy(update={"space": space})
 
-def _of_search(study: Study) -> Iterator[str]:
-    if study.search is None:
-        return
-    yield from study.search.problems(known_keys())
-    if study.vary or study.runs:
-        yield f"search and {'vary' if study.vary else 'runs'} are both given; a study has one of them"
-    if len(study.seeds) > 1:
-        yield (
-            f"search: seeds are {list(study.seeds)}; a search takes one; try the best with more seeds in a grid, "
-            "the same folder keeps their runs"
-        )
-
-
-def _of_references(study: Study) -> Iterator[str]:
-    known = known_keys()
-    for reference in study.references:
-        if reference.metric not in METRICS:
-            yield str(unknown_name(f"metric of reference {reference.name!r}", reference.metric, METRICS))
-        for key in reference.where:
-            if key not in known:
-                yield str(unknown_name(f"key in where of reference {reference.name!r}", key, known))
-
-
-def _of_costs(study: Study) -> Iterator[str]:
-    wanted = [name for name in study.metrics if METRICS[name].needs_costs]
-    if wanted and study.costs is None:
-        yield f"metrics has {wanted[0]} but there are no costs; give costs, such as {{abstain: 0.3}}"
+        for reference in self.references:
+            if reference.metric not in METRICS:
+                lines.append(str(unknown_name(f"metric of reference {reference.name!r}", reference.metric, METRICS)))
+            for key in reference.where:
+                if key not in known:
+                    lines.append(str(unknown_name(f"key in where of reference {reference.name!r}", key, known)))
+        costly = [name for name in self.metrics if METRICS[name].needs_costs]
+        if costly and self.costs is None:
+            lines.append(f"metrics has {costly[0]} but there are no costs; give costs, such as {{abstain: 0.3}}")
+        kept = {"base": base, "runs": runs, "vary": vary, "search": search}
+        return self.model_copy(update=kept), lines

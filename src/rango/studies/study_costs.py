@@ -69,19 +69,20 @@ class StudyCosts(Config):
 
 
 def _lists(value: Any) -> Any:
+    """Tuples as lists, as a file has them: a study that is copied or built in Python has tuples."""
     return [_lists(inner) for inner in value] if isinstance(value, tuple) else value
 
 
-def stated_costs(value: Any) -> Any:
-    """What stands under `costs:`; a path is read, so that what was read can be stored without it."""
+def read_costs(value: Any) -> Any:
+    """What stands under `costs:`. A path is read here, so that its content is stored and the file not needed again."""
     return read_yaml(Path(value)) if isinstance(value, str) else value
 
 
-def stated_metrics(names: Any) -> Any:
-    """What stands under `metrics:`, a name or a list.
+def check_metrics(names: Any) -> Any:
+    """Check what stands under `metrics:`, a name or a list.
 
     Raises:
-        InputError: an unknown name, one that is there twice.
+        InputError: an unknown name, or one that stands there twice.
     """
     listed = [names] if isinstance(names, str) else names
     for name in listed if isinstance(listed, list | tuple) else ():
@@ -92,12 +93,12 @@ def stated_metrics(names: Any) -> Any:
     return listed
 
 
-def misfit(costs: StudyCosts | None, choices: Collection[int]) -> list[str]:
-    """A line where there are costs but they fit no task, of which `choices` are the numbers of choices."""
+def check_costs(costs: StudyCosts | None, choices: Collection[int]) -> None:
+    """Raise InputError where there are costs but they fit no task, of which `choices` are the numbers of choices."""
     if costs is None or not choices or any(costs.fitting(number) is not None for number in choices):
-        return []
+        return
     assert costs.costs is not None
-    return [
+    raise InputError(
         f"costs have {len(costs.costs)} classes but the tasks have {', '.join(map(str, sorted(choices)))} choices; "
         "give one row for each choice, or abstain: COST for tasks of any size"
-    ]
+    )
