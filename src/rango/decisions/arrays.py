@@ -1,4 +1,8 @@
-"""Arrays of this room: their types, the checks at the boundary, the log-softmax, and walking over rows in pieces."""
+"""The arrays of this room: their types, the log-softmax, and the checks at the boundary.
+
+Posteriors are (N, K) float64 logarithms, one row an instance, -inf where a choice is impossible; labels are (N,) int64.
+A `check_` function returns the array in that form, or raises InputError with the row, its value and what was expected.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +47,12 @@ def log_softmax(scores: Array) -> Array:
     result = np.empty(scores.shape, dtype=np.float64)
     for rows in row_pieces(*scores.shape):
         part = scores[rows]
-        top = part.argmax(axis=1)[:, None]
-        shifted = part - np.take_along_axis(part, top, axis=1)
-        rest = np.exp(shifted)
-        np.put_along_axis(rest, top, 0.0, axis=1)
-        result[rows] = shifted - np.log1p(rest.sum(axis=1))[:, None]
+        top = part.argmax(axis=1)[:, None]  # (n, 1)
+        shifted = part - np.take_along_axis(part, top, axis=1)  # (n, K), 0 at the largest
+        # log1p of the others alone keeps what adding them to 1 would round away.
+        others = np.exp(shifted)
+        np.put_along_axis(others, top, 0.0, axis=1)
+        result[rows] = shifted - np.log1p(others.sum(axis=1))[:, None]
     return result
 
 
@@ -80,6 +85,7 @@ def check_log_posteriors(values: ArrayLike, *, name: str = "log_posteriors") -> 
         InputError: as `check_matrix`; a row whose posteriors do not sum to one (the worst row and its sum).
     """
     array = check_matrix(values, name=name)
+    # The worst row says most about what went wrong, so all are read before one is named.
     worst, row, total = 0.0, 0, 1.0
     for rows in row_pieces(*array.shape):
         with np.errstate(over="ignore"):
@@ -92,6 +98,7 @@ def check_log_posteriors(values: ArrayLike, *, name: str = "log_posteriors") -> 
         raise InputError(
             f"{name}[{row}] sums to {total:.6g} after exp; expected 1 (unnormalised scores: Posteriors.from_scores)"
         )
+    # Exact rows stay the caller's own array, which may be large.
     return log_softmax(array) if worst > 1e-9 else array
 
 
@@ -122,6 +129,7 @@ def check_labels(values: ArrayLike, *, n: int, n_choices: int) -> Labels:
     raw = _numbers(values, "labels")
     if raw.shape != (n,):
         raise InputError(f"labels have shape {raw.shape}; expected ({n},), one label for each row of posteriors")
+    # Written so that NaN is bad: it fails every comparison.
     bad = ~((raw >= 0) & (raw < n_choices) & (raw == np.floor(raw)))
     if bad.any():
         row = int(bad.argmax())
@@ -148,7 +156,7 @@ def check_priors(values: ArrayLike, *, n_classes: int, name: str = "priors") -> 
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """A read-only view; the caller's own array stays as it was."""
+    """A read-only view of an array; the array itself stays writeable for whoever owns it."""
     view = array.view()
     view.flags.writeable = False
     return view

@@ -53,7 +53,7 @@ class FitReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrator(ABC):
-    """A fitted calibrator. `apply` gives calibrated posteriors; `as_dict` and `from_dict` are its JSON."""
+    """A fitted calibrator. `apply` gives calibrated posteriors; `write` and `read` are its file."""
 
     method: ClassVar[Method]
     report: FitReport | None = None
@@ -82,26 +82,22 @@ class Calibrator(ABC):
 
     @staticmethod
     def read(path: Path | str) -> Calibrator:
-        """Read a calibrator that `write` wrote."""
-        return Calibrator.from_dict(read_json(Path(path)), where=str(path))
-
-    @staticmethod
-    def from_dict(values: Any, *, where: str = "calibrator") -> Calibrator:
-        """The calibrator whose `as_dict` this is.
+        """Read a calibrator that `write` wrote.
 
         Raises:
-            InputError: not a calibrator: unknown method, a key missing or unknown, or not numbers.
+            InputError: no JSON, or not a calibrator: unknown method, a key missing or unknown, or not numbers.
         """
+        values = read_json(Path(path))
         if not isinstance(values, Mapping) or "method" not in values:
-            raise InputError(f"{where}: no key method; expected a calibrator written by rango")
+            raise InputError(f"{path}: no key method; expected a calibrator written by rango")
         method = values["method"]
         if not isinstance(method, str) or method not in CALIBRATORS:
-            raise unknown_name(f"method in {where}", str(method), CALIBRATORS)
+            raise unknown_name(f"method in {path}", str(method), CALIBRATORS)
         kind = CALIBRATORS[method]
         expected = {field.name for field in fields(kind)}
         if odd := sorted(expected ^ (values.keys() - {"method"})):
             state = "missing" if odd[0] in expected else "unknown"
-            raise InputError(f"{where}: {odd[0]} is {state}; expected the keys method, {', '.join(sorted(expected))}")
+            raise InputError(f"{path}: {odd[0]} is {state}; expected the keys method, {', '.join(sorted(expected))}")
         try:
             parameters = _parameters({key: values[key] for key in expected - {"report"}})
             report = None if values["report"] is None else _report(values["report"])
@@ -109,7 +105,7 @@ class Calibrator(ABC):
             return calibrator
         except (TypeError, ValueError, OverflowError):
             raise InputError(
-                f"{where}: values of a {method} calibrator are not numbers that fit each other; fit it again"
+                f"{path}: values of a {method} calibrator are not numbers that fit each other; fit it again"
             ) from None
 
 

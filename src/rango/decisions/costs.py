@@ -1,4 +1,4 @@
-"""Costs of decisions, the Bayes decisions they lead to, and the best constant decision."""
+"""Costs C[k, d] of decisions, the Bayes decisions they lead to, and the best constant decision."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ class Costs:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, where: str = "costs") -> Costs:
         """The costs in a mapping with the keys of a costs file; `decisions` defaults to `classes` where square."""
+        # Keys are checked before values, so that a misspelt key is named instead of the one it leaves missing.
         for key in values:
             if key not in _KEYS:
                 raise unknown_name(f"key in {where}", str(key), _KEYS)
@@ -87,6 +88,7 @@ class Costs:
         decisions = [str(name) for name in values["decisions"]] if "decisions" in values else None
         try:
             matrix = _costs_array(values["costs"])
+            # A square matrix decides for a class: its decisions have the names of the classes.
             if decisions is None and classes is not None and matrix.shape[1] == len(classes):
                 decisions = classes
             return cls(matrix, classes=classes, decisions=decisions)
@@ -151,7 +153,7 @@ def bayes_decisions(log_posteriors: Array, *, costs: Costs) -> Labels:
     # Without row minima the risks are sums of non-negative terms: their relative rounding is bounded.
     matrix = costs.best_is_zero().matrix
     for rows in row_pieces(len(log_posteriors), sum(matrix.shape)):
-        risks = np.exp(log_posteriors[rows]) @ matrix
+        risks = np.exp(log_posteriors[rows]) @ matrix  # (n, D)
         decisions[rows] = (risks <= risks.min(axis=1, keepdims=True) * (1.0 + _TIE)).argmax(axis=1)
     return decisions
 

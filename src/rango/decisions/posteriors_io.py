@@ -14,7 +14,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -206,7 +206,7 @@ def write_posteriors(path: Path | str, posteriors: Posteriors) -> None:
         writers[path.suffix.lower()](temporary, posteriors)
 
 
-def _rows(posteriors: Posteriors) -> dict[str, Sequence[Any]]:
+def _columns(posteriors: Posteriors) -> dict[str, Sequence[Any]]:
     columns: dict[str, Sequence[Any]] = {"id": posteriors.ids, "label": posteriors.labels.tolist()}
     if posteriors.groups is not None:
         columns["group"] = posteriors.groups
@@ -222,12 +222,12 @@ def _write_parquet(path: Path, posteriors: Posteriors) -> None:
     n, n_choices = posteriors.log_posteriors.shape
     offsets = pa.array(np.arange(n + 1, dtype=np.int64) * n_choices)
     flat = pa.array(np.ascontiguousarray(posteriors.log_posteriors).reshape(-1))
-    table = pa.table({**_rows(posteriors), "log_posteriors": pa.LargeListArray.from_arrays(offsets, flat)})
+    table = pa.table({**_columns(posteriors), "log_posteriors": pa.LargeListArray.from_arrays(offsets, flat)})
     pq.write_table(table, path)
 
 
 def _write_jsonl(path: Path, posteriors: Posteriors) -> None:
-    columns = _rows(posteriors)
+    columns = _columns(posteriors)
     with path.open("w", encoding="utf-8") as file:
         for index, logs in enumerate(posteriors.log_posteriors):
             row = {name: column[index] for name, column in columns.items()}
@@ -235,23 +235,22 @@ def _write_jsonl(path: Path, posteriors: Posteriors) -> None:
 
 
 def _write_csv(path: Path, posteriors: Posteriors) -> None:
-    columns = _rows(posteriors)
-    words = columns.pop("choices", None)
-    n_choices = posteriors.n_choices
-    header = [*columns, *(f"log_posterior_{k}" for k in range(n_choices))]
-    header += [f"choice_{k}" for k in range(n_choices)] if words is not None else []
+    columns: dict[str, Iterable[Any]] = dict(_columns(posteriors))
+    columns.pop("choices", None)
+    for k in range(posteriors.n_choices):
+        columns[f"log_posterior_{k}"] = map(float, posteriors.log_posteriors[:, k])
+    # Cells stay empty for choices that an instance does not have.
+    if posteriors.choices is not None:
+        for k in range(posteriors.n_choices):
+            columns[f"choice_{k}"] = [words[k] if k < len(words) else "" for words in posteriors.choices]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
-        for index, logs in enumerate(posteriors.log_posteriors):
-            row = [column[index] for column in columns.values()] + logs.tolist()
-            # Cells stay empty for choices that the instance does not have.
-            row += [] if words is None else [*words[index], *[""] * (n_choices - len(words[index]))]
-            writer.writerow(row)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
 
 
 def _write_npz(path: Path, posteriors: Posteriors) -> None:
-    columns = _rows(posteriors)
+    columns = _columns(posteriors)
     # A list of unequal rows would need a pickle, which nobody should open: choices are JSON texts.
     if "choices" in columns:
         columns["choices"] = [json.dumps(row, ensure_ascii=False) for row in columns["choices"]]

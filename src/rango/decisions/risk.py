@@ -200,7 +200,7 @@ def threshold_curve(posteriors: Posteriors, *, costs: Costs, priors: ArrayLike |
     for k in range(2):
         n_at_point = np.bincount(index[posteriors.labels == k], minlength=len(points))
         below[k, 1:] = np.cumsum(n_at_point) / max(1, int(counts[k]))
-    expected = shares @ (matrix[:, [0]] * below + matrix[:, [1]] * (1.0 - below))
+    expected = shares @ (matrix[:, [0]] * below + matrix[:, [1]] * (1.0 - below))  # (2,) @ (2, T) → (T,)
     thresholds = np.concatenate([[-np.inf], points[1:], [np.inf]])
     return ThresholdCurve(thresholds, expected)
 
@@ -261,6 +261,7 @@ def risk_coverage(posteriors: Posteriors, *, costs: Costs | None = None) -> Risk
     else:
         doubt = expected_costs(logs, costs=costs).min(axis=1)
         losses = cost_rule(costs)(logs, posteriors.labels)
+    # Surest first.
     order = np.argsort(doubt, kind="stable")
     counts = np.arange(1, len(order) + 1)
     is_last_of_tie = np.append(doubt[order][1:] != doubt[order][:-1], True)
