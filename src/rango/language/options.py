@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,13 +19,13 @@ class NGramOptions(Config):
     order: Annotated[int, Field(ge=1, le=5)] = 3
     """Tokens of the longest n-grams: each token is predicted from the order - 1 before it."""
     smoothing: Literal["kneser-ney", "stupid-backoff", "add-k", "maximum-likelihood"] = "kneser-ney"
-    """kneser-ney (interpolated), stupid-backoff (scores that do not sum to one), add-k, or maximum-likelihood (what was
-    never seen is impossible: -inf)."""
+    """kneser-ney (interpolated), stupid-backoff (scores that do not sum to one), add-k, or maximum-likelihood (n-grams
+    that the text lacks are impossible: -inf)."""
     k: Annotated[float, Field(gt=0, le=1e9)] | None = None
-    """Of add-k: what is added to every count; 1 when absent."""
+    """Only with add-k, which adds it to every count; 1 when absent."""
     discount: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Of kneser-ney: one fixed discount for the orders above 1 (tokens that the text lacks are then impossible); when
-    absent, modified Kneser-Ney: three discounts for each order, estimated from the text."""
+    """Only with kneser-ney: one fixed discount for the orders above 1 (tokens that the text lacks are then impossible).
+    When absent, modified Kneser-Ney estimates three discounts for each order from the text."""
     unit: Literal["tokens", "words"] = "tokens"
     """tokens of the byte-level BPE tokenizer, or words and punctuation marks, with <unk> for words that the text has
     once only or that are beyond --vocabulary."""
@@ -52,7 +51,7 @@ class NGramOptions(Config):
 ARCHITECTURES = ("phi", "llama", "gpt2", "mistral", "qwen2")
 _OF_TRANSFORMERS = ("architecture", "heads", "tie_embeddings")
 _OF_FILES = ("hidden", "layers", "heads", "tie_embeddings")
-# An n-gram counts the whole text once: it has no layers, no windows, no budget and nothing random.
+# Options that no n-gram has: it counts the whole text once, without layers, windows or budget.
 _OF_NETWORKS = (
     *_OF_TRANSFORMERS,
     *("hidden", "layers", "lstm", "context", "tokens", "minutes", "batch_tokens", "learning_rate"),
@@ -137,43 +136,34 @@ class PretrainConfig(Config):
         if self.architecture_file and not self.architecture.endswith(".json"):
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"architecture is {self.architecture!r}: expected {known} or the path of a config.json")
-        {"transformer": self._check_transformer, "lstm": self._check_lstm, "ngram": self._check_ngram}[self.model]()
+        if self.model == "ngram":
+            self._check_at_default("model ngram", _OF_NETWORKS, has="the ngram options, vocabulary and tokenizer")
+            if self.tokenizer is not None and self.ngram.unit == "words":
+                raise ValueError("tokenizer and ngram.unit words: the given tokenizer decides, leave ngram.unit out")
+        elif self.model == "lstm":
+            self._check_at_default("model lstm", ("ngram", *_OF_TRANSFORMERS), has="hidden, layers and lstm.dropout")
+            if self.depth > _MOST_LSTM_LAYERS:
+                raise ValueError(f"layers is {self.layers}: expected 1 to {_MOST_LSTM_LAYERS} with model lstm")
+        else:
+            self._check_at_default("model transformer", ("lstm", "ngram"), has="architecture, hidden, layers and heads")
+            multiple = 4 * self.heads  # rotary embeddings turn pairs of numbers, and Phi turns half of each head
+            if self.architecture_file:
+                self._check_at_default(f"architecture {self.architecture}", _OF_FILES, has="these sizes in the file")
+            elif self.hidden % multiple:
+                raise ValueError(
+                    f"hidden {self.hidden} with {self.heads} heads: expected a multiple of {multiple} (4 x heads)"
+                )
         return self
 
-    def _check_transformer(self) -> None:
-        self._refuse("model transformer", ("lstm", "ngram"), has="architecture, hidden, layers and heads")
-        if self.architecture_file:
-            self._refuse(f"architecture {self.architecture}", _OF_FILES, has="these sizes in the file")
-        elif self.hidden % (4 * self.heads):
-            # Rotary embeddings turn pairs of numbers, and Phi turns half of each head.
-            raise ValueError(
-                f"hidden {self.hidden} with {self.heads} heads: expected a multiple of {4 * self.heads} (4 x heads)"
-            )
-
-    def _check_lstm(self) -> None:
-        self._refuse("model lstm", ("ngram", *_OF_TRANSFORMERS), has="hidden, layers and lstm.dropout")
-        if self.depth > _MOST_LSTM_LAYERS:
-            raise ValueError(f"layers is {self.layers}: expected 1 to {_MOST_LSTM_LAYERS} with model lstm")
-
-    def _check_ngram(self) -> None:
-        self._refuse("model ngram", _OF_NETWORKS, has="the ngram options, vocabulary and tokenizer")
-        if self.tokenizer is not None and self.ngram.unit == "words":
-            raise ValueError("tokenizer and ngram.unit words: the given tokenizer decides, leave ngram.unit out")
-
-    def _refuse(self, what: str, names: tuple[str, ...], *, has: str) -> None:
-        """Refuse options that do not apply and are not at their default."""
+    def _check_at_default(self, what: str, names: tuple[str, ...], *, has: str) -> None:
+        """Check that options which do not apply to this kind of model are at their default."""
         for name in names:
-            value = getattr(self, name)
-            if value != type(self).model_fields[name].default:
-                shown = ", ".join(_given(value)) if isinstance(value, Config) else value
-                raise ValueError(f"{name} ({shown}) does not apply to {what}, which has {has}; leave it out")
-
-
-def _given(options: Config) -> Iterator[str]:
-    """The fields that are not at their default, with their values."""
-    for key, value in options:
-        if value != type(options).model_fields[key].default:
-            yield f"{key} {value}"
+            value, fields = getattr(self, name), type(self).model_fields
+            if value != fields[name].default:
+                if isinstance(value, Config):  # name the options of the group that were changed
+                    fields = type(value).model_fields
+                    value = ", ".join(f"{key} {part}" for key, part in value if part != fields[key].default)
+                raise ValueError(f"{name} ({value}) does not apply to {what}, which has {has}; leave it out")
 
 
 class GenerateOptions(ModelOptions):
@@ -200,10 +190,10 @@ class SpellingOptions(Config):
     error_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Probability that a word is mistyped, before it is seen."""
     unlisted: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """What the language model's belief in a word as typed is multiplied by where the word list lacks it: models spell
-    out strings that are no words too readily."""
+    """Factor on the language model's probability of a word as typed if the word list lacks it: models give strings that
+    are no words too much probability."""
     unlisted_names: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
-    """The same for a word with a capital inside a sentence: most are names that the list and the model have never seen,
-    and in those models believe too little."""
+    """The same factor for a word with a capital inside a sentence: most are names that list and model have never seen,
+    and models give those too little probability."""
     candidates: Annotated[int, Field(ge=1)] = 20
     """Known words near each word that the language model compares."""

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from rango.language.spelling.checker import SpellingCheck, WordCheck
 from rango.language.text_scores import TextScore, bits_per_byte, perplexity
+from rango.language.words import replaced
 
 _MARK = "bold red"
 # A word is marked as a whole: letters and digits with the apostrophes between them.
@@ -28,13 +29,7 @@ _FEWEST_WORDS = 4
 
 
 def improbable_below(scores: Sequence[TextScore], *, nats: float | None, share: float | None) -> float:
-    """The log-probability (nats) under which a token is marked.
-
-    Args:
-        scores: the texts.
-        nats: mark tokens with -log P above this.
-        share: without `nats`, mark this share of all tokens, the least probable ones.
-    """
+    """The log-probability under which a token is marked: -`nats`, or without it what marks `share` of all tokens."""
     if nats is not None:
         return -nats
     values = np.concatenate([score.log_probabilities for score in scores])  # (tokens of all texts,)
@@ -73,17 +68,12 @@ def _improbable(value: float, below: float) -> bool:
 
 def marked(text: str, spans: Iterable[tuple[int, int]], *, colour: bool) -> Text:
     """A text with the characters of `spans` in colour, or in brackets."""
-    spans = list(spans)
-    if colour:
-        shown = Text(text)
-        for start, end in spans:
-            shown.stylize(_MARK, start, end)
-        return shown
-    parts, done = [], 0
+    if not colour:
+        return Text(replaced(text, ((span, f"[{text[slice(*span)]}]") for span in spans)))
+    shown = Text(text)
     for start, end in spans:
-        parts.append(f"{text[done:start]}[{text[start:end]}]")
-        done = end
-    return Text("".join([*parts, text[done:]]))
+        shown.stylize(_MARK, start, end)
+    return shown
 
 
 def print_scores(
@@ -149,12 +139,7 @@ def print_spelling(
 ) -> None:
     """Print each text with its flagged words marked, the words that may have been meant, and the corrected text.
 
-    Args:
-        console: where to print.
-        checks: one of each text.
-        names: a name of each text, such as `line 3`, if it is a line of a file: it is then printed only if it has
-            flagged words.
-        threshold: of the log-odds, for the summary.
+    A text with a name, such as `line 3`, is a line of a file, and is printed only if it has flagged words.
     """
     colour = has_colour(console)
     for check, name in zip(checks, names, strict=True):

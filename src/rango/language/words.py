@@ -52,6 +52,19 @@ def words_of(text: str) -> Iterator[tuple[int, int]]:
         yield match.span()
 
 
+def replaced(text: str, changes: Iterable[tuple[tuple[int, int], str]]) -> str:
+    """A text with some of its spans replaced; the spans are in order and do not overlap.
+
+    >>> replaced("the fxo runs", [((4, 7), "fox")])
+    'the fox runs'
+    """
+    parts, done = [], 0
+    for (start, end), new in changes:
+        parts += [text[done:start], new]
+        done = end
+    return "".join([*parts, text[done:]])
+
+
 def sentence_end(text: str, position: int) -> int:
     """Where the sentence around a position ends, with its closing marks.
 
@@ -117,8 +130,7 @@ def read_words(path: Path) -> WordList:
 def words_of_model(model: Model) -> WordList:
     """The word list of a model: `words.txt` in its folder, else the vocabulary of a word-level tokenizer.
 
-    A vocabulary has no counts: each of its words counts once. They stand in the order of the ids, most frequent first
-    as tokenizers are trained.
+    A vocabulary has no counts: each of its words counts once, in the order of the ids.
 
     Raises:
         InputError: the model has neither.

@@ -33,7 +33,7 @@ from rango.language.spelling.candidates import Candidate, Candidates, Channel, a
 from rango.language.spelling.rewrites import Paths, Place, reach_of
 from rango.language.spelling.word_forms import WordForms, capitalised, in_small_letters, may_be_name
 from rango.language.text_scores import check_readable
-from rango.language.words import WordList, fold, words_of, words_of_model
+from rango.language.words import WordList, fold, replaced, words_of, words_of_model
 from rango.models.loading import Model
 from rango.options import ScoringOptions
 from rango.scoring.probe import probe_reader
@@ -107,12 +107,10 @@ class SpellingCheck:
     @property
     def corrected(self) -> str:
         """The text with each flagged word replaced by its `replacement`, if it has one."""
-        parts, done = [], 0
-        for word in self.flagged:
-            if (right := word.replacement) is not None:
-                parts += [self.text[done : word.start], right.word]
-                done = word.end
-        return "".join([*parts, self.text[done:]])
+        better = ((word, word.replacement) for word in self.flagged)
+        return replaced(
+            self.text, (((word.start, word.end), other.word) for word, other in better if other is not None)
+        )
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ class SpellChecker:
 
         Args:
             texts: each is taken for a document of its own.
-            progress: called now and then with the number of words judged since the last call.
+            progress: called with the number of words judged since the last call.
 
         Raises:
             InputError: a blank text, half a surrogate pair, a word with more tokens than the model's context.
@@ -180,11 +178,9 @@ class SpellChecker:
             words = [word for number, text in enumerate(batch) for word in self._words(number, text, readings[number])]
             judged: list[list[WordCheck]] = [[] for _ in batch]
             paths = Paths(self.model, readings, reach=self._reach)
-            for start in range(0, len(words), _WORDS_AT_ONCE):
-                chosen = words[start : start + _WORDS_AT_ONCE]
-                for word, values in zip(chosen, self._scores(paths, [word.place for word in chosen]), strict=True):
-                    judged[word.place.text].append(self._judge(word, values))
-                progress(len(chosen))
+            for word, values in zip(words, self._scores(paths, [word.place for word in words]), strict=True):
+                judged[word.place.text].append(self._judge(word, values))
+                progress(1)
             checks += [SpellingCheck(text, tuple(of_text)) for text, of_text in zip(batch, judged, strict=True)]
         return checks
 
@@ -206,13 +202,12 @@ class SpellChecker:
                     places.append(Place(number, start, end, (word, other)))
         if not places:
             return readings
+        # Every place is scored in the texts as they are now, whatever is chosen at the others.
         paths = Paths(self.model, readings, reach=self._reach)
-        for first in range(0, len(places), _WORDS_AT_ONCE):
-            chosen = places[first : first + _WORDS_AT_ONCE]
-            for place, values in zip(chosen, self._scores(paths, chosen), strict=True):
-                if values is not None and values[1] > values[0]:
-                    text = readings[place.text]
-                    readings[place.text] = text[: place.start] + place.options[1] + text[place.end :]
+        for place, values in zip(places, self._scores(paths, places), strict=True):
+            if values is not None and values[1] > values[0]:
+                change = ((place.start, place.end), place.options[1])
+                readings[place.text] = replaced(readings[place.text], [change])
         return readings
 
     def _words(self, number: int, text: str, reading: str) -> Iterator[_Word]:
@@ -224,25 +219,26 @@ class SpellChecker:
             name = may_be_name(text, start, end)
             yield _Word(typed, name, Place(number, start, end, (read, *options)), tuple(near))
 
-    def _scores(self, paths: Paths, places: Sequence[Place]) -> list[NDArray[np.float64] | None]:
+    def _scores(self, paths: Paths, places: Sequence[Place]) -> Iterator[NDArray[np.float64] | None]:
         """Per place (options,) log P(sentence and all before it), up to a constant.
 
         None where there is only one option, or where no token stands before the word to predict it.
         """
-        compared = [number for number, place in enumerate(places) if len(place.options) > 1]
-        trees: list[TokenTree] = []
-        owners: list[int] = []
-        for number, of_place in zip(compared, paths.of([places[number] for number in compared]), strict=True):
-            for tree in self._trees(places[number].options[0], of_place):
-                trees.append(tree)
-                owners.append(number)
-        if not trees:
-            return [None] * len(places)
-        values = score(self._reader, trees, options=self._scoring, form="cloze").values  # (trees, most branches)
-        parts: dict[int, list[NDArray[np.float64]]] = {}
-        for owner, tree, row in zip(owners, trees, values, strict=True):
-            parts.setdefault(owner, []).append(row[: len(tree.branches)])
-        return [np.concatenate(parts[number]) if number in parts else None for number in range(len(places))]
+        for first in range(0, len(places), _WORDS_AT_ONCE):
+            chosen = places[first : first + _WORDS_AT_ONCE]
+            compared = [number for number, place in enumerate(chosen) if len(place.options) > 1]
+            trees: list[TokenTree] = []
+            owners: list[int] = []
+            for number, of_place in zip(compared, paths.of([chosen[number] for number in compared]), strict=True):
+                for tree in self._trees(chosen[number].options[0], of_place):
+                    trees.append(tree)
+                    owners.append(number)
+            parts: list[list[NDArray[np.float64]]] = [[] for _ in chosen]
+            if trees:
+                values = score(self._reader, trees, options=self._scoring, form="cloze").values  # (trees, branches)
+                for owner, tree, row in zip(owners, trees, values, strict=True):
+                    parts[owner].append(row[: len(tree.branches)])
+            yield from (np.concatenate(of_place) if of_place else None for of_place in parts)
 
     def _trees(self, typed: str, paths: Sequence[tuple[int, ...]]) -> Iterator[TokenTree]:
         """Trees whose trunk is what all paths begin with, and whose branches are the rests of the paths, in order."""

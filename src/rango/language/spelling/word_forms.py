@@ -21,7 +21,7 @@ from typing import Any
 
 from rango.language.spelling.candidates import Channel
 from rango.language.text_scores import unknown_token
-from rango.language.words import WordList, fold, sentences_of, words_of
+from rango.language.words import WordList, fold, replaced, sentences_of, words_of
 from rango.models.loading import Model
 
 # A sentence is in capitals if it has at least so many words of two and more letters in capitals, and most are.
@@ -64,12 +64,8 @@ class WordForms:
 
     def read_text(self, text: str) -> str:
         """A text with each of its words in the form that `read` gives."""
-        spans = list(words_of(text)) if self._unknown is not None else []
-        parts, done = [], 0
-        for (start, end), word in zip(spans, self.read([text[a:b] for a, b in spans]), strict=True):
-            parts += [text[done:start], word]
-            done = end
-        return "".join([*parts, text[done:]])
+        spans = list(words_of(text))
+        return replaced(text, zip(spans, self.read([text[start:end] for start, end in spans]), strict=True))
 
     def log_share(self, form: str) -> float:
         """log P(this word | unknown word), nats; 0 for a form that the tokenizer knows."""
@@ -118,7 +114,7 @@ def in_small_letters(text: str) -> tuple[str, list[tuple[int, int]]]:
     >>> in_small_letters("SHE WENT HOME. He did. STOP!")
     ('She went home. He did. STOP!', [(0, 3), (4, 8), (9, 13)])
     """
-    parts, changed, done = [], [], 0
+    changes: list[tuple[tuple[int, int], str]] = []
     for first, last in sentences_of(text):
         spans = [(first + start, first + end) for start, end in words_of(text[first:last])]
         capitals = [text[start:end].isupper() for start, end in spans if end - start > 1]
@@ -127,10 +123,8 @@ def in_small_letters(text: str) -> tuple[str, list[tuple[int, int]]]:
         for number, (start, end) in enumerate(spans):
             small = text[start:end].lower()
             if text[start:end].isupper() and len(small) == end - start:
-                parts += [text[done:start], small if number else capitalised(small)]
-                changed.append((start, end))
-                done = end
-    return "".join([*parts, text[done:]]), changed
+                changes.append(((start, end), small if number else capitalised(small)))
+    return replaced(text, changes), [span for span, _ in changes]
 
 
 def may_be_name(text: str, start: int, end: int) -> bool:
