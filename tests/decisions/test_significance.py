@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
+from helpers.made_posteriors import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rango.decisions import holm, paired_bootstrap
+from rango.decisions import Posteriors, holm, mcnemar, paired_bootstrap
 from rango.errors import InputError
 
 P_VALUES = st.lists(st.floats(0, 1), max_size=12)
@@ -132,3 +134,27 @@ def test_bad_losses_are_refused() -> None:
         arguments: Any = extra
         with pytest.raises(InputError, match=re.escape(message)):
             paired_bootstrap(a, b, **arguments)
+
+
+def test_mcnemar_by_hand() -> None:
+    right, wrong = [0.9, 0.1], [0.1, 0.9]
+    a = Posteriors(np.log([right, right, right, wrong, wrong]), [0] * 5)
+    b = Posteriors(np.log([wrong, wrong, right, right, wrong]), [0] * 5)
+    test = mcnemar(a, b)
+    assert (test.both_right, test.only_a_right, test.only_b_right, test.both_wrong, test.n) == (1, 2, 1, 1, 5)
+    # Two-sided: 2 P(X ≤ 1) with X ~ Binomial(3, 1/2) is 1.
+    assert test.p == 1.0
+
+
+def test_mcnemar_is_the_binomial_test() -> None:
+    a = make(n=500)
+    for seed in range(5):
+        b = a.replaced(make(n=500, seed=seed + 1).log_posteriors)
+        test = mcnemar(a, b)
+        n = test.only_a_right + test.only_b_right
+        assert test.p == pytest.approx(scipy.stats.binomtest(test.only_a_right, n).pvalue)
+        assert mcnemar(b, a).p == test.p
+
+
+def test_agreement_is_no_evidence() -> None:
+    assert mcnemar(make(), make()).p == 1.0

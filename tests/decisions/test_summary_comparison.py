@@ -5,35 +5,10 @@ import re
 
 import numpy as np
 import pytest
-import scipy.stats
 from helpers.made_posteriors import make
 
 from rango.decisions import Posteriors, compare, mcnemar, summarise_difference
 from rango.errors import InputError
-
-
-def test_mcnemar_by_hand() -> None:
-    right, wrong = [0.9, 0.1], [0.1, 0.9]
-    a = Posteriors(np.log([right, right, right, wrong, wrong]), [0] * 5)
-    b = Posteriors(np.log([wrong, wrong, right, right, wrong]), [0] * 5)
-    found = mcnemar(a, b)
-    assert (found.both_right, found.only_a_right, found.only_b_right, found.both_wrong, found.n) == (1, 2, 1, 1, 5)
-    # Two-sided: 2 P(X ≤ 1) with X ~ Binomial(3, 1/2) is 1.
-    assert found.p == 1.0
-
-
-def test_mcnemar_is_the_binomial_test() -> None:
-    a = make(n=500)
-    for seed in range(5):
-        b = a.replaced(make(n=500, seed=seed + 1).log_posteriors)
-        found = mcnemar(a, b)
-        n = found.only_a_right + found.only_b_right
-        assert found.p == pytest.approx(scipy.stats.binomtest(found.only_a_right, n).pvalue)
-        assert mcnemar(b, a).p == found.p
-
-
-def test_agreement_is_no_evidence() -> None:
-    assert mcnemar(make(), make()).p == 1.0
 
 
 def test_comparison_says_which_is_better() -> None:
