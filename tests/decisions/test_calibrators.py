@@ -13,20 +13,18 @@ from helpers.made_posteriors import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rango.decisions import (
+from rango.decisions import Calibrator, Posteriors, fit_calibrator
+from rango.decisions.calibrators import (
     CALIBRATORS,
     Affine,
     Bias,
-    Calibrator,
     Histogram,
     Isotonic,
     Matrix,
-    Posteriors,
+    Method,
     Temperature,
     Vector,
-    fit_calibrator,
 )
-from rango.decisions.calibrators import Method
 from rango.errors import InputError
 
 
