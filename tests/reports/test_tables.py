@@ -1,21 +1,12 @@
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from rango.decisions import Estimate
 from rango.errors import InputError
-from rango.reports.run.terminal import result_table
 from rango.reports.tables import estimate, estimate_notes, interval, number, result_rows
-
-
-def printed(metrics: dict[str, Any], width: int) -> str:
-    file = io.StringIO()
-    Console(width=width, file=file, force_terminal=False).print(result_table(metrics, width=width))
-    return file.getvalue()
 
 
 def test_rows_stand_in_the_order_of_the_story(metrics: dict[str, Any]) -> None:
@@ -84,49 +75,3 @@ def test_interval_without_width_is_not_shown() -> None:
     assert interval(Estimate(1.0, None, 1.2, 5, "lower")) == ""
     assert interval(None) == ""
     assert interval(Estimate(-0.1, -0.2, 0.1, 5, "lower"), sign=True) == "−0.200 to +0.100"
-
-
-@pytest.mark.parametrize("width", [60, 80, 100, 140])
-def test_terminal_table_fits_and_shows_what_matters(metrics: dict[str, Any], width: int) -> None:
-    text = printed(metrics, width)
-    assert max(len(line) for line in text.splitlines()) <= width
-    assert "…" not in text
-    adapted = metrics["test"]["adapted"]
-    for metric in ("nce", "error_rate"):
-        assert number(adapted[metric]["value"]) in text
-        assert f"{number(adapted[metric]['low'])} to {number(adapted[metric]['high'])}" in text
-    for title in ("Prior only", "Control", "True posterior", "NCE ↓", "600 test instances", "Adaptation helped."):
-        assert title in text
-    assert "Its posteriors are worth more than the priors." in " ".join(text.split())
-
-
-def test_wider_terminals_show_more_metrics(metrics: dict[str, Any]) -> None:
-    assert "Brier" not in printed(metrics, 80)
-    assert "Brier" in printed(metrics, 140)
-
-
-def test_a_metric_without_any_value_leaves_its_place_to_the_next(metrics: dict[str, Any]) -> None:
-    without = {
-        state: {name: {**entry, "value": None} if name == "nce" else entry for name, entry in row.items()}
-        for state, row in metrics["test"].items()
-    }
-    text = printed({"test": without}, 80)
-    assert "NCE ↓" not in text
-    assert "Cross-entropy ↓" in text
-
-
-def test_a_single_state_has_a_table_and_no_sentence_about_a_difference(metrics: dict[str, Any]) -> None:
-    text = printed({"test": {"base": metrics["test"]["base"]}}, 80)
-    assert "Base model" in text
-    assert "daptation" not in text
-
-
-def test_rows_of_different_n_get_a_column_of_it(metrics: dict[str, Any]) -> None:
-    base = {name: {**entry, "n": 1234} for name, entry in metrics["test"]["base"].items()}
-    text = printed({"test": {**metrics["test"], "base": base}}, 100)
-    assert "1,234" in text
-    assert "95% intervals over test instances" in text
-
-
-def test_hostile_names_are_text_to_the_terminal_too(metrics: dict[str, Any]) -> None:
-    assert "[red]x[/red]" in printed({"test": {"[red]x[/red]": metrics["test"]["base"]}}, 80)

@@ -51,10 +51,6 @@ def report(run: Path) -> None:
 
         print(write_report(run))
         return
-    from rich.console import Console
-
     from rango.reports.study.report import write_study_report
 
-    shown = write_study_report(run)
-    Console(highlight=False).print(shown.table)
-    print(f"\n{shown.page}")
+    write_study_report(run).print()

@@ -89,9 +89,7 @@ def study(
             run_on_ray(asked, plan, store, address=ray, bank=bank, retry=retry, gpus=gpus, watch=watch)
     finally:
         watch.stop()
-    shown = write_study_report(folder)
-    Console(highlight=False).print(shown.table)
-    print(f"\n{shown.page}")
+    write_study_report(folder).print()
     if asked.search is not None:
         print(Searcher(asked, store).best_words())
     plan = store.read_plan()  # a search has made it longer

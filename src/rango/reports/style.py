@@ -98,10 +98,10 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def panels(count: int, *, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels side by side."""
-    figure = Figure(figsize=(PANEL[0] * count, height), layout="constrained")
-    return figure, [figure.add_subplot(1, count, index + 1) for index in range(count)]
+def panel(*, height: float = PANEL[1]) -> tuple[Figure, Axes]:
+    """A figure with one panel: the page has one figure for each, so that a phone can stack them."""
+    figure = Figure(figsize=(PANEL[0], height), layout="constrained")
+    return figure, figure.add_subplot()
 
 
 def label_rows(ax: Axes, titles: Sequence[str]) -> None:

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rango.decisions import Posteriors
+from rango.decisions.calibration import calibration_loss
 from rango.errors import InputError
 from rango.reports.run.findings import (
     adaptation_finding,
+    calibration_finding,
+    chance_error,
     change,
     floor_finding,
     mcnemar_sentence,
     priors_finding,
+    recalibration_gain,
     verdict_sentences,
 )
 
@@ -22,7 +27,7 @@ def entry(
     return {"value": value, "low": low, "high": high, "n": 100, "direction": direction}
 
 
-def states(nce: tuple[float, float, float], error: tuple[float, float, float]) -> dict[str, Any]:
+def made_metrics(nce: tuple[float, float, float], error: tuple[float, float, float]) -> dict[str, Any]:
     return {
         "base": {"nce": entry(0.9), "error_rate": entry(0.5)},
         "adapted": {"nce": entry(0.9 + nce[0]), "error_rate": entry(0.5 + error[0])},
@@ -53,12 +58,12 @@ DOWN, UP, OPEN = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (-0.1, -0.3, 0.1)
     ],
 )
 def test_verdict_on_adaptation(nce: Any, error: Any, tone: str, headline: str) -> None:
-    finding = adaptation_finding(states(nce, error))
+    finding = adaptation_finding(made_metrics(nce, error))
     assert (finding.tone, finding.headline) == (tone, headline)
 
 
 def test_difference_is_told_with_ends_and_interval() -> None:
-    sentence, _ = verdict_sentences({"test": states(DOWN, OPEN)})
+    sentence, _ = verdict_sentences({"test": made_metrics(DOWN, OPEN)})
     assert sentence == (
         "Adaptation helped; the error rate did not change significantly. "
         "NCE fell from 0.900 to 0.700: −0.200 (95% interval −0.300 to −0.100). "
@@ -142,7 +147,7 @@ def test_a_difference_that_is_written_as_nothing_is_no_change(tiny: float) -> No
 
 
 def test_the_verdict_says_so_where_a_model_that_got_better_is_still_worse_than_its_priors() -> None:
-    found = states(DOWN, DOWN)
+    found = made_metrics(DOWN, DOWN)
     found["base"]["nce"], found["adapted"]["nce"] = entry(1.4), entry(1.2, 1.1, 1.3)
     first, second = verdict_sentences({"test": found})
     assert first.startswith("Adaptation helped. NCE fell from 1.400 to 1.200")
@@ -166,3 +171,37 @@ def test_without_a_floor_the_reason_is_told() -> None:
     finding = floor_finding({"adapted": {"nce": entry(0.46)}})
     assert finding.tone == "unclear"
     assert finding.detail.startswith("The true posterior of this task is not known")
+
+
+def test_the_truth_shows_no_sign_of_miscalibration(states: dict[str, Posteriors]) -> None:
+    assert calibration_finding(states["floor"]).tone == "good"
+
+
+def test_under_and_overconfidence_are_distinguished(states: dict[str, Posteriors]) -> None:
+    truth = states["floor"]
+    flat = Posteriors.from_scores(0.4 * truth.log_posteriors, truth.labels)
+    sharp = Posteriors.from_scores(2.5 * truth.log_posteriors, truth.labels)
+    assert calibration_finding(flat).headline == "Its posteriors are not calibrated: underconfident"
+    assert calibration_finding(sharp).headline == "Its posteriors are not calibrated: overconfident"
+    assert calibration_finding(None, reason="no file").tone == "unclear"
+
+
+def test_what_recalibration_would_gain_is_written(states: dict[str, Posteriors]) -> None:
+    gain = calibration_loss(states["adapted"], method="temperature")
+    words = f"would lower the cross-entropy by {gain.loss:.3f} nats, {100 * gain.relative:.1f}% of it."
+    assert words in calibration_finding(states["adapted"]).detail
+    assert recalibration_gain(states["adapted"].take([0])) == ""
+    saturated = Posteriors.from_probabilities([[1.0, 0.0]] * 10, [0, 1] * 5)
+    assert recalibration_gain(saturated) == ""
+
+
+def test_chance_error_holds_its_level() -> None:
+    generator = np.random.default_rng(5)
+    inside = 0
+    for trial in range(60):
+        shares = generator.dirichlet(np.ones(3), size=300)
+        labels = (generator.random((300, 1)) > shares.cumsum(axis=1)).sum(axis=1).clip(0, 2)
+        posteriors = Posteriors.from_probabilities(shares, labels)
+        inside += posteriors.ece() <= chance_error(posteriors, replicates=100, seed=trial)
+    # 95 % of 60 is 57; below 51 has a probability of 1 in 10,000.
+    assert inside >= 51

@@ -11,10 +11,8 @@ import pytest
 from helpers.reports_run import HOSTILE, RECORD, write_run
 
 from rango.decisions import Posteriors
-from rango.decisions.calibration import calibration_loss
 from rango.errors import InputError
 from rango.files import read_json, write_json, write_yaml
-from rango.reports.run.findings import calibration_finding, chance_error, recalibration_gain
 from rango.reports.run.page import duration, extreme_instances, write_report
 
 States = dict[str, Posteriors]
@@ -225,54 +223,20 @@ def test_folders_that_are_no_run_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_truth_shows_no_sign_of_miscalibration(states: States) -> None:
-    assert calibration_finding(states["floor"]).tone == "good"
-
-
-def test_under_and_overconfidence_are_told_apart(states: States) -> None:
-    truth = states["floor"]
-    flat = Posteriors.from_scores(0.4 * truth.log_posteriors, truth.labels)
-    sharp = Posteriors.from_scores(2.5 * truth.log_posteriors, truth.labels)
-    assert calibration_finding(flat).headline == "Its posteriors are not calibrated: underconfident"
-    assert calibration_finding(sharp).headline == "Its posteriors are not calibrated: overconfident"
-    assert calibration_finding(None, reason="no file").tone == "unclear"
-
-
-def test_what_recalibration_would_gain_is_told(states: States) -> None:
-    found = calibration_loss(states["adapted"], method="temperature")
-    words = f"would lower the cross-entropy by {found.loss:.3f} nats, {100 * found.relative:.1f}% of it."
-    assert words in calibration_finding(states["adapted"]).detail
-    assert recalibration_gain(states["adapted"].take([0])) == ""
-    saturated = Posteriors.from_probabilities([[1.0, 0.0]] * 10, [0, 1] * 5)
-    assert recalibration_gain(saturated) == ""
-
-
-def test_chance_error_holds_its_level() -> None:
-    generator = np.random.default_rng(5)
-    inside = 0
-    for trial in range(60):
-        shares = generator.dirichlet(np.ones(3), size=300)
-        labels = (generator.random((300, 1)) > shares.cumsum(axis=1)).sum(axis=1).clip(0, 2)
-        posteriors = Posteriors.from_probabilities(shares, labels)
-        inside += posteriors.ece() <= chance_error(posteriors, replicates=100, seed=trial)
-    # 95 % of 60 is 57; below 51 has a probability of 1 in 10,000.
-    assert inside >= 51
-
-
 def test_extreme_instances_are_the_extremes() -> None:
     words = [["a", "b"]] * 3
     base = Posteriors.from_probabilities([[0.5, 0.5], [0.9, 0.1], [0.4, 0.6]], [0, 0, 0], ["x", "y", "z"], None, words)
     adapted = Posteriors.from_probabilities(
         [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]], [0, 0, 0], ["x", "y", "z"], None, words
     )
-    gains, losses, mistakes = extreme_instances(base, adapted)
-    assert [shown.id for shown in gains.instances] == ["x"]
-    assert [shown.id for shown in losses.instances] == ["y"]
-    assert [shown.id for shown in mistakes.instances] == ["y", "z"]
-    right = gains.instances[0].choices[0]
+    gains, losses, mistakes = extreme_instances(base, adapted).values()
+    assert [example.id for example in gains] == ["x"]
+    assert [example.id for example in losses] == ["y"]
+    assert [example.id for example in mistakes] == ["y", "z"]
+    right = gains[0].choices[0]
     assert (right.text, right.right) == ("a", True)
     assert (right.before, right.after) == pytest.approx((0.5, 0.9))
-    assert extreme_instances(base.take([0, 1]), adapted) == ()
+    assert extreme_instances(base.take([0, 1]), adapted) == {}
 
 
 @pytest.mark.parametrize(

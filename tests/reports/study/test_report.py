@@ -30,7 +30,7 @@ def test_all_files_are_written_and_the_same_each_time(tmp_path: Path, study: Stu
     ]
     for one, other in zip(first.files, second.files, strict=True):
         assert one.read_bytes() == other.read_bytes()
-    assert (tmp_path / "a/table.csv").read_text() == table_csv(first.table.table)
+    assert (tmp_path / "a/table.csv").read_text() == table_csv(first.table)
 
 
 def test_report_of_a_study_folder(
@@ -50,7 +50,7 @@ def test_metrics_and_costs_come_from_the_folder(tmp_path: Path, study: StudyResu
     outcomes = study.outcomes[:3]
     small = StudyResult("s", "", "nce", outcomes, (), ("ece", "expected_cost"), StudyCosts(abstain=0.3))
     shown = write_study(tmp_path, small, replicates=0)
-    table = shown.table.table
+    table = shown.table
     assert table.first == ("ece", "expected_cost")
     assert "expected_cost" in table_csv(table).splitlines()[0].split(",")
     page = " ".join(re.sub(r"<[^>]+>", " ", shown.page.read_text()).split())

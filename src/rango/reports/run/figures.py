@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
-from scipy.special import expit
 
 from rango.decisions import Costs, Estimate, Posteriors
 from rango.decisions.metrics import ReliabilityBins, reliability_bins
-from rango.decisions.risk import bayes_threshold, risk_coverage, risk_curve, threshold_curve
+from rango.decisions.risk import risk_coverage, risk_curve
 from rango.errors import InputError
-from rango.reports.style import BLUE, COLOURS, CYCLE, DASHED, FAINT, INK, MARKERS, PANEL, label_rows, panels, styled
+from rango.reports.style import BLUE, COLOURS, CYCLE, DASHED, FAINT, INK, MARKERS, PANEL, label_rows, panel, styled
 from rango.reports.tables import Table, column_named, number, state_named
 
 Records = Sequence[Mapping[str, Any]]
@@ -29,32 +28,29 @@ _DRAWN = 400
 
 
 @styled
-def learning_curves(
-    records: Records, *, curves: Sequence[str] = ("train_loss", "nce", "error_rate"), loss_unit: str = "nats"
-) -> Figure:
-    """Train loss and validation metrics against optimizer steps, one panel each, the best checkpoint marked.
+def learning_curve(records: Records, name: str, *, loss_unit: str = "nats") -> Figure:
+    """Train loss or a validation metric against optimizer steps, the best checkpoint marked.
 
     Args:
         records: of a log.jsonl: `step`, `train_loss`, and at validation steps `validation` and `best`.
-        curves: "train_loss" or names of validation metrics.
+        name: "train_loss" or a validation metric.
         loss_unit: unit of the train loss; a Brier loss has none.
 
     Raises:
         InputError: a curve without a single finite point.
     """
-    figure, axes = panels(len(curves))
-    for ax, name in zip(axes, curves, strict=True):
-        steps, values = curve_points(records, name)
-        if not len(steps):
-            raise InputError(f"the log has no finite value of {name!r}; expected at least one to draw its curve")
-        if name == "train_loss":
-            _train_loss(ax, steps, values, loss_unit)
-        else:
-            _validation(ax, name, steps, values, best_step(records))
-        ax.set_xlabel("optimizer steps")
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        # All panels end at the last step, also those of validation, which may have been some steps earlier.
-        ax.set_xlim(0, 1.04 * max(1, *(float(record.get("step", 0)) for record in records)))
+    figure, ax = panel()
+    steps, values = curve_points(records, name)
+    if not len(steps):
+        raise InputError(f"the log has no finite value of {name!r}; expected at least one to draw its curve")
+    if name == "train_loss":
+        _train_loss(ax, steps, values, loss_unit)
+    else:
+        _validation(ax, name, steps, values, best_step(records))
+    ax.set_xlabel("optimizer steps")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    # All curves of a run end at its last step, also those of validation, which may have been some steps earlier.
+    ax.set_xlim(0, 1.04 * max(1, *(float(record.get("step", 0)) for record in records)))
     return figure
 
 
@@ -120,32 +116,22 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
 
 
 @styled
-def state_intervals(table: Table, *, metrics: Sequence[str] = ("nce", "error_rate")) -> Figure:
-    """Each state of the model as a dot with its interval, one panel per metric, with priors and floor as lines.
+def state_intervals(table: Table, metric: str) -> Figure:
+    """Each state of the model as a dot with its interval, priors and floor as lines: how far from either.
 
     Args:
         table: from `result_rows`.
-        metrics: columns of the table to draw; those it lacks are left out.
-
-    Raises:
-        InputError: the table has none of the metrics.
+        metric: one of its columns.
     """
-    keys = [column.name for column in table.columns]
-    shown = [metric for metric in metrics if metric in keys]
-    if not shown:
-        raise InputError(f"the table has none of {', '.join(metrics)}; expected at least one of: {', '.join(keys)}")
-    figure, axes = panels(len(shown), height=0.9 + 0.33 * len(table.rows))
-    for ax, metric in zip(axes, shown, strict=True):
-        for position, row in enumerate(table.rows):
-            cell = row.cells[keys.index(metric)]
-            if cell is not None and math.isfinite(cell.value):
-                _state(ax, cell, row.state.key, y=len(table.rows) - 1 - position)
-        label_rows(ax, [row.state.title for row in table.rows])
-        ax.margins(x=0.08)
-        column = column_named(metric)
-        ax.set_xlabel(f"{column.title} ({column.direction} is better)")
-        if ax is not axes[0]:
-            ax.tick_params(axis="y", labelleft=False)
+    index = [column.name for column in table.columns].index(metric)
+    figure, ax = panel(height=0.9 + 0.33 * len(table.rows))
+    for position, row in enumerate(table.rows):
+        cell = row.cells[index]
+        if cell is not None and math.isfinite(cell.value):
+            _state(ax, cell, row.state.key, y=len(table.rows) - 1 - position)
+    label_rows(ax, [row.state.title for row in table.rows])
+    ax.margins(x=0.08)
+    ax.set_xlabel(f"{table.columns[index].title} ({table.columns[index].direction} is better)")
     return figure
 
 
@@ -160,43 +146,42 @@ def _state(ax: Axes, cell: Estimate, key: str, *, y: int) -> None:
 
 
 @styled
-def reliability_diagram(states: Mapping[str, Posteriors], *, bins: int = 15) -> Figure:
-    """Accuracy against confidence of the most probable choice, one panel per state, with the counts below.
+def reliability_diagram(posteriors: Posteriors, state: str, *, bins: int = 15) -> Figure:
+    """Accuracy against confidence of the most probable choice, with the counts below.
 
     The grey bars are consistency bars (Bröcker and Smith 2007, Weather and Forecasting 22, 651): where the accuracy of
     a bin falls in 95 of 100 samples of this size if the posteriors are calibrated. A point outside is evidence; a point
     inside is not a proof.
 
     Args:
-        states: posteriors by state ("base", "adapted", ...).
+        posteriors: with labels.
+        state: of the model ("base", "adapted", ...), for title and colour.
         bins: of equal width over [0, 1]; empty ones are not drawn.
     """
-    figure = Figure(figsize=(PANEL[0] * len(states), PANEL[1] * 1.25), layout="constrained")
-    grid = figure.add_gridspec(2, len(states), height_ratios=[4, 1], hspace=0.0)
-    for column, (key, posteriors) in enumerate(states.items()):
-        colour, marker = COLOURS.get(key, BLUE), MARKERS.get(key, "o")
-        binned = reliability_bins(posteriors.log_posteriors, posteriors.labels, bins=bins)
+    figure = Figure(figsize=(PANEL[0], PANEL[1] * 1.25), layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=[4, 1], hspace=0.0)
+    colour, marker = COLOURS.get(state, BLUE), MARKERS.get(state, "o")
+    binned = reliability_bins(posteriors.log_posteriors, posteriors.labels, bins=bins)
 
-        top = figure.add_subplot(grid[0, column])
-        top.set_title(state_named(key).title)
-        top.plot([0, 1], [0, 1], color=INK, linewidth=1.0, linestyle=DASHED, zorder=1)
-        width = 0.55 / bins
-        for x, low, high in zip(binned.confidence, *consistency_bars(binned), strict=True):
-            # The confidence of an empty bin is NaN.
-            if math.isfinite(x):
-                bar = Rectangle((x - width / 2, low), width, high - low, color=FAINT, alpha=0.45, linewidth=0)
-                top.add_patch(bar)
-        filled = binned.counts > 0
-        top.plot(binned.confidence[filled], binned.accuracy[filled], color=colour, marker=marker, markersize=5.5)
-        top.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="accuracy")
-        top.tick_params(labelbottom=False)
+    top = figure.add_subplot(grid[0, 0])
+    top.set_title(state_named(state).title)
+    top.plot([0, 1], [0, 1], color=INK, linewidth=1.0, linestyle=DASHED, zorder=1)
+    width = 0.55 / bins
+    for x, low, high in zip(binned.confidence, *consistency_bars(binned), strict=True):
+        # The confidence of an empty bin is NaN.
+        if math.isfinite(x):
+            top.add_patch(Rectangle((x - width / 2, low), width, high - low, color=FAINT, alpha=0.45, linewidth=0))
+    filled = binned.counts > 0
+    top.plot(binned.confidence[filled], binned.accuracy[filled], color=colour, marker=marker, markersize=5.5)
+    top.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="accuracy")
+    top.tick_params(labelbottom=False)
 
-        below = figure.add_subplot(grid[1, column], sharex=top)
-        centres, widths = (binned.edges[1:] + binned.edges[:-1]) / 2, np.diff(binned.edges)
-        below.bar(centres, binned.counts, width=widths * 0.86, color=colour, alpha=0.75)
-        below.set(xlabel="confidence (posterior of the most probable choice)", ylabel="count")
-        below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
-        below.grid(visible=False, axis="x")
+    below = figure.add_subplot(grid[1, 0], sharex=top)
+    centres, widths = (binned.edges[1:] + binned.edges[:-1]) / 2, np.diff(binned.edges)
+    below.bar(centres, binned.counts, width=widths * 0.86, color=colour, alpha=0.75)
+    below.set(xlabel="confidence (posterior of the most probable choice)", ylabel="count")
+    below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    below.grid(visible=False, axis="x")
     return figure
 
 
@@ -223,7 +208,7 @@ def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | Non
     Raises:
         InputError: no states, or costs of another number of classes.
     """
-    figure, (ax,) = panels(1)
+    figure, ax = panel()
     for key, colour in _colours(states).items():
         curve = risk_coverage(states[key], costs=costs)
         where = np.flatnonzero(curve.possible)
@@ -257,7 +242,7 @@ def cost_curves(
     Raises:
         InputError: no states, an empty family, costs of another number of classes, or nothing to normalise by.
     """
-    figure, (ax,) = panels(1)
+    figure, ax = panel()
     points = sorted(family)
     for key, colour in _colours(states).items():
         curve = risk_curve(states[key], family=[family[point] for point in points])
@@ -284,43 +269,6 @@ def abstention_costs(n_classes: int, *, points: int = 40) -> dict[float, Costs]:
     wrong = Costs.zero_one(n_classes)
     top = 1.0 - 1.0 / n_classes
     return {float(cost): wrong.with_abstention(float(cost)) for cost in np.linspace(top / points, top, points)}
-
-
-@styled
-def threshold_plot(states: Mapping[str, Posteriors], *, costs: Costs) -> Figure:
-    """Two classes: expected cost against the threshold on the posterior of class 1, one line per state.
-
-    The dashed line is the threshold of the Bayes decision, a / (a + b) with a, b what a wrong 1 and a wrong 0 cost more
-    than being right; a circle marks the least cost on these very instances. Calibrated posteriors need no search: the
-    nearer the two, the better calibrated where it matters.
-
-    Args:
-        states: posteriors of two classes by state or by any name.
-        costs: (2, 2).
-
-    Raises:
-        InputError: no states, not two classes, costs that are not 2 by 2 or that reward an error.
-    """
-    figure, (ax,) = panels(1)
-    bayes = float(expit(bayes_threshold(costs, priors=[0.5, 0.5])))
-    for key, colour in _colours(states).items():
-        curve = threshold_curve(states[key], costs=costs)
-        # The thresholds are log odds; on the posterior, -inf and +inf are the ends 0 and 1.
-        posterior = expit(curve.thresholds)
-        shown = _thinned(len(posterior))
-        ax.plot(
-            posterior[shown],
-            curve.expected[shown],
-            drawstyle="steps-pre",
-            label=state_named(key).title,
-            **_line(key, colour),
-        )
-        ax.plot([float(expit(curve.best))], [curve.least], "o", color=colour, markersize=10, markerfacecolor="none")
-    ax.axvline(bayes, color=INK, linewidth=1.0, linestyle=DASHED, label=f"Bayes threshold {bayes:.2f}")
-    ax.set(xlabel=f"threshold on the posterior of {costs.classes[1]!r}", xlim=(0, 1), ylim=(0, None))
-    ax.set_ylabel("expected cost")
-    _legend(figure)
-    return figure
 
 
 def _colours(states: Mapping[str, Posteriors]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from rango.files import write_text
 from rango.reports.run.figures import (
     abstention_costs,
     cost_curves,
-    learning_curves,
+    learning_curve,
     reliability_diagram,
     risk_coverage_curves,
     state_intervals,
@@ -108,7 +108,7 @@ def render_page(run: RunContents) -> str:
         "curves": list(_curve_drawings(run)),
         "reliability": list(_reliability_drawings(run)),
         "decisions": list(_decision_drawings(posteriors)),
-        "selections": extreme_instances(*both) if both else (),
+        "selections": extreme_instances(*both) if both else {},
         "facts": list(_facts(record)),
         "notes": [*_notes(record.get("notes")), *estimate_notes(states), *reasons],
     }
@@ -169,7 +169,7 @@ def _interval_drawings(table: Table) -> Iterator[Drawing]:
     """One figure of states for each chief metric that the table has, so that a phone can stack them."""
     for column in table.columns:
         if column.name in _CHIEF:
-            draw = partial(state_intervals, table, metrics=[column.name])
+            draw = partial(state_intervals, table, column.name)
             yield drawing(f"{column.title} of each state with its interval", draw, prefix=f"states-{column.name}")
 
 
@@ -181,7 +181,7 @@ def _curve_drawings(run: RunContents) -> Iterator[Drawing]:
     # The logarithmic losses are in nats; a Brier loss has no unit.
     unit = "" if _mapping(run.record, "config").get("rule") == "brier" else "nats"
     for name, title in _CURVES.items():
-        yield drawing(title, partial(learning_curves, run.log, curves=[name], loss_unit=unit), prefix=f"curve-{name}")
+        yield drawing(title, partial(learning_curve, run.log, name, loss_unit=unit), prefix=f"curve-{name}")
 
 
 def _reliability_drawings(run: RunContents) -> Iterator[Drawing]:
@@ -189,7 +189,7 @@ def _reliability_drawings(run: RunContents) -> Iterator[Drawing]:
     for state in ("base", "adapted", "calibrated"):
         title = f"Reliability diagram, {state_named(state).title.lower()}"
         if state in run.posteriors:
-            draw = partial(reliability_diagram, {state: run.posteriors[state]})
+            draw = partial(reliability_diagram, run.posteriors[state], state)
             yield drawing(title, draw, prefix=f"reliability-{state}")
         elif state != "calibrated":
             yield Drawing(title, None, run.missing[f"posteriors/test-{state}.parquet"])
@@ -224,29 +224,22 @@ class Example:
     choices: tuple[Choice, ...]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """A few instances under one heading."""
-
-    title: str
-    instances: tuple[Example, ...]
-
-
-def extreme_instances(base: Posteriors, adapted: Posteriors, *, count: int = 3) -> tuple[Selection, ...]:
+def extreme_instances(base: Posteriors, adapted: Posteriors, *, count: int = 3) -> dict[str, list[Example]]:
     """The largest gains and losses of the right choice's posterior, and the surest mistakes; ties in file order.
 
-    Empty where the two do not hold the same instances with words for their choices.
+    Returns:
+        By title; empty where the two do not hold the same instances with words for their choices.
     """
     choices = adapted.choices
     if choices is None or base.ids != adapted.ids or not np.array_equal(base.labels, adapted.labels):
-        return ()
+        return {}
     before, after = np.exp(base.log_posteriors), np.exp(adapted.log_posteriors)  # (N, K)
     instances = np.arange(len(adapted.labels))
     gain = after[instances, adapted.labels] - before[instances, adapted.labels]  # (N,)
     # How sure of its answer the model is where it is wrong, 0 where it is right.
     surest = after.max(axis=1) * (after.argmax(axis=1) != adapted.labels)  # (N,)
 
-    selections = []
+    selections = {}
     for title, value in (("Largest gains", gain), ("Largest losses", -gain), ("Surest mistakes", surest)):
         order = np.argsort(-value, kind="stable")[:count]
         examples = [
@@ -261,8 +254,8 @@ def extreme_instances(base: Posteriors, adapted: Posteriors, *, count: int = 3) 
             if value[row] > 0
         ]
         if examples:
-            selections.append(Selection(title, tuple(examples)))
-    return tuple(selections)
+            selections[title] = examples
+    return selections
 
 
 def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,12 @@ from rango.reports.study.sections import (
     as_number,
     label_of,
     metric_title,
-    metric_words,
     numeric_axis,
     sections,
     shown_cells,
 )
 from rango.reports.style import BLUE, DASHED, FAINT, GREEN, INK, ORANGE, PANEL, PINK, SKY, VERMILION, label_rows, styled
+from rango.reports.tables import column_named
 from rango.results.outcomes import Outcome
 from rango.results.statistics import MetricOverSeeds
 from rango.results.table import Block, StudyTable
@@ -173,19 +172,14 @@ def _dot(ax: Axes, line: Line, cell: MetricOverSeeds, y: int) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _Look:
-    """How a line is drawn."""
-
-    colour: str
-    dashes: Any
-    marker: str
-
-    @classmethod
-    def number(cls, place: int) -> _Look:
-        """The look of the line of this number: colours change fastest, then dashes."""
-        dashes = _DASHES[place // len(_COLOURS) % len(_DASHES)]
-        return cls(_COLOURS[place % len(_COLOURS)], dashes, _MARKERS[place % len(_MARKERS)])
+def _look(place: int) -> dict[str, Any]:
+    """How the line of this number is drawn: colours change fastest, then dashes."""
+    dashes = _DASHES[place // len(_COLOURS) % len(_DASHES)]
+    return {
+        "color": _COLOURS[place % len(_COLOURS)],
+        "linestyle": dashes,
+        "marker": _MARKERS[place % len(_MARKERS)],
+    }
 
 
 @styled
@@ -202,9 +196,10 @@ def line_figure(table: StudyTable, *, axis: str, metrics: Sequence[str]) -> Figu
         metrics: one row of panels each.
     """
     figure, grid = _panel_grid([PANEL[1]] * len(metrics), len(table.blocks), width=PANEL[0])
-    looks = {label_of(row, table, without=(axis,)): _Look(ORANGE, "-", "s") for row in table.rows if is_base(row.axes)}
+    base = {"color": ORANGE, "linestyle": "-", "marker": "s"}
+    looks = {label_of(row, table, without=(axis,)): base for row in table.rows if is_base(row.axes)}
     others = dict.fromkeys(label_of(row, table, without=(axis,)) for row in table.rows if not is_base(row.axes))
-    looks |= {name: _Look.number(place) for place, name in enumerate(others)}
+    looks |= {name: _look(place) for place, name in enumerate(others)}
     for row, metric in enumerate(metrics):
         for column, block in enumerate(table.blocks):
             ax = grid[row][column]
@@ -216,7 +211,7 @@ def line_figure(table: StudyTable, *, axis: str, metrics: Sequence[str]) -> Figu
     return _with_legend(figure)
 
 
-def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, looks: dict[str, _Look]) -> None:
+def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, looks: dict[str, dict[str, Any]]) -> None:
     rows = [table.rows[place] for place in block.rows]
     for name, look in looks.items():
         # A single line needs no name: the axes of the panel say what it is.
@@ -228,14 +223,14 @@ def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, lo
                 continue
             x = as_number(row.axes.get(axis))
             if x is None:
-                ax.axhline(cell.mean, color=look.colour, linewidth=1.4, linestyle=look.dashes, label=legend)
+                ax.axhline(cell.mean, **{**look, "marker": None}, linewidth=1.4, label=legend)
                 continue
             low, high = (cell.mean if end is None else end for end in (cell.low, cell.high))
             points.append((x, cell.mean, low, high))
         if points:
             xs, means, lows, highs = np.array(sorted(points)).T
-            ax.fill_between(xs, lows, highs, color=look.colour, alpha=0.1, linewidth=0)
-            ax.plot(xs, means, color=look.colour, linestyle=look.dashes, marker=look.marker, label=legend)
+            ax.fill_between(xs, lows, highs, color=look["color"], alpha=0.1, linewidth=0)
+            ax.plot(xs, means, **look, label=legend)
     # The line of the priors is left out where it is so far from the others that these would look flat.
     bottom, top = ax.get_ylim()
     if metric == "nce" and (top > 0.85 or bottom > 1):
@@ -259,6 +254,11 @@ def curve_names(table: StudyTable, outcomes: Sequence[Outcome]) -> list[str]:
     """The curves that the logs have: the validation metric that selects (else NCE), and the train loss."""
     chosen = table.select if _has_curve(outcomes, table.select) else "nce"
     return [name for name in (chosen, "train_loss") if _has_curve(outcomes, name)]
+
+
+def curve_words(name: str) -> str:
+    """A curve inside a sentence: "train loss", "validation NCE"."""
+    return "train loss" if name == "train_loss" else f"validation {column_named(name).words}"
 
 
 def _has_curve(outcomes: Sequence[Outcome], name: str) -> bool:
@@ -292,7 +292,7 @@ def study_curves(
     coloured = list(dict.fromkeys(titles))
     if len(coloured) > _COLOURED:
         coloured = [title for title in coloured if title in marked][:_COLOURED]
-    looks = {title: _Look.number(place) for place, title in enumerate(coloured)}
+    looks = {title: _look(place) for place, title in enumerate(coloured)}
     figure, grid = _panel_grid([PANEL[1]] * len(shown), len(tasks), width=PANEL[0])
     for row, name in enumerate(shown):
         for column, task in enumerate(tasks):
@@ -303,7 +303,7 @@ def study_curves(
                     _curve(ax, outcome, name, looks.get(title), title if title in looks else "others")
             if row == 0 and TASK in table.varied:
                 ax.set_title(task)
-            ax.set_ylabel("train loss (running mean)" if name == "train_loss" else f"validation {metric_words(name)}")
+            ax.set_ylabel(curve_words(name) + " (running mean)" * (name == "train_loss"))
             ax.set_xlabel("optimizer steps")
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.set_xlim(0, None)
@@ -322,7 +322,7 @@ def _one_for_each_run(outcomes: Sequence[Outcome], table: StudyTable, marked: se
     return [next((each for each in group if label_of(each, table) in marked), group[0]) for group in groups]
 
 
-def _curve(ax: Axes, outcome: Outcome, name: str, look: _Look | None, label: str) -> None:
+def _curve(ax: Axes, outcome: Outcome, name: str, look: dict[str, Any] | None, label: str) -> None:
     curves = [curve_points(records, name) for records in outcome.logs.values()]
     curves = [(steps, values) for steps, values in curves if len(steps)]
     if name == "train_loss":
@@ -332,11 +332,11 @@ def _curve(ax: Axes, outcome: Outcome, name: str, look: _Look | None, label: str
         return
     if len(curves) > 1 and name != "train_loss" and look is not None:
         for steps, values in curves:
-            ax.plot(steps, values, color=look.colour, linewidth=0.7, alpha=0.35)
+            ax.plot(steps, values, color=look["color"], linewidth=0.7, alpha=0.35)
     # A seed may have stopped early: the mean is taken over the steps that all seeds have.
     shared = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in curves)))
     mean = np.mean([values[np.isin(steps, shared)] for steps, values in curves], axis=0)  # (steps,)
     if look is None:
         ax.plot(shared, mean, color=FAINT, linewidth=1.0, alpha=0.6, label=label)
     else:
-        ax.plot(shared, mean, color=look.colour, linewidth=1.8, linestyle=look.dashes, label=label)
+        ax.plot(shared, mean, **{**look, "marker": None}, linewidth=1.8, label=label)

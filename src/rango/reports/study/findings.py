@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rango.reports.run.findings import Finding, Tone
-from rango.reports.study.sections import full_label, label_of, metric_words
-from rango.reports.tables import number
+from rango.reports.study.sections import full_label, label_of
+from rango.reports.tables import column_named, number
 from rango.results.table import Block, StudyTable, failure_text
 from rango.studies.axes import TASK, axis_text
 
@@ -35,7 +35,7 @@ def verdict_sentences(table: StudyTable) -> tuple[str, ...]:
 
 
 def _best_of_block(table: StudyTable, block: Block) -> Finding:
-    title = metric_words(table.select)
+    title = column_named(table.select).words
     task = f"{axis_text(block.task)}: " if TASK in table.varied else ""
     head = f"{task}best by {title}" if task else f"Best by {title}"
     if block.best is None:

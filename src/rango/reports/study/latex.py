@@ -10,7 +10,6 @@ from rango.files import write_text
 from rango.reports.study.sections import (
     Line,
     caption_parts,
-    metric_words,
     sections,
     shown_axes,
     shown_columns,
@@ -18,26 +17,22 @@ from rango.reports.study.sections import (
     span_text,
     value_text,
 )
-from rango.reports.tables import heading
+from rango.reports.tables import column_named, heading
 from rango.results.table import StudyTable
 from rango.studies.axes import short_name
 
-_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    # In LaTeX's old font encoding OT1 these would be printed as other characters.
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+# In LaTeX's old font encoding OT1 the characters < > | " would be printed as others.
+_ESCAPES = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    letter: rf"\text{name}{{}}"
+    for letter, name in {
+        "\\": "backslash",
+        "~": "asciitilde",
+        "^": "asciicircum",
+        "<": "less",
+        ">": "greater",
+        "|": "bar",
+        '"': "quotedbl",
+    }.items()
 }
 # The symbols that this module itself writes; texts of the user are escaped instead.
 _SYMBOLS = {"±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "–": "--", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
@@ -80,7 +75,7 @@ def table_tex(table: StudyTable, *, metrics: int | None = None) -> str:
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escaped(part.title)}}}{count}}} \\")
         lines += [_row(_cells(line, columns, names, numbers.get(line.source), table.select)) for line in part.lines]
     lines += [r"\bottomrule", r"\end{tabular}"]
-    marks = rf"bold: best by {metric_words(table.select)}; {_TIED}: not significantly worse than the best"
+    marks = rf"bold: best by {column_named(table.select).words}; {_TIED}: not significantly worse than the best"
     lines += [f"% {_symbols(note)}" for note in (*caption_parts(table, columns), marks)]
     lines += [f"% [{number}] {escaped(source)}" for source, number in numbers.items()]
     return "\n".join(lines) + "\n"

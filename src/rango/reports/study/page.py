@@ -9,13 +9,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rango.reports.run.page import duration
-from rango.reports.study.figures import curve_names, panel_metrics, study_curves, study_figures
+from rango.reports.study.figures import curve_names, curve_words, panel_metrics, study_curves, study_figures
 from rango.reports.study.findings import study_findings
 from rango.reports.study.sections import (
     caption_parts,
     full_label,
     mark_words,
-    metric_words,
     numeric_axis,
     same_n,
     same_seeds,
@@ -27,6 +26,7 @@ from rango.reports.study.sections import (
     value_text,
 )
 from rango.reports.style import Drawing, inline_svg
+from rango.reports.tables import column_named
 from rango.reports.templates import render
 from rango.results.outcomes import Outcome, StudyResult
 from rango.results.table import StudyTable
@@ -76,7 +76,7 @@ def _summary(table: StudyTable) -> Iterator[str]:
     yield f"{runs} results" if seeds is None else f"{seeds} seed{'s' * (seeds != 1)}"
     if n is not None:
         yield f"{n:,} test instances"
-    yield f"selected by {metric_words(table.select)}"
+    yield f"selected by {column_named(table.select).words}"
 
 
 def _drawings(table: StudyTable) -> Iterator[Drawing]:
@@ -85,7 +85,7 @@ def _drawings(table: StudyTable) -> Iterator[Drawing]:
         for metric in panel_metrics(table):
             (figure,) = study_figures(replace(table, blocks=(block,)), metrics=(metric,)).values()
             task = f" on {axis_text(block.task)}" if TASK in table.varied else ""
-            yield _drawn(figure, f"{metric_words(metric)} of each configuration{task}", f"study-{place}-{metric}")
+            yield _drawn(figure, f"{column_named(metric).words} of each configuration{task}", f"study-{place}-{metric}")
 
 
 def _curves(table: StudyTable, outcomes: Sequence[Outcome]) -> Iterator[Drawing]:
@@ -96,8 +96,7 @@ def _curves(table: StudyTable, outcomes: Sequence[Outcome]) -> Iterator[Drawing]
         for name in names:
             figure = study_curves(table, of_task, names=[name])
             if figure is not None:
-                words = "train loss" if name == "train_loss" else f"validation {metric_words(name)}"
-                yield _drawn(figure, f"{words} over steps", f"curve-{place}-{name}")
+                yield _drawn(figure, f"{curve_words(name)} over steps", f"curve-{place}-{name}")
 
 
 def _drawn(figure: Figure, title: str, prefix: str) -> Drawing:

@@ -1,11 +1,11 @@
-"""All that a study shows, written again from its stored posteriors: tables, figures, page. No model is needed."""
+"""Writes everything that a study shows from its stored posteriors: tables, figures, page. No model is needed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console
 
 from rango.files import write_text
 from rango.reports.study.figures import study_figures
@@ -18,24 +18,19 @@ from rango.results.table import StudyTable, study_table, write_csv
 
 
 @dataclass(frozen=True, eq=False)
-class ShownTable:
-    """The table of a study as something to print: it fits itself to the console."""
+class StudyReport:
+    """What was written, and the table behind it."""
 
     table: StudyTable
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """What rich calls to print it."""
-        yield study_result_table(self.table, width=options.max_width)
-
-
-@dataclass(frozen=True, eq=False)
-class StudyReport:
-    """What was written, and what to print."""
-
-    table: ShownTable
     page: Path
     files: tuple[Path, ...]
     """table.csv, table.tex, figures/*.png, figures/*.pdf and the page."""
+
+    def print(self) -> None:
+        """Print the table, fitted to the console, and the path of the page to look at next."""
+        console = Console(highlight=False)
+        console.print(study_result_table(self.table, width=console.width))
+        console.print(f"\n{self.page}", soft_wrap=True, markup=False)
 
 
 def write_study_report(folder: Path, *, replicates: int = 1000) -> StudyReport:
@@ -70,4 +65,4 @@ def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> 
             save_figure(figure, files[-1])
     page = folder / "report.html"
     write_text(page, render_study_page(study, table))
-    return StudyReport(ShownTable(table), page, (*files, page))
+    return StudyReport(table, page, (*files, page))

@@ -210,23 +210,14 @@ def full_label(row: StudyRow, table: StudyTable) -> str:
     return f"{axis_text(row.axes.get(TASK))}, {label_of(row, table)}" if TASK in table.varied else label_of(row, table)
 
 
-def metric_words(metric: str) -> str:
-    """A metric inside a sentence.
-
-    >>> metric_words("nce"), metric_words("error_rate"), metric_words("cross_entropy")
-    ('NCE', 'error rate', 'cross-entropy')
-    """
-    return column_named(metric).words
-
-
 def metric_title(metric: str) -> str:
     """A metric as the label of an axis, with the better direction.
 
     >>> metric_title("cross_entropy")
     'Cross-entropy (lower is better)'
     """
-    words = metric_words(metric)
-    return f"{words[0].upper()}{words[1:]} ({column_named(metric).direction} is better)"
+    column = column_named(metric)
+    return f"{column.words[0].upper()}{column.words[1:]} ({column.direction} is better)"
 
 
 def caption_parts(table: StudyTable, columns: Sequence[Metric]) -> list[str]:
@@ -270,6 +261,6 @@ def mark_words(table: StudyTable) -> str:
     marks = {row.mark for row in table.rows}
     if "best" not in marks:
         return ""
-    best = f"★ best{' of each task' if len(table.blocks) > 1 else ''} by {metric_words(table.select)}"
+    best = f"★ best{' of each task' if len(table.blocks) > 1 else ''} by {column_named(table.select).words}"
     tied = ", ≈ not significantly worse than the best (paired bootstrap, Holm-corrected, 5%)"
     return best + (tied if "tied" in marks else "")
