@@ -97,12 +97,12 @@ def _fit_linear(
         usable &= priors[labels] > 0
     if not usable.any():
         raise InputError("every instance has posterior 0 at its label; no calibrator of logarithms can repair that")
-    # A slice keeps what can be large from being copied.
+    # Indexing by a slice copies nothing, by a mask everything.
     rows = slice(None) if usable.all() else usable
     family = linear_family(method, k, regularisation=regularisation)
     data = FitData.of(logs[rows], labels[rows], priors=priors)
     optimum = fit(family, data, objective=objective)
-    # All biases may rise by the same amount: their mean is set to 0, so that equal posteriors come from equal files.
+    # A constant added to every bias changes no posterior. Their mean is set to 0, which makes the biases unique.
     weight, bias = optimum.theta[:-k], tuple((optimum.theta[-k:] - optimum.theta[-k:].mean()).tolist())
     target = None if priors is None else tuple(priors.tolist())
     fitted: Calibrator
@@ -144,11 +144,12 @@ def _notes(family: Family, data: FitData, optimum: Optimum, posteriors: Posterio
         notes.append(f"classes without an instance (their shift falls until the ridge holds it): {shown}")
     if family.shape == "affine" and family.free[0] and optimum.theta[0] <= 0:
         notes.append("the best scale is 0: these posteriors tell nothing about the classes")
-    # Only a loss below ln 2 allows every label to have the largest logit, and calls for a look at each.
+    # At the optimum of separable data the loss is near 0; a larger one spares the look at every instance.
     if family.free[0] and optimum.loss < math.log(2):
         logits, columns = family.logits(optimum.theta, data), np.arange(len(data.labels))  # (K, N)
         at_label = logits[data.labels, columns].copy()
         logits[data.labels, columns] = -np.inf
+        # The labels' logits are out of the way now: the maximum is that of the other choices.
         if (at_label > logits.max(axis=0)).all():
             notes.append("every instance is told apart: only the ridge keeps the scale finite")
     return notes

@@ -1,4 +1,4 @@
-"""Class priors of unlabelled instances, found from their posteriors."""
+"""Class priors of unlabelled instances, estimated from their posteriors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rango.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class PriorAdaptation:
-    """Priors found in unlabelled posteriors, and the posteriors under them."""
+    """Priors estimated from unlabelled posteriors, and the posteriors under them."""
 
     priors: Array
     """(K,)"""
