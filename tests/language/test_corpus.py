@@ -86,6 +86,8 @@ class TestReadSources:
             read_sources([])
         with pytest.raises(InputError, match="documents has no text"):
             read_sources(["", " "])
+        with pytest.raises(InputError, match=r"documents: '.udc80' is half a surrogate pair; save the text as UTF-8"):
+            read_sources(["good", "bad \udc80"])
         with pytest.raises(InputError, match="missing.txt does not exist"):
             read_sources([tmp_path / "missing.txt"])
         with pytest.raises(InputError, match="texts mix paths and strings"):

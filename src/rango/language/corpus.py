@@ -77,10 +77,10 @@ def read_sources(texts: Iterable[Path | str]) -> list[Source]:
     if not items:
         raise InputError("no text given; expected at least one .txt, .txt.gz, .jsonl or .jsonl.gz file")
     if len(paths) == len(items):
-        return [_source(path.name, _read_documents(path)) for path in paths]
+        return [_source(path.name, str(path), _read_documents(path)) for path in paths]
     if paths:
         raise InputError(f"texts mix paths and strings (first path: {paths[0]}); give one kind")
-    return [_source("documents", (("documents", str(item)) for item in items))]
+    return [_source("documents", "documents", map(str, items))]
 
 
 def count_sources(sources: Sequence[Source]) -> str:
@@ -88,40 +88,31 @@ def count_sources(sources: Sequence[Source]) -> str:
     return f"{len(sources)} source{'s' if len(sources) != 1 else ''}"
 
 
-def _read_documents(path: Path) -> Iterator[tuple[str, str]]:
-    """FILE:LINE, for messages, and the text of each document of a file: a line, or `text` of a line of JSON."""
+def _read_documents(path: Path) -> Iterator[str]:
+    """The documents of a file: its lines, or the `text` of its lines of JSON."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "txt":
-        for number, line in enumerate(read_lines(path), start=1):
-            yield f"{path}:{number}", line
+        yield from read_lines(path)
     elif kind == "jsonl":
         for number, row in read_rows(path):
             text = row.get("text")
             if not isinstance(text, str):
                 raise InputError(f"{path}:{number}: `text` is {text!r}; expected a string in every line")
-            yield f"{path}:{number}", text
+            yield text
     else:
         raise InputError(f"{path}: ending {path.suffix!r} is not known; expected .txt, .txt.gz, .jsonl or .jsonl.gz")
 
 
-def _source(name: str, lines: Iterable[tuple[str, str]]) -> Source:
-    """The documents that are not blank; in `lines` each has its place before it."""
-    documents, where = [], name
-    for where, line in lines:
-        document = line.strip()
-        # JSON can hold half a surrogate pair, at which the tokenizer would fail without naming the line.
-        try:
-            document.encode()
-        except UnicodeEncodeError as error:
-            broken = document[error.start]
-            raise InputError(f"{where}: {broken!r} is half a surrogate pair; save the text as UTF-8") from None
-        if document:
-            documents.append(document)
+def _source(name: str, where: str, texts: Iterable[str]) -> Source:
+    """The documents that are not blank; `where` names them in messages."""
+    documents = tuple(document for text in texts if (document := text.strip()))
     if not documents:
-        raise InputError(
-            f"{where.rpartition(':')[0] or name} has no text; expected at least one line that is not blank"
-        )
-    return Source(name, tuple(documents), fingerprint(*documents))
+        raise InputError(f"{where} has no text; expected at least one line that is not blank")
+    try:
+        return Source(name, documents, fingerprint(*documents))
+    except UnicodeEncodeError as error:  # a string can hold half a surrogate pair; what is read from a file cannot
+        broken = error.object[error.start]
+        raise InputError(f"{where}: {broken!r} is half a surrogate pair; save the text as UTF-8") from None
 
 
 def make_tokenizer(config: PretrainConfig, sources: Sequence[Source]) -> PreTrainedTokenizerFast:

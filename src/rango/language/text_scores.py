@@ -25,6 +25,7 @@ from rango.errors import InputError
 from rango.models.loading import Model
 from rango.options import ScoringOptions
 from rango.scoring.batches import collate
+from rango.scoring.forward import Reader
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import batches_by_tokens
 from rango.scoring.trees import TokenTree
@@ -151,8 +152,9 @@ def score_texts(
         for trunk, branch in windows(path, first=max(1, len(before)), context=model.context_length):
             trees.append(TokenTree(f"text {number + 1}", trunk, (branch,), (1,), 0))
             owners.append(number)
+    scored = _log_probabilities(probe_reader(model), trees, options or ScoringOptions())
     parts: list[list[NDArray[np.float64]]] = [[] for _ in texts]
-    for owner, values in zip(owners, _log_probabilities(model, trees, options or ScoringOptions()), strict=True):
+    for owner, values in zip(owners, scored, strict=True):
         parts[owner].append(values)
     unknown = unknown_token(model)
     unpredicted = np.full(0 if before else 1, np.nan)  # the first token, where nothing stands before the text
@@ -167,18 +169,21 @@ def score_texts(
 
 
 @torch.inference_mode()
-def _log_probabilities(model: Model, trees: Sequence[TokenTree], options: ScoringOptions) -> list[NDArray[np.float64]]:
+def _log_probabilities(
+    reader: Reader, trees: Sequence[TokenTree], options: ScoringOptions
+) -> list[NDArray[np.float64]]:
     """log P of each token of each tree's only branch."""
-    reader = probe_reader(model)
-    model.network.train(False)
+    reader.model.network.train(False)
     values: list[NDArray[np.float64]] = [np.empty(0)] * len(trees)
     for numbers in batches_by_tokens(reader, trees, budget=options.batch_tokens):
         chosen = [trees[number] for number in numbers]
         batch = collate(chosen, read="choices", as_trees=reader.as_tree(chosen[0]), pad=reader.pad())
-        scored = reader.log_probabilities(batch.to(model.device)).double().cpu().numpy()  # (tokens of all branches,)
+        joined = (
+            reader.log_probabilities(batch.to(reader.model.device)).double().cpu().numpy()
+        )  # (tokens of all branches,)
         # One branch a tree: scored tokens stand in the order of the trees, then of the text.
         ends = np.cumsum([len(tree.branches[0]) for tree in chosen])
-        for number, part in zip(numbers, np.split(scored, ends[:-1]), strict=True):
+        for number, part in zip(numbers, np.split(joined, ends[:-1]), strict=True):
             values[number] = part
     return values
 
