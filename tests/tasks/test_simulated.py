@@ -11,13 +11,21 @@ import pytest
 from scipy import stats
 
 from rango.errors import InputError
-from rango.tasks import Task, expected_scores, load_task, simulated_narratives, true_log_posteriors
+from rango.tasks import Instance, Task, load_task, simulated_narratives, true_log_posteriors
 from rango.tasks.simulated import Scene, draw_instance, draw_scene
 from rango.tasks.simulated_world import EVENTS, KINDS, NAMES, OUTCOMES, RELATIONS, TRAITS, Kind, conditional
 
 
 def labels_of(task: Task) -> np.ndarray:
     return np.array([instance.label for instance in task.test])
+
+
+def floor_of(log_p: np.ndarray) -> dict[str, float]:
+    """Error rate, cross-entropy and NCE that the true posteriors have on average over labels drawn from them."""
+    p = np.exp(log_p)
+    loss, priors = -(p * log_p).sum(axis=1).mean(), p.mean(axis=0)
+    nce = loss / -(priors * np.log(priors)).sum()
+    return {"error_rate": float(1 - p.max(axis=1).mean()), "cross_entropy": float(loss), "nce": float(nce)}
 
 
 def p_value(counts: Counter[str], outcomes: tuple[str, ...], expected: np.ndarray) -> float:
@@ -96,7 +104,7 @@ def test_the_closed_form_floor_is_what_is_sampled(name: str, request: pytest.Fix
     task: Task = request.getfixturevalue(name)
     log_p = true_log_posteriors(task.test)
     p, labels, n = np.exp(log_p), labels_of(task), len(task.test)
-    floor = expected_scores(log_p, log_p)
+    floor = floor_of(log_p)
     losses = -log_p[np.arange(n), labels]
     errors = log_p.argmax(axis=1) != labels
     # The variance over the labels alone is known: the instances are given.
@@ -107,7 +115,7 @@ def test_the_closed_form_floor_is_what_is_sampled(name: str, request: pytest.Fix
 
 
 def test_the_floor_leaves_something_to_learn_and_something_to_chance(large: Task, large_continuations: Task) -> None:
-    three, four = (expected_scores(q, q) for q in map(true_log_posteriors, (large.test, large_continuations.test)))
+    three, four = map(floor_of, map(true_log_posteriors, (large.test, large_continuations.test)))
     assert 0.15 < three["error_rate"] < 0.25
     assert 0.35 < three["nce"] < 0.5
     assert 0.2 < four["error_rate"] < 0.3
@@ -232,3 +240,14 @@ def test_questions_among_the_narratives_tell_nothing_of_the_context() -> None:
 def test_a_share_out_of_range() -> None:
     with pytest.raises(InputError, match="question_share is 1.5; expected a number between 0 and 1"):
         next(simulated_narratives(1, question_share=1.5))
+
+
+def test_true_posteriors_of_instances_with_fewer_choices() -> None:
+    half = (math.log(0.5), math.log(0.5))
+    two = Instance("two", "c", "", ("a", "b"), 0, "g", log_posterior=half)
+    three = Instance("three", "c", "", ("a", "b", "c"), 0, "g", log_posterior=(*half, -math.inf))
+    np.testing.assert_array_equal(true_log_posteriors([two, three]), [[*half, -np.inf], [*half, -np.inf]])
+    with pytest.raises(InputError, match="instance 'x' has no true posterior; only simulated tasks know it"):
+        true_log_posteriors([two, Instance("x", "c", "", ("a", "b"), 0, "g")])
+    with pytest.raises(InputError, match="no instances; expected at least one with a true posterior"):
+        true_log_posteriors([])

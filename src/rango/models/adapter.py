@@ -16,14 +16,13 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
-from rango.files import write_json, write_tensors
+from rango.files import ADAPTER_CONFIG, write_json, write_tensors
 from rango.models.loading import Model
 from rango.models.lora import Grouping, LoRALinear
 from rango.models.placement import head_name, place
 from rango.options import LoRA
 
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."  # how PEFT names the wrapped network
 
 
@@ -181,7 +180,7 @@ class Adapter(TrainableModel):
             "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in self.layers.values()),
             "inference_mode": True,
         }
-        write_json(folder / CONFIG, config)
+        write_json(folder / ADAPTER_CONFIG, config)
 
 
 def add_adapter(model: Model, lora: LoRA, *, seed: int) -> Adapter:

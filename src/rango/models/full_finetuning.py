@@ -11,11 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rango.files import atomic_path, write_json
+from rango.files import FULL_RECORD, atomic_path, write_json
 from rango.models.adapter import TrainableModel, check_unadapted
 from rango.models.loading import Model, load_network, quiet_transformers
-
-RECORD = "full_finetuning.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +53,7 @@ class FullTuning(TrainableModel):
                 with atomic_path(folder / file.name) as temporary:
                     file.replace(temporary)
         record = {"base_model_name_or_path": self.model.name, "base_fingerprint": self.model.fingerprint}
-        write_json(folder / RECORD, record)
+        write_json(folder / FULL_RECORD, record)
 
     def load(self, folder: Path) -> None:
         """Copy the weights from a checkpoint of this same network.

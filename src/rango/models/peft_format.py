@@ -12,9 +12,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
-from rango.files import check_adapter_folder, read_json
-from rango.models.adapter import CONFIG, PREFIX, WEIGHTS, TrainableModel, check_unadapted, wrap
-from rango.models.full_finetuning import RECORD, FullTuning, add_full
+from rango.files import ADAPTER_CONFIG, FULL_RECORD, check_adapter_folder, read_json
+from rango.models.adapter import PREFIX, WEIGHTS, TrainableModel, check_unadapted, wrap
+from rango.models.full_finetuning import FullTuning, add_full
 from rango.models.loading import Model
 from rango.models.lora import weight_shape
 from rango.options import LoRA
@@ -38,9 +38,9 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
         InputError: the folder holds no adapter, a kind that Rango does not read, or an adapter of another base model.
     """
     checkpoint = check_adapter_folder(folder)
-    if (checkpoint / RECORD).is_file():
+    if (checkpoint / FULL_RECORD).is_file():
         return _load_full(model, checkpoint)
-    config = _read_record(checkpoint / CONFIG)
+    config = _read_record(checkpoint / ADAPTER_CONFIG)
     _check_kinds(config, checkpoint)
     check_unadapted(model)
     state, metadata = _read_weights(checkpoint / WEIGHTS)
@@ -55,20 +55,22 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
     for key in ("r", "lora_alpha"):
         if key not in config:
             raise InputError(
-                f"{checkpoint / CONFIG}: {key} is missing; expected a configuration that PEFT or Rango wrote"
+                f"{checkpoint / ADAPTER_CONFIG}: {key} is missing; expected a configuration that PEFT or Rango wrote"
             )
     values = {"rank": config["r"], "alpha": config["lora_alpha"], "dropout": config.get("lora_dropout", 0.0)}
-    lora = LoRA.build(values, where=str(checkpoint / CONFIG))
+    lora = LoRA.build(values, where=str(checkpoint / ADAPTER_CONFIG))
     for name, rank in ranks.items():
         if rank != lora.rank:
-            raise InputError(f"{checkpoint}: {name} has rank {rank}, but {CONFIG} says r {lora.rank}; they must agree")
+            raise InputError(
+                f"{checkpoint}: {name} has rank {rank}, but {ADAPTER_CONFIG} says r {lora.rank}; they must agree"
+            )
     (adapter,) = wrap(model, [(lora, ranks)])
     adapter.load_state(state)
     return adapter
 
 
 def _load_full(model: Model, folder: Path) -> FullTuning:
-    record = _read_record(folder / RECORD)
+    record = _read_record(folder / FULL_RECORD)
     _check_base(model, folder, record.get("base_model_name_or_path"), record.get("base_fingerprint"))
     full = add_full(model)
     try:

@@ -167,7 +167,6 @@ def join(batches: Sequence[Batch], *, pad: int) -> Batch:
         return batches[0]
     longest = max(batch.tokens.shape[1] for batch in batches)
     width = max(batch.shape[1] for batch in batches)
-    branching = any(batch.visible is not None for batch in batches)
     # Where each batch begins in the joint one, counted in rows, in positions that predict, in scored tokens, in trees.
     counts = [(len(batch.tokens), len(batch.rows), len(batch.targets), batch.shape[0]) for batch in batches]
     first_row, first_place, first_scored, first_tree = ([0, *accumulate(kind)] for kind in zip(*counts, strict=True))
@@ -176,10 +175,12 @@ def join(batches: Sequence[Batch], *, pad: int) -> Batch:
         tree, choice = batch.owners // batch.shape[1], batch.owners % batch.shape[1]
         owners.append((tree + first) * width + choice)  # (m,)
     numbered = list(enumerate(batches))
+    branching = any(batch.visible is not None for batch in batches)
+    written = [_written_out(batch, longest) for batch in batches] if branching else []
     return Batch(
-        tokens=torch.cat([_widened(batch.tokens, longest, pad) for batch in batches]),
-        positions=torch.cat([_widened(_all_positions(batch), longest, 0) for batch in batches]) if branching else None,
-        visible=torch.cat([_widened_visible(batch, longest) for batch in batches]) if branching else None,
+        tokens=torch.cat([pad_sides(one.tokens, (0, longest - one.tokens.shape[1]), value=pad) for one in batches]),
+        positions=torch.cat([positions for positions, _ in written]) if branching else None,
+        visible=torch.cat([visible for _, visible in written]) if branching else None,
         rows=torch.cat([batch.rows + first_row[n] for n, batch in numbered]),
         columns=torch.cat([batch.columns for batch in batches]),
         at=torch.cat([batch.at + first_place[n] for n, batch in numbered]),
@@ -191,20 +192,13 @@ def join(batches: Sequence[Batch], *, pad: int) -> Batch:
     )
 
 
-def _widened(tensor: torch.Tensor, width: int, fill: int) -> torch.Tensor:
-    return pad_sides(tensor, (0, width - tensor.shape[1]), value=fill)  # (b, width)
-
-
-def _all_positions(batch: Batch) -> torch.Tensor:
-    if batch.positions is not None:
-        return batch.positions
-    return torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand(batch.tokens.shape)  # (b, t)
-
-
-def _widened_visible(batch: Batch, width: int) -> torch.Tensor:
-    """The mask of a batch for rows of `width` tokens; ordinary sequences get the causal mask written out."""
+def _written_out(batch: Batch, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions and mask of a batch for rows of `width` tokens, also where its rows are ordinary sequences."""
     count, length = batch.tokens.shape
-    visible = torch.eye(width, dtype=torch.bool, device=batch.tokens.device).repeat(count, 1, 1, 1)
-    causal = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
+    device = batch.tokens.device
+    ordinary = torch.arange(length, device=device).expand(count, length)
+    positions = ordinary if batch.positions is None else batch.positions  # (b, t)
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    visible = torch.eye(width, dtype=torch.bool, device=device).repeat(count, 1, 1, 1)
     visible[..., :length, :length] = causal if batch.visible is None else batch.visible
-    return visible  # (b, 1, width, width)
+    return pad_sides(positions, (0, width - length)), visible  # (b, width), (b, 1, width, width)

@@ -1,7 +1,7 @@
 """How one model reads batches of token trees: the states and log-probabilities of a forward pass.
 
-A beginning that all trees share, such as shots, can be read once: `Prefix` holds its keys and values in every layer,
-and each batch continues from them.
+A beginning that all trees share, such as shots, can be read once (`Reader.after`): its keys and values in every layer
+are kept, and each batch continues from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from rango.models.loading import Model, accepts
 from rango.models.lora import linear_rows
-from rango.models.ngram import NGramForCausalLM
 from rango.scoring.batches import Batch, Read, collate
 from rango.scoring.trees import TokenTree
 
@@ -40,10 +39,12 @@ class Reader:
     """The longest tree that may be read at once, for a model with a sliding window; None for no limit."""
     splits_head: bool
     reads_prefix: bool = False
-    """Whether a beginning that all trees share may be read once, see `Prefix`."""
+    """Whether a beginning that all trees share may be read once, see `after`."""
     notes: tuple[str, ...] = ()
-    prefix: Prefix | None = None
-    """What was read before every tree."""
+    prefix_length: int = 0
+    """Tokens that were read before every tree."""
+    prefix: Cache | None = None
+    """Their keys and values in every layer; they serve batches of any size and are never changed."""
 
     def as_tree(self, tree: TokenTree) -> bool:
         """Whether this tree may be read as one row."""
@@ -51,13 +52,19 @@ class Reader:
 
     def collate(self, trees: Sequence[TokenTree], *, read: Read, as_trees: bool) -> Batch:
         """The tensors of one forward pass of this reader, on its model's device."""
-        prefix = self.prefix.length if self.prefix is not None else 0
-        batch = collate(trees, read=read, as_trees=as_trees, pad=self.pad(), prefix=prefix)
+        batch = collate(trees, read=read, as_trees=as_trees, pad=self.pad(), prefix=self.prefix_length)
         return batch.to(self.model.device)
 
+    @torch.inference_mode()
     def after(self, tokens: Sequence[int]) -> Reader:
-        """A reader for the trees that follow these tokens, which are read now, with the adapter as it is now."""
-        return replace(self, prefix=read_prefix(self.model, tokens))
+        """A reader for the trees that follow these tokens, which are read now, with adapter and dropout as they are."""
+        cache = DynamicCache()
+        network: Any = self.model.network
+        inputs = {"input_ids": torch.tensor([list(tokens)], device=self.model.device), "use_cache": True}
+        network.get_decoder()(**inputs, **{_name_of_cache(self.model): cache})
+        layers: list[Any] = list(cache.layers)
+        prefix = Cache(layers=[_PrefixLayer(layer.keys, layer.values) for layer in layers])
+        return replace(self, prefix_length=len(tokens), prefix=prefix)
 
     def pad(self) -> int:
         """A token id for padding; never seen, so any valid id will do."""
@@ -123,7 +130,7 @@ class Reader:
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": batch.tokens}
         if self.prefix is not None:
-            inputs |= {_name_of_cache(self.model): self.prefix.cache, "use_cache": True}
+            inputs |= {_name_of_cache(self.model): self.prefix, "use_cache": True}
         elif accepts(self.model.network, "use_cache"):
             inputs["use_cache"] = False
         if batch.visible is not None:
@@ -137,15 +144,6 @@ class Reader:
 
 def _pick(logits: torch.Tensor, at: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return logits[at, targets] - logits.logsumexp(dim=-1)[at]  # (m,)
-
-
-@dataclass(frozen=True, eq=False)
-class Prefix:
-    """The keys and values of some tokens in every layer. It serves batches of any size and is never changed."""
-
-    length: int
-    """Tokens."""
-    cache: Cache
 
 
 class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -165,17 +163,6 @@ class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         keys = torch.cat([self.keys.expand(len(key_states), -1, -1, -1), key_states], dim=-2)  # (b, heads, p + t, d)
         values = torch.cat([self.values.expand(len(value_states), -1, -1, -1), value_states], dim=-2)
         return keys, values
-
-
-@torch.inference_mode()
-def read_prefix(model: Model, tokens: Sequence[int]) -> Prefix:
-    """Read some tokens once, with the adapter and its dropout as they are."""
-    cache = DynamicCache()
-    network: Any = model.network
-    inputs = {"input_ids": torch.tensor([list(tokens)], device=model.device), "use_cache": True}
-    network.get_decoder()(**inputs, **{_name_of_cache(model): cache})
-    layers: list[Any] = list(cache.layers)
-    return Prefix(length=len(tokens), cache=Cache(layers=[_PrefixLayer(layer.keys, layer.values) for layer in layers]))
 
 
 def _name_of_cache(model: Model) -> str:
@@ -217,7 +204,7 @@ class NGramReader(Reader):
     """
 
     def __init__(self, model: Model) -> None:
-        network = _ngram(model)
+        network: Any = model.network
         reach = network.order - 1
         history = f"from the {reach} before it" if reach else "whatever stands before it"
         note = f"{network.order}-gram ({network.config.smoothing}): a token is scored {history}"
@@ -226,20 +213,16 @@ class NGramReader(Reader):
     def log_probabilities(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
         """log P(target) of each scored token over the whole vocabulary, (m,) float32, in nats; there are no states."""
         assert states is None
-        network = _ngram(self.model)
+        network: Any = self.model.network
         reach = max(1, network.order - 1)
         padded = nn.functional.pad(batch.tokens, (reach - 1, 0), value=-1)  # (b, reach - 1 + t)
         # Column c of the batch is column c + reach - 1 here, so its last `reach` tokens begin at c.
         columns = batch.columns[:, None] + torch.arange(reach, device=batch.columns.device)  # (u, reach)
         histories = network.histories(padded[batch.rows[:, None], columns])  # of u * reach places
         last = torch.arange(1, len(batch.rows) + 1, device=batch.rows.device) * reach - 1  # (u,)
-        return network.log_probabilities_of(histories[last[batch.at]], batch.targets)  # (m,)
+        scores: torch.Tensor = network.log_probabilities_of(histories[last[batch.at]], batch.targets)  # (m,)
+        return scores
 
     def choice_logits(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
         """The log-probabilities themselves, (m,) float32: there is no cheaper score."""
         return self.log_probabilities(batch, states)
-
-
-def _ngram(model: Model) -> NGramForCausalLM:
-    assert isinstance(model.network, NGramForCausalLM)
-    return model.network

@@ -1,4 +1,4 @@
-"""Token trees: the tokens that all choices share (trunk), then the tokens of each choice (branches)."""
+"""Token trees: an instance as the tokens that all choices share (trunk) and the tokens of each choice (branches)."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: For
     sum over a path that another letter may share.
 
     Raises:
-        InputError: a choice that cannot be told from the trunk or from another choice by its tokens, a letter of more
-            than one token, an instance longer than the model's context.
+        InputError: a choice whose tokens merge with the trunk's or equal another choice's, a letter of more than one
+            token, an instance longer than the model's context.
     """
     batch = list(instances)
     prompts = [task.prompt(instance, form) for instance in batch]
@@ -68,6 +68,7 @@ def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: For
     texts += [prompt.trunk + branch for prompt in prompts for branch in prompt.branches]
     if not texts:
         return []
+    # One call for all texts, which the tokenizer works on side by side: the trunks, then every trunk with each branch.
     tokens: list[list[int]] = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
     paths = iter(tokens[len(batch) :])
     trees = []
@@ -106,7 +107,7 @@ def _check_separable(
                 f"{named(instance)}: the tokenizer splits the letter {prompt.branches[k]!r} into {pieces}; "
                 "the letter form needs one token, use --form cloze"
             )
-        twin = branches.index(branch)
+        twin = branches.index(branch)  # k itself, unless an earlier branch is equal
         # Real data repeats an answer now and then (SocialIQA does); its two choices share their probability. Texts that
         # differ but have the same tokens would share it silently.
         if twin != k and (form == "letter" or prompt.branches[twin] != prompt.branches[k]):

@@ -2,7 +2,7 @@
 
 from rango.options import Form, Split, TaskOptions
 from rango.tasks.registry import TASKS, load_task
-from rango.tasks.simulated import expected_scores, simulated_narratives, true_log_posteriors
+from rango.tasks.simulated import simulated_narratives, true_log_posteriors
 from rango.tasks.task import Instance, Prompt, Task, Templates, few_shot, show, task_text
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Task",
     "TaskOptions",
     "Templates",
-    "expected_scores",
     "few_shot",
     "load_task",
     "show",

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from rango.errors import InputError
-from rango.files import read_rows
 from rango.options import TaskOptions, Words
-from rango.tasks.sources import Repository, Row, check_folder, find_file, hub_rows, located, text_of
+from rango.tasks.sources import Repository, Row, check_folder, file_rows, find_file, hub_rows, located, text_of
 from rango.tasks.splits import cut, group_overlapping
 from rango.tasks.task import Instance, Task, Templates, context_group
 
@@ -50,7 +48,9 @@ def load_hellaswag(options: TaskOptions) -> Task:
     pools = [_kept(validation_rows, "validation", options.words, notes)]
     pools += [_kept(train_rows, "training", options.words, notes)] if train_rows else [[]]
     pools += [_kept(extra_rows, "training subset", options.words, notes)] if extra_rows else [[]]
-    validation, train, extra = _linked(pools)
+    # Instances of one video or article get one group, whichever file they are from.
+    linked = iter(group_overlapping([instance for pool in pools for instance in pool]))
+    validation, train, extra = ([next(linked) for _ in pool] for pool in pools)
     if train:
         parts = cut(train, options, test=validation, stratum=domain)
     else:
@@ -77,12 +77,6 @@ def load_hellaswag(options: TaskOptions) -> Task:
     )
 
 
-def _linked(pools: list[list[Instance]]) -> list[list[Instance]]:
-    """The pools with one group for instances of one video or article, across all of them."""
-    together = iter(group_overlapping([instance for pool in pools for instance in pool]))
-    return [[next(together) for _ in pool] for pool in pools]
-
-
 def _rows(data: Path | None) -> tuple[list[Row], list[Row], list[Row]]:
     """Rows of the training file, of the validation file and of the training subset; empty where there is none."""
     if data is None:
@@ -90,18 +84,15 @@ def _rows(data: Path | None) -> tuple[list[Row], list[Row], list[Row]]:
         return train, validation, []
     check_folder(data)
     if data.is_file():
-        return [], _file_rows(data), []
+        return [], list(file_rows(data)), []
     train_path, validation_path = find_file(data, TRAIN_FILES), find_file(data, VALIDATION_FILES)
     if validation_path is None:
         raise InputError(f"{data} holds no {VALIDATION_FILES[0]}; expected {FILES}")
     if train_path is not None:
-        return _file_rows(train_path), _file_rows(validation_path), []
+        return list(file_rows(train_path)), list(file_rows(validation_path)), []
+    # The subset is read only where the whole training file is missing: it is a part of it.
     subset_path = find_file(data, SUBSET_FILES)
-    return [], _file_rows(validation_path), [] if subset_path is None else _file_rows(subset_path)
-
-
-def _file_rows(path: Path) -> list[Row]:
-    return [Row(number, f"{path}:{number}", values) for number, values in read_rows(path)]
+    return [], list(file_rows(validation_path)), [] if subset_path is None else list(file_rows(subset_path))
 
 
 def _kept(rows: list[Row], part: str, words: Words, notes: list[str]) -> list[Instance]:
@@ -132,14 +123,6 @@ def domain(instance: Instance) -> str:
     return (instance.fields or {}).get("domain", "unknown")
 
 
-def _domain(values: dict[str, Any], raw: str) -> str:
-    """From the column `domain`, or what stands before `~` in `source_id`, or the markers."""
-    source = values.get("domain") or str(values.get("source_id") or "").partition("~")[0]
-    if source:
-        return str(source)
-    return "wikihow" if _MARKER.search(raw) else "unknown"
-
-
 def _instance(row: Row, part: str) -> Instance:
     values = row.values
     raw = text_of(row, "ctx") if "ctx" in values else f"{text_of(row, 'ctx_a')} {values.get('ctx_b') or ''}"
@@ -151,6 +134,9 @@ def _instance(row: Row, part: str) -> Instance:
     if label not in ("0", "1", "2", "3"):
         hint = "missing (the official test file has none)" if label in ("", "None") else label
         raise InputError(f"{row.where}: label is {hint}; expected 0, 1, 2 or 3")
+    # `source_id` is DOMAIN~ID; only texts of WikiHow have markers.
+    source = values.get("domain") or str(values.get("source_id") or "").partition("~")[0]
+    source = source or ("wikihow" if _MARKER.search(raw) else "unknown")
     context = clean(raw)
     with located(row.where):
         return Instance(
@@ -160,6 +146,6 @@ def _instance(row: Row, part: str) -> Instance:
             choices=tuple(clean(ending) for ending in endings),
             label=int(label),
             group=context_group(context),
-            fields={"domain": _domain(values, raw)},
+            fields={"domain": str(source)},
             where=row.where,
         )

@@ -50,5 +50,4 @@ def load_task(name_or_path: str | os.PathLike[str], options: TaskOptions | None 
         return load_table(path, chosen)
     if os.sep in name or path.suffix:
         raise InputError(f"table {name} does not exist; give the path of a rows file, a task.yaml, or their folder")
-    error = unknown_name("task", name, TASKS)
-    raise InputError(f"{error}; the path of a table works too")
+    raise InputError(f"{unknown_name('task', name, TASKS)}; the path of a table works too")

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float64]
-
-
 QUESTION_TEMPLATES = Templates(
     letter="{context}\nQuestion: {question}\n{choices}\nAnswer:",
     cloze="{context} Question: {question} Answer:",
@@ -79,17 +76,14 @@ def load_simulated_continuations(options: TaskOptions) -> Task:
 def _load(name: str, options: TaskOptions, templates: Templates, *, kinds: tuple[Kind, ...], n_choices: int) -> Task:
     if options.data is not None:
         raise InputError(f"data is {str(options.data)!r} but the task {name} is generated; leave the option out")
-    sizes = {"train": options.train, "validation": options.validation, "test": options.test}
-    drawn = {
-        split: tuple(islice(_instances(split, kinds, n_choices, options.data_seed), sizes[split])) for split in SPLITS
-    }
+    streams = {split: _instances(split, kinds, n_choices, options.data_seed) for split in SPLITS}
+    drawn = {split: tuple(islice(stream, getattr(options, split))) for split, stream in streams.items()}
     return Task(
         name=name,
         train=drawn["train"],
         validation=drawn["validation"],
         test=drawn["test"],
         write_prompt=templates,
-        default_form="cloze",
         options=options,
     )
 
@@ -100,7 +94,7 @@ def _instances(split: Split, kinds: tuple[Kind, ...], n_choices: int, seed: int)
     number = 0
     while True:
         scene = draw_scene(rng)
-        if _side(scene.text()) not in _SIDES[split]:
+        if hashlib.sha256(scene.text().encode()).digest()[0] not in _SIDES[split]:
             continue
         yield draw_instance(rng, scene, rng.choice(kinds), n_choices, identity=f"{split}:{number}")
         number += 1
@@ -119,11 +113,13 @@ def draw_instance(rng: random.Random, scene: Scene, kind: Kind, n_choices: int, 
     answer = rng.choices(range(len(outcomes)), cum_weights=cumulative)[0]
     shown = [answer, *rng.sample([k for k in range(len(outcomes)) if k != answer], n_choices - 1)]
     rng.shuffle(shown)
+    # Bayes: every other choice is a distractor with the same probability, whichever one is the answer, so the posterior
+    # is the conditional over all outcomes, restricted to the choices shown.
     restricted = [log_probabilities[k] for k in shown]
     log_norm = math.log(math.fsum(map(math.exp, restricted)))
     context = scene.text()
     question = _QUESTIONS[kind].format(**scene.words())
-    if n_choices == 4:
+    if n_choices == 4:  # HellaSwag's form: the context goes on, and nothing is asked
         context, question = f"{context} Then {NAMES[scene.name]}", ""
     return Instance(
         id=identity,
@@ -159,23 +155,19 @@ def simulated_narratives(lines: int, *, seed: int = 0, question_share: float = 0
     for _ in range(lines):
         scene = draw_scene(rng)
         if rng.random() < question_share:
-            yield _uninformed_question(rng, scene, rng.choice(KINDS))
+            kind = rng.choice(KINDS)
+            answer = rng.choices(conditional(kind).outcomes, weights=conditional(kind).marginal)[0]
+            question = _QUESTIONS[kind].format(**scene.words())
+            yield f"{QUESTION_TEMPLATES.cloze.format(context=scene.text(), question=question)} {answer}"
         else:
             # The reason comes first: "did this" then points at the event, not at what came next.
-            told = sorted(rng.sample(KINDS, 2), key=lambda kind: kind != "reason")
-            yield " ".join([scene.text(), *(_sentence(rng, scene, kind) for kind in told)])
+            kinds = sorted(rng.sample(KINDS, 2), key=lambda kind: kind != "reason")
+            yield " ".join([scene.text(), *(_sentence(rng, scene, kind) for kind in kinds)])
 
 
 def _sentence(rng: random.Random, scene: Scene, kind: Kind) -> str:
     outcomes, cumulative = conditional(kind).outcomes, _cumulative(kind, scene.event, _nature(kind, scene))
     return _SENTENCES[kind].format(**scene.words(), outcome=rng.choices(outcomes, cum_weights=cumulative)[0])
-
-
-def _uninformed_question(rng: random.Random, scene: Scene, kind: Kind) -> str:
-    table = conditional(kind)
-    answer = rng.choices(table.outcomes, weights=table.marginal)[0]
-    question = _QUESTIONS[kind].format(**scene.words())
-    return f"{QUESTION_TEMPLATES.cloze.format(context=scene.text(), question=question)} {answer}"
 
 
 def _nature(kind: Kind, scene: Scene) -> int:
@@ -187,20 +179,13 @@ def _cumulative(kind: Kind, event: int, nature: int) -> tuple[float, ...]:
     return tuple(accumulate(map(math.exp, conditional(kind).log_probabilities[event][nature])))
 
 
-def _side(context: str) -> int:
-    return hashlib.sha256(context.encode()).digest()[0]
-
-
-# numpy is imported where it is used: the command line reads this room before it knows what is asked of it.
-
-
-def true_log_posteriors(instances: Sequence[Instance]) -> Array:
+def true_log_posteriors(instances: Sequence[Instance]) -> NDArray[np.float64]:
     """(N, K) the true log-posteriors of the instances in nats; -inf where an instance has fewer choices.
 
     Raises:
         InputError: no instances, or one whose true posterior is not known.
     """
-    import numpy as np
+    import numpy as np  # here: the command line imports this file for its names alone
 
     if not instances:
         raise InputError("no instances; expected at least one with a true posterior")
@@ -210,47 +195,3 @@ def true_log_posteriors(instances: Sequence[Instance]) -> Array:
             raise InputError(f"instance {instance.id!r} has no true posterior; only simulated tasks know it")
         row[: len(instance.choices)] = instance.log_posterior
     return rows
-
-
-def expected_scores(log_posteriors: Array, true: Array) -> dict[str, float]:
-    """Error rate, cross-entropy and NCE that the posteriors have on average over labels drawn from the true ones.
-
-    With p_i the true posterior, q_i the one in question and d_i = argmax_k q_ik (the first on ties):
-
-        error_rate    = (1/N) Σ_i (1 - p_i(d_i))
-        cross_entropy = -(1/N) Σ_i Σ_k p_ik ln q_ik                  (nats; a term with p_ik = 0 counts 0)
-        nce           = cross_entropy / H(π),   π_k = (1/N) Σ_i p_ik   the expected priors
-
-    At q = p these are the floor: no posterior has a lower expected cross-entropy or error rate.
-    All three: lower is better. On labels actually drawn, the metrics of `Posteriors` scatter around these values.
-
-    Args:
-        log_posteriors: (N, K) the posteriors in question, nats.
-        true: (N, K) the true ones, nats.
-
-    Raises:
-        InputError: the shapes differ or are not (N, K).
-    """
-    import numpy as np
-
-    q, p = np.asarray(log_posteriors, dtype=np.float64), np.exp(np.asarray(true, dtype=np.float64))
-    if q.shape != p.shape or q.ndim != 2 or not q.size:
-        raise InputError(f"log_posteriors {q.shape} and true {p.shape}; expected the same shape (N, K)")
-    hit = p[np.arange(len(p)), q.argmax(axis=1)]
-    loss = -_dot(p, q).mean()
-    priors = p.mean(axis=0)
-    entropy = -_dot(priors, np.log(priors, out=np.zeros_like(priors), where=priors > 0))
-    return {
-        "error_rate": float(1 - hit.mean()),
-        "cross_entropy": float(loss),
-        "nce": float(loss / entropy),
-    }
-
-
-def _dot(p: Array, log_q: Array) -> Array:
-    """Σ_k p_k log q_k over the last axis, where 0 · (-inf) counts 0."""
-    import numpy as np
-
-    products = np.multiply(p, log_q, out=np.zeros_like(p), where=p > 0)
-    total: Array = products.sum(axis=-1)
-    return total

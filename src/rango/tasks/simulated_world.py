@@ -37,7 +37,6 @@ NAMES: tuple[str, ...] = (
     "Nina", "Noah", "Olga", "Oscar", "Paul", "Rosa", "Ruth", "Sam", "Tom", "Vera",
 )
 
-
 TRAITS: dict[str, Place] = {
     "kind": (2, 0, 0, -1, 1, 1),
     "shy": (0, -1, 1, -1, -2, 0),
@@ -195,7 +194,7 @@ def conditional(kind: Kind) -> Conditional:
     Each part is the table of inner products of the hand-written places, divided by its standard deviation.
     """
     outcomes = OUTCOMES[kind]
-    about_other = kind == "reaction"
+    about_other = kind == "reaction"  # the other one's feelings depend on who that is, not on the person's trait
     event_part = _affinities(EVENTS.values(), outcomes.values(), _OTHER_SIDE if about_other else _SAME_SIDE)
     nature_part = _affinities((RELATIONS if about_other else TRAITS).values(), outcomes.values(), _SAME_SIDE)
     rows = tuple(
@@ -218,6 +217,6 @@ def _affinities(things: Iterable[Place], outcomes: Iterable[Place], side: tuple[
 
 
 def _log_softmax(logits: list[float]) -> tuple[float, ...]:
-    peak = max(logits)
+    peak = max(logits)  # so that no exponential overflows
     log_norm = peak + math.log(math.fsum(math.exp(value - peak) for value in logits))
     return tuple(value - log_norm for value in logits)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rango.errors import InputError
-from rango.files import read_rows, read_text
+from rango.files import read_text
 from rango.options import TaskOptions
-from rango.tasks.sources import Repository, Row, check_folder, find_file, hub_rows, located, text_of
+from rango.tasks.sources import Repository, Row, check_folder, file_rows, find_file, hub_rows, located, text_of
 from rango.tasks.splits import cut
 from rango.tasks.task import Instance, Task, Templates, context_group
 
@@ -39,7 +39,8 @@ def load_socialiqa(options: TaskOptions) -> Task:
     else:
         check_folder(options.data)
         train_rows, test_rows = _folder_rows(options.data, "train"), _folder_rows(options.data, "dev")
-    parts = cut(_instances(train_rows, "train"), options, test=_instances(test_rows, "dev"))
+    train, test = ([_instance(row, part) for row in rows] for rows, part in ((train_rows, "train"), (test_rows, "dev")))
+    parts = cut(train, options, test=test)
     return Task(
         name="socialiqa",
         train=parts.train,
@@ -55,12 +56,12 @@ def load_socialiqa(options: TaskOptions) -> Task:
 def _folder_rows(folder: Path, part: str) -> list[Row]:
     """The rows of `part` with their labels as a column."""
     path, labels_path = find_file(folder, [f"{part}.jsonl"]), find_file(folder, [f"{part}-labels.lst"])
-    for found, name in ((path, f"{part}.jsonl"), (labels_path, f"{part}-labels.lst")):
-        if found is None:
+    for file, name in ((path, f"{part}.jsonl"), (labels_path, f"{part}-labels.lst")):
+        if file is None:
             raise InputError(f"{folder} holds no {name}; expected {FILES}")
     assert path is not None
     assert labels_path is not None
-    rows = [Row(number, f"{path}:{number}", values) for number, values in read_rows(path)]
+    rows = list(file_rows(path))
     labels = [
         (number, line.strip()) for number, line in enumerate(read_text(labels_path).split("\n"), 1) if line.strip()
     ]
@@ -73,10 +74,6 @@ def _folder_rows(folder: Path, part: str) -> list[Row]:
         Row(row.number, row.where, {**row.values, "label": label, "label_at": f"{labels_path}:{number}"})
         for row, (number, label) in zip(rows, labels, strict=True)
     ]
-
-
-def _instances(rows: list[Row], part: str) -> list[Instance]:
-    return [_instance(row, part) for row in rows]
 
 
 def _instance(row: Row, part: str) -> Instance:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rango.errors import InputError
+from rango.files import read_rows
 
 
 class Row(NamedTuple):
@@ -29,8 +30,13 @@ def find_file(folder: Path, names: Sequence[str]) -> Path | None:
     return None
 
 
+def file_rows(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL, CSV or Parquet file; errors as in `read_rows`."""
+    return (Row(number, f"{path}:{number}", values) for number, values in read_rows(path))
+
+
 def check_folder(path: Path) -> None:
-    """Raise an InputError if `path` does not exist."""
+    """Raise InputError if `path` does not exist."""
     if not path.exists():
         raise InputError(f"data folder {path} does not exist; give the folder that holds the task's files")
 
@@ -57,6 +63,7 @@ def hub_rows(repositories: Sequence[Repository], splits: Sequence[str], *, task:
     import datasets
 
     reason = ""
+    # Of several failures the first is reported: it is that of the repository that should have been read.
     for repository in repositories:
         try:
             loaded = datasets.load_dataset(repository.name, revision=repository.revision)

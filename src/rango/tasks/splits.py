@@ -13,6 +13,12 @@ from rango.tasks.task import Instance
 
 Groups = list[list[Instance]]
 
+# The length of a run in words. In HellaSwag's validation file runs of 8 link 2,400 of 9,799 instances into groups of at
+# most 63; runs of 6 are idiom ("is standing in front of a") and link 1,100 into two groups, and runs of 12 miss endings
+# that were shortened.
+RUN = 8
+_WORD = re.compile(r"\w+")
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -34,6 +40,7 @@ def draw_order(instances: Iterable[Instance], *, seed: int, stratum: Callable[[I
     groups: dict[str, list[Instance]] = {}
     for instance in instances:
         groups.setdefault(instance.group, []).append(instance)
+    # By hash, not by a generator: rows that are added later leave the order of the others as it was.
     rank = {name: hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:8] for name in groups}
     drawn = sorted(groups, key=rank.__getitem__)
     if stratum is not None:
@@ -80,6 +87,7 @@ def cut(
     Raises:
         InputError: too few contexts for three splits.
     """
+    # A context is in one split only: test keeps it before validation, validation before training.
     notes: list[str] = []
     held = {instance.group for instance in test}
     kept_validation = _without(validation, held, "validation", "test", notes)
@@ -87,6 +95,7 @@ def cut(
     kept = _without(_without(train, held, "training", "test", notes), held_validation, "training", "validation", notes)
 
     seed = options.data_seed
+    # Test is taken from the front of the drawn order, validation behind it; a group that is touched is used up.
     groups = draw_order(kept, seed=seed, stratum=stratum)
     wanted_validation, wanted_test = _carved_sizes(len(kept), options, carved=(not validation, not test))
     if test:
@@ -98,6 +107,7 @@ def cut(
     else:
         validation_split, touched = take(groups[front:], wanted_validation)
         front += touched
+    # Training is taken from the back, so that validation and test stay the same for every size of it.
     behind = groups[front:][::-1]
     train_split, touched = take(behind, options.train)
     rest = tuple(instance for group in behind[touched:][::-1] for instance in group)
@@ -107,14 +117,14 @@ def cut(
             "be cut into three splits, each with contexts of its own; give more rows"
         )
     notes += [
-        f"asked for {asked:,} {name} instances, "
-        + (f"{len(got):,} taken as this split's share of {len(kept):,}" if carved else f"{len(got):,} exist: all taken")
-        for name, asked, got, carved in (
+        f"asked for {wanted:,} {name} instances, "
+        + (f"{len(has):,} taken as this split's share of {len(kept):,}" if carved else f"{len(has):,} exist: all taken")
+        for name, wanted, has, carved in (
             ("training", options.train, train_split, False),
             ("validation", options.validation, validation_split, not validation),
             ("test", options.test, test_split, not test),
         )
-        if len(got) < asked
+        if len(has) < wanted
     ]
     return Cut(train_split, validation_split, test_split, rest, tuple(notes))
 
@@ -137,24 +147,17 @@ def _carved_sizes(n: int, options: TaskOptions, *, carved: tuple[bool, bool]) ->
     return max(1, n * validation // (3 * held)), max(1, n * test // (3 * held))
 
 
-# Words. In HellaSwag's validation file runs of 8 link 2,400 of 9,799 instances into groups of at most 63; runs of 6 are
-# idiom ("is standing in front of a") and link 1,100 into two groups, and runs of 12 miss endings that were shortened.
-RUN = 8
-
-_WORD = re.compile(r"\w+")
-
-
 def group_overlapping(instances: Sequence[Instance]) -> list[Instance]:
     """The instances with one group for all that are linked by shared runs of words, in context and right answer.
 
     Two instances are linked when they share a run of `RUN` words (case and punctuation ignored), or their context;
     linked ones share the first group name, in alphabetical order, of any of them.
     """
-    parent = list(range(len(instances)))
+    parent = list(range(len(instances)))  # a union-find forest over the instances
 
     def root(number: int) -> int:
         while parent[number] != number:
-            parent[number] = parent[parent[number]]
+            parent[number] = parent[parent[number]]  # halves the path, so that later look-ups are short
             number = parent[number]
         return number
 

@@ -21,9 +21,9 @@ from pydantic import Field, field_validator
 
 from rango.config import Config
 from rango.errors import InputError, unknown_name
-from rango.files import parse_json, read_rows
+from rango.files import parse_json
 from rango.options import SPLITS, TaskOptions
-from rango.tasks.sources import Row, located
+from rango.tasks.sources import Row, file_rows, located
 from rango.tasks.splits import cut
 from rango.tasks.task import LETTERS, Instance, Task, Templates, context_group
 
@@ -57,6 +57,7 @@ class TableConfig(Config):
     @field_validator("prompt")
     @classmethod
     def _closed(cls, value: str) -> str:
+        # Spaces keep every place in the text, so that the message quotes from the lone brace on.
         rest = _PLACE.sub(lambda match: " " * len(match[0]), value)
         lone = re.search("[{}]", rest)
         if lone is not None:
@@ -98,9 +99,10 @@ def load_table(path: Path, options: TaskOptions) -> Task:
         raise InputError(f"data is {str(options.data)!r} but the task is the table {path}; leave the option out")
     yaml_path, rows_path = _find(path)
     config = TableConfig.from_yaml(yaml_path)
-    pools = _Reader(config, yaml_path).pools(Row(n, f"{rows_path}:{n}", row) for n, row in read_rows(rows_path))
+    pools = _Reader(config, yaml_path).pools(file_rows(rows_path))
     if not pools["train"]:
         raise InputError(f"{rows_path}: no row is of the split train; expected some")
+    # Instances that chose the checkpoint cannot measure it: where a table has two splits, the second is the test.
     validation, test = pools["validation"], pools["test"]
     notes: tuple[str, ...] = ()
     if validation and not test:
@@ -113,7 +115,6 @@ def load_table(path: Path, options: TaskOptions) -> Task:
         validation=parts.validation,
         test=parts.test,
         write_prompt=TEMPLATES,
-        default_form="cloze",
         notes=notes + parts.notes,
         options=options,
         rest=parts.rest,
@@ -128,11 +129,11 @@ def _find(path: Path) -> tuple[Path, Path]:
         raise InputError(f"{folder} holds no task.yaml; expected one with the keys prompt, choices and label")
     if path.is_file() and path != yaml_path:
         return yaml_path, path
-    found = [folder / name for name in ROWS if (folder / name).exists()]
-    if len(found) != 1:
-        seen = " and ".join(p.name for p in found) if found else "no rows file"
+    rows_paths = [folder / name for name in ROWS if (folder / name).exists()]
+    if len(rows_paths) != 1:
+        seen = " and ".join(p.name for p in rows_paths) if rows_paths else "no rows file"
         raise InputError(f"{folder} holds {seen}; expected one of {', '.join(ROWS)}, or give the path of the rows file")
-    return yaml_path, found[0]
+    return yaml_path, rows_paths[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +166,12 @@ class _Reader:
 
     def pools(self, rows: Iterator[Row]) -> dict[str, list[Instance]]:
         """The instances of each split; all in train where the table has no splits."""
+        # How the labels are to be read is known after the last row only: a column of 0 and 1 may hold a "2" below.
         drafts = []
         for row in rows:
             drafts.append(self._draft(row))
             self.columns |= row.values.keys()
-        self._one_reading(drafts)
+        self._check_one_reading(drafts)
         pools: dict[str, list[Instance]] = {split: [] for split in SPLITS}
         for draft in drafts:
             with located(draft.where):
@@ -190,7 +192,7 @@ class _Reader:
         prompt = self._prompt(row)
         choices = self._choices(row)
         identity = str(self._value(row, config.id, "id")) if config.id else str(row.number)
-        first = self.seen.setdefault(identity, row.where)
+        first = self.seen.setdefault(identity, row.where)  # posteriors are matched by id
         if first != row.where:
             raise InputError(f"{row.where}: id {identity!r} is already that of {first}; give each row its own")
         group = str(self._value(row, config.group, "group")) if config.group else context_group(prompt)
@@ -238,11 +240,8 @@ class _Reader:
         fits = {reading: label for reading, label in _fits(value, choices).items() if reading in self.readings}
         if not fits:
             last = len(choices) - 1
-            expected = {
-                "text": "the text of one choice",
-                "index": f"0..{last}",
-                "letter": f"A..{LETTERS[min(last, 25)]}",
-            }
+            letters = f"A..{LETTERS[min(last, 25)]}"
+            expected = {"text": "the text of one choice", "index": f"0..{last}", "letter": letters}
             raise InputError(
                 f"{row.where}: label is {value!r}; expected {' or '.join(expected[r] for r in self.readings)}"
                 + ("" if self.readings == READINGS else f" (label_is: {' or '.join(self.readings)})")
@@ -250,8 +249,8 @@ class _Reader:
         self.readings = tuple(reading for reading in self.readings if reading in fits)
         return fits
 
-    def _one_reading(self, drafts: list[_Draft]) -> None:
-        """A silent guess between two readings would give wrong labels: refuse it where it matters."""
+    def _check_one_reading(self, drafts: list[_Draft]) -> None:
+        """Raise InputError where two readings give different labels: a silent guess would be wrong for one of them."""
         for draft in drafts:
             by_label = {draft.labels[reading]: reading for reading in reversed(self.readings)}
             if len(by_label) > 1:
@@ -262,12 +261,13 @@ class _Reader:
 def _fits(value: Any, choices: tuple[str, ...]) -> dict[Reading, int]:
     """What a label says by each reading that it fits."""
     text = str(value).strip()
-    found: dict[Reading, int] = {}
+    fits: dict[Reading, int] = {}
     # A choice that occurs twice is not named by its text.
     if choices.count(text) == 1:
-        found["text"] = choices.index(text)
+        fits["text"] = choices.index(text)
+    # Python refuses to read whole numbers of thousands of digits; an index has few.
     if text.isdecimal() and len(text) < 10 and int(text) < len(choices):
-        found["index"] = int(text)
+        fits["index"] = int(text)
     if len(text) == 1 and text in LETTERS[: len(choices)]:
-        found["letter"] = LETTERS.index(text)
-    return found
+        fits["letter"] = LETTERS.index(text)
+    return fits

@@ -130,7 +130,7 @@ class Task:
     write_prompt: Callable[[Instance, Form], Prompt]
     default_form: Form = "cloze"
     notes: tuple[str, ...] = ()
-    """What a user should be told: instances asked for that do not exist, contexts dropped."""
+    """What a user should know: instances asked for that do not exist, contexts dropped."""
     options: TaskOptions = field(default_factory=TaskOptions)
     rest: tuple[Instance, ...] = ()
     """Train-side instances in none of the splits, no context of which occurs in any split: text to pre-train on."""
@@ -160,6 +160,7 @@ class Task:
             raise InputError(
                 f"instance {instance.id!r} stands answered in the prompt as a shot; leave it out or draw other shots"
             )
+        # A shot is what the model would have read had it answered rightly: the trunk and the right branch.
         answered = [(self.write_prompt(shot, form), shot.label) for shot in self.shots]
         before = "".join(words.trunk + words.branches[label] + SEPARATOR for words, label in answered)
         return Prompt(before + prompt.trunk, prompt.branches)
@@ -175,12 +176,12 @@ class Task:
         return self.fingerprint_of(*SPLITS)
 
     def fingerprint_of(self, *splits: Split) -> str:
-        """A short hash of the contents of some splits."""
-        return fingerprint(*(part for split in splits for part in (split, *map(_content, self.split(split)))))
-
-
-def _content(instance: Instance) -> str:
-    return repr((instance.id, instance.context, instance.question, instance.choices, instance.label, instance.group))
+        """A short hash of the contents of the given splits."""
+        parts: list[str] = []
+        for split in splits:
+            contents = ((i.id, i.context, i.question, i.choices, i.label, i.group) for i in self.split(split))
+            parts += [split, *map(repr, contents)]
+        return fingerprint(*parts)
 
 
 def task_text(task: Task, split: Literal["train", "validation", "test", "rest"]) -> Iterator[str]:
@@ -233,7 +234,14 @@ def few_shot(task: Task, *, shots: int, seed: int) -> Task:
     drawn = draw_shots(task.train, shots=shots, seed=seed)
     ids = {instance.id for instance in drawn}
     kept = tuple(instance for instance in task.train if instance.id not in ids)
-    return replace(task, train=kept, shots=drawn, notes=(*task.notes, _note(task.train, drawn)))
+    counts = Counter(instance.label for instance in drawn)
+    labels = sorted({instance.label for instance in task.train})
+    note = (
+        f"{len(drawn)} training instance(s) stand answered in every prompt and leave the training split "
+        f"(label: how many; {', '.join(f'{label}: {counts[label]}' for label in labels)})"
+    )
+    note += "; fewer shots than labels" if len(drawn) < len(labels) else ""
+    return replace(task, train=kept, shots=drawn, notes=(*task.notes, note))
 
 
 def draw_shots(train: Sequence[Instance], *, shots: int, seed: int) -> tuple[Instance, ...]:
@@ -243,9 +251,11 @@ def draw_shots(train: Sequence[Instance], *, shots: int, seed: int) -> tuple[Ins
     is right more than once more often than another, as long as the split has enough of each; a last round that is not
     full holds some labels only. Within a label, instances are drawn in the order of SHA-256(seed, id), as splits are.
     """
+    # Each label's instances, the next to be drawn last, so that `pop` takes it.
     waiting: dict[int, list[Instance]] = {}
     for instance in sorted(train, key=lambda instance: _rank(seed, "instance", instance.id), reverse=True):
         waiting.setdefault(instance.label, []).append(instance)
+    # One round after the other. Each round has its own order of labels: a round that is cut short favours none.
     drawn: list[Instance] = []
     turn = 0
     while len(drawn) < shots and any(waiting.values()):
@@ -258,14 +268,3 @@ def draw_shots(train: Sequence[Instance], *, shots: int, seed: int) -> tuple[Ins
 
 def _rank(seed: int, kind: str, name: str) -> bytes:
     return hashlib.sha256(f"{seed}\0shots\0{kind}\0{name}".encode()).digest()
-
-
-def _note(train: Sequence[Instance], drawn: Sequence[Instance]) -> str:
-    counts = Counter(instance.label for instance in drawn)
-    labels = sorted({instance.label for instance in train})
-    told = ", ".join(f"{label}: {counts[label]}" for label in labels)
-    note = (
-        f"{len(drawn)} training instance(s) stand answered in every prompt and leave the training split "
-        f"(label: how many; {told})"
-    )
-    return note if len(drawn) >= len(labels) else f"{note}; fewer shots than labels"
