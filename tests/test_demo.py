@@ -62,17 +62,17 @@ def test_a_folder_that_holds_something_else_is_refused_before_any_work(
 ) -> None:
     monkeypatch.setattr(demo, "SIZES", {"train": 60, "validation": 20, "test": 60})
     monkeypatch.setattr(demo, "simulated_narratives", lambda *_, **__: pytest.fail("work began"))
-    there = tmp_path / f"demo{suffix}"
+    taken = tmp_path / f"demo{suffix}"
     if file:
-        there.write_text("mine")
+        taken.write_text("mine")
     else:
-        there.mkdir()
-        (there / "config.json").write_text("{}")
+        taken.mkdir()
+        (taken / "config.json").write_text("{}")
     with pytest.raises(
         InputError, match=rf"demo{suffix} is a file|demo{suffix}(,.*)? already holds (other files|something)"
     ):
         demo.run_demo(tmp_path / "demo")
-    assert [path.name for path in tmp_path.iterdir()] == [there.name]
+    assert [path.name for path in tmp_path.iterdir()] == [taken.name]
 
 
 def test_a_control_that_was_killed_while_written_is_written_again(

@@ -110,7 +110,7 @@ def _mistake(error: ErrorDetails, key: str, *, model: type[BaseModel] | None) ->
     message = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if error["type"] == "value_error":
-        return f"{key}: {message}" if key else message
+        return message if not key or message.startswith(f"{key} ") else f"{key}: {message}"
     return f"{key or 'value'} is {error['input']!r}: {message}"
 
 

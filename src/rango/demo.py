@@ -17,26 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
 from rango.console import Screen
-from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import holds_files, read_yaml, write_yaml
-from rango.language.model_folder import RECORD
 from rango.language.options import PretrainConfig
-from rango.language.pretrain import pretrain
-from rango.models.loading import load_model
 from rango.options import FinetuneConfig, LoRA, ScoringOptions, TaskOptions
-from rango.reports.run.page import write_report
-from rango.scoring.scorer import evaluate
-from rango.tasks import Task, load_task, simulated_narratives
-from rango.training.evaluate import measure
-from rango.training.finetune import finetune
-from rango.training.run_folder import Run, RunWriter, open_output
+from rango.tasks import load_task, simulated_narratives
+from rango.training.run_folder import Run, RunWriter, check_output
 
-UNTRAINED = "untrained.yaml"
+PRETRAINED, UNTRAINED = "pretrain.yaml", "untrained.yaml"  # the records of the models
 NARRATIVE_LINES = 70_000
 SIZES = {"train": 5000, "validation": 300, "test": 2000}
 BASE = PretrainConfig(
@@ -65,7 +54,7 @@ SETTINGS = {
 
 
 def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
-    """Run the four parts and write OUT/report.html; what is there already is not done again.
+    """Run the four parts and write OUT/report.html; a part that is complete already is not done again.
 
     Args:
         out: the run directory of the adapted model; the other parts stand beside it.
@@ -82,64 +71,69 @@ def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
         out.parent / f"{out.name}-{part}" for part in ("base", "ngram", "control-base", "control")
     )
     pretraining = {base: BASE.model_copy(update={"seed": seed}), ngram: PretrainConfig(model="ngram", tokenizer=base)}
-    adapting = {out: _settings(base, task, seed), control: _settings(twin, task, seed)}
+    options = {**task.options.model_dump(), **SETTINGS, "task": task.name, "seed": seed}
+    adapting = {run: FinetuneConfig.build({**options, "model": str(of)}) for run, of in ((out, base), (control, twin))}
     untrained = {"architecture_of": str(base), "seed": seed}
+    # All folders are checked before the first minute of work, and before torch is loaded.
     for folder, config in pretraining.items():
-        _check_model(folder, RECORD, {"config": config.model_dump(mode="json")})
+        _check_model(folder, PRETRAINED, {"config": config.model_dump(mode="json")})
     _check_model(twin, UNTRAINED, untrained)
     for folder, settings in adapting.items():
-        _check_run(folder, settings, task)
+        check_output(folder, settings, task)
+
+    from rango.language.pretrain import pretrain
+    from rango.models.loading import load_model
+    from rango.reports.run.page import write_report
+    from rango.scoring.scorer import evaluate
+    from rango.training.evaluate import measure
+    from rango.training.finetune import finetune
+
+    def adapt(folder: Path) -> Run:
+        model = load_model(adapting[folder].model, dtype="float32", device="cpu")
+        return finetune(model, task, out=folder, config=adapting[folder], screen=screen)
+
     narratives = list(simulated_narratives(NARRATIVE_LINES, seed=seed))
     screen.say("1/4  Pre-training a tiny language model on narratives of a simulated world")
     pretrain(narratives, out=base, config=pretraining[base], screen=screen)
     screen.say("2/4  Counting a trigram over the same narratives")
     pretrain(narratives, out=ngram, config=pretraining[ngram], screen=screen)
     screen.say("3/4  Adapting the language model with LoRA to questions about that world")
-    run = _adapt(task, out, adapting[out], screen)
+    run = adapt(out)
     screen.say("4/4  Control: adapting the same model without pre-training")
     _write_untrained(base, twin, untrained)
-    others = {
-        "ngram": evaluate(load_model(ngram, device="cpu"), task.test, task=task, options=ScoringOptions(form="cloze")),
-        "control": _adapt(task, control, adapting[control], screen).posteriors("adapted"),
-    }
-    _add_states(run, others, seed)
+    # The other models are measured beside the run's own states, on the same resampled instances.
+    writer = RunWriter(run.path, run.record)
+    scoring = ScoringOptions(form="cloze")
+    writer.write_posteriors(
+        "ngram", "test", evaluate(load_model(ngram, device="cpu"), task.test, task=task, options=scoring)
+    )
+    writer.write_posteriors("control", "test", adapt(control).posteriors("adapted"))
+    order = ("ngram", "base", "adapted", "calibrated", "control", "floor")
+    writer.write_metrics({"test": measure({state: run.posteriors(state) for state in order}, seed=seed)})
     write_report(out)
     return Run(out)
 
 
-def _settings(base: Path, task: Task, seed: int) -> FinetuneConfig:
-    options = task.options.model_dump()
-    return FinetuneConfig.build({**options, **SETTINGS, "model": str(base), "task": task.name, "seed": seed})
-
-
 def _check_model(folder: Path, record: str, expected: Mapping[str, Any]) -> None:
-    """Refuse, before minutes of work, a folder that the demo could not write or go on with."""
+    """Raise InputError if the demo could neither write a model into the folder nor go on with the one in it."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, where the demo writes a model; give another --out")
     if not holds_files(folder):
         return
-    found = read_yaml(folder / record) if (folder / record).is_file() else {}
+    stored = read_yaml(folder / record) if (folder / record).is_file() else {}
     for key, value in expected.items():
-        if found.get(key) != value:
+        if stored.get(key) != value:
             raise InputError(
                 f"{folder}, where the demo writes a model, already holds something else or that of another seed; give "
                 "another --out, or delete it"
             )
 
 
-def _check_run(out: Path, config: FinetuneConfig, task: Task) -> None:
-    """As `finetune` does later, when the model that is to be adapted is there."""
-    there = Run(out).record.get("fingerprints", {}) if (out / "run.yaml").is_file() else {}
-    open_output(out, config, {**there, "task": task.fingerprint})
-
-
-def _adapt(task: Task, out: Path, config: FinetuneConfig, screen: Screen) -> Run:
-    model = load_model(config.model, dtype="float32", device="cpu")
-    return finetune(model, task, out=out, config=config, screen=screen)
-
-
 def _write_untrained(base: Path, out: Path, record: Mapping[str, Any]) -> None:
     """A model of the same architecture and tokenizer with random weights; it appears when all of it is written."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
     if (out / UNTRAINED).is_file():
         return
     work = out.parent / f".{out.name}.unfinished"
@@ -152,12 +146,3 @@ def _write_untrained(base: Path, out: Path, record: Mapping[str, Any]) -> None:
     if out.is_dir():
         out.rmdir()  # it was empty, as checked
     work.rename(out)
-
-
-def _add_states(run: Run, others: Mapping[str, Posteriors], seed: int) -> None:
-    """Measure other models beside the run's own states, on the same resampled instances."""
-    writer = RunWriter(run.path, run.record)
-    for state, posteriors in others.items():
-        writer.write_posteriors(state, "test", posteriors)
-    order = ("ngram", "base", "adapted", "calibrated", "control", "floor")
-    writer.write_metrics({"test": measure({state: run.posteriors(state) for state in order}, seed=seed)})

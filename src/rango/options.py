@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from rango.config import Config, Seed
 
@@ -52,12 +60,19 @@ PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+def _check_device(device: str) -> str:
+    # Whether the machine has it, only torch can say; a misspelt name is refused before torch is loaded.
+    if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", device):
+        raise ValueError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N")
+    return device
+
+
 class ModelOptions(Config):
     """Where and in which type the model computes."""
 
     dtype: Dtype = "auto"
     """Type of the frozen weights."""
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
 

@@ -17,8 +17,6 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, quiet: Quiet = False) 
         The run directory to write; the models stand beside it.
     seed
         Of the simulated world's text and questions, of pre-training and of adaptation.
-    quiet
-        No progress, only the result.
     """
     from rango.console import Screen
     from rango.demo import run_demo

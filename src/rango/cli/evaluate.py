@@ -11,7 +11,7 @@ from rango.cli import Quiet
 from rango.files import check_adapter_folder, check_model_folder, check_writable
 from rango.options import EvaluateConfig
 from rango.tasks import load_task
-from rango.training.evaluation_of_run import as_the_run
+from rango.training.evaluation_of_run import as_the_run, check_evaluation_output
 
 
 def evaluate(settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: Path, quiet: Quiet = False) -> None:
@@ -27,6 +27,7 @@ def evaluate(settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: P
         check_adapter_folder(settings.adapter)
     settings, notes = as_the_run(settings)
     check_writable(out)
+    check_evaluation_output(out, settings)
     task = load_task(settings.task, settings)
     # Bad input is refused above, before the seconds that these take.
     from rango.console import Screen

@@ -12,6 +12,7 @@ from rango.cli import Quiet
 from rango.files import check_model_folder, check_writable
 from rango.options import FinetuneConfig
 from rango.tasks import load_task
+from rango.training.run_folder import check_output
 
 
 def finetune(settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: Path, quiet: Quiet = False) -> None:
@@ -30,6 +31,7 @@ def finetune(settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: P
     if os.environ.get("RANK", "0") == "0":
         check_writable(out)
     task = load_task(settings.task, settings)
+    check_output(out, settings, task)
     # Bad input is refused above, before the seconds that these take.
     from rango.console import Screen
     from rango.models.loading import load_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,24 +17,19 @@ from rango.files import (
     check_model_folder,
     check_writable_file,
     read_lines,
-    write_text,
+    write_json_lines,
 )
 from rango.language.options import GenerateOptions, SpellingOptions
-from rango.options import Dtype
+from rango.options import ModelOptions
 
 if TYPE_CHECKING:
     from rango.language.spelling.checker import SpellingCheck
     from rango.language.text_scores import TextScore
     from rango.models.loading import Model
 
-
-Device = Annotated[str, Parameter(help="Where to compute: auto, cpu, cuda or cuda:N.")]
-Type = Annotated[Dtype, Parameter(help="Type of the weights.")]
-
 _LONG_TEXT = 200  # words from which on `spell` shows a progress bar
 
-_REASONS = {
-    "": "",
+_ENDINGS = {
     "end of text": "the end of the text",
     "max_tokens": "--max-tokens",
     "context": "the length of the model's context",
@@ -70,17 +64,17 @@ def generate(
     loaded = load_model(model, dtype=options.dtype, device=options.device)
     if options.adapter is not None:
         load_adapter(loaded, options.adapter)
-    written = continue_text(loaded, prompt, options=options)
+    generation = continue_text(loaded, prompt, options=options)
     screen.say(f"{model}: {'; '.join(loaded.notes)}")
     # On a terminal the prompt stands before its continuation; the standard output has the continuation alone.
     screen.console.print(prompt, end="", style="bold", markup=False, soft_wrap=True)
     try:
-        for piece in written:
+        for piece in generation:
             print(piece, end="", flush=True)
     finally:  # also when it is stopped by a signal
         print(flush=True)
-    count = len(written.tokens)
-    screen.say(f"{count} tokens, {count / written.seconds:,.0f} tokens/s, ended by {_REASONS[written.stopped or '']}")
+    count, ending = len(generation.tokens), _ENDINGS.get(generation.stopped or "", "")
+    screen.say(f"{count} tokens, {count / generation.seconds:,.0f} tokens/s, ended by {ending}")
 
 
 def score_text(
@@ -89,8 +83,7 @@ def score_text(
     *,
     threshold: str = "5%",
     out: Path | None = None,
-    dtype: Type = "auto",
-    device: Device = "auto",
+    options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),
 ) -> None:
     """Print log-probability and perplexity of every line of a text file, with its improbable tokens marked.
 
@@ -118,13 +111,12 @@ def score_text(
     from rango.language.text_scores import score_texts
     from rango.models.loading import load_model
 
-    answering = load_model(model, dtype=dtype, device=device)
-    scores = score_texts(answering, [line for _, line in lines])
-    numbers = [number for number, _ in lines]
+    loaded = load_model(model, dtype=options.dtype, device=options.device)
+    scores = score_texts(loaded, list(lines.values()))
     if out is not None:
-        _write_lines(out, [_score_row(number, score) for number, score in zip(numbers, scores, strict=True)])
+        write_json_lines(out, [_score_row(number, score) for number, score in zip(lines, scores, strict=True)])
     below = improbable_below(scores, nats=nats, share=share)
-    print_scores(_console(), scores, lines=numbers, below=below, notes=_notes(answering, numbers, scores))
+    print_scores(_console(), scores, lines=list(lines), below=below, notes=_notes(loaded, list(lines), scores))
 
 
 def spell(
@@ -133,10 +125,9 @@ def spell(
     *,
     file: Path | None = None,
     words: Path | None = None,
-    options: Annotated[SpellingOptions, Parameter(name="*")] = SpellingOptions(),
+    spelling: Annotated[SpellingOptions, Parameter(name="*")] = SpellingOptions(),
     out: Path | None = None,
-    dtype: Type = "auto",
-    device: Device = "auto",
+    options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),
 ) -> None:
     """Flag words in improbable places of a text, and offer more probable ones within two edits.
 
@@ -161,9 +152,7 @@ def spell(
     check_model_folder(model)
     if words is not None:
         check_file(words)
-    lines = [(1, text)] if text is not None else []
-    if file is not None:
-        lines = _numbered_lines(file)
+    lines = _numbered_lines(file) if file is not None else {1: text or ""}
     from rango.console import Screen
     from rango.language.printing import print_spelling
     from rango.language.spelling.checker import SpellChecker
@@ -171,33 +160,34 @@ def spell(
     from rango.language.words import read_words, words_of
     from rango.models.loading import load_model
 
-    for number, line in lines:
+    for number, line in lines.items():
         check_readable(line, f"line {number}" if file is not None else "the text")
     known = read_words(words) if words is not None else None
-    checker = SpellChecker(load_model(model, dtype=dtype, device=device), words=known, options=options)
-    total = sum(1 for _, line in lines for _ in words_of(line))
+    loaded = load_model(model, dtype=options.dtype, device=options.device)
+    checker = SpellChecker(loaded, words=known, options=spelling)
+    total = sum(1 for line in lines.values() for _ in words_of(line))
     with Screen(quiet=total < _LONG_TEXT).bar("words", total) as bar:
-        checks = checker.check([line for _, line in lines], progress=bar.advance)
+        checks = checker.check(list(lines.values()), progress=bar.advance)
     if out is not None:
-        _write_lines(out, [_check_row(number, check) for (number, _), check in zip(lines, checks, strict=True)])
-    names = [f"line {number}" if file is not None else None for number, _ in lines]
-    print_spelling(_console(), checks, names=names, threshold=options.threshold)
+        write_json_lines(out, [_check_row(number, check) for number, check in zip(lines, checks, strict=True)])
+    names = [f"line {number}" if file is not None else None for number in lines]
+    print_spelling(_console(), checks, names=names, threshold=spelling.threshold)
 
 
-def _numbered_lines(file: Path) -> list[tuple[int, str]]:
-    """The lines that hold text, without spaces around it, and their numbers from 1."""
-    return [(number, line.strip()) for number, line in enumerate(read_lines(file), start=1) if line.strip()]
+def _numbered_lines(file: Path) -> dict[int, str]:
+    """The lines of a file that hold text, without the spaces around it, by their numbers from 1."""
+    return {number: line.strip() for number, line in enumerate(read_lines(file), start=1) if line.strip()}
 
 
-def _threshold(given: str) -> tuple[float | None, float | None]:
-    """(nats, share): one of them."""
-    percent = given.endswith("%")
+def _threshold(text: str) -> tuple[float | None, float | None]:
+    """`--threshold` as (nats, None) or (None, share)."""
+    percent = text.endswith("%")
     try:
-        value = float(given.removesuffix("%"))
+        value = float(text.removesuffix("%"))
     except ValueError:
         value = -1.0
     if not (0 <= value <= 100 if percent else 0 <= value < float("inf")):
-        raise InputError(f"--threshold is {given!r}; expected nats such as 8, or a share of the tokens such as 5%")
+        raise InputError(f"--threshold is {text!r}; expected nats such as 8, or a share of the tokens such as 5%")
     return (None, value / 100) if percent else (value, None)
 
 
@@ -214,9 +204,9 @@ def _notes(model: Model, numbers: Sequence[int], scores: Sequence[TextScore]) ->
     ]
     long = [str(number) for number, score in zip(numbers, scores, strict=True) if score.windows > 1]
     if long:
-        some = ", ".join(long[:5]) + (f" and {len(long) - 5:,} more" if len(long) > 5 else "")
+        listed = ", ".join(long[:5]) + (f" and {len(long) - 5:,} more" if len(long) > 5 else "")
         notes.append(
-            f"Longer than the context of {model.context_length:,} tokens, scored in overlapping windows: line {some}."
+            f"Longer than the context of {model.context_length:,} tokens, scored in overlapping windows: line {listed}."
         )
     if unknown := sum(len(score.unknown) for score in scores):
         notes.append(
@@ -272,12 +262,8 @@ def _check_row(line: int, check: SpellingCheck) -> dict[str, Any]:
 
 
 def _finite(value: float) -> float | None:
-    """A number that JSON can write."""
+    """A number that every JSON reader takes: JSON knows neither infinity nor NaN."""
     return value if math.isfinite(value) else None
-
-
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def _console() -> Console:

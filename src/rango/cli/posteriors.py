@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -14,7 +13,6 @@ from rich.console import Console
 from rango.decisions import (
     Calibrator,
     Costs,
-    Estimate,
     Posteriors,
     calibration_loss,
     fit_calibrator,
@@ -25,7 +23,7 @@ from rango.decisions import (
 from rango.decisions import compare as compare_systems
 from rango.decisions import decide as decide_all
 from rango.errors import InputError
-from rango.files import write_json, write_text
+from rango.files import check_writable_file, write_json, write_json_lines, write_text
 from rango.reports.run.terminal import metrics_table
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
@@ -55,12 +53,14 @@ def metrics(
     out
         JSON file to write the metrics to.
     """
-    found = summarise(
+    if out is not None:
+        check_writable_file(out)
+    estimates = summarise(
         read_posteriors(file), costs=_costs(costs), priors=_priors(priors), replicates=replicates, seed=seed
     )
     if out is not None:
-        write_json(out, _entries(found))
-    _print(metrics_table({file.stem: found}))
+        write_json(out, {name: estimate.as_dict() for name, estimate in estimates.items()})
+    _print(metrics_table({file.stem: estimates}))
 
 
 def calibrate(
@@ -88,15 +88,19 @@ def calibrate(
     calibrator
         JSON file to write the fitted calibrator to, or to read it from when --fit is absent.
     """
-    fitted = _fitted(fit, method, calibrator)
+    for path in (out, calibrator):
+        if path is not None:
+            check_writable_file(path)
     raw = read_posteriors(apply)
+    fitted = _read_or_fit(fit, method, calibrator)
     calibrated = fitted.apply(raw)
     write_posteriors(out, calibrated)
     _print(metrics_table({"raw": summarise(raw, seed=seed), "calibrated": summarise(calibrated, seed=seed)}))
-    _say_fit(fitted, raw, seed)
+    _print_fit(fitted, raw, seed)
 
 
-def _fitted(fit: Path | None, method: Method | None, calibrator: Path | None) -> Calibrator:
+def _read_or_fit(fit: Path | None, method: Method | None, calibrator: Path | None) -> Calibrator:
+    """The calibrator that `calibrate` applies: read from its file, or fitted and written to it."""
     if fit is None:
         if calibrator is None:
             raise InputError("--fit is missing; give the posteriors to fit on, or --calibrator with a fitted one")
@@ -111,7 +115,8 @@ def _fitted(fit: Path | None, method: Method | None, calibrator: Path | None) ->
     return fitted
 
 
-def _say_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
+def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
+    """Say whether the fit converged, and what share of the raw cross-entropy is calibration loss."""
     report = fitted.report
     if report is not None:
         state = f"converged in {report.iterations} iterations" if report.converged else "DID NOT CONVERGE"
@@ -120,14 +125,14 @@ def _say_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
             f"{report.loss_after:.4f} nats, {state}" + (f" ({report.note})" if report.note else "")
         )
     try:
-        found = calibration_loss(raw, method=fitted.method, seed=seed)
-    except InputError as error:
+        parts = calibration_loss(raw, method=fitted.method, seed=seed)
+    except InputError as error:  # too few instances to cross-validate: the calibrated file is of use all the same
         _print(f"calibration loss: not available ({error})")
         return
     _print(
-        f"calibration loss of the raw cross-entropy (diagnosis, {found.folds}-fold cross-validation on the data "
-        f"applied to): {found.raw:.4f} = {found.calibrated:.4f} discrimination {found.loss:+.4f} calibration "
-        f"({found.relative:.1%})"
+        f"calibration loss of the raw cross-entropy (diagnosis, {parts.folds}-fold cross-validation on the data "
+        f"applied to): {parts.raw:.4f} = {parts.calibrated:.4f} discrimination {parts.loss:+.4f} calibration "
+        f"({parts.relative:.1%})"
     )
 
 
@@ -147,12 +152,22 @@ def decide(
     out
         .csv or .jsonl to write.
     """
+    if out.suffix not in (".csv", ".jsonl"):
+        raise InputError(f"--out {out}: ending {out.suffix!r} is not known; expected .csv or .jsonl")
+    check_writable_file(out)
+    table = Costs.from_yaml(costs)
     source = file / "posteriors" / "test-adapted.parquet" if file.is_dir() else file
-    posteriors, table = read_posteriors(source), Costs.from_yaml(costs)
-    found = decide_all(posteriors, costs=table, priors=_priors(priors))
-    rows = list(found.rows())
-    _write_rows(out, rows)
-    counts = {name: sum(row["decision"] == name for row in rows) for name in found.names}
+    decisions = decide_all(read_posteriors(source), costs=table, priors=_priors(priors))
+    rows = list(decisions.rows())
+    if out.suffix == ".csv":
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(out, text.getvalue())
+    else:
+        write_json_lines(out, rows)
+    counts = {name: sum(row["decision"] == name for row in rows) for name in decisions.names}
     shares = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     mean = sum(row["expected_cost"] for row in rows) / len(rows)
     _print(f"{len(rows):,} decisions: {shares}\nmean expected cost {mean:.4f}")
@@ -179,7 +194,9 @@ def compare(
     out
         JSON file to write the comparison to.
     """
-    found = compare_systems(
+    if out is not None:
+        check_writable_file(out)
+    comparison = compare_systems(
         read_posteriors(a),
         read_posteriors(b),
         costs=_costs(costs),
@@ -188,10 +205,10 @@ def compare(
         seed=seed,
     )
     if out is not None:
-        write_json(out, found.as_dict())
+        write_json(out, comparison.as_dict())
     first, second = (a.stem, b.stem) if a.stem != b.stem else (str(a), str(b))
-    _print(metrics_table({first: found.a, second: found.b, "difference": found.difference}))
-    _print("\n" + found.sentence(names=(first, second)))
+    _print(metrics_table({first: comparison.a, second: comparison.b, "difference": comparison.difference}))
+    _print("\n" + comparison.sentence(names=(first, second)))
 
 
 def _costs(file: Path | None) -> Costs | None:
@@ -205,23 +222,6 @@ def _priors(text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"--priors is {text!r}; expected numbers with commas between, such as 0.2,0.3,0.5") from None
-
-
-def _entries(found: dict[str, Estimate]) -> dict[str, Any]:
-    return {name: estimate.as_dict() for name, estimate in found.items()}
-
-
-def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
-    if out.suffix == ".jsonl":
-        write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    elif out.suffix == ".csv":
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(out, text.getvalue())
-    else:
-        raise InputError(f"--out {out}: ending {out.suffix!r} is not known; expected .csv or .jsonl")
 
 
 def _print(what: Any) -> None:

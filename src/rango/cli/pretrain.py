@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import Quiet
+from rango.errors import InputError
 from rango.files import check_file, check_writable
 from rango.language.options import PretrainConfig
 
@@ -31,6 +32,10 @@ def pretrain(
     """
     for text in texts:
         check_file(text)
+    if settings.tokenizer is not None and not settings.tokenizer.is_dir():
+        raise InputError(f"tokenizer {settings.tokenizer} is not a folder; give the folder of an existing model")
+    if settings.architecture_file:
+        check_file(Path(settings.architecture))
     check_writable(out.parent)
     from rango.console import Screen
     from rango.language.pretrain import pretrain as train

@@ -52,54 +52,53 @@ def study(
         Say what would be done, and stop.
     retry
         Try again what failed.
-    quiet
-        No progress, only the result.
     """
     if workers < 1:
         raise InputError(f"--workers is {workers}; expected 1 or more")
-    _check_gpus(gpus, ray)
-    from rich.console import Console
-
-    from rango.reports.study.report import write_study_report
-    from rango.studies.execution import check_parallel_search, describe, prepare, run_study
-    from rango.studies.live_table import LiveTable
-    from rango.studies.optuna_search import Searcher
-    from rango.studies.ray_cluster import run_on_ray
-    from rango.studies.study_file import read_study
-
-    asked = read_study(file, tiny=tiny, changes=change)
-    folder = out or Path("runs") / asked.name
-    plan, store = prepare(asked, folder)
-    check_parallel_search(asked, workers=workers, ray=ray)
-    if not dry_run:
-        check_writable(folder)
-    console = Console(stderr=True, highlight=False, quiet=quiet)
-    for line in describe(plan, store):
-        console.print(line, markup=False, soft_wrap=True)
-    if asked.search is not None:
-        chosen = len(Searcher(asked, store).chosen())
-        console.print(f"  a search ({asked.search.sampler}): {chosen} of {asked.search.trials} trials chosen so far")
-    if dry_run:
-        return
-    watch = LiveTable(store, plan, console, search=asked.search is not None)
-    try:
-        if ray is None:
-            run_study(asked, plan, store, workers=workers, bank=bank, retry=retry, watch=watch)
-        else:
-            run_on_ray(asked, plan, store, address=ray, bank=bank, retry=retry, gpus=gpus, watch=watch)
-    finally:
-        watch.stop()
-    write_study_report(folder).print()
-    if asked.search is not None:
-        print(Searcher(asked, store).best_words())
-    plan = store.read_plan()  # a search has made it longer
-    failed = [job for job in plan.jobs if store.status(job) == "failed"]
-    if failed:
-        raise RunError(f"{len(failed)} of {len(plan.jobs)} jobs failed; rango study … --retry tries them again")
-
-
-def _check_gpus(gpus: float | None, ray: str | None) -> None:
     if gpus is not None and ray is None:
         raise InputError("--gpus is for tasks on a Ray cluster; give --ray ADDRESS too, or leave it out")
     if gpus is not None and not 0 <= gpus < float("inf"):
         raise InputError(f"--gpus is {gpus}; expected 0 or more, such as 0.5")
+    from rango.studies.execution import check_parallel_search, describe, prepare, run_study
+    from rango.studies.study_file import read_study
+
+    # What is asked is checked as a whole, without any model, before it is shown or begun.
+    wanted = read_study(file, tiny=tiny, changes=change)
+    folder = out or Path("runs") / wanted.name
+    plan, store = prepare(wanted, folder)
+    check_parallel_search(wanted, workers=workers, ray=ray)
+    if not dry_run:
+        check_writable(folder)
+
+    from rich.console import Console
+
+    from rango.reports.study.report import write_study_report
+    from rango.studies.live_table import LiveTable
+    from rango.studies.optuna_search import Searcher
+    from rango.studies.ray_cluster import run_on_ray
+
+    console = Console(stderr=True, highlight=False, quiet=quiet)
+    for line in describe(plan, store):
+        console.print(line, markup=False, soft_wrap=True)
+    if wanted.search is not None:
+        chosen = len(Searcher(wanted, store).chosen())
+        console.print(f"  a search ({wanted.search.sampler}): {chosen} of {wanted.search.trials} trials chosen so far")
+    if dry_run:
+        return
+    watch = LiveTable(store, plan, console, search=wanted.search is not None)
+    try:
+        if ray is None:
+            run_study(wanted, plan, store, workers=workers, bank=bank, retry=retry, watch=watch)
+        else:
+            run_on_ray(wanted, plan, store, address=ray, bank=bank, retry=retry, gpus=gpus, watch=watch)
+    finally:
+        watch.stop()
+
+    # Failed jobs do not hide the results of the others: first the table, then what failed.
+    write_study_report(folder).print()
+    if wanted.search is not None:
+        print(Searcher(wanted, store).best_words())
+    plan = store.read_plan()  # a search has made it longer
+    failed = [job for job in plan.jobs if store.status(job) == "failed"]
+    if failed:
+        raise RunError(f"{len(failed)} of {len(plan.jobs)} jobs failed; rango study … --retry tries them again")

@@ -20,7 +20,7 @@ from rango.decisions import (
     write_posteriors,
 )
 from rango.errors import InputError
-from rango.files import holds_files, read_yaml, write_json, write_yaml
+from rango.files import write_json, write_yaml
 from rango.models.adapter import Adapter
 from rango.models.loading import Model
 from rango.models.peft_format import load_adapter
@@ -29,10 +29,8 @@ from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import DropoutPasses, as_posteriors, check_dropout, score_split
 from rango.scoring.trees import encode
 from rango.tasks import Instance, Task, few_shot, true_log_posteriors
-from rango.training.evaluation_of_run import check_data
+from rango.training.evaluation_of_run import RECORD, check_data, check_evaluation_output
 from rango.training.run_folder import as_json, posteriors_file, versions
-
-RECORD = "evaluation.yaml"
 
 
 def write_evaluation(
@@ -47,7 +45,7 @@ def write_evaluation(
         InputError: bad data or adapter, data that the adapter's run has seen (see `other_data`), or `out` holds other
             files; nothing is written then.
     """
-    _check_output(out, config)
+    check_evaluation_output(out, config)
     notes = (*notes, *check_data(task, config))
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
@@ -96,16 +94,6 @@ def write_evaluation(
     write_yaml(out / RECORD, record)
     write_json(out / "metrics.json", as_json({config.split: metrics}))
     return metrics
-
-
-def _check_output(out: Path, config: EvaluateConfig) -> None:
-    """Raise InputError where `out` holds anything but an evaluation with this configuration."""
-    if out.is_file():
-        raise InputError(f"--out {out} is a file; give a folder that does not exist yet")
-    if not holds_files(out):
-        return
-    if not (out / RECORD).is_file() or read_yaml(out / RECORD).get("config") != config.model_dump(mode="json"):
-        raise InputError(f"--out {out} already holds other files; give a folder that does not exist yet")
 
 
 def check_not_empty(instances: Sequence[Instance], *, shots: int) -> None:

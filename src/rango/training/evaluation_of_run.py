@@ -8,9 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from rango.errors import InputError
+from rango.files import holds_files, read_yaml
 from rango.options import EvaluateConfig, Split, TaskOptions
 from rango.tasks import TASKS, Task, load_task
 from rango.training.run_folder import Run
+
+RECORD = "evaluation.yaml"
 
 SCORING_KEYS = ("form", "normalise", "shots", "shots_seed", "dtype")
 """What an evaluation takes over from the adapter's run whatever the task."""
@@ -114,3 +117,13 @@ def _load_task_of(run: Run, name: str | None = None) -> Task | None:
     except InputError:
         return None
     return task if task.fingerprint == run.record.get("fingerprints", {}).get("task") else None
+
+
+def check_evaluation_output(out: Path, config: EvaluateConfig) -> None:
+    """Raise InputError where `out` holds anything but an evaluation with this configuration."""
+    if out.is_file():
+        raise InputError(f"--out {out} is a file; give a folder that does not exist yet")
+    if not holds_files(out):
+        return
+    if not (out / RECORD).is_file() or read_yaml(out / RECORD).get("config") != config.model_dump(mode="json"):
+        raise InputError(f"--out {out} already holds other files; give a folder that does not exist yet")

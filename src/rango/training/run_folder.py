@@ -27,6 +27,7 @@ from rango.options import FinetuneConfig
 
 if TYPE_CHECKING:
     from rango.models.adapter import TrainableModel
+    from rango.tasks import Task
 
 T = TypeVar("T")
 
@@ -311,6 +312,12 @@ def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, s
     _check_equal(path, run.part("config"), config.model_dump(mode="json"))
     _check_equal(path, run.part("fingerprints"), dict(fingerprints))
     return run
+
+
+def check_output(path: Path, config: FinetuneConfig, task: Task) -> None:
+    """As `open_output`, before the model is loaded: a run of another model is not noticed yet."""
+    stored = Run(path).record.get("fingerprints", {}) if (path / "run.yaml").is_file() else {}
+    open_output(path, config, {**stored, "task": task.fingerprint})
 
 
 def _check_equal(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> None:

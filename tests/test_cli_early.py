@@ -1,0 +1,98 @@
+"""Bad input is refused before the seconds that torch and transformers take to load, by every command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets")
+REFUSED = {
+    "finetune ./NOWHERE simulated --out OUT": "model folder ./NOWHERE does not exist",
+    "finetune EMPTY simulated --out OUT": "has no config.json",
+    "finetune m socialiqa --data NOWHERE --out OUT": "data folder NOWHERE does not exist",
+    "finetune m hellaswag --data EMPTY --out OUT": "EMPTY holds no",
+    "finetune m socialqa --out OUT": "did you mean 'socialiqa'?",
+    "finetune m ./NOWHERE --out OUT": "table ./NOWHERE does not exist",
+    "finetune m simulated --out FILE/run": "cannot be written to",
+    "finetune m simulated --out FULL": "already holds other files",
+    "finetune m simulated --out OUT --device tpu": "device 'tpu' is not known",
+    "finetune m simulated --out OUT --lora.rank 0": "lora.rank is '0'",
+    "finetune m simulated --out OUT --lora.rnk 1": "--lora.rank",
+    "finetune --config NOWHERE": "NOWHERE does not exist",
+    "evaluate m simulated --out FULL": "already holds other files",
+    "evaluate m simulated --out OUT --adapter EMPTY": "EMPTY holds no adapter_config.json",
+    "evaluate m simulated --out OUT --adapter NOWHERE": "NOWHERE holds no adapter_config.json",
+    "evaluate m socialiqa --data NOWHERE --out OUT": "data folder NOWHERE does not exist",
+    "pretrain NOWHERE --out OUT": "NOWHERE does not exist",
+    "pretrain FILE --out FILE/model": "cannot be written to",
+    "pretrain FILE --out OUT --tokenizer NOWHERE": "tokenizer NOWHERE is not a folder",
+    "pretrain FILE --out OUT --architecture NOWHERE.json": "NOWHERE.json does not exist",
+    "generate ./NOWHERE Ann": "model folder ./NOWHERE does not exist",
+    "generate m Ann --adapter EMPTY": "EMPTY holds no adapter_config.json",
+    "score-text m NOWHERE": "NOWHERE does not exist",
+    "score-text ./NOWHERE FILE": "model folder ./NOWHERE does not exist",
+    "score-text m FILE --threshold x": "--threshold is 'x'",
+    "score-text m FILE --out FULL": "is a folder; give the path of a file",
+    "spell m Ann --words NOWHERE": "NOWHERE does not exist",
+    "spell m --file NOWHERE": "NOWHERE does not exist",
+    "spell m": "give the text to check, or --file FILE",
+    "metrics NOWHERE": "NOWHERE",
+    "metrics P.jsonl --costs NOWHERE": "NOWHERE does not exist",
+    "metrics FILE --out FULL": "is a folder; give the path of a file",
+    "calibrate --fit NOWHERE --apply NOWHERE --method temperature --out OUT": "NOWHERE",
+    "calibrate --fit FILE --apply FILE --method temperature --out FULL": "is a folder; give the path of a file",
+    "decide FILE --costs NOWHERE --out OUT.csv": "NOWHERE does not exist",
+    "decide FILE --costs NOWHERE --out OUT.txt": "expected .csv or .jsonl",
+    "compare NOWHERE NOWHERE": "NOWHERE",
+    "study NOWHERE": "NOWHERE does not exist",
+    "study STUDY --out OUT": "data folder NOWHERE does not exist",
+    "study STUDY --out OUT --set base.trian=3": "trian",
+    "tasks NOWHERE": "unknown task 'NOWHERE'",
+    "tasks socialiqa --data NOWHERE": "data folder NOWHERE does not exist",
+    "report NOWHERE": "NOWHERE",
+    "report FULL": "FULL holds neither run.yaml nor metrics.json",
+    "demo --out FILE/demo": "cannot be written to",
+    "demo --out FULL": "already holds other files",
+}
+# One interpreter runs all commands: a heavy library stays once it is loaded, and the first that loads it is seen.
+PROGRAM = f"""
+import contextlib, io, json, sys
+from rango.cli import main
+seen, heavy = [], set({HEAVY})
+for command in json.load(sys.stdin):
+    loaded = set(sys.modules)
+    with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()):
+        code = main(command.split())
+    seen.append([code, errors.getvalue(), sorted(heavy & set(sys.modules) - loaded)])
+print(json.dumps(seen))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
+    """Exit code, error and heavy libraries that it loaded, for each command."""
+    folder = tmp_path_factory.mktemp("early")
+    (folder / "EMPTY").mkdir()
+    (folder / "FULL").mkdir()
+    (folder / "FULL" / "notes.txt").write_text("mine")
+    (folder / "FILE").write_text("Ann sings.\n")
+    (folder / "P.jsonl").write_text('{"label": 0, "posteriors": [0.6, 0.4]}\n' * 4)
+    (folder / "STUDY").write_text("base: {model: m, task: socialiqa, data: NOWHERE}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder, input=json.dumps(list(REFUSED)), capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert not (folder / "OUT").exists()
+    return dict(zip(REFUSED, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_bad_input_is_refused_before_heavy_libraries(
+    command: str, refusals: dict[str, tuple[int, str, list[str]]]
+) -> None:
+    code, error, loaded = refusals[command]
+    assert REFUSED[command] in error
+    assert (code, error.count("\n"), loaded) == (2, 1, [])
