@@ -57,6 +57,22 @@ def test_every_direct_dependency_is_pinned() -> None:
     assert {normal(requirement) for requirement in asked} <= pinned
 
 
+def strangers(text: str) -> list[str]:
+    """Lines that install the `rango` of the package index, which is another project's."""
+    return [line for line in text.splitlines() if re.search(r"pip3? install\b.*[\s'\"]rango(?![\w/-])", line)]
+
+
+def test_nothing_installs_the_project_that_has_the_short_name() -> None:
+    assert project()["name"] == "rango-lm"
+    for name, wrong in (("rango", True), ("'rango[ray]'", True), ("-U rango==1", True), ("'rango-lm[ray]'", False)):
+        assert bool(strangers(f"pip install {name}")) == wrong
+    files = [path for path in ROOT.iterdir() if path.is_file()]
+    for folder in ("src", "tests", "docs", "studies", "benchmarks", ".ci"):
+        files += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    wrong_lines = {path.name: strangers(path.read_text(errors="ignore")) for path in files}
+    assert {name: lines for name, lines in wrong_lines.items() if lines} == {}
+
+
 def public_names(module: ModuleType) -> set[str]:
     """Public names bound in the module, without modules (a room's files are not its interface)."""
     values = vars(module)

@@ -44,6 +44,7 @@ def build_wheel(folder: Path) -> Path:
 @pytest.mark.slow
 def test_the_wheel_is_whole_and_runs_without_the_sources(tmp_path: Path) -> None:
     wheel = build_wheel(tmp_path)
+    assert wheel.name == f"rango_lm-{__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("rango/")}
     files = {path for path in (ROOT / "src" / "rango").rglob("*") if path.is_file() and "__pycache__" not in path.parts}

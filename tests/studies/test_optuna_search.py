@@ -215,7 +215,7 @@ class TestMessages:
 
     def test_without_optuna(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "optuna", None)
-        with pytest.raises(InputError, match=r"pip install 'rango\[search\]'"):
+        with pytest.raises(InputError, match=r"pip install 'rango-lm\[search\]'"):
             prepare(asked(1), tmp_path)
 
 

@@ -106,6 +106,6 @@ def test_ray_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "ray", None)
     study = Study.build({"name": "s", "base": {"model": "m", "task": "simulated"}})
     plan = plan_study(study, tmp_path / "out")
-    with pytest.raises(InputError, match=r"--ray needs Ray, which is not installed; pip install 'rango\[ray\]'"):
+    with pytest.raises(InputError, match=r"--ray needs Ray, which is not installed; pip install 'rango-lm\[ray\]'"):
         run_on_ray(study, plan, Store(tmp_path / "out"), address="local")
     assert not (tmp_path / "out").exists()

@@ -232,6 +232,6 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise InputError("search needs Optuna, which is not installed; pip install 'rango[search]'") from None
+        raise InputError("search needs Optuna, which is not installed; pip install 'rango-lm[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

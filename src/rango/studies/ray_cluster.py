@@ -52,7 +52,7 @@ def run_on_ray(
     try:
         import ray
     except ImportError:
-        raise InputError("--ray needs Ray, which is not installed; pip install 'rango[ray]'") from None
+        raise InputError("--ray needs Ray, which is not installed; pip install 'rango-lm[ray]'") from None
     try:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, ValueError) as error:
