@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -119,18 +119,13 @@ def read_arpa(path: Path, tokenizer: PreTrainedTokenizerBase) -> Model:
     return Model(name=str(path), network=NGramForCausalLM.from_tables(tables), tokenizer=tokenizer)
 
 
-@dataclass(frozen=True, eq=False)
-class _Entries:
-    """The n-grams of one order, in the order of the file; logarithms in nats."""
+class _Entries(NamedTuple):
+    """The n-grams of one order, in the order of the file; logarithms in nats, a back-off weight that is absent is 0."""
 
-    tokens: NDArray[np.int64]
-    """(count, order)"""
-    log_probabilities: NDArray[np.float32]
-    """(count,)"""
-    back_off: NDArray[np.float32]
-    """(count,), 0 where the line has none."""
-    lines: NDArray[np.int64]
-    """(count,) the number of each one's line."""
+    tokens: NDArray[np.int64]  # (count, order)
+    log_probabilities: NDArray[np.float32]  # (count,)
+    back_off: NDArray[np.float32]  # (count,)
+    lines: NDArray[np.int64]  # (count,) the number of each one's line
 
 
 class _ArpaReader:

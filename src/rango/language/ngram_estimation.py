@@ -94,13 +94,13 @@ def count_ngrams(streams: Sequence[Integers], *, order: int, vocabulary: int, en
                 "lower the order or add text"
             )
         occurring = states[ends - 1].astype(np.int64) * vocabulary + stream[ends]  # (places,) keys as they occur
-        distinct, index, occurrences = _number(occurring)
+        distinct, index, occurrences = np.unique(occurring, return_inverse=True, return_counts=True)
         suffix = np.empty(len(distinct), dtype=np.int32)
         suffix[index] = states[ends]
         states = np.zeros(len(stream), dtype=np.int32)
         states[ends] = index
         keys.append(distinct)
-        counts.append(occurrences)
+        counts.append(occurrences.astype(np.int32))
         suffixes.append(suffix)
     return NGramCounts(vocabulary, end, tuple(keys), tuple(counts), tuple(suffixes))
 
@@ -122,20 +122,6 @@ def _join(streams: Sequence[Integers], *, end: int) -> tuple[NDArray[np.int32], 
     lengths = places - latest + 1  # (T,)
     lengths[begins] = 1
     return stream, lengths
-
-
-def _number(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-    """The distinct keys, increasing; for each key its place among them; how often each occurs.
-
-    As `np.unique` does, but with places of 4 bytes: at a hundred million tokens that saves 400 MB.
-    """
-    order = np.argsort(keys)
-    ranked = keys[order]
-    first = np.concatenate([[True], ranked[1:] != ranked[:-1]])
-    index = np.empty(len(keys), dtype=np.int32)
-    index[order] = np.cumsum(first, dtype=np.int32) - 1
-    begins = np.flatnonzero(first)
-    return ranked[begins], index, np.diff(begins, append=len(ranked)).astype(np.int32)
 
 
 def smooth(counts: NGramCounts, *, smoothing: Smoothing, k: float = 1.0, discount: float | None = None) -> NGramTables:

@@ -237,26 +237,18 @@ def unknown_token(model: Model) -> int | None:
 
 
 def check_readable(text: str, where: str) -> None:
-    """Check that a model can score a text.
-
-    Raises:
-        InputError: it is blank, or as `check_characters`.
-    """
+    """Raise InputError where a text is blank, or as `check_characters`: no model can score it."""
     if not text.strip():
         raise InputError(f"{where} is blank; give at least one word")
     check_characters(text, where)
 
 
 def check_characters(text: str, where: str) -> None:
-    """Check that a text can be written as UTF-8.
-
-    Raises:
-        InputError: half a surrogate pair; Python also puts one for each byte of the command line that is not UTF-8.
-    """
+    """Raise InputError where a text cannot be written as UTF-8, because it holds half a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        # Such bytes of the command line are U+DC80 to U+DCFF (PEP 383).
+        # Python reads a byte of the command line that is not UTF-8 as U+DC80 to U+DCFF (PEP 383).
         what = f"byte {code - 0xDC00:#04x}" if 0xDC80 <= code <= 0xDCFF else f"U+{code:04X}, half a surrogate pair,"
         raise InputError(f"{where}: {what} at character {error.start + 1} is not UTF-8; give UTF-8 text") from None
