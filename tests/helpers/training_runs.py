@@ -110,4 +110,6 @@ def take_step(run: TrainingRun, gradient: tuple[float, float] = (0.3, -0.4), los
     """One optimizer step with a gradient that a test gives; returns its record."""
     (weight,) = run.adapter.parameters()
     weight.grad = torch.tensor(gradient)
-    return run.add_time(run.update(loss, run.batch()), 0.25)
+    record = run.update(loss, run.batch())
+    assert record is not None
+    return run.add_time(record, 0.25)

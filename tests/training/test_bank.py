@@ -21,6 +21,7 @@ from rango.training.bank import TrainingJob, bankable
 from rango.training.finetune import finetune, finetune_bank
 from rango.training.run_folder import Run, RunWriter
 from rango.training.trainer import Trainer
+from rango.training.training_run import TrainingRun
 
 Checkpoint = Callable[..., Path]
 
@@ -110,7 +111,7 @@ def test_runs_of_a_bank_may_end_at_different_steps(three: list[Run], checkpoint:
     assert not any(isinstance(module, LoRALinear) for module in model.network.modules())
 
 
-KILLS = [(Trainer, "_step", 1), (Trainer, "_step", 4), (Trainer, "_checkpoint", 2), (Trainer, "_checkpoint", 6)]
+KILLS = [(Trainer, "_step", 1), (Trainer, "_step", 4), (TrainingRun, "checkpoint", 2), (TrainingRun, "checkpoint", 6)]
 KILLS += [(Trainer, "_step", 9), (RunWriter, "write_metrics", 2), (RunWriter, "finish", 3), (RunWriter, "begin", 2)]
 
 

@@ -12,7 +12,7 @@ from helpers.training_runs import make_run, take_step
 from safetensors.torch import save
 
 from rango.errors import InputError
-from rango.training.checkpoint import Progress, State, load_state, save_state
+from rango.training.checkpoint import Progress, load_state, save_state
 from rango.training.training_run import TrainingRun
 
 ONE = {"a": torch.zeros(2)}
@@ -95,8 +95,3 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monke
         save_state(tmp_path / "state", [trained(tmp_path / "run", "key", steps=2)])
     assert (tmp_path / "state").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
-def test_counters_that_are_not_known_are_an_error() -> None:
-    with pytest.raises(TypeError, match="unknown"):
-        State({"key": {"unknown": 1}}, {}).progress_of("key")

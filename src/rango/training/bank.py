@@ -44,6 +44,7 @@ def bankable(configs: Sequence[FinetuneConfig]) -> str | None:
     """
     if len(configs) < 2:
         return None
+    # What a batch holds and how it is read must agree; the first key that differs is reason enough.
     first = configs[0]
     for config in configs[1:]:
         for name in type(first).model_fields:
@@ -53,6 +54,7 @@ def bankable(configs: Sequence[FinetuneConfig]) -> str | None:
         return "full fine-tuning changes the base that the others would share"
     if any(config.lora.dropout for config in configs):
         return "lora.dropout is not 0: the masks of a run would not be those it draws alone"
+    # Equal runs would share one key in the state file.
     if len({run_key(config) for config in configs}) < len(configs):
         return "two of the runs have the same configuration"
     return None

@@ -109,10 +109,6 @@ class State:
     """Key of a run → its counters."""
     tensors: Mapping[str, torch.Tensor]
 
-    def progress_of(self, key: str) -> Progress:
-        """The counters of one run of fine-tuning."""
-        return Progress(**self.progress[key])
-
     def restore(self, run: Saved) -> None:
         """Put a run's adapter and optimizer back into the state in which `save_state` was given them."""
         run.adapter.load_state(self._below(f"{run.key}/adapter/"))

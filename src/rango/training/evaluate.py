@@ -48,6 +48,7 @@ def write_evaluation(
     check_evaluation_output(out, config)
     notes = (*notes, *check_data(task, config))
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
+    # The shots leave the training split, so its instances are those of the task that has them in its prompts.
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     instances = task.split(config.split)
     check_not_empty(instances, shots=config.shots)
@@ -65,6 +66,7 @@ def write_evaluation(
             dropout = DropoutPasses(adapter, config.mc_dropout, config.seed)
         reader = probe_reader(model)
         trees = encode(model, instances, task=task, form=form)
+        # Everything that can be refused has been: only now is anything shown.
         for note in (*notes, *model.notes, *reader.notes, *task.notes):
             screen.say(f"· {note}")
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
@@ -79,6 +81,7 @@ def write_evaluation(
     if floor is not None:
         states["floor"] = floor
     metrics = measure(states, seed=config.seed)
+    # Write only now that everything is computed: an evaluation is whole or begun anew.
     for state, posteriors in states.items():
         write_posteriors(posteriors_file(out, state, config.split), posteriors)
     record = {
@@ -108,6 +111,7 @@ def measure(states: Mapping[str, Posteriors], *, seed: int = 0) -> dict[str, dic
     `prior` outputs the class frequencies of the same instances whatever the input: its NCE is 1 by definition.
     `difference` is adapted minus base on the same resampled instances.
     """
+    # All states are of the same instances, and the prior-only system looks at their labels alone.
     any_state = next(iter(states.values()))
     metrics = {"prior": summarise_prior_only(any_state, seed=seed)}
     metrics |= {state: summarise(posteriors, seed=seed) for state, posteriors in states.items()}

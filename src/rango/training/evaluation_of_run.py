@@ -64,6 +64,7 @@ def check_data(task: Task, config: EvaluateConfig) -> tuple[str, ...]:
         InputError: the run's task has changed since, or is cut in another way and instances to evaluate share a context
             with some that the run has seen. `other_data` lets both pass.
     """
+    # Equal fingerprints mean the same instances in the same splits.
     run = run_of(config.adapter)
     then = run.record.get("fingerprints", {}).get("task") if run is not None else None
     if run is None or then == task.fingerprint:

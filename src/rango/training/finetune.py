@@ -71,6 +71,7 @@ def finetune(
         {**task.options.model_dump(), "model": model.name, "task": task.name, **overrides}
     )
     job = TrainingJob(Path(out), config, on_validation)
+    # A run alone keeps its state in its own folder, where nobody else looks for it.
     state = job.out / "state" / "state.safetensors"
     (run,) = finetune_bank(model, task, [job], state=state, base=base, screen=screen)
     if run.failure is not None:
@@ -93,12 +94,9 @@ def finetune_bank(
     the others go on. Repeating goes on from `state`, one file for the whole bank, and so ends as if never stopped.
 
     Args:
-        model: the base model.
-        task: with train, validation and test splits.
+        model, task, base, screen: as in `finetune`.
         jobs: where each run goes and its configuration; `bankable` says in what they may differ.
         state: the file for a resume; removed when the bank is done.
-        base: as in `finetune`.
-        screen: where progress is shown; nowhere by default.
 
     Returns:
         The runs, in the order of `jobs`.
@@ -110,6 +108,7 @@ def finetune_bank(
     screen = screen or Screen(quiet=True)
     check_bankable(jobs)
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
+    # Look into every folder before anything is written: a bank with one wrong folder must not begin at all.
     begun = [open_output(job.out, job.config, fingerprints) for job in jobs]
     unfinished = []
     for job, run in zip(jobs, begun, strict=True):
@@ -138,6 +137,7 @@ def _train(
     check_not_empty(task.train, shots=config.shots)
     for job, _ in unfinished:
         _check_selection(job.config, task)
+    # All splits are encoded now, so that an instance which does not fit is refused before hours of training.
     form = config.form or task.default_form
     reader = probe_reader(model)
     trees = {name: encode(model, task.split(name), task=task, form=form) for name in SPLITS}
@@ -202,6 +202,7 @@ def _check_selection(config: FinetuneConfig, task: Task) -> None:
 
     NCE divides by the entropy of the priors, which is 0 where all right answers have one label.
     """
+    # The regime `all` never selects.
     labels = {instance.label for instance in task.validation}
     if config.regime != "all" and config.select == "nce" and len(labels) == 1:
         count = len(task.validation)
@@ -216,6 +217,7 @@ def _check_state(state: Path, runs: Sequence[TrainingRun]) -> None:
     """Raise InputError where the state file is damaged, or lacks one of these runs."""
     if not state.is_file():
         return
+    # Keys are hashes of configurations: a state of other runs, or of a version with other options, lacks them.
     saved = load_state(state).progress
     missing = [run.writer.path for run in runs if run.key not in saved]
     if missing and len(runs) == 1:
@@ -244,6 +246,7 @@ class _Bank:
         """Write base posteriors, train, and measure every run that came to its end."""
         started = time.perf_counter()
         reader, processes = self.data.reader, self.data.processes
+        # The time of earlier, interrupted attempts counts too.
         seconds_before = {run.key: run.writer.record.get("seconds") or 0.0 for run in self.runs}
         for run in self.runs:
             run.writer.begin(most_steps=run.most_steps)
@@ -271,12 +274,14 @@ class _Bank:
                 best_step=progress.step if run.config.regime == "all" else progress.best_step,
                 steps=progress.step,
             )
+        # The state goes last: after a crash before this line the complete runs are skipped and the others measured.
         if processes.is_main:
             state.unlink(missing_ok=True)
         processes.barrier()
 
     def _write_base(self, split: Split, known: Posteriors | None) -> None:
         """Store the base model's posteriors in every run: those given, those that one has, or newly computed ones."""
+        # All processes must take the same branch below, though files that the main one wrote may reach them late.
         stored = self.data.processes.broadcast([run.writer.has_posteriors("base", split) for run in self.runs])
         having = [run for run, has in zip(self.runs, stored, strict=True) if has]
         lacking = [run for run, has in zip(self.runs, stored, strict=True) if not has]
@@ -288,6 +293,7 @@ class _Bank:
         elif known is None:
             with source.adapter.disabled():
                 known = self._score("base", split, source)
+        # The share on the letters was recorded when the posteriors were computed: it goes where they go.
         mass = source.writer.record.get("letter_mass", {}).get("base")
         for run in lacking:
             if mass is not None:
@@ -301,6 +307,7 @@ class _Bank:
         with run.adapter.alone():
             adapted = self._score("adapted", "test", run)
             validation = self._score("adapted", "validation", run) if run.validates else None
+        # Scoring was shared between the processes; the main one has all the scores and does the rest.
         if not self.data.processes.is_main:
             return
         states = {"base": Run(writer.path).posteriors("base"), "adapted": adapted}

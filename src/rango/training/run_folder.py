@@ -1,10 +1,6 @@
 """A run directory: `Run` reads it, `RunWriter` writes it while a model trains. Nothing in this file needs a model.
 
-run.yaml                         configuration, versions, fingerprints, status, times
-log.jsonl                        one record for each step
-adapter/best, adapter/last       checkpoints, in PEFT's format
-posteriors/SPLIT-STATE.parquet   log posteriors of each state of the model
-calibrator.json, metrics.json    written at the end
+Its files are listed in docs/files.md.
 """
 
 from __future__ import annotations
@@ -125,6 +121,7 @@ class Run:
                 missing[name] = str(error).replace(f"{self.path}/", "")
                 return None
 
+        # Read everything now, whether the report needs it or not: its notes name all that is missing.
         record = read("run.yaml", read_yaml) or {}
         # Where a line is broken, the first pass notes which one and the second keeps the records before it.
         log = read("log.jsonl", lambda file: [row for _, row in read_rows(file)])
@@ -167,7 +164,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            break  # each line is written with one call, so only the last can be cut
     return records
 
 
@@ -274,6 +271,7 @@ class RunWriter:
         self._end(status="pruned", reason=f"pruned at step {step}", steps=step, **changes)
 
     def _end(self, **changes: Any) -> None:
+        # The record comes first: after a crash between the two the state is left over, but nobody reads it.
         self.write_record(**changes)
         if self.writes:
             shutil.rmtree(self.path / "state", ignore_errors=True)
@@ -308,6 +306,7 @@ def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, s
         return None
     if not (path / "run.yaml").is_file():
         raise InputError(f"--out {path} already holds other files; give a folder that does not exist yet")
+    # The configuration comes first: a key that differs tells a person more than a fingerprint.
     run = Run(path)
     _check_equal(path, run.part("config"), config.model_dump(mode="json"))
     _check_equal(path, run.part("fingerprints"), dict(fingerprints))

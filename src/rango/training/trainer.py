@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 from rango.console import Screen, SignalGuard
-from rango.errors import DivergenceError
 from rango.models.adapter import Adapter
 from rango.scoring.batches import join
 from rango.scoring.forward import Reader
@@ -56,7 +55,7 @@ class Trainer:
             # A fresh run is validated before its first step: the base may already be the best.
             fresh = [run for run in self.runs if run.progress.validated_step is None]
             for run in fresh:
-                self._checkpoint(run, None)
+                run.checkpoint(None)
             bar.advance(0)
             if fresh:
                 self._save()
@@ -92,13 +91,7 @@ class Trainer:
         # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
         torch.manual_seed(mask_seed(active[0].config.seed, active[0].progress.step, self.processes.rank))
         losses = accumulate_gradients(self.reader, active, batches, self.processes)
-        records: list[dict[str, float] | None] = []
-        for run, loss, trees in zip(active, losses, batches, strict=True):
-            try:
-                records.append(run.update(loss, trees))
-            except DivergenceError as error:
-                run.fail(error)
-                records.append(None)
+        records = [run.update(loss, trees) for run, loss, trees in zip(active, losses, batches, strict=True)]
         # The pass is shared, so every run is charged an equal share of its time.
         share = (time.perf_counter() - started) / len(active)
         return [
@@ -110,18 +103,12 @@ class Trainer:
         validated = False
         for run, record in zip(active, records, strict=True):
             if record is not None and run.at_checkpoint:
-                self._checkpoint(run, record)
+                run.checkpoint(record)
                 validated = True
             elif record is not None:
                 run.writer.append_log(record)
         if validated:
             self._save()
-
-    def _checkpoint(self, run: TrainingRun, record: dict[str, float] | None) -> None:
-        try:
-            run.checkpoint(record)
-        except DivergenceError as error:
-            run.fail(error)
 
     def _save(self) -> None:
         if self.processes.is_main:

@@ -1,8 +1,6 @@
 """One run while it trains, alone or in a bank: its batches, optimizer, validations, checkpoints and log.
 
-regime validation   train on train, validate, keep the best checkpoint
-regime retrain      the same as a search for the best number of steps, then anew on train and validation for as many
-regime all          train on train and validation for all steps; nothing is chosen
+A run has one phase, or two in the regime `retrain`: a search for the number of steps, then training anew for as many.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import numpy as np
 import torch
 
 from rango.decisions import METRICS
-from rango.errors import DivergenceError
 from rango.models.adapter import TrainableModel
 from rango.options import FinetuneConfig, Form
 from rango.scoring.forward import Reader
@@ -60,12 +57,14 @@ class TrainingRun:
         """Begin the first phase."""
         self._begin_phase()
         config = self.config
+        # About twenty validations in a run show its course; the last step is always followed by one.
         self.total = config.steps or (config.epochs or 3) * self.plan.steps_per_epoch
         self.every = config.validate_every or max(1, math.ceil(self.total / 20))
         self.validation_nce = math.nan
 
     def _begin_phase(self) -> None:
         """Make the instances, the plan of batches and the optimizer of the phase that `progress` is in."""
+        # A phase inherits no moments: an optimizer that had seen other steps would make retraining another run.
         config, data = self.config, self.data
         self.trees = data.train if self.validates else (*data.train, *data.validation)
         self.plan = BatchPlan(
@@ -81,9 +80,10 @@ class TrainingRun:
     def resume(self, state: State | None) -> None:
         """Continue from a saved state, or begin where there is none."""
         if state is not None:
-            self.progress = state.progress_of(self.key)
+            self.progress = Progress(**state.progress[self.key])
             self._begin_phase()
             state.restore(self)
+        # Steps after the saved state are done again, and logged again.
         self.writer.rewind_log(self.progress.step if state is not None else -1)
 
     def begin_retraining(self) -> None:
@@ -146,22 +146,17 @@ class TrainingRun:
             self.data.reader, trees, objective=config.objective, rule=config.rule, normalise=config.normalise
         )
 
-    def update(self, loss: float, trees: Sequence[TokenTree]) -> dict[str, float]:
-        """Take one optimizer step with the accumulated gradients.
-
-        Args:
-            loss: the mean loss of the batch, for the log.
-            trees: the batch.
+    def update(self, loss: float, trees: Sequence[TokenTree]) -> dict[str, float] | None:
+        """Take one optimizer step with the accumulated gradients of a batch.
 
         Returns:
-            The step's record for the log, without times; `add_time` completes it.
-
-        Raises:
-            DivergenceError: the loss is not finite. Nothing is changed then.
+            The step's record for the log, without times; `add_time` completes it. None where the loss is not finite:
+            the run has then failed, and its weights are as they were.
         """
         config = self.config
         if not math.isfinite(loss):
-            raise self._divergence(f"the loss became {loss} at step {self.progress.step + 1}")
+            self._fail(f"the loss became {loss} at step {self.progress.step + 1}")
+            return None
         # In retraining too the schedule spans the whole length, so that each step has the rate it had in the search.
         factor = learning_rate_factor(self._step_of_phase, self.total, warmup=config.warmup, decay=config.decay)
         for group in self.optimizer.param_groups:
@@ -182,13 +177,11 @@ class TrainingRun:
     def checkpoint(self, record: dict[str, float] | None) -> None:
         """Log a step, measure on validation if this phase validates, and keep the best and the last checkpoint.
 
-        Args:
-            record: of the step just done; None before the first.
-
-        Raises:
-            DivergenceError: a score is not a number.
+        The run fails where a score is not a number. `record` is of the step just done; None before the first.
         """
         validation = self._validate() if self.validates else {}
+        if self.progress.failed is not None:
+            return
         self.progress.validated_step = self.progress.step
         self.writer.append_log({**(record or {"step": 0, "seconds": 0.0, "tokens": 0}), **validation})
         self.writer.write_adapter(self.adapter, "last")
@@ -199,10 +192,12 @@ class TrainingRun:
     def _validate(self) -> dict[str, Any]:
         """Measure on validation and keep the adapter if it is the best so far; returns what the log says of it."""
         data, options = self.data, self.config
+        # In a bank the other runs' adapters are in the network too.
         with self.adapter.alone():
             scores = data.processes.score(data.reader, data.validation, options=options, form=data.form)
         if np.isnan(scores.values).any():
-            raise self._divergence(f"the scores on validation became nan at step {self.progress.step}")
+            self._fail(f"the scores on validation became nan at step {self.progress.step}")
+            return {}
         posteriors = as_posteriors(scores.values, data.validation_instances)
         values = {metric.name: posteriors.metric(metric.name) for metric in METRICS.values() if metric.on_validation}
         better = self._is_better(values[options.select])
@@ -216,11 +211,10 @@ class TrainingRun:
         return {"validation": values, "best": better}
 
     def _is_better(self, value: float) -> bool:
+        # An undefined value is never the best; of equal values the earlier one stays.
         best = self.progress.best_value
-        if math.isnan(value):
-            return False
-        if best is None:
-            return True
+        if math.isnan(value) or best is None:
+            return not math.isnan(value)
         return value < best if METRICS[self.config.select].direction == "lower" else value > best
 
     def conclude(self) -> None:
@@ -231,13 +225,8 @@ class TrainingRun:
         for which in ("best", "last"):
             self.writer.write_adapter(self.adapter, which)
 
-    def fail(self, error: DivergenceError) -> None:
-        """Record why this run ends here. Its checkpoints stay as they were."""
-        self.progress.failed = str(error)
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _divergence(self, what: str) -> DivergenceError:
-        """The error for a run that cannot go on because of `what`: it names the kept checkpoint and a remedy."""
+    def _fail(self, what: str) -> None:
+        """End this run because of `what`; the reason that is recorded names the kept checkpoint and a remedy."""
         config, progress, folder = self.config, self.progress, self.writer.path / "adapter"
         strength, advice = f"learning rate {config.learning_rate:g}", "lower --learning-rate"
         if config.adaptation == "lora":  # alpha multiplies the update as well
@@ -247,4 +236,5 @@ class TrainingRun:
             kept = f"the best checkpoint (step {progress.best_step}) is kept in {folder / 'best'}"
         elif progress.validated_step is not None:
             kept = f"the last checkpoint (step {progress.validated_step}) is kept in {folder / 'last'}"
-        return DivergenceError(f"{what} with {strength}; {kept}; {advice}")
+        progress.failed = f"{what} with {strength}; {kept}; {advice}"
+        self.optimizer.zero_grad(set_to_none=True)
