@@ -1,9 +1,4 @@
-"""`rango evaluate`: posteriors and metrics of a model on one split, with or without an adapter.
-
-as_the_run          what is left open is done as the adapter's run did it
-check_data          instances that the run may have seen are refused
-write_evaluation    scores, posteriors, metrics, files
-"""
+"""`rango evaluate`: posteriors and metrics of a model on one split, with or without an adapter."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from rango.training.bank import OnValidation, TrainingJob, check_bankable, run_k
 from rango.training.checkpoint import load_state
 from rango.training.distributed import ProcessGroup
 from rango.training.evaluate import check_not_empty, measure, true_posteriors
-from rango.training.run_folder import Run, RunWriter, open_output, versions
+from rango.training.run_folder import Run, RunWriter, open_output, posteriors_file, versions
 from rango.training.trainer import Trainer
 from rango.training.training_run import Data, TrainingRun
 
@@ -282,7 +282,8 @@ class _Bank:
     def _write_base(self, split: Split, known: Posteriors | None) -> None:
         """Store the base model's posteriors in every run: those given, those that one has, or newly computed ones."""
         # All processes must take the same branch below, though files that the main one wrote may reach them late.
-        stored = self.data.processes.broadcast([run.writer.has_posteriors("base", split) for run in self.runs])
+        files = [posteriors_file(run.writer.path, "base", split) for run in self.runs]
+        stored = self.data.processes.broadcast([file.is_file() for file in files])
         having = [run for run, has in zip(self.runs, stored, strict=True) if has]
         lacking = [run for run, has in zip(self.runs, stored, strict=True) if not has]
         if not lacking:

@@ -106,8 +106,8 @@ class Run:
             raise InputError(f"{self.path} has no posteriors {split}-{state}; there are: {', '.join(stored) or 'none'}")
         return read_posteriors(file)
 
-    def contents(self, states: Sequence[str], *, split: str = "test") -> RunContents:
-        """Everything that a report shows, with the posteriors of `states`; what cannot be read is noted, not raised."""
+    def contents(self, states: Sequence[str]) -> RunContents:
+        """What a report shows, with test posteriors of `states`; a file that cannot be read is noted, not raised."""
         missing: dict[str, str] = {}
 
         def read(name: str, reader: Callable[[Path], T]) -> T | None:
@@ -129,7 +129,7 @@ class Run:
         metrics = read("metrics.json", _read_metrics) or {}
         posteriors = {}
         for state in states:
-            stored = read(f"posteriors/{split}-{state}.parquet", read_posteriors)
+            stored = read(f"posteriors/test-{state}.parquet", read_posteriors)
             if stored is not None:
                 posteriors[state] = stored
         return RunContents(record, tuple(log), metrics, posteriors, missing)
@@ -216,10 +216,6 @@ class RunWriter:
         if self.writes:
             write_posteriors(posteriors_file(self.path, state, split), posteriors)
 
-    def has_posteriors(self, state: str, split: str) -> bool:
-        """Whether posteriors/SPLIT-STATE.parquet is there."""
-        return posteriors_file(self.path, state, split).is_file()
-
     def write_letter_mass(self, state: str, share: float) -> None:
         """Record the mean share of probability that a state puts on the letters."""
         self.write_record(letter_mass={**self.record.get("letter_mass", {}), state: share})
@@ -271,7 +267,7 @@ class RunWriter:
         self._end(status="pruned", reason=f"pruned at step {step}", steps=step, **changes)
 
     def _end(self, **changes: Any) -> None:
-        # The record comes first: after a crash between the two the state is left over, but nobody reads it.
+        # The record comes first: after a crash between the two the state stays, but nobody reads it.
         self.write_record(**changes)
         if self.writes:
             shutil.rmtree(self.path / "state", ignore_errors=True)
