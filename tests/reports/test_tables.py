@@ -6,7 +6,7 @@ import pytest
 
 from rango.decisions import Estimate
 from rango.errors import InputError
-from rango.reports.tables import estimate, estimate_notes, interval, number, result_rows
+from rango.reports.tables import estimate, estimate_notes, interval, number, result_rows, without_twins
 
 
 def test_rows_stand_in_the_order_of_the_story(metrics: dict[str, Any]) -> None:
@@ -75,3 +75,8 @@ def test_interval_without_width_is_not_shown() -> None:
     assert interval(Estimate(1.0, None, 1.2, 5, "lower")) == ""
     assert interval(None) == ""
     assert interval(Estimate(-0.1, -0.2, 0.1, 5, "lower"), sign=True) == "−0.200 to +0.100"
+
+
+def test_of_two_metrics_that_say_the_same_the_first_is_kept() -> None:
+    assert without_twins(["nce", "accuracy", "error_rate", "brier"]) == ["nce", "accuracy", "brier"]
+    assert without_twins(["error_rate", "unknown", "accuracy"]) == ["error_rate", "unknown"]

@@ -28,7 +28,7 @@ Interval: TypeAlias = tuple[float, float] | None
 
 # Entries of a block of counts or sums: 4 MB, whatever the number of replicates.
 _BLOCK = 1 << 19
-# With more undefined replicates than this the rest no longer speaks for the sampling distribution.
+# With a larger share of undefined replicates, the rest no longer shows how the metric varies from sample to sample.
 _MAX_UNDEFINED = 0.05
 
 

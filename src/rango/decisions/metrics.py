@@ -125,7 +125,7 @@ class Metric:
     usual: bool = True
     """Whether every study measures it and every run shows it."""
     twin: str | None = None
-    """The metric that says the same in the other direction; a table shows the first of the two only."""
+    """The metric that is 1 minus this one; a table shows only the first of the two."""
 
     @property
     def definition(self) -> Rule | Callable[[Costs], Rule] | None:
@@ -160,7 +160,7 @@ class Metric:
         return self.rule
 
     def value(self, mean: Array, *, priors: Array, costs: Costs) -> Array:
-        """The metric of a mean loss; NaN where it is normalised but the best constant system loses nothing.
+        """The metric of a mean loss; NaN where it is normalised but the reference is 0.
 
         Args:
             mean: (...,) mean losses.

@@ -40,49 +40,6 @@ from rango.decisions.metrics import (
 from rango.errors import InputError
 
 
-def reweight_posteriors(log_posteriors: Array, *, priors: ArrayLike, training_priors: ArrayLike) -> Array:
-    """Posteriors under other class priors: q'_k ∝ q_k π_k / π⁰_k.
-
-    It changes what is decided. The other use of new priors, weighing the instances of a metric, is the `priors`
-    argument of the metrics.
-
-    Args:
-        log_posteriors: (N, K), nats.
-        priors: (K,), the new priors π.
-        training_priors: (K,), the priors π⁰ behind the posteriors.
-
-    Returns:
-        (N, K), nats.
-
-    Raises:
-        InputError: bad priors; a training prior of 0 for a class whose new prior is positive; a row left with nothing.
-
-    Source: Saerens, Latinne and Decaestecker (2002), eq. 2.4.
-
-    >>> logs = reweight_posteriors(np.log([[0.5, 0.5]]), priors=[0.9, 0.1], training_priors=[0.5, 0.5])
-    >>> np.exp(logs).round(3).tolist()
-    [[0.9, 0.1]]
-    """
-    n_classes = log_posteriors.shape[1]
-    new = check_priors(priors, n_classes=n_classes)
-    old = check_priors(training_priors, n_classes=n_classes, name="training_priors")
-    unseen = (old == 0) & (new > 0)
-    if unseen.any():
-        k = int(unseen.argmax())
-        raise InputError(f"training_priors[{k}] is 0 but priors[{k}] is {new[k]:g}; expected a positive training prior")
-    # Only classes of positive new prior get a shift, since 0 / 0 is none: the rest get posterior 0.
-    shift = np.full(n_classes, -np.inf)
-    shift[new > 0] = np.log(new[new > 0]) - np.log(old[new > 0])
-    moved = log_posteriors + shift  # (N, K)
-    empty = np.isneginf(moved.max(axis=1))
-    if empty.any():
-        raise InputError(
-            f"log_posteriors[{int(empty.argmax())}] gives posterior 0 to every class of positive prior; "
-            "expected at least one"
-        )
-    return log_softmax(moved)
-
-
 @dataclass(frozen=True, eq=False, init=False)
 class Posteriors:
     """Posteriors of N instances over K choices, with the right answers.
@@ -237,7 +194,7 @@ class Posteriors:
         return weighted_mean(losses, self.labels, n_classes=self.n_choices, priors=self._target(priors))
 
     def metric(self, name: str, *, costs: Costs | None = None, priors: ArrayLike | None = None) -> float:
-        """The value of a metric of `METRICS`; NaN where it is normalised but the priors alone lose nothing.
+        """The value of a metric of `METRICS`; NaN where it is normalised but the reference is 0.
 
         Args:
             name: a key of METRICS.
@@ -323,6 +280,50 @@ def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels, n_choic
             raise InputError(f"choices[{row}] has {len(words)} entries; expected at most {n_choices}, the columns")
         if label >= len(words):
             raise InputError(f"labels[{row}] is {label} but that instance has {len(words)} choices")
+
+
+def reweight_posteriors(log_posteriors: Array, *, priors: ArrayLike, training_priors: ArrayLike) -> Array:
+    """Posteriors under other class priors: q'_k ∝ q_k π_k / π⁰_k.
+
+    It changes what is decided. The other use of new priors, weighing the instances of a metric, is the `priors`
+    argument of the metrics.
+
+    Args:
+        log_posteriors: (N, K), nats.
+        priors: (K,), the new priors π.
+        training_priors: (K,), the priors π⁰ behind the posteriors.
+
+    Returns:
+        (N, K), nats.
+
+    Raises:
+        InputError: bad priors; a training prior of 0 for a class whose new prior is positive; a row whose posteriors
+            all become 0.
+
+    Source: Saerens, Latinne and Decaestecker (2002), eq. 2.4.
+
+    >>> logs = reweight_posteriors(np.log([[0.5, 0.5]]), priors=[0.9, 0.1], training_priors=[0.5, 0.5])
+    >>> np.exp(logs).round(3).tolist()
+    [[0.9, 0.1]]
+    """
+    n_classes = log_posteriors.shape[1]
+    new = check_priors(priors, n_classes=n_classes)
+    old = check_priors(training_priors, n_classes=n_classes, name="training_priors")
+    unseen = (old == 0) & (new > 0)
+    if unseen.any():
+        k = int(unseen.argmax())
+        raise InputError(f"training_priors[{k}] is 0 but priors[{k}] is {new[k]:g}; expected a positive training prior")
+    # Only classes of positive new prior get a shift, since 0 / 0 is none: the rest get posterior 0.
+    shift = np.full(n_classes, -np.inf)
+    shift[new > 0] = np.log(new[new > 0]) - np.log(old[new > 0])
+    moved = log_posteriors + shift  # (N, K)
+    empty = np.isneginf(moved.max(axis=1))
+    if empty.any():
+        raise InputError(
+            f"log_posteriors[{int(empty.argmax())}] gives posterior 0 to every class of positive prior; "
+            "expected at least one"
+        )
+    return log_softmax(moved)
 
 
 def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:

@@ -24,7 +24,7 @@ class PairedDifference:
     """How much more system b loses than system a on the same instances, and whether chance explains it."""
 
     difference: float
-    """mean(losses_b) − mean(losses_a), in the unit of the losses; negative speaks for b."""
+    """mean(losses_b) − mean(losses_a), in the unit of the losses; negative where b is better."""
     low: float
     """Lower end of the percentile interval."""
     high: float
@@ -50,7 +50,7 @@ def paired_bootstrap(
 
         p = (1 + #{r : |d*_r − d| ≥ |d|}) / (1 + replicates),
 
-    the share of replicates that stray from d as far as d is from zero, counting d itself. It speaks of the sampling of
+    the share of replicates that stray from d as far as d is from zero, counting d itself. It covers the sampling of
     instances only; to compare two configurations rather than two runs, give each one's losses averaged over its seeds.
 
     Args:

@@ -45,7 +45,7 @@ def summarise(
     interval: IntervalKind = "percentile",
     resample: Resample | None = None,
 ) -> dict[str, Estimate]:
-    """Each metric with a bootstrap interval that speaks of the sampling of instances (not of training noise).
+    """Each metric with a bootstrap interval for the sampling of instances; it does not cover training noise.
 
     Args:
         posteriors: N instances.
@@ -89,7 +89,7 @@ def summarise_difference(
 ) -> dict[str, Estimate]:
     """metric(b) − metric(a) with a paired bootstrap: both systems are resampled on shared instances.
 
-    Arguments, returns and direction as in `summarise`: "lower" means that a negative difference speaks for b.
+    Arguments, returns and direction as in `summarise`: "lower" means that b is better where the difference is negative.
 
     Raises:
         InputError: as `summarise`; ids or labels that differ (names the first that does).
@@ -108,7 +108,7 @@ def summarise_prior_only(
     On other instances it is another system, with their frequencies. So its normalised metrics are 1 and its ECE is 0 on
     every resampling, and their intervals have no width: [1, 1] and [0, 0]. With the frequencies of the full set they
     would lie above the value, since no other constant does better on a resampling than its own. The other metrics keep
-    those frequencies: they are then linear in the counts, and their intervals hold the value.
+    those frequencies: they are then linear in the counts, and their intervals contain the value.
 
     >>> posteriors = Posteriors(np.log([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7]]), [0, 0, 1])
     >>> nce = summarise_prior_only(posteriors, replicates=100)["nce"]
@@ -221,7 +221,7 @@ class Comparison:
     """Nominal coverage of the intervals."""
 
     def sentence(self, *, names: tuple[str, str] = ("the first", "the second")) -> str:
-        """What the comparison says, in words, of the normalised cross-entropy and the error rate."""
+        """In words: whether the normalised cross-entropies and the error rates differ significantly."""
         a, b = names
         nce, test = self.difference["nce"], self.mcnemar
         # The interval decides on the cross-entropies; error rates have an exact test, which needs no resampling.

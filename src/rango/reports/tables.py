@@ -121,7 +121,7 @@ def heading(column: Metric) -> str:
 
 
 def without_twins(names: Iterable[str]) -> list[str]:
-    """The metrics without those whose twin came before them: error rate and accuracy say the same."""
+    """The metrics without those whose twin came before them: one of error rate and accuracy is enough."""
     kept: list[str] = []
     for name in names:
         if column_named(name).twin not in kept:
@@ -165,7 +165,7 @@ def number(value: float | None, *, sign: bool = False) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    # A small number keeps one digit, because 0.000 would read as exactly nothing; rounding errors are nothing.
+    # A small number keeps one digit, because 0.000 would read as exactly zero; what is smaller is rounding error.
     digits = 4 if 5e-5 <= abs(value) < 5e-4 else 3
     value = 0.0 if abs(value) < 5e-5 else value
     text = f"{value:+.{digits}f}" if sign and value else f"{value:.{digits}f}"

@@ -18,7 +18,7 @@ from rango.training.run_folder import read_log
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One configuration of a study with what each of its seeds gave on test."""
+    """One configuration of a study with the test posteriors of each of its seeds."""
 
     axes: Mapping[str, object]
     """Axis (a dotted key, such as "lora.targets") → value, in the study's order."""

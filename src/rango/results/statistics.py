@@ -210,7 +210,7 @@ class Standing:
 
     mark: Mark = ""
     p: float | None = None
-    """Of no difference from the best, Holm-corrected; None for the best itself and where nothing is ranked."""
+    """p-value of the difference from the best, Holm-corrected; None for the best itself and where nothing is ranked."""
     against_base: Side | None = None
     """None for the base itself and where the block has no base."""
 

@@ -38,22 +38,22 @@ class StudyRow:
     axes: Mapping[str, object]
     """Axis → value."""
     seeds: tuple[int, ...]
-    """The seeds that gave posteriors."""
+    """The seeds that have posteriors."""
     n: int | None
-    """Test instances; None where no seed gave posteriors."""
+    """Test instances; None where no seed has posteriors."""
     cells: Mapping[str, MetricOverSeeds]
-    """Metric → what was measured; empty where no seed gave posteriors."""
+    """Metric → what was measured; empty where no seed has posteriors."""
     block: int | None
-    """Which block it belongs to; None where no seed gave posteriors."""
+    """Which block it belongs to; None where no seed has posteriors."""
     failures: Mapping[int, str]
-    """Seed → why it gave nothing."""
+    """Seed → why it has no posteriors."""
     facts: Mapping[str, float]
     """Numbers beside the metrics."""
     mark: Mark = ""
     p: float | None = None
-    """Of no difference from the best of the block, Holm-corrected; None for the best itself."""
+    """p-value of the difference from the best of the block, Holm-corrected; None for the best itself."""
     against_base: Side | None = None
-    """How it stands to the base model (`adaptation: none`) of its block; None for that, or where there is none."""
+    """Whether it is significantly better or worse than its base model (`adaptation: none`); None where it has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class StudyTable:
 
     @property
     def failed(self) -> tuple[StudyRow, ...]:
-        """The rows of which at least one seed gave nothing."""
+        """The rows of which at least one seed has no posteriors."""
         return tuple(row for row in self.rows if row.failures)
 
 
@@ -134,7 +134,7 @@ def study_table(
     Args:
         outcomes: the configurations, each with the posteriors of its seeds.
         select: the metric that chooses; one that is a mean over instances, so not "ece".
-        references: what sources state, kept beside.
+        references: figures that publications state; they are kept beside the rows and never ranked.
         replicates: bootstrap replicates; 0 for no intervals. The comparisons draw more where there are many.
         seed: of the bootstrap.
         metrics: those to show first, measured beside the usual ones.
@@ -154,8 +154,9 @@ def study_table(
         raise InputError(f"metrics has {priced[0]} but there are no costs; give costs")
     choices = {system.n_choices for outcome in outcomes for system in outcome.posteriors.values()}
     check_costs(costs, choices)
-    usual = [metric.name for metric in METRICS.values() if metric.usual]
-    of_costs = ("normalised_expected_cost",) if costs else ()
+    # With costs also what they make of the posteriors, divided by the best constant decision to compare across tasks.
+    usual = [m.name for m in METRICS.values() if m.usual]
+    of_costs = [m.name for m in METRICS.values() if costs and m.needs_costs and m.reference is not None]
     measured = tuple(dict.fromkeys((*usual, *of_costs, select, *first)))
 
     # Every configuration has a row; those with posteriors are then measured, a block at a time.
@@ -182,6 +183,7 @@ def study_table(
             )
         for place, cell, standing in zip(places, cells, standings, strict=True):
             rows[place] = replace(rows[place], n=len(instances.ids), cells=cell, block=number, **vars(standing))
+        # The true posterior belongs to the instances, which are those of every configuration of the block.
         floors = [outcome.floor for outcome in members if outcome.floor is not None][:1]
         blocks.append(
             Block(
@@ -232,7 +234,7 @@ def table_csv(table: StudyTable) -> str:
     mean over seeds under its own name, and NAME_spread (standard deviation over seeds), NAME_low and NAME_high (95 %
     interval over test instances) · what the base models need of held-out text, where it is known · `mark`: best, tied
     (not significantly worse than the best), worse, or empty · `p` against the best, Holm-corrected · `failed`: seeds
-    that gave nothing and why. What is undefined is empty, what is infinite is `inf`.
+    without posteriors and why. What is undefined is empty, what is infinite is `inf`.
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
@@ -270,7 +272,7 @@ def write_csv(path: Path, table: StudyTable) -> None:
 
 
 def failure_text(row: StudyRow) -> str:
-    """Which seeds of a row gave nothing and why, in one line; "" if all gave something.
+    """Which seeds of a row have no posteriors and why, in one line; "" if all have some.
 
     Seeds with one reason share it.
     """
