@@ -28,11 +28,11 @@ def main(values: str, out: str) -> None:
         training = (
             file
             for file in store.locks.glob("*.lock")
-            if plan.has_job(file.stem) and (store.folder(plan.job(file.stem)) / "log.jsonl").is_file()
+            if file.stem in plan.by_id and (store.folder(plan.job(file.stem)) / "log.jsonl").is_file()
         )
         file = None if killed else next(training, None)
         if file is not None:
-            pid = int(json.loads(file.read_text())["pid"])
+            pid = int(file.read_text().split()[-1])
             assert pid != os.getpid()
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)

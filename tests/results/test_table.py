@@ -194,13 +194,15 @@ def test_costs_are_measured_where_they_fit() -> None:
     three, four = make_truth(40), make_truth(40, choices=4, name="h")
     outcomes = [Outcome({"task": "a"}, {0: three}), Outcome({"task": "b"}, {0: four})]
     costs = Costs([[0, 1, 1], [5, 0, 1], [1, 1, 0]])
-    table = study_table(outcomes, select="normalised_expected_cost", costs=StudyCosts.of(costs), replicates=20)
+    table = study_table(
+        outcomes, select="normalised_expected_cost", costs=StudyCosts.build(costs.as_dict()), replicates=20
+    )
     cell = table.rows[0].cells["normalised_expected_cost"]
     assert cell.mean == pytest.approx(three.normalised_expected_cost(costs))
     assert "normalised_expected_cost" not in table.rows[1].cells
     assert [row.mark for row in table.rows] == ["best", ""]
     with pytest.raises(InputError, match="costs have 2 classes but the tasks have 3, 4 choices; give one row for each"):
-        study_table(outcomes, select="nce", costs=StudyCosts.of(Costs.zero_one(2)))
+        study_table(outcomes, select="nce", costs=StudyCosts.build(Costs.zero_one(2).as_dict()))
 
 
 def test_a_cost_of_abstaining_fits_every_task_and_marks_the_best_by_an_independent_loop() -> None:

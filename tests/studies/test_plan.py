@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers.studies_plan import kinds, plan
 
 from rango.errors import InputError
-from rango.files import fingerprint
-from rango.options import FinetuneConfig
 from rango.studies.plan import Plan, plan_study
-from rango.studies.study import Study
 from rango.studies.study_file import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE: dict[str, Any] = {
-    "model": "some/model", "task": "simulated", "train": 30, "validation": 20, "test": 25, "steps": 5,
-}  # fmt: skip
-
-
-def plan(out: Path = Path("out"), **values: Any) -> Plan:
-    base = BASE | values.pop("base", {})
-    return plan_study(Study.build({"name": "s", "base": base, **values}), out)
-
-
-def kinds(found: Plan) -> dict[str, int]:
-    jobs = [job.kind for job in found.jobs]
-    return {kind: jobs.count(kind) for kind in ("base", "run")}
 
 
 class TestSharing:
@@ -65,48 +49,11 @@ class TestSharing:
         assert dict(found.rows[0].axes) == {"adaptation": "none", "lora.rank": None}
         assert len(found.rows) == 4
 
-    def test_what_a_listed_run_does_not_name_is_told_as_it_is(self) -> None:
-        runs = [{"adaptation": "none"}, {"lora.rank": 2}, {"lora.targets": "q"}, {"normalise": "tokens"}]
-        found = plan(base={"lora": {"targets": "v"}}, runs=runs)
-        assert [tuple(row.axes.values()) for row in found.rows] == [
-            ("none", 8, "v", "none"),
-            ("lora", 2, "v", "none"),
-            ("lora", 8, "q", "none"),
-            ("lora", 8, "v", "tokens"),
-        ]
-
-    def test_values_are_told_as_the_configuration_reads_them(self) -> None:
-        # YAML takes 1e-3 for a word.
-        found = plan(vary={"learning_rate": ["1e-4", "1e-3", 0.001], "lora.rank": [8, 8.0, "8", 4]})
-        assert [tuple(row.axes.values()) for row in found.rows] == [(1e-4, 8), (1e-4, 4), (1e-3, 8), (1e-3, 4)]
-        assert {type(row.axes["learning_rate"]) for row in found.rows} == {float}
-
-    def test_targets_have_one_order(self) -> None:
-        found = plan(vary={"lora.targets": ["q,v", "v,q", ["v", "q"], "head,mlp,o"]})
-        assert [row.axes["lora.targets"] for row in found.rows] == ["q,v", "o,mlp,head"]
-        runs = [job.config.lora.targets for job in found.jobs if job.kind == "run"]
-        assert runs == [("q", "v"), ("o", "mlp", "head")]
-
-    def test_the_rule_belongs_to_choice(self) -> None:
-        found = plan(vary={"objective": ["answer", "choice"], "rule": ["logarithmic", "brier"]})
-        told = [tuple(row.axes.values()) for row in found.rows]
-        assert told == [("answer", None), ("choice", "logarithmic"), ("choice", "brier")]
-        assert kinds(found)["run"] == 3
-
     def test_a_calibrator_left_open_is_told(self) -> None:
         found = plan(vary={"adaptation": ["lora", "lora+calibration"], "calibrator": [None, "temperature", "bias"]})
         assert [tuple(row.axes.values()) for row in found.rows] == [
             ("lora", None), ("lora+calibration", "temperature"), ("lora+calibration", "bias"),
         ]  # fmt: skip
-
-    def test_the_metric_of_the_study_chooses_checkpoints(self) -> None:
-        def chosen(**values: Any) -> set[str]:
-            return {job.config.select for job in plan(**values).jobs if job.kind == "run"}
-
-        assert chosen(select="accuracy") == {"accuracy"}
-        assert chosen(select="accuracy", base={"select": "brier"}) == {"brier"}
-        assert chosen(select="accuracy", vary={"select": ["nce", "brier"]}) == {"nce", "brier"}
-        assert chosen(select="cross_entropy") == {"nce"}  # they order alike, and share runs
 
     @pytest.mark.parametrize("objective", ["answer", "choice"])
     def test_each_regime_is_a_run(self, objective: str) -> None:
@@ -162,14 +109,6 @@ class TestIdentity:
         found = plan(vary={"adaptation": ["none", "ensemble"]})
         assert Plan.model_validate_json(found.model_dump_json()) == found
 
-    def test_a_run_in_the_one_spelling_is_hashed_as_it_stands(self) -> None:
-        """Otherwise runs that are recorded would be trained again."""
-        values = {**BASE, "rule": "brier", "lora": {"targets": "q,k,v"}}
-        config = FinetuneConfig.build(values)
-        (_, run) = plan(base=values).jobs
-        assert run.config == config
-        assert run.id == fingerprint("run", config.model_dump_json())
-
 
 class TestMistakes:
     def test_all_at_once(self) -> None:
@@ -215,32 +154,6 @@ class TestMistakes:
             plan(base={"data": "/nowhere/{task}"}, vary={"task": ["hellaswag"], "lora.rank": [1, 2]})
         assert str(caught.value).count("/nowhere") == 1
 
-    def test_what_trains_nothing_may_be_calibrated_in_any_regime(self) -> None:
-        assert plan(base={"adaptation": "calibration", "regime": "all"}).rows[0].cells[0].calibrator == "temperature"
-
-    @pytest.mark.parametrize(
-        ("base", "message"),
-        [
-            ({"adaptation": "few-shot"}, "few-shot needs shots"),
-            ({"adaptation": "mc-dropout"}, r"mc-dropout needs lora.dropout above 0; it is 0.0"),
-            ({"adaptation": "lore"}, "adaptation is 'lore'"),
-            ({"task": "simulatd"}, "did you mean 'simulated'"),
-            (
-                {"adaptation": "lora+calibration", "regime": "all"},
-                "adaptation is lora.calibration and regime is all.*use regime validation, or lora without calibration",
-            ),
-            (
-                {"adaptation": "mc-dropout+calibration", "regime": "retrain", "lora": {"dropout": 0.1}},
-                "regime is retrain, which trains on the validation instances",
-            ),
-            ({"adaptation": "ensemble+calibration", "regime": "all"}, "or ensemble without calibration"),
-            ({"adaptation": "full+calibration", "regime": "retrain"}, "or full without calibration"),
-        ],
-    )
-    def test_messages(self, base: dict[str, Any], message: str) -> None:
-        with pytest.raises(InputError, match=message):
-            plan(base=base)
-
 
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_tiny_studies_plan(path: Path, tmp_path: Path) -> None:
@@ -257,22 +170,3 @@ def test_the_study_in_the_documentation_plans(tmp_path: Path) -> None:
     found = plan_study(read_study(tmp_path / "placement.yaml"), tmp_path / "out")
     assert kinds(found) == {"base": 1, "run": 8}
     assert found.name == "placement-small"
-
-
-class TestMetricsAndCosts:
-    def test_the_plan_keeps_them_so_that_it_reads_back_without_the_study_file(self) -> None:
-        found = plan(metrics=["ece", "expected_cost"], costs={"abstain": 0.3})
-        assert found.metrics == ("ece", "expected_cost")
-        assert Plan.build(found.model_dump(mode="json")) == found
-        matrix = plan(costs={"classes": ["a", "b", "c"], "costs": [[0, 1, 1], [2, 0, 1], [1, 1, 0]]})
-        assert Plan.model_validate_json(matrix.model_dump_json()) == matrix
-
-    def test_costs_that_fit_no_task_are_refused_before_anything_runs(self) -> None:
-        two = {"costs": [[0, 1], [1, 0]]}
-        with pytest.raises(
-            InputError, match="study s: costs have 2 classes but the tasks have 3 choices; give one row"
-        ):
-            plan(costs=two)
-        plan(
-            costs={"costs": [[0, 1, 1], [1, 0, 1], [1, 1, 0]]}, vary={"task": ["simulated", "simulated-continuations"]}
-        )

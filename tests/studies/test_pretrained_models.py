@@ -120,9 +120,9 @@ class TestWork:
     def test_it_waits_and_falls_with_it(self, tmp_path: Path) -> None:
         plan, store = planned(tmp_path), Store(tmp_path)
         first, second, *_ = work_items(plan, store)
-        assert (first.waits_for(store, plan), second.waits_for(store, plan)) == ("nothing", "others")
+        assert (first.ready(store, plan), second.ready(store, plan)) == (("yes", ""), ("no", ""))
         store.write_failure(first.id, "no memory")
-        assert second.waits_for(store, plan) == "failed"
+        assert second.ready(store, plan) == ("never", "no memory")
         Worker(store, plan).work()
         assert store.failure(second.id) == "what it builds on failed: no memory"
         assert {store.status(job) for job in plan.jobs} == {"failed"}

@@ -101,12 +101,12 @@ class TestItems:
         plan, store = prepare(vary={"lora.rank": [1, 2]})
         base, *runs = work_items(plan, store)
         assert [base.kind, *(item.kind for item in runs)] == ["base", "run", "run"]
-        assert base.waits_for(store, plan) == "nothing"
-        assert {item.waits_for(store, plan) for item in runs} == {"others"}
+        assert base.ready(store, plan) == ("yes", "")
+        assert {item.ready(store, plan) for item in runs} == {("no", "")}
         store.write_failure(base.id, "no memory")
-        assert base.is_finished(store)
-        assert {item.waits_for(store, plan) for item in runs} == {"failed"}
-        assert runs[0].cause(store, plan) == "no memory"
+        assert base.unfinished(store) == []
+        assert {item.ready(store, plan) for item in runs} == {("never", "no memory")}
+        assert [item.unfinished(store) for item in runs] == [[job.id] for job in runs_of(plan)]
 
 
 class TestBanks:

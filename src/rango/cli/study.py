@@ -59,14 +59,13 @@ def study(
         raise InputError("--gpus is for tasks on a Ray cluster; give --ray ADDRESS too, or leave it out")
     if gpus is not None and not 0 <= gpus < float("inf"):
         raise InputError(f"--gpus is {gpus}; expected 0 or more, such as 0.5")
-    from rango.studies.execution import check_parallel_search, describe, prepare, run_study
+    from rango.studies.execution import describe, prepare, run_study
     from rango.studies.study_file import read_study
 
     # What is asked is checked as a whole, without any model, before it is shown or begun.
     wanted = read_study(file, tiny=tiny, changes=change)
     folder = out or Path("runs") / wanted.name
-    plan, store = prepare(wanted, folder)
-    check_parallel_search(wanted, workers=workers, ray=ray)
+    plan, store = prepare(wanted, folder, workers=workers, ray=ray)
     if not dry_run:
         check_writable(folder)
 

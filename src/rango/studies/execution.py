@@ -43,11 +43,12 @@ _ENTRIES = {
 """What a study folder may hold before its plan is written."""
 
 
-def prepare(study: Study, out: Path) -> tuple[Plan, Store]:
+def prepare(study: Study, out: Path, *, workers: int = 1, ray: str | None = None) -> tuple[Plan, Store]:
     """Plan a study and check that `out` may hold it; nothing is written.
 
     Raises:
-        InputError: mistakes in the study, all at once; `out` holds something else.
+        InputError: mistakes in the study, all at once; `out` holds something else; a search on several workers or on
+            Ray, as each trial builds on the earlier ones.
     """
     if out.is_file():
         raise InputError(f"--out {out} is a file; give a folder")
@@ -59,13 +60,9 @@ def prepare(study: Study, out: Path) -> tuple[Plan, Store]:
         return plan_study(study, out), store
     searcher = Searcher(study, store)
     searcher.check()
-    return searcher.plan(), store
-
-
-def check_parallel_search(study: Study, *, workers: int = 1, ray: str | None = None) -> None:
-    """Raise InputError where a search is to run on several workers or on Ray: each trial builds on the earlier ones."""
-    if study.search is not None and (workers > 1 or ray is not None):
+    if workers > 1 or ray is not None:
         raise InputError("a search runs its trials one after the other; leave --workers and --ray out")
+    return searcher.plan(), store
 
 
 def describe(plan: Plan, store: Store) -> list[str]:
@@ -126,7 +123,6 @@ def run_study(
     Raises:
         Interrupted: a signal; everything is saved.
     """
-    check_parallel_search(study, workers=workers)
     begin(study, plan, store, workers=workers, bank=bank, retry=retry)
     try:
         Workers(store, plan, workers, watch).run()
@@ -137,16 +133,9 @@ def run_study(
 def begin(
     study: Study, plan: Plan, store: Store, *, workers: int, bank: Bank, retry: bool, cuda: bool | None = None
 ) -> None:
-    """Write what workers read: study, plan and banks.
+    """Write what workers read: study, plan and banks. The options are those of `run_study`.
 
-    Args:
-        study: for the record in the folder.
-        plan: what is to be done.
-        store: where.
-        workers: how many share the runs of a group.
-        bank: as in `run_study`.
-        retry: forget failures, so that those jobs are tried again.
-        cuda: whether `device: auto` means CUDA where the workers run; this machine is asked when None.
+    `cuda` says whether `device: auto` means CUDA where the workers run; this machine is asked when it is None.
     """
     write_yaml(store.path / "study.yaml", study.model_dump(mode="json", exclude_defaults=True))
     store.write_plan(plan)
@@ -257,7 +246,7 @@ class Workers:
 def give_up(store: Store, item: WorkItem, reason: str) -> None:
     """Leave an item in which workers die: a bank is divided into its runs, anything else has failed."""
     if not divide_bank(item, store, reason=reason):
-        for name in item.unfinished_ids(store):
+        for name in item.unfinished(store):
             store.write_failure(name, reason)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +40,6 @@ class LiveTable:
     """Status of each job and of each of the study's own models when it was last looked at."""
     _since: dict[str, float] = field(default_factory=dict)
     """Item that is being done -> when that was first seen."""
-    _totals: dict[str, int] = field(default_factory=dict)
-    """Run -> its steps in all, once its record has them."""
     _read: int = 0
     """When the plan that is known was written, in ns."""
     _live: Live | None = None
@@ -100,9 +99,7 @@ class LiveTable:
         now = time.monotonic()
         self._since = {item.id: self._since.get(item.id, now) for item in working}
         running = {job.id for item in working for job in self._unfinished(item)}
-        counts: dict[Status, int] = dict.fromkeys(("done", "started", "waiting", "failed", "pruned"), 0)
-        for job in self.plan.jobs:
-            counts[self._seen.get(job.id, "waiting")] += 1
+        counts = Counter(self._seen.get(job.id, "waiting") for job in self.plan.jobs)
         waiting = counts["waiting"] + counts["started"] - len(running)
         line = Text(f"{self.plan.name}  ", style="bold")
         line.append(f"{counts['done']} of {len(self.plan.jobs)} done · {len(running)} running · {waiting} waiting")
@@ -137,19 +134,11 @@ class LiveTable:
         else:
             for job in self._unfinished(item):
                 step, nce = _log_end(self.store.folder(job) / "log.jsonl")
-                total = self._total(job)
+                # A run that counts epochs knows its steps when it has begun: then its record has them.
+                total = self.store.record(job).get("most_steps") or job.config.steps
                 validation = "" if nce is None else f"validation NCE {nce:.3f}"
                 far = f"step {step}" if total is None else f"{step}/{total}"
                 yield self.names.get(job.id, job.id), _bar(step, total or 0), far, validation
-
-    def _total(self, job: Job) -> int | None:
-        """Steps in all. A run that counts epochs knows them when it has begun: then its record has them."""
-        if job.id not in self._totals:
-            steps = self.store.record(job).get("most_steps")
-            if steps is None:
-                return job.config.steps
-            self._totals[job.id] = int(steps)
-        return self._totals[job.id]
 
 
 def job_names(plan: Plan) -> dict[str, str]:

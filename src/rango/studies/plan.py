@@ -83,17 +83,14 @@ class Plan(Config):
     notes: tuple[str, ...] = ()
     """Remarks of the tasks when they were loaded."""
 
+    @cached_property
+    def by_id(self) -> dict[str, Job]:
+        """The jobs by their ids."""
+        return {job.id: job for job in self.jobs}
+
     def job(self, identity: str) -> Job:
         """A job by its id."""
-        return self._by_id[identity]
-
-    def has_job(self, identity: str) -> bool:
-        """Whether there is such a job."""
-        return identity in self._by_id
-
-    @cached_property
-    def _by_id(self) -> dict[str, Job]:
-        return {job.id: job for job in self.jobs}
+        return self.by_id[identity]
 
 
 def plan_study(study: Study, out: Path) -> Plan:
@@ -113,7 +110,7 @@ class Planner:
     out: Path
     jobs: dict[str, Job] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
-    tasks: dict[tuple[str, TaskOptions], Task | InputError] = field(default_factory=dict)
+    tasks: dict[tuple[str, str], Task | InputError] = field(default_factory=dict)
     """Each task that was asked for, or why it cannot be loaded."""
     used: set[str] = field(default_factory=set)
     """Folders under models/ that some configuration names."""
@@ -206,7 +203,7 @@ class Planner:
 
     def _cell(self, options: AdaptationOptions, values: Mapping[str, Any], seed: int, where: str) -> Cell:
         config = run_config(options, values, seed=seed, where=where)
-        task = self._task_of(config)
+        task = self._task(config.task, config)
         if options.way in ("none", "few-shot"):
             sources = [Source(job=self._base(config), state="base")]
         elif options.way == "ensemble":
@@ -226,12 +223,10 @@ class Planner:
             calibrator = options.calibrator or ("affine" if letters else "temperature")
         return Cell(seed=seed, sources=tuple(sources), calibrator=calibrator)
 
-    def _task_of(self, config: FinetuneConfig) -> Task:
-        return self._task(config.task, TaskOptions.build(config.model_dump(include=set(TaskOptions.model_fields))))
-
     def _task(self, name: str, options: TaskOptions) -> Task:
         """The task, loaded once; one that cannot be loaded is one mistake, not one for each configuration."""
-        key = (name, options)
+        # A run's configuration has the task's options and others, which do not matter here.
+        key = (name, options.model_dump_json(include=set(TaskOptions.model_fields)))
         if key not in self.tasks:
             try:
                 self.tasks[key] = load_task(name, options)
@@ -247,7 +242,7 @@ class Planner:
 
         Its id is a hash of these instances: training sizes share a base, and changed data makes another.
         """
-        task = self._task_of(config)
+        task = self._task(config.task, config)
         scoring = config.model_dump_json(include=set(ScoringOptions.model_fields))
         parts = [self._identity(config.model), config.dtype, config.device, scoring]
         parts += [config.task, task.fingerprint_of("validation", "test")]
@@ -266,14 +261,9 @@ class Planner:
         identity = fingerprint("run", named.model_dump_json())
         # Rows that read the same run may each want their number of passes with dropout.
         earlier = self.jobs[identity].samples if identity in self.jobs else ()
-        wanted = {*earlier, *((samples,) if samples else ())}
+        samples_of_all = tuple(sorted({*earlier, *((samples,) if samples else ())}))
         self.jobs[identity] = Job(
-            id=identity,
-            kind="run",
-            config=config,
-            group=self._group(config),
-            base=base,
-            samples=tuple(sorted(wanted)),
+            id=identity, kind="run", config=config, group=self._group(config), base=base, samples=samples_of_all
         )
         return identity
 

@@ -7,8 +7,8 @@ Nothing else is shared between workers. Whoever finds an item unfinished and its
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -38,37 +38,25 @@ class WorkItem:
         """The group of its jobs; a model has none."""
         return self.jobs[0].group if self.jobs else None
 
-    def is_finished(self, store: Store) -> bool:
-        """Whether nothing is left to do, be it done or failed."""
+    def unfinished(self, store: Store) -> list[str]:
+        """The ids of what is neither done nor failed; a failure of this item is remembered under them."""
         if self.kind == "model":
-            return store.has_model(self.id) or store.failure_file(self.id).is_file()
-        return all(store.status(job) in ENDED for job in self.jobs)
-
-    def unfinished_ids(self, store: Store) -> list[str]:
-        """The ids under which a failure of this item is remembered."""
-        if self.kind == "model":
-            return [self.id]
+            return [] if store.has_model(self.id) or store.failure(self.id) else [self.id]
         return [job.id for job in self.jobs if store.status(job) not in ENDED]
 
-    def waits_for(self, store: Store, plan: Plan) -> Literal["nothing", "others", "failed"]:
-        """Whether what it builds on is done: the study's own model (or its tokenizer), and the base's posteriors."""
-        model = self._own_model(plan)
+    def ready(self, store: Store, plan: Plan) -> tuple[Literal["yes", "no", "never"], str]:
+        """Whether what it builds on is done, and why it failed where this item can never be done.
+
+        First the study's own model to adapt, or the one whose tokenizer is taken; then the base's posteriors.
+        """
+        model = plan.models[self.id].tokenizer_of if self.kind == "model" else own_model(self.jobs[0], plan)
         if model is not None and not store.has_model(model):
-            return "failed" if store.failure_file(model).is_file() else "others"
-        if self.kind in ("model", "base"):
-            return "nothing"
-        status = store.status(plan.job(self.jobs[0].base))
-        return "nothing" if status == "done" else "failed" if status == "failed" else "others"
-
-    def cause(self, store: Store, plan: Plan) -> str:
-        """Why what it builds on failed, in one line."""
-        model = self._own_model(plan)
-        reason = store.failure(model) if model is not None else ""
-        return reason or store.failure(self.jobs[0].base)
-
-    def _own_model(self, plan: Plan) -> str | None:
-        """The study's own model that must be complete first: the one to adapt, or the one whose tokenizer is taken."""
-        return plan.models[self.id].tokenizer_of if self.kind == "model" else own_model(self.jobs[0], plan)
+            reason = store.failure(model)
+        elif self.kind in ("model", "base") or store.status(plan.job(self.jobs[0].base)) == "done":
+            return "yes", ""
+        else:
+            reason = store.failure(self.jobs[0].base)
+        return ("never" if reason else "no"), reason
 
 
 def work_items(plan: Plan, store: Store) -> Iterator[WorkItem]:
@@ -81,7 +69,7 @@ def work_items(plan: Plan, store: Store) -> Iterator[WorkItem]:
     banked = set()
     # A folder also has the banks of earlier plans: their runs of this plan stay together, as their state file has all.
     for name, bank in read_banks(store):
-        jobs = tuple(plan.job(run) for run in bank["runs"] if plan.has_job(run))
+        jobs = tuple(plan.job(run) for run in bank["runs"] if run in plan.by_id)
         if jobs and not bank.get("divided"):
             banked |= {job.id for job in jobs}
             yield WorkItem(name, "bank", jobs)
@@ -168,7 +156,7 @@ def lock_item(path: Path) -> ItemLock | None:
         os.close(descriptor)
         return None
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+    os.write(descriptor, _owner(os.getpid()).encode())
     return ItemLock(path, descriptor)
 
 
@@ -193,10 +181,12 @@ def items_of_process(plan: Plan, store: Store, pid: int | None) -> list[WorkItem
     """The items whose locks a process of this machine took last and has not released, be it alive or not."""
     taken = set()
     for file in store.locks.glob("*.lock"):
-        try:
-            owner = json.loads(file.read_text())
-        except (OSError, ValueError):
-            continue  # released, or being taken
-        if (owner.get("host"), owner.get("pid")) == (socket.gethostname(), pid):
-            taken.add(file.stem)
+        with contextlib.suppress(FileNotFoundError):  # released meanwhile
+            if file.read_text() == _owner(pid):
+                taken.add(file.stem)
     return [item for item in work_items(plan, store) if item.id in taken]
+
+
+def _owner(pid: int | None) -> str:
+    """The text in a lock: on a shared folder, processes of several machines may have one number."""
+    return f"{socket.gethostname()} {pid}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,12 +94,9 @@ class Store:
         """Whether a run's training is complete; its dropout posteriors may still be missing."""
         return self.record(job).get("status") == "complete"
 
-    def counts(self, jobs: Sequence[Job]) -> dict[Status, int]:
+    def counts(self, jobs: Sequence[Job]) -> Counter[Status]:
         """How many jobs have each status."""
-        numbers: dict[Status, int] = {"waiting": 0, "started": 0, "done": 0, "failed": 0, "pruned": 0}
-        for job in jobs:
-            numbers[self.status(job)] += 1
-        return numbers
+        return Counter(self.status(job) for job in jobs)
 
     def record(self, job: Job) -> Mapping[str, Any]:
         """run.yaml of a job, empty before it is written. It is parsed again only after it was written again.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -38,16 +38,11 @@ class StudyCosts(Config):
             return values
         stated = {key: value for key, value in values.items() if value is not None}
         if "abstain" not in stated:
-            return Costs.from_mapping({key: _lists(value) for key, value in stated.items()}).as_dict()
+            return Costs.from_mapping(stated).as_dict()
         if len(stated) > 1:
             other = next(key for key in stated if key != "abstain")
             raise InputError(f"abstain and {other} are both given; a matrix has a column for abstaining, keep one")
         return values
-
-    @classmethod
-    def of(cls, costs: Costs) -> Self:
-        """A matrix."""
-        return cls.build(costs.as_dict())
 
     def fitting(self, choices: int) -> Costs | None:
         """The costs of a task with so many choices; None where these are of another number."""
@@ -66,11 +61,6 @@ class StudyCosts(Config):
         assert self.costs is not None
         assert self.decisions is not None
         return f"costs: a matrix of {len(self.costs)} choices and {len(self.decisions)} decisions"
-
-
-def _lists(value: Any) -> Any:
-    """Tuples as lists, as a file has them: a study that is copied or built in Python has tuples."""
-    return [_lists(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def read_costs(value: Any) -> Any:

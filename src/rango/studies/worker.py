@@ -67,20 +67,19 @@ class Worker:
 
     def do_next(self) -> Literal["done", "wait", "nothing"]:
         """Do one item; "wait" when others do all that is left, "nothing" when nothing is left."""
-        unfinished = [item for item in self._work_items() if not item.is_finished(self.store)]
+        unfinished = [item for item in self._work_items() if item.unfinished(self.store)]
         # Items of the group whose model and task are loaded come first.
         for item in sorted(unfinished, key=lambda item: item.group != self._group):
-            ready = item.waits_for(self.store, self.plan)
-            lock = lock_item(self.store.lock_file(item.id)) if ready != "others" else None
+            ready, reason = item.ready(self.store, self.plan)
+            lock = lock_item(self.store.lock_file(item.id)) if ready != "no" else None
             if lock is None:
                 continue
             try:
                 # Between the look and the lock another worker may have finished the item, or divided the bank.
-                if item not in self._work_items() or item.is_finished(self.store):
+                if item not in self._work_items() or not item.unfinished(self.store):
                     pass
-                elif ready == "failed":
-                    cause = item.cause(self.store, self.plan).removeprefix(_BELOW)
-                    self._fail(item, _BELOW + cause)
+                elif ready == "never":
+                    self._fail(item, _BELOW + reason.removeprefix(_BELOW))
                 else:
                     self._do(item)
             finally:
@@ -94,7 +93,7 @@ class Worker:
                 yield item
 
     def _fail(self, item: WorkItem, reason: str, details: str = "") -> None:
-        for name in item.unfinished_ids(self.store):
+        for name in item.unfinished(self.store):
             self.store.write_failure(name, reason, details=details)
 
     def _do(self, item: WorkItem) -> None:
