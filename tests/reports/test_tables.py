@@ -6,7 +6,7 @@ import pytest
 
 from rango.decisions import Estimate
 from rango.errors import InputError
-from rango.reports.tables import estimate, estimate_notes, interval, number, result_rows, without_twins
+from rango.reports.tables import duration, estimate, estimate_notes, interval, number, result_rows, without_twins
 
 
 def test_rows_stand_in_the_order_of_the_story(metrics: dict[str, Any]) -> None:
@@ -80,3 +80,10 @@ def test_interval_without_width_is_not_shown() -> None:
 def test_of_two_metrics_that_say_the_same_the_first_is_kept() -> None:
     assert without_twins(["nce", "accuracy", "error_rate", "brier"]) == ["nce", "accuracy", "brier"]
     assert without_twins(["error_rate", "unknown", "accuracy"]) == ["error_rate", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.0, "0.0 s"), (59.97, "60.0 s"), (119.6, "2 min 0 s"), (7300.0, "2 h 1 min")]
+)
+def test_duration(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -181,3 +181,15 @@ def interval(cell: Estimate | None, *, sign: bool = False) -> str:
     if cell is None or cell.low is None or cell.high is None or cell.low == cell.high == cell.value:
         return ""
     return f"{number(cell.low, sign=sign)} to {number(cell.high, sign=sign)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(8.2), duration(95), duration(3700)
+    ('8.2 s', '1 min 35 s', '1 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

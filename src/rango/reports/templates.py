@@ -21,6 +21,7 @@ def render(name: str, content: Mapping[str, Any], **filters: Any) -> str:
         content: what it names; a missing name is an error.
         filters: functions that the template applies beside `number` and `interval`.
     """
+    # StrictUndefined: a misspelt name in a template is an error, not an empty place on the page.
     environment = Environment(
         loader=FunctionLoader(_source),
         autoescape=True,

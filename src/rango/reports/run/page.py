@@ -17,28 +17,14 @@ import numpy as np
 from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import write_text
-from rango.reports.run.figures import (
-    abstention_costs,
-    cost_curves,
-    learning_curve,
-    reliability_diagram,
-    risk_coverage_curves,
-    state_intervals,
-)
-from rango.reports.run.findings import (
-    Finding,
-    adaptation_finding,
-    calibration_finding,
-    floor_finding,
-    mcnemar_sentence,
-    priors_finding,
-)
+from rango.reports.run import figures, findings
 from rango.reports.style import Drawing, drawing
 from rango.reports.tables import (
     STATES,
     Metrics,
     Table,
     column_named,
+    duration,
     estimate,
     estimate_notes,
     number,
@@ -54,13 +40,7 @@ _CHIEF = ("nce", "error_rate")
 
 _CURVES = {"train_loss": "Train loss", "nce": "Validation NCE", "error_rate": "Validation error rate"}
 
-_EXPECTED = (
-    "run.yaml",
-    "log.jsonl",
-    "metrics.json",
-    "posteriors/test-base.parquet",
-    "posteriors/test-adapted.parquet",
-)
+_EXPECTED = ("run.yaml", "log.jsonl", "metrics.json", "posteriors/test-base.parquet", "posteriors/test-adapted.parquet")
 """The files that every run should have; posteriors of other states, such as the floor, exist for some tasks only."""
 
 
@@ -87,11 +67,12 @@ def render_page(run: RunContents) -> str:
     test = run.metrics.get("test")
     states: Metrics = test if isinstance(test, Mapping) else {}
     table = result_rows(run.metrics) if states else None
-    findings: tuple[Finding, ...] = ()
+    verdict: list[findings.Finding] = []
     if states:
-        findings = (adaptation_finding(states), priors_finding(states), floor_finding(states))
+        verdict = [findings.adaptation_finding(states), findings.priors_finding(states), findings.floor_finding(states)]
         reason = missing.get("posteriors/test-adapted.parquet", "")
-        findings += (calibration_finding(posteriors.get("adapted"), reason=reason),)
+        verdict.append(findings.calibration_finding(posteriors.get("adapted"), reason=reason))
+    # Comparisons of instances need the posteriors before and after adaptation.
     both = (posteriors["base"], posteriors["adapted"]) if {"base", "adapted"} <= set(posteriors) else None
     # Of a file that not every run has, only damage is worth a note.
     reasons = [why for file, why in missing.items() if file in _EXPECTED or "is not in the run directory" not in why]
@@ -101,7 +82,7 @@ def render_page(run: RunContents) -> str:
         "summary": list(_summary(record)),
         "complete": record.get("status", "complete") == "complete",
         "headline": [_before_and_after(states, metric) for metric in _CHIEF],
-        "findings": findings,
+        "findings": verdict,
         "table": table,
         "paired": _paired(*both) if both else "",
         "intervals": list(_interval_drawings(table)) if table else (),
@@ -160,7 +141,7 @@ def _before_and_after(states: Metrics, metric: str) -> tuple[str, str, str]:
 
 def _paired(base: Posteriors, adapted: Posteriors) -> str:
     try:
-        return mcnemar_sentence(base, adapted)
+        return findings.mcnemar_sentence(base, adapted)
     except InputError as error:
         return f"No paired test of base and adapted model: {error}."
 
@@ -169,7 +150,7 @@ def _interval_drawings(table: Table) -> Iterator[Drawing]:
     """One figure of states for each chief metric that the table has, so that a phone can stack them."""
     for column in table.columns:
         if column.name in _CHIEF:
-            draw = partial(state_intervals, table, column.name)
+            draw = partial(figures.state_intervals, table, column.name)
             yield drawing(f"{column.title} of each state with its interval", draw, prefix=f"states-{column.name}")
 
 
@@ -180,8 +161,9 @@ def _curve_drawings(run: RunContents) -> Iterator[Drawing]:
         return
     # The logarithmic losses are in nats; a Brier loss has no unit.
     unit = "" if _mapping(run.record, "config").get("rule") == "brier" else "nats"
+    # A curve without points, such as NCE on instances of one class, is a sentence with the reason instead.
     for name, title in _CURVES.items():
-        yield drawing(title, partial(learning_curve, run.log, name, loss_unit=unit), prefix=f"curve-{name}")
+        yield drawing(title, partial(figures.learning_curve, run.log, name, loss_unit=unit), prefix=f"curve-{name}")
 
 
 def _reliability_drawings(run: RunContents) -> Iterator[Drawing]:
@@ -189,7 +171,7 @@ def _reliability_drawings(run: RunContents) -> Iterator[Drawing]:
     for state in ("base", "adapted", "calibrated"):
         title = f"Reliability diagram, {state_named(state).title.lower()}"
         if state in run.posteriors:
-            draw = partial(reliability_diagram, run.posteriors[state], state)
+            draw = partial(figures.reliability_diagram, run.posteriors[state], state)
             yield drawing(title, draw, prefix=f"reliability-{state}")
         elif state != "calibrated":
             yield Drawing(title, None, run.missing[f"posteriors/test-{state}.parquet"])
@@ -200,9 +182,9 @@ def _decision_drawings(posteriors: Mapping[str, Posteriors]) -> Iterator[Drawing
     if "adapted" not in posteriors:
         return
     states = {key: p for key, p in posteriors.items() if key in ("base", "adapted", "calibrated", "floor")}
-    yield drawing("Error rate against coverage", partial(risk_coverage_curves, states), prefix="coverage")
-    family = abstention_costs(posteriors["adapted"].n_choices)
-    draw = partial(cost_curves, states, family=family, label="cost of abstaining (an error costs 1)")
+    yield drawing("Error rate against coverage", partial(figures.risk_coverage_curves, states), prefix="coverage")
+    family = figures.abstention_costs(posteriors["adapted"].n_choices)
+    draw = partial(figures.cost_curves, states, family=family, label="cost of abstaining (an error costs 1)")
     yield drawing("Normalised expected cost against the cost of abstaining", draw, prefix="abstaining")
 
 
@@ -216,19 +198,11 @@ class Choice:
     after: float
 
 
-@dataclass(frozen=True)
-class Example:
-    """One instance with its choices."""
-
-    id: str
-    choices: tuple[Choice, ...]
-
-
-def extreme_instances(base: Posteriors, adapted: Posteriors, *, count: int = 3) -> dict[str, list[Example]]:
+def extreme_instances(base: Posteriors, adapted: Posteriors, *, count: int = 3) -> dict[str, dict[str, list[Choice]]]:
     """The largest gains and losses of the right choice's posterior, and the surest mistakes; ties in file order.
 
     Returns:
-        By title; empty where the two do not hold the same instances with words for their choices.
+        Title → id of the instance → its choices; empty where the two do not hold the same instances with words.
     """
     choices = adapted.choices
     if choices is None or base.ids != adapted.ids or not np.array_equal(base.labels, adapted.labels):
@@ -239,20 +213,18 @@ def extreme_instances(base: Posteriors, adapted: Posteriors, *, count: int = 3) 
     # How sure of its answer the model is where it is wrong, 0 where it is right.
     surest = after.max(axis=1) * (after.argmax(axis=1) != adapted.labels)  # (N,)
 
+    # The stable sort leaves ties in the order of the file, so that the same run gives the same page.
     selections = {}
     for title, value in (("Largest gains", gain), ("Largest losses", -gain), ("Surest mistakes", surest)):
         order = np.argsort(-value, kind="stable")[:count]
-        examples = [
-            Example(
-                adapted.ids[row],
-                tuple(
-                    Choice(text, bool(k == adapted.labels[row]), float(before[row, k]), float(after[row, k]))
-                    for k, text in enumerate(choices[row])
-                ),
-            )
+        examples = {
+            adapted.ids[row]: [
+                Choice(text, bool(k == adapted.labels[row]), float(before[row, k]), float(after[row, k]))
+                for k, text in enumerate(choices[row])
+            ]
             for row in order
             if value[row] > 0
-        ]
+        }
         if examples:
             selections[title] = examples
     return selections
@@ -262,8 +234,10 @@ def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str
     """Everything in run.yaml as groups of key and value: each of its mappings, then the rest together."""
     config = _mapping(record, "config")
     if config:
+        # In the file the keys stand in the order of the options; a reader looks for model and task first.
         first = {key: config[key] for key in ("model", "task") if key in config}
         yield "Configuration", _pairs({**first, **config})
+    # What a later version of Rango adds to run.yaml is shown too: no list of keys is kept here.
     for key, value in record.items():
         if isinstance(value, Mapping) and value and key != "config":
             yield key.replace("_", " ").capitalize(), _pairs(value)
@@ -291,15 +265,3 @@ def _notes(value: object) -> list[str]:
     if value is None:
         return []
     return [str(note) for note in value] if isinstance(value, list | tuple) else [str(value)]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(8.2), duration(95), duration(3700)
-    ('8.2 s', '1 min 35 s', '1 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,14 @@ _VALUE_WIDTH = 16  # a value above its interval: "0.193 to 0.229", and the space
 _LINE_WIDTH = 24  # a value and its interval on one line
 
 
-def result_table(
-    metrics: Mapping[str, Any], *, split: str = "test", width: int = 80, columns: Sequence[str] | None = None
-) -> Group:
+def result_table(metrics: Mapping[str, Any], *, split: str = "test", width: int = 80) -> Group:
     """The result of a run for the terminal: a row per state, a column per metric, and the verdict in words.
 
     Args:
         metrics: the content of a metrics.json.
         split: which split of it.
-        width: columns of the terminal; wider ones get more metrics, narrow ones the interval under the value.
-        columns: metrics in order of importance, None for the usual ones; those that do not fit are left out, the first
-            two never.
+        width: columns of the terminal; wider ones get more metrics, narrow ones the interval under the value. What
+            does not fit is left out from the right; the first two metrics never are.
 
     Returns:
         Something to `rich.print`.
@@ -42,7 +39,7 @@ def result_table(
     in_line = width >= _TITLE_WIDTH + 2 * _LINE_WIDTH + 4
     fits = (width - _TITLE_WIDTH - 4) // (_LINE_WIDTH if in_line else _VALUE_WIDTH)
     # Only metrics that have a value take up room: on instances of one class NCE leaves its place to the next.
-    with_values = [column.name for column in result_rows(metrics, split=split, columns=columns).columns]
+    with_values = [column.name for column in result_rows(metrics, split=split).columns]
     table = result_rows(metrics, split=split, columns=with_values[: max(2, fits)])
 
     rendered = _empty_table()

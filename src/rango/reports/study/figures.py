@@ -12,15 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from rango.reports.run.figures import curve_points, running_mean
-from rango.reports.study.sections import (
-    Line,
-    as_number,
-    label_of,
-    metric_title,
-    numeric_axis,
-    sections,
-    shown_cells,
-)
+from rango.reports.study.sections import Line, as_number, label_of, metric_title, numeric_axis, sections, shown_cells
 from rango.reports.style import BLUE, DASHED, FAINT, GREEN, INK, ORANGE, PANEL, PINK, SKY, VERMILION, label_rows, styled
 from rango.reports.tables import column_named
 from rango.results.outcomes import Outcome
@@ -79,13 +71,9 @@ def panel_metrics(table: StudyTable) -> tuple[str, ...]:
 def _panel_grid(
     heights: Sequence[float], tasks: int, *, width: float, margin: float = 0.0
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Axes by metric and task, sizes in inches. With one task the metrics stand side by side.
+    """Axes by metric and task. With one task the metrics stand side by side.
 
-    Args:
-        heights: of the panels of each metric.
-        tasks: how many.
-        width: of a panel.
-        margin: more width on the left, for labels.
+    Sizes are in inches: the height of each metric's panels, their width, and a margin on the left for labels.
     """
     rows, columns = (1, len(heights)) if tasks == 1 else (len(heights), tasks)
     height = max(heights) if tasks == 1 else sum(heights)
@@ -116,10 +104,7 @@ def dot_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
 
     A full dot is the best of its task or not significantly worse, a hollow one is significantly worse; the faint dots
     below are single seeds.
-
-    Args:
-        table: from `study_table`, with at least one block.
-        metrics: one row of panels each.
+    The table has at least one block.
     """
     parts = [part for part in sections(table) if any(line.cells for line in part.lines)]
     # The rows of the panels of each metric, the same for each task. With one task the metrics stand side by side and
@@ -188,12 +173,7 @@ def line_figure(table: StudyTable, *, axis: str, metrics: Sequence[str]) -> Figu
 
     A configuration without a value on the axis (the base model) is a line across. For NCE the priors are the line at 1;
     where the true posterior is known, the floor is a line too. The axis is logarithmic where its values span a factor
-    of 8 or more.
-
-    Args:
-        table: from `study_table`, with at least one block.
-        axis: the one of numbers.
-        metrics: one row of panels each.
+    of 8 or more. The table has at least one block.
     """
     figure, grid = _panel_grid([PANEL[1]] * len(metrics), len(table.blocks), width=PANEL[0])
     base = {"color": ORANGE, "linestyle": "-", "marker": "s"}

@@ -46,6 +46,7 @@ def _best_of_block(table: StudyTable, block: Block) -> Finding:
     if len(block.rows) == 1:
         detail = "There is no other configuration to compare it with."
         return Finding("best", "unclear", f"{task}{title} {value} of {name}", detail)
+    # Rows without a mark could not be compared: they are neither tied nor worse.
     marks = [table.rows[place].mark for place in block.rows]
     tied = [place for place, mark in zip(block.rows, marks, strict=True) if mark == "tied"]
     if not tied:
@@ -77,6 +78,7 @@ def _against_base(table: StudyTable, block: Block) -> str:
         if side == "open" and total > 1:
             return "No configuration is significantly different from the base model."
         return f"{subject} is {words[side]} the base model."
+    # Otherwise the configurations are on several sides: one clause each.
     clauses = [f"{words[side]} the base model: {_listed(table, places, of=total)}" for side, places in compared.items()]
     sentence = "; ".join(clauses)
     return f"{sentence[0].upper()}{sentence[1:]}."

@@ -48,19 +48,16 @@ def escaped(text: str) -> str:
     return "".join(_ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def table_tex(table: StudyTable, *, metrics: int | None = None) -> str:
+def table_tex(table: StudyTable) -> str:
     r"""The table as a `tabular` to `\input`; the document needs `\usepackage{booktabs}`.
 
     The best of each task is bold, what is not significantly worse has an ≈; each mean has its standard deviation over
     seeds and, small, its interval over test instances. What the numbers are stands after the table as comments, to be
     used in a caption.
-
-    Args:
-        table: from `study_table`.
-        metrics: how many, in order of importance; None for those that the study names, at least three.
     """
-    most = max(3, len(table.first)) if metrics is None else metrics
-    axes, parts, columns = shown_axes(table), sections(table), shown_columns(table)[:most]
+    # The width of a paper has room for three metrics; a study that names more wants them all.
+    columns = shown_columns(table)[: max(3, len(table.first))]
+    axes, parts = shown_axes(table), sections(table)
     numbers = sources(parts)
     # One column of names even where no axis varies.
     names = max(1, len(axes))

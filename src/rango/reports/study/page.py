@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from rango.reports.run.page import duration
 from rango.reports.study.figures import curve_names, curve_words, panel_metrics, study_curves, study_figures
 from rango.reports.study.findings import study_findings
 from rango.reports.study.sections import (
@@ -26,7 +25,7 @@ from rango.reports.study.sections import (
     value_text,
 )
 from rango.reports.style import Drawing, inline_svg
-from rango.reports.tables import column_named
+from rango.reports.tables import column_named, duration
 from rango.reports.templates import render
 from rango.results.outcomes import Outcome, StudyResult
 from rango.results.table import StudyTable
@@ -83,6 +82,7 @@ def _drawings(table: StudyTable) -> Iterator[Drawing]:
     """One figure for each task and metric, so that a phone can stack them."""
     for place, block in enumerate(table.blocks):
         for metric in panel_metrics(table):
+            # The table with one block and one metric has exactly one figure.
             (figure,) = study_figures(replace(table, blocks=(block,)), metrics=(metric,)).values()
             task = f" on {axis_text(block.task)}" if TASK in table.varied else ""
             yield _drawn(figure, f"{column_named(metric).words} of each configuration{task}", f"study-{place}-{metric}")
@@ -91,6 +91,7 @@ def _drawings(table: StudyTable) -> Iterator[Drawing]:
 def _curves(table: StudyTable, outcomes: Sequence[Outcome]) -> Iterator[Drawing]:
     """One figure of learning curves for each task and curve."""
     names = curve_names(table, outcomes)
+    # The places number the tasks, because a name is no valid id in HTML.
     for place, task in enumerate(dict.fromkeys(axis_text(outcome.axes.get(TASK)) for outcome in outcomes)):
         of_task = [outcome for outcome in outcomes if axis_text(outcome.axes.get(TASK)) == task]
         for name in names:
@@ -132,6 +133,7 @@ def _fact(key: str, value: float) -> str:
 
 def _notes(table: StudyTable) -> Iterator[str]:
     """Why a value is infinite or undefined, each reason once."""
+    # The seeds of a configuration often share a reason, and so do its metrics.
     for row in table.rows:
         for reason in dict.fromkeys(cell.note for cell in row.cells.values() if cell.note):
             yield f"{full_label(row, table)}: {reason}."

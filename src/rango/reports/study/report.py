@@ -59,6 +59,7 @@ def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> 
     files = [folder / "table.csv", folder / "table.tex"]
     write_csv(files[0], table)
     write_tex(files[1], table)
+    # PNG for documents and the web, PDF for papers.
     for name, figure in study_figures(table, study.outcomes).items():
         for ending in ("png", "pdf"):
             files.append(folder / "figures" / f"{name}.{ending}")
