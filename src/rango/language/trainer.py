@@ -107,7 +107,7 @@ class Trainer:
     """One pre-training of a network: its weights, optimizer and position.
 
     Args:
-        config: size, budget and schedule; the tokenizer has the last word on the vocabulary.
+        config: size, budget and schedule; the size of the vocabulary is that of the tokenizer.
         corpus: tokens to learn from and tokens held out.
         tokenizer: whose end-of-text token stands between documents.
         state_file: where the state is saved; if it is there, training goes on from it.
@@ -145,7 +145,7 @@ class Trainer:
         # None: the budget is in minutes.
         self.token_budget = config.tokens or (None if config.minutes else _DEFAULT_PASSES * len(corpus.train))
         self._held_out = consecutive_windows(corpus.held_out, context=config.context)  # (h, context + 1)
-        self._epoch: tuple[int, Tokens] | None = None
+        self._epoch: tuple[int, Tokens] | None = None  # the number of the current epoch, and its windows
         if state_file.exists():
             # After this error the work folder is deleted, so that the repeated command does not meet the state again.
             state = load_state(state_file, advice="repeat the command to begin anew")
@@ -170,7 +170,6 @@ class Trainer:
         with SignalGuard("the state is saved; repeat the command to go on") as guard, screen.bar(label, budget) as bar:
             guard.hold()  # a signal waits for the end of a step: a step is short, and half a step cannot be saved
             bar.advance(self.spent * budget)
-            # One optimizer step each time.
             while (before := self.spent) < 1:
                 loss = self._step()
                 self.progress.seconds = time.monotonic() - begun
@@ -191,7 +190,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate_factor(self.spent, warmup=self.config.warmup)
         batch = self._next_batch()
-        with torch.random.fork_rng(), self._products():
+        with torch.random.fork_rng(), self._autocast():
             # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
             torch.manual_seed(mask_seed(self.config.seed, self.progress.step))
             loss = token_losses(self.network, batch, apart=self._head_apart)  # ()
@@ -224,7 +223,7 @@ class Trainer:
     def _tensor(self, rows: Tokens) -> torch.Tensor:
         return torch.from_numpy(rows.astype(np.int64)).to(self.device)
 
-    def _products(self) -> torch.autocast:
+    def _autocast(self) -> torch.autocast:
         """Within the block matrices are multiplied in the chosen type; sums, softmax and the loss stay in float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
@@ -268,7 +267,7 @@ class Trainer:
         total = 0.0
         for start in range(0, len(self._held_out), rows):
             batch = self._tensor(self._held_out[start : start + rows])  # (rows, context + 1)
-            with self._products():
+            with self._autocast():
                 total += float(token_losses(self.network, batch, reduction="sum", apart=self._head_apart))
         self.network.train()
         return total / self._held_out[:, 1:].size
