@@ -151,28 +151,26 @@ def _train(
     try:
         runs = []
         for (job, run), adapter in zip(unfinished, adapters, strict=True):
-            # A run that was begun keeps its record; a new one says here what it is of.
-            record = (
-                run.record
-                if run is not None
-                else {
-                    "config": job.config.model_dump(mode="json"),
-                    "form": form,
-                    "model": {
-                        "name": model.name,
-                        "architecture": type(model.network).__name__,
-                        "parameters": model.parameter_count,
-                        "dtype": str(model.dtype).removeprefix("torch."),
-                        "device": str(model.device),
-                    },
-                    "trainable_parameters": adapter.parameter_count(),
-                    "adapted_modules": adapter.module_count(),
-                    "instances": {name: len(split) for name, split in trees.items()},
-                    "fingerprints": {"model": model.fingerprint, "task": task_fingerprint},
-                    "versions": versions(),
-                    "notes": [*model.notes, *reader.notes, *task.notes],
-                }
-            )
+            record: dict[str, Any] = {
+                "config": job.config.model_dump(mode="json"),
+                "form": form,
+                "model": {
+                    "name": model.name,
+                    "architecture": type(model.network).__name__,
+                    "parameters": model.parameter_count,
+                    "dtype": str(model.dtype).removeprefix("torch."),
+                    "device": str(model.device),
+                },
+                "trainable_parameters": adapter.parameter_count(),
+                "adapted_modules": adapter.module_count(),
+                "instances": {name: len(split) for name, split in trees.items()},
+                "fingerprints": {"model": model.fingerprint, "task": task_fingerprint},
+                "versions": versions(),
+                "notes": [*model.notes, *reader.notes, *task.notes],
+            }
+            # A run that was begun before keeps the record of its beginning.
+            if run is not None:
+                record = run.record
             writer = RunWriter(job.out, record, writes=processes.is_main)
             runs.append(TrainingRun(run_key(job.config), job.config, adapter, writer, data, job.on_validation))
         _check_state(state, runs)
@@ -182,53 +180,6 @@ def _train(
     finally:
         for adapter in adapters:
             adapter.remove()
-
-
-def _check_base(base: Mapping[str, Posteriors], task: Task) -> None:
-    """Raise InputError for base posteriors of another split, or of other instances than the task's."""
-    for name, posteriors in base.items():
-        if name not in ("test", "validation"):
-            raise InputError(f"base has posteriors for {name!r}; expected test and validation")
-        ids = tuple(instance.id for instance in task.split(name))
-        if posteriors.ids != ids:
-            raise InputError(
-                f"base posteriors on {name} are of other instances ({len(posteriors.ids)}, the first "
-                f"{posteriors.ids[0]!r}) than the task's ({len(ids)}, the first {ids[0]!r}); compute them for this task"
-            )
-
-
-def _check_selection(config: FinetuneConfig, task: Task) -> None:
-    """Raise InputError where no checkpoint has an NCE to select by.
-
-    NCE divides by the entropy of the priors, which is 0 where all right answers have one label.
-    """
-    # The regime `all` never selects.
-    labels = {instance.label for instance in task.validation}
-    if config.regime != "all" and config.select == "nce" and len(labels) == 1:
-        count = len(task.validation)
-        who = f"all {count:,} validation instances have" if count > 1 else "the one validation instance has"
-        raise InputError(
-            f"select is nce, but {who} label {labels.pop()}, so that NCE is undefined; give more validation instances, "
-            "or select cross_entropy"
-        )
-
-
-def _check_state(state: Path, runs: Sequence[TrainingRun]) -> None:
-    """Raise InputError where the state file is damaged, or lacks one of these runs."""
-    if not state.is_file():
-        return
-    # Keys are hashes of configurations: a state of other runs, or of a version with other options, lacks them.
-    saved = load_state(state).progress
-    missing = [run.writer.path for run in runs if run.key not in saved]
-    if missing and len(runs) == 1:
-        raise InputError(
-            f"{state} is the state of another run, or of another version's; delete it to begin this run anew"
-        )
-    if missing:
-        raise InputError(
-            f"{state} is the state of another bank: it lacks the run of {missing[0]}; give another state file, or the "
-            "runs that it was begun with"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -365,3 +316,50 @@ class _Bank:
     def _note(self, note: str, writer: RunWriter) -> None:
         self.screen.say(f"· {note}")
         writer.write_note(note)
+
+
+def _check_base(base: Mapping[str, Posteriors], task: Task) -> None:
+    """Raise InputError for base posteriors of another split, or of other instances than the task's."""
+    for name, posteriors in base.items():
+        if name not in ("test", "validation"):
+            raise InputError(f"base has posteriors for {name!r}; expected test and validation")
+        ids = tuple(instance.id for instance in task.split(name))
+        if posteriors.ids != ids:
+            raise InputError(
+                f"base posteriors on {name} are of other instances ({len(posteriors.ids)}, the first "
+                f"{posteriors.ids[0]!r}) than the task's ({len(ids)}, the first {ids[0]!r}); compute them for this task"
+            )
+
+
+def _check_selection(config: FinetuneConfig, task: Task) -> None:
+    """Raise InputError where no checkpoint has an NCE to select by.
+
+    NCE divides by the entropy of the priors, which is 0 where all right answers have one label.
+    """
+    # The regime `all` never selects.
+    labels = {instance.label for instance in task.validation}
+    if config.regime != "all" and config.select == "nce" and len(labels) == 1:
+        count = len(task.validation)
+        who = f"all {count:,} validation instances have" if count > 1 else "the one validation instance has"
+        raise InputError(
+            f"select is nce, but {who} label {labels.pop()}, so that NCE is undefined; give more validation instances, "
+            "or select cross_entropy"
+        )
+
+
+def _check_state(state: Path, runs: Sequence[TrainingRun]) -> None:
+    """Raise InputError where the state file is damaged, or lacks one of these runs."""
+    if not state.is_file():
+        return
+    # Keys are hashes of configurations: a state of other runs, or of a version with other options, lacks them.
+    saved = load_state(state).progress
+    missing = [run.writer.path for run in runs if run.key not in saved]
+    if missing and len(runs) == 1:
+        raise InputError(
+            f"{state} is the state of another run, or of another version's; delete it to begin this run anew"
+        )
+    if missing:
+        raise InputError(
+            f"{state} is the state of another bank: it lacks the run of {missing[0]}; give another state file, or the "
+            "runs that it was begun with"
+        )
