@@ -33,7 +33,7 @@ from rango.tasks import Task, load_task
 from rango.training.bank import TrainingJob
 from rango.training.run_folder import RunWriter
 from rango.training.trainer import accumulate_gradients
-from rango.training.training_run import Data, TrainingRun
+from rango.training.training_run import BankData, TrainingRun
 
 SIX: list[dict[str, Any]] = [
     {"lora": {"rank": 1, "targets": "q"}, "learning_rate": 1e-3},
@@ -83,7 +83,7 @@ def make_jobs(model: Model, task: Task, arguments: argparse.Namespace) -> list[T
     ]
 
 
-def step_seconds(data: Data, members: Sequence[TrainingRun], step: int) -> float:
+def step_seconds(data: BankData, members: Sequence[TrainingRun], step: int) -> float:
     """One whole optimizer step of the members, together."""
     started = time.perf_counter()
     batches = []
@@ -107,7 +107,7 @@ def peak_bytes(device: torch.device) -> int:
 
 def measure(model: Model, task: Task, jobs: Sequence[TrainingJob], steps: int) -> dict[str, Any]:
     trees = encode(model, task.train, task=task, form="cloze")
-    data = Data(probe_reader(model), "cloze", trees, (), ())
+    data = BankData(probe_reader(model), "cloze", trees, (), ())
     adapters = add_bank(model, [(job.config.lora, job.config.seed) for job in jobs])
     members = [
         TrainingRun(str(number), job.config, adapter, RunWriter(job.out, {}), data)

@@ -18,7 +18,7 @@ from rango.scoring.trees import TokenTree
 from rango.tasks import Instance
 from rango.training.distributed import ProcessGroup
 from rango.training.run_folder import RunWriter
-from rango.training.training_run import Data, TrainingRun
+from rango.training.training_run import BankData, TrainingRun
 
 
 class TwoNumbers:
@@ -100,7 +100,7 @@ def make_run(
     ]
     reader: Any = None
     trees = [tree(20 + n, label) for n, label in enumerate(LABELS)]
-    data = Data(reader, "cloze", TRAIN, trees, instances, Prepared(posteriors=posteriors or []))
+    data = BankData(reader, "cloze", TRAIN, trees, instances, Prepared(posteriors=posteriors or []))
     writer = RunWriter(folder, {})
     writer.begin()
     return TrainingRun("key", config, TwoNumbers(), writer, data, on_validation)

@@ -26,7 +26,7 @@ from rango.training.finetune import finetune
 from rango.training.objectives import count_terms
 from rango.training.run_folder import RunWriter
 from rango.training.trainer import accumulate_gradients
-from rango.training.training_run import Data, TrainingRun
+from rango.training.training_run import BankData, TrainingRun
 
 Checkpoint = Callable[..., Path]
 TASK = toy_task()
@@ -38,7 +38,7 @@ def make_runs(model: Model, folder: Path, settings: Sequence[dict[str, Any]]) ->
     configs = [FinetuneConfig.build({"model": "phi", "task": "toy", **one}) for one in settings]
     adapters = add_bank(model, [(config.lora, config.seed) for config in configs])
     trees = encode(model, TASK.train, task=TASK, form="cloze")
-    data = Data(probe_reader(model), "cloze", trees, trees[:4], TASK.train[:4])
+    data = BankData(probe_reader(model), "cloze", trees, trees[:4], TASK.train[:4])
     runs = []
     for number, (config, adapter) in enumerate(zip(configs, adapters, strict=True)):
         generator = torch.Generator().manual_seed(number)

@@ -30,7 +30,7 @@ from rango.training.distributed import ProcessGroup
 from rango.training.evaluate import check_not_empty, measure, true_posteriors
 from rango.training.run_folder import Run, RunWriter, open_output, posteriors_file, versions
 from rango.training.trainer import Trainer
-from rango.training.training_run import Data, TrainingRun
+from rango.training.training_run import BankData, TrainingRun
 
 
 def finetune(
@@ -142,7 +142,7 @@ def _train(
     reader = probe_reader(model)
     trees = {name: encode(model, task.split(name), task=task, form=form) for name in SPLITS}
     processes = ProcessGroup.current()
-    data = Data(reader, form, trees["train"], trees["validation"], task.validation, processes)
+    data = BankData(reader, form, trees["train"], trees["validation"], task.validation, processes)
     adapters: Sequence[TrainableModel]
     if config.adaptation == "full":
         adapters = [add_full(model)]
@@ -189,7 +189,7 @@ class _Bank:
     task: Task
     """With the shots in its prompts, if any."""
     trees: Mapping[Split, Sequence[TokenTree]]
-    data: Data
+    data: BankData
     runs: Sequence[TrainingRun]
     screen: Screen
 

@@ -29,7 +29,7 @@ from rango.training.schedule import BatchPlan, learning_rate_factor
 
 
 @dataclass(frozen=True)
-class Data:
+class BankData:
     """What all runs of a bank read."""
 
     reader: Reader
@@ -49,7 +49,7 @@ class TrainingRun:
     config: FinetuneConfig
     adapter: TrainableModel
     writer: RunWriter
-    data: Data
+    data: BankData
     on_validation: OnValidation | None = None
     progress: Progress = field(default_factory=Progress)
 
@@ -57,8 +57,8 @@ class TrainingRun:
         """Begin the first phase."""
         self._begin_phase()
         config = self.config
-        # About twenty validations in a run show its course; the last step is always followed by one.
         self.total = config.steps or (config.epochs or 3) * self.plan.steps_per_epoch
+        # About twenty validations in a run show its course; the last step is always followed by one.
         self.every = config.validate_every or max(1, math.ceil(self.total / 20))
         self.validation_nce = math.nan
 
