@@ -13,7 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 import rango
-from rango.config import Config
+from rango.config import Config, underscored
+from rango.errors import InputError
 
 
 def kinds(parent: type[Config] = Config) -> Iterator[type[Config]]:
@@ -58,3 +59,9 @@ def test_a_number_that_is_not_finite_is_refused(kind: type[Config], name: str, v
     with pytest.raises(ValidationError) as refusal:
         kind.model_validate({name: value})
     assert name in str(refusal.value)
+
+
+def test_two_spellings_are_refused_at_any_depth() -> None:
+    assert underscored({"a-b": {"c-d": 1}, "e": [1]}, where="x") == {"a_b": {"c_d": 1}, "e": [1]}
+    with pytest.raises(InputError, match="x: c_d stands twice, spelt with - and with _; keep one of them"):
+        underscored({"a": {"c_d": 1, "c-d": 1}}, where="x")

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.command import Capture
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rango.cli import main
 from rango.errors import InputError
-from rango.files import check_writable_file, write_tensors, write_text
-
-Capture = pytest.CaptureFixture[str]
+from rango.files import check_writable, check_writable_file, write_tensors, write_text
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -101,3 +100,11 @@ def test_with_one_key_the_bytes_are_those_of_the_library(tmp_path: Path) -> None
     write_tensors(tmp_path / "ours", tensors, metadata={"format": "pt"})
     save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_looking_at_a_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "c").mkdir()
+    check_writable(tmp_path / "c")
+    assert (tmp_path / "c").is_dir()

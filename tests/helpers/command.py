@@ -7,6 +7,7 @@ import pytest
 from rango.cli import main
 
 Capture = pytest.CaptureFixture[str]
+SIZES = ("--train", "30", "--validation", "12", "--test", "20")
 
 
 def fails(capsys: Capture, *arguments: object, code: int = 2) -> str:
