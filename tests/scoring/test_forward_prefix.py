@@ -154,11 +154,3 @@ def test_evaluate_with_shots(checkpoint: Checkpoint) -> None:
     np.testing.assert_allclose(found.log_posteriors[0, : len(scores)], expected, atol=3e-5)
     with pytest.raises(InputError, match="stands answered in the prompt as a shot"):
         evaluate(model, plain.train, task=plain, options=options)
-
-
-def test_shots_that_do_not_fit_are_refused(checkpoint: Checkpoint) -> None:
-    model = load_model(checkpoint("phi"))
-    with pytest.raises(
-        InputError, match=r"tokens long with 3 shots before it, .* reads at most 128; take fewer shots, shorten"
-    ):
-        encode(model, TASK.test, task=TASK, form="cloze")

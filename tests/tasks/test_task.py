@@ -4,13 +4,11 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from rango.errors import InputError
-from rango.options import TaskOptions
-from rango.tasks import TASKS, Task, load_task, show, task_text
+from rango.tasks import Task, load_task, show, task_text
 
 
 @pytest.fixture
@@ -26,39 +24,6 @@ def test_splits_by_name(task: Task) -> None:
     )
     with pytest.raises(InputError, match="unknown split 'tets': did you mean 'test'?"):
         task.split("tets")
-
-
-def test_an_unknown_task_names_the_nearest_and_tables() -> None:
-    with pytest.raises(InputError, match=r"^unknown task 'socialqa': did you mean 'socialiqa'\? .*the path of a table"):
-        load_task("socialqa")
-
-
-@pytest.mark.parametrize("path", ["gone/rows.jsonl", "gone.csv", "./gone"])
-def test_a_path_that_does_not_exist(path: str) -> None:
-    with pytest.raises(InputError, match=f"table {path} does not exist; give the path of a rows file"):
-        load_task(path)
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ({"train": 0}, "task options: train is 0: input should be greater than or equal to 1"),
-        ({"tests": 5}, "unknown key in task options 'tests': did you mean 'test'?"),
-        ({"words": "both"}, "task options: words is 'both'"),
-    ],
-)
-def test_bad_options(override: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message.replace("?", r"\?")):
-        load_task("simulated", **override)
-
-
-def test_options_and_overrides(task: Task) -> None:
-    options = TaskOptions(train=8, validation=3, test=4)
-    assert load_task("simulated", options).fingerprint == task.fingerprint
-    assert load_task("simulated", options, train=2).options == options.model_copy(update={"train": 2})
-    # A whole run's configuration holds the task's options among others.
-    whole = SimpleNamespace(**dict(options), learning_rate=1e-3)
-    assert load_task("simulated", whole).fingerprint == task.fingerprint  # type: ignore[arg-type]
 
 
 def test_the_fingerprint_is_that_of_the_contents(task: Task) -> None:
@@ -108,13 +73,6 @@ def test_plain_text_of_a_split(task: Task) -> None:
     assert not any("\n" in line for line in lines)
     assert list(task_text(task, "rest")) == []
     assert len(list(task_text(dataclasses.replace(task, rest=task.train[:2]), "rest"))) == 2
-
-
-def test_every_task_says_in_its_first_line_what_it_is() -> None:
-    for loader in TASKS.values():
-        first = (loader.__doc__ or "").splitlines()[0]
-        assert 40 < len(first) < 110
-        assert first.endswith(".")
 
 
 def test_reading_the_room_loads_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""Batches read in different ways, as one batch: the states are those of each alone."""
+"""The tensors of a forward pass by hand, and batches read in different ways as one batch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,71 @@ from rango.scoring.trees import TokenTree, encode
 
 Checkpoint = Callable[..., Path]
 READS: tuple[Read, ...] = ("choices", "answer", "text")
+
+
+def tensors(batch: Batch) -> dict[str, list[int]]:
+    return {name: getattr(batch, name).tolist() for name in ("rows", "columns", "at", "targets", "owners")}
+
+
+def test_a_tree_by_hand() -> None:
+    tree = TokenTree("x", (1, 2, 3), ((4, 5), (6, 7, 8)), (1, 1), label=1)
+    short = TokenTree("y", (9,), ((4, 5), (6, 7)), (1, 1), label=0)
+    batch = collate([tree, short], read="choices", as_trees=True, pad=0)
+    assert batch.tokens.tolist() == [[1, 2, 3, 4, 6, 7], [9, 4, 6, 0, 0, 0]]
+    assert batch.positions is not None
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 3, 4], [0, 1, 1, 0, 0, 0]]
+    assert batch.visible is not None
+    assert batch.visible[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 1, 0],
+        [1, 1, 1, 0, 1, 1],
+    ]
+    assert batch.visible[1, 0, :3, :3].int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    assert bool(batch.visible.any(dim=-1).all())  # no row of the softmax is empty, padding neither
+    # The end of the trunk (column 2) predicts 4 and 6; a0 predicts 5, c0 predicts 7, c1 predicts 8.
+    assert tensors(batch) == {
+        "rows": [0, 0, 0, 0, 1, 1, 1],
+        "columns": [2, 3, 4, 5, 0, 1, 2],
+        "at": [0, 0, 1, 2, 3, 4, 4, 5, 6],
+        "targets": [4, 6, 5, 7, 8, 4, 6, 5, 7],
+        "owners": [0, 1, 0, 1, 1, 2, 3, 2, 3],
+    }
+    assert batch.offsets == (0, 2, 3, 4, 5, 7, 8, 9)
+    assert (batch.shape, batch.token_count) == ((2, 2), 9)
+
+
+def test_ordinary_sequences_need_no_mask() -> None:
+    tree = TokenTree("x", (1, 2, 3), ((4, 5), (6, 7, 8)), (1, 1), label=1)
+    apart = collate([tree], read="choices", as_trees=False, pad=0)
+    assert apart.tokens.tolist() == [[1, 2, 3, 4, 0], [1, 2, 3, 6, 7]]
+    letters = TokenTree("x", (1, 2, 3), ((4,), (6,)), (1, 1), label=1)
+    one_row = collate([letters], read="choices", as_trees=True, pad=0)
+    assert one_row.tokens.tolist() == [[1, 2, 3]]
+    assert tensors(one_row) == {"rows": [0], "columns": [2], "at": [0, 0], "targets": [4, 6], "owners": [0, 1]}
+    assert apart.visible is one_row.visible is apart.positions is one_row.positions is None
+
+
+def test_the_right_branch_alone_or_with_the_text() -> None:
+    tree = TokenTree("x", (1, 2, 3), ((4, 5), (6, 7, 8)), (1, 1), label=1)
+    answer = collate([tree], read="answer", as_trees=True, pad=0)
+    assert answer.tokens.tolist() == [[1, 2, 3, 6, 7]]
+    assert (answer.targets.tolist(), answer.owners.tolist()) == ([6, 7, 8], [1, 1, 1])
+    text = collate([tree], read="text", as_trees=True, pad=0)
+    assert (text.targets.tolist(), text.columns.tolist()) == ([2, 3, 6, 7, 8], [0, 1, 2, 3, 4])
+
+
+def test_every_token_sees_the_prefix() -> None:
+    tree = TokenTree("x", (1, 2), ((4, 5), (6, 7)), (1, 1), label=0)
+    batch = collate([tree], read="choices", as_trees=True, pad=0, prefix=3)
+    assert batch.positions is not None
+    assert batch.positions.tolist() == [[3, 4, 5, 5]]
+    assert batch.visible is not None
+    assert batch.visible.shape == (1, 1, 4, 7)
+    assert bool(batch.visible[..., :3].all())
+    assert batch.visible[0, 0, 3, 3:].tolist() == [True, True, False, True]
 
 
 @pytest.mark.parametrize(("architecture", "changes"), [("phi", {}), ("bloom", {}), ("mistral", {"sliding_window": 24})])
