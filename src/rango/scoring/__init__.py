@@ -1,1 +1,1 @@
-"""How sure it is: token trees, and the scorer that turns any model into posteriors."""
+"""From a model to posteriors: token trees, the batches that hold them, and the scorer."""

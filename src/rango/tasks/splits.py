@@ -22,7 +22,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Three splits, the train-side instances outside them, and what should be said about it."""
+    """Three splits, the train-side instances outside them, and notes for the user: what was dropped or is missing."""
 
     train: tuple[Instance, ...]
     validation: tuple[Instance, ...]

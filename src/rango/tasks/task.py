@@ -14,6 +14,8 @@ from rango.files import fingerprint
 from rango.options import SPLITS, Form, Split, TaskOptions
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SEPARATOR = "\n\n"
+"""After each shot: a blank line, which ends one text before the next, and which tokenizers do not join to a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,6 @@ class Templates:
         listed = "\n".join(f"{a}. {choice.strip()}" for a, choice in zip(letters, instance.choices, strict=True))
         trunk = self.letter.format(context=instance.context, question=instance.question, choices=listed)
         return Prompt(trunk.strip(), tuple(f" {letter}" for letter in letters))
-
-
-SEPARATOR = "\n\n"
-"""After each shot: a blank line, which ends one text before the next, and which tokenizers do not join to a word."""
 
 
 @dataclass(frozen=True, eq=False)
