@@ -3,18 +3,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from scipy.special import expit
 
 from rango.decisions import Costs, Posteriors
 from rango.errors import InputError
-from rango.reports.run.figures import abstention_costs, cost_curves, risk_coverage_curves
+from rango.reports.run.figures import abstention_costs, cost_curves, risk_coverage_curves, threshold_plot
 from rango.reports.style import CYCLE, svg_text
 
 States = dict[str, Posteriors]
 
 
 def line(ax: Axes, start: str) -> tuple[np.ndarray, np.ndarray]:
-    found = next(line for line in ax.lines if str(line.get_label()).startswith(start))
-    return np.asarray(found.get_xdata()), np.asarray(found.get_ydata())
+    drawn = next(line for line in ax.lines if str(line.get_label()).startswith(start))
+    return np.asarray(drawn.get_xdata()), np.asarray(drawn.get_ydata())
+
+
+@pytest.fixture(scope="module")
+def two() -> States:
+    generator = np.random.default_rng(3)
+    odds = generator.normal(size=2000) * 2
+    labels = (generator.random(2000) < expit(odds)).astype(int)
+    scores = np.column_stack([np.zeros(2000), odds])
+    return {"floor": Posteriors.from_scores(scores, labels), "adapted": Posteriors.from_scores(2.5 * scores, labels)}
 
 
 def test_full_coverage_has_the_error_rate(states: States) -> None:
@@ -49,6 +59,20 @@ def test_cost_curves_show_the_expected_cost_of_each_member(states: States) -> No
             adapted = states["adapted"]
             exact = adapted.normalised_expected_cost(costs) if normalised else adapted.expected_cost(costs)
             assert value == pytest.approx(exact)
+
+
+def test_the_true_posterior_is_cheapest_at_the_bayes_threshold(two: States) -> None:
+    costs = Costs([[0, 1], [4, 0]], classes=["no", "yes"])
+    ax = threshold_plot(two, costs=costs).axes[0]
+    assert ax.get_xlabel() == "threshold on the posterior of 'yes'"
+    assert "Bayes threshold 0.20" in [str(entry.get_label()) for entry in ax.lines]
+    shares, expected = line(ax, "True posterior")
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    # Deciding "yes" always costs 1 for each "no"; deciding "no" always costs 4 for each "yes".
+    share = two["floor"].priors()
+    np.testing.assert_allclose((expected[0], expected[-1]), (share[0], 4 * share[1]))
+    best = float(shares[expected.argmin()])
+    assert best == pytest.approx(0.2, abs=0.1)
 
 
 def test_names_without_a_colour_get_one_each(states: States) -> None:

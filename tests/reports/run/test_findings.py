@@ -84,8 +84,8 @@ def test_mcnemar_in_words() -> None:
 
 
 def test_higher_is_better_for_accuracy() -> None:
-    found = change({"difference": {"accuracy": entry(0.1, 0.05, 0.15, "higher")}}, "accuracy")
-    assert found == ("good", "Accuracy rose: +0.100 (95% interval +0.050 to +0.150).")
+    finding = change({"difference": {"accuracy": entry(0.1, 0.05, 0.15, "higher")}}, "accuracy")
+    assert finding == ("good", "Accuracy rose: +0.100 (95% interval +0.050 to +0.150).")
 
 
 def test_without_an_interval_nothing_can_be_told() -> None:
@@ -118,18 +118,18 @@ def test_verdict_against_the_priors(cell: dict[str, Any], tone: str, headline: s
 
 
 def test_distance_to_the_floor() -> None:
-    found = floor_finding({"adapted": {"nce": entry(0.46)}, "floor": {"nce": entry(0.4), "error_rate": entry(0.2)}})
-    assert found.headline == "It closes 90% of the distance from the priors to the floor"
+    finding = floor_finding({"adapted": {"nce": entry(0.46)}, "floor": {"nce": entry(0.4), "error_rate": entry(0.2)}})
+    assert finding.headline == "It closes 90% of the distance from the priors to the floor"
     assert (
-        found.detail
+        finding.detail
         == "NCE went from 1 (the priors) to 0.460; the true posterior has 0.400 and an error rate of 0.200."
     )
 
 
 def test_farther_from_the_floor_than_the_priors() -> None:
-    found = floor_finding({"adapted": {"nce": entry(2.5)}, "floor": {"nce": entry(0.4)}})
-    assert (found.tone, found.headline) == ("bad", "It is no nearer to the floor than the priors are")
-    assert found.detail == "NCE went from 1 (the priors) to 2.500; the true posterior has 0.400."
+    finding = floor_finding({"adapted": {"nce": entry(2.5)}, "floor": {"nce": entry(0.4)}})
+    assert (finding.tone, finding.headline) == ("bad", "It is no nearer to the floor than the priors are")
+    assert finding.detail == "NCE went from 1 (the priors) to 2.500; the true posterior has 0.400."
 
 
 def test_no_difference_at_all() -> None:
@@ -147,9 +147,9 @@ def test_a_difference_that_is_written_as_nothing_is_no_change(tiny: float) -> No
 
 
 def test_the_verdict_says_so_where_a_model_that_got_better_is_still_worse_than_its_priors() -> None:
-    found = made_metrics(DOWN, DOWN)
-    found["base"]["nce"], found["adapted"]["nce"] = entry(1.4), entry(1.2, 1.1, 1.3)
-    first, second = verdict_sentences({"test": found})
+    metrics = made_metrics(DOWN, DOWN)
+    metrics["base"]["nce"], metrics["adapted"]["nce"] = entry(1.4), entry(1.2, 1.1, 1.3)
+    first, second = verdict_sentences({"test": metrics})
     assert first.startswith("Adaptation helped. NCE fell from 1.400 to 1.200")
     assert second == (
         "Its posteriors are worth less than the priors. NCE 1.200 (95% interval 1.100 to 1.300), where 1 is the priors "
@@ -162,9 +162,9 @@ def test_the_verdict_says_so_where_a_model_that_got_better_is_still_worse_than_i
 )
 def test_a_metric_without_a_value_says_why(who: str, note: str) -> None:
     without = {**entry(None), "note": f"{who}{note}"}
-    found = {"adapted": {"nce": without}, "difference": {"nce": without}}
-    assert adaptation_finding(found).detail == f"NCE is {note}."
-    assert priors_finding(found).detail == f"NCE is {note}."
+    metrics = {"adapted": {"nce": without}, "difference": {"nce": without}}
+    assert adaptation_finding(metrics).detail == f"NCE is {note}."
+    assert priors_finding(metrics).detail == f"NCE is {note}."
 
 
 def test_without_a_floor_the_reason_is_told() -> None:

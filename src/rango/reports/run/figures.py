@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
+from scipy.special import expit
 
-from rango.decisions import Costs, Estimate, Posteriors
+from rango.decisions import Costs, Posteriors
 from rango.decisions.metrics import ReliabilityBins, reliability_bins
-from rango.decisions.risk import risk_coverage, risk_curve
+from rango.decisions.risk import bayes_threshold, risk_coverage, risk_curve, threshold_curve
 from rango.errors import InputError
 from rango.reports.style import BLUE, COLOURS, CYCLE, DASHED, FAINT, INK, MARKERS, PANEL, label_rows, panel, styled
 from rango.reports.tables import Table, column_named, number, state_named
@@ -126,23 +127,21 @@ def state_intervals(table: Table, metric: str) -> Figure:
     index = [column.name for column in table.columns].index(metric)
     figure, ax = panel(height=0.9 + 0.33 * len(table.rows))
     for position, row in enumerate(table.rows):
-        cell = row.cells[index]
-        if cell is not None and math.isfinite(cell.value):
-            _state(ax, cell, row.state.key, y=len(table.rows) - 1 - position)
+        cell, key, y = row.cells[index], row.state.key, len(table.rows) - 1 - position
+        if cell is None or not math.isfinite(cell.value):
+            continue
+        colour, marker = COLOURS.get(key, INK), MARKERS.get(key, "o")
+        if key in ("prior", "floor"):
+            # The two ends of the scale are lines, so that the distance of every state to them can be seen.
+            ax.axvline(cell.value, color=colour, linewidth=1.0, linestyle=DASHED, zorder=1)
+        if cell.low is not None and cell.high is not None and math.isfinite(cell.low) and math.isfinite(cell.high):
+            ax.plot([cell.low, cell.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
+        size = 9 if marker in "*|" else 6
+        ax.plot([cell.value], [y], color=colour, marker=marker, markersize=size, linestyle="none")
     label_rows(ax, [row.state.title for row in table.rows])
     ax.margins(x=0.08)
     ax.set_xlabel(f"{table.columns[index].title} ({table.columns[index].direction} is better)")
     return figure
-
-
-def _state(ax: Axes, cell: Estimate, key: str, *, y: int) -> None:
-    colour, marker = COLOURS.get(key, INK), MARKERS.get(key, "o")
-    if key in ("prior", "floor"):
-        # The two ends of the scale are lines, so that the distance of every state to them can be seen.
-        ax.axvline(cell.value, color=colour, linewidth=1.0, linestyle=DASHED, zorder=1)
-    if cell.low is not None and cell.high is not None and math.isfinite(cell.low) and math.isfinite(cell.high):
-        ax.plot([cell.low, cell.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
-    ax.plot([cell.value], [y], color=colour, marker=marker, markersize=9 if marker in "*|" else 6, linestyle="none")
 
 
 @styled
@@ -269,6 +268,38 @@ def abstention_costs(n_classes: int, *, points: int = 40) -> dict[float, Costs]:
     wrong = Costs.zero_one(n_classes)
     top = 1.0 - 1.0 / n_classes
     return {float(cost): wrong.with_abstention(float(cost)) for cost in np.linspace(top / points, top, points)}
+
+
+@styled
+def threshold_plot(states: Mapping[str, Posteriors], *, costs: Costs) -> Figure:
+    """Two classes: expected cost against the threshold on the posterior of class 1, one line per state.
+
+    The dashed line is the threshold of the Bayes decision, a / (a + b) with a, b what a wrong 1 and a wrong 0 cost more
+    than being right; a circle marks the least cost on these very instances. Calibrated posteriors need no search: the
+    nearer the two, the better calibrated where it matters.
+
+    Args:
+        states: posteriors of two classes by state or by any name.
+        costs: (2, 2).
+
+    Raises:
+        InputError: no states, not two classes, costs that are not 2 by 2 or that reward an error.
+    """
+    figure, ax = panel()
+    bayes = float(expit(bayes_threshold(costs, priors=[0.5, 0.5])))
+    for key, colour in _colours(states).items():
+        curve = threshold_curve(states[key], costs=costs)
+        # The thresholds are log odds; on the posterior, -inf and +inf are the ends 0 and 1.
+        posterior = expit(curve.thresholds)
+        shown = _thinned(len(posterior))
+        line = _line(key, colour)
+        ax.plot(posterior[shown], curve.expected[shown], drawstyle="steps-pre", label=state_named(key).title, **line)
+        ax.plot([float(expit(curve.best))], [curve.least], "o", color=colour, markersize=10, markerfacecolor="none")
+    ax.axvline(bayes, color=INK, linewidth=1.0, linestyle=DASHED, label=f"Bayes threshold {bayes:.2f}")
+    ax.set(xlabel=f"threshold on the posterior of {costs.classes[1]!r}", xlim=(0, 1), ylim=(0, None))
+    ax.set_ylabel("expected cost")
+    _legend(figure)
+    return figure
 
 
 def _colours(states: Mapping[str, Posteriors]) -> dict[str, str]:

@@ -94,7 +94,7 @@ def _tone(cell: Estimate, reference: float) -> Tone:
 
 
 def _undefined(states: Metrics, state: str, metric: str) -> str:
-    """Why a metric that is in metrics.json has no value, as a sentence; "" where it has one or is not there."""
+    """Why a metric that is in metrics.json has no value, as a sentence; "" where it has one, or is absent."""
     entry = states.get(state, {}).get(metric)
     if not isinstance(entry, Mapping) or entry.get("value") is not None or not entry.get("note"):
         return ""

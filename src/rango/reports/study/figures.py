@@ -176,6 +176,7 @@ def line_figure(table: StudyTable, *, axis: str, metrics: Sequence[str]) -> Figu
     of 8 or more. The table has at least one block.
     """
     figure, grid = _panel_grid([PANEL[1]] * len(metrics), len(table.blocks), width=PANEL[0])
+    values = sorted({x for row in table.rows if (x := as_number(row.axes.get(axis))) is not None})
     base = {"color": ORANGE, "linestyle": "-", "marker": "s"}
     looks = {label_of(row, table, without=(axis,)): base for row in table.rows if is_base(row.axes)}
     others = dict.fromkeys(label_of(row, table, without=(axis,)) for row in table.rows if not is_base(row.axes))
@@ -184,7 +185,13 @@ def line_figure(table: StudyTable, *, axis: str, metrics: Sequence[str]) -> Figu
         for column, block in enumerate(table.blocks):
             ax = grid[row][column]
             _lines(ax, table, block, axis, metric, looks)
-            _number_axis(ax, table, axis)
+            if values[0] > 0 and values[-1] / values[0] >= 8:
+                ax.set_xscale("log")
+                ax.xaxis.set_minor_locator(NullLocator())
+            if len(values) <= 8:
+                ax.xaxis.set_major_locator(FixedLocator(values))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1000 else f"{x:g}"))
+            ax.set_xlabel({"train": "training instances"}.get(axis, short_name(axis, table.axes)))
             ax.set_ylabel(metric_title(metric))
             if row == 0 and TASK in table.varied:
                 ax.set_title(axis_text(block.task))
@@ -217,17 +224,6 @@ def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, lo
         ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=_DOTTED, label="priors")
     if metric in block.floor:
         ax.axhline(block.floor[metric], color=GREEN, linewidth=1.2, linestyle=DASHED, label="true posterior")
-
-
-def _number_axis(ax: Axes, table: StudyTable, axis: str) -> None:
-    values = sorted({x for row in table.rows if (x := as_number(row.axes.get(axis))) is not None})
-    if values[0] > 0 and values[-1] / values[0] >= 8:
-        ax.set_xscale("log")
-        ax.xaxis.set_minor_locator(NullLocator())
-    if len(values) <= 8:
-        ax.xaxis.set_major_locator(FixedLocator(values))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1000 else f"{x:g}"))
-    ax.set_xlabel({"train": "training instances"}.get(axis, short_name(axis, table.axes)))
 
 
 def curve_names(table: StudyTable, outcomes: Sequence[Outcome]) -> list[str]:

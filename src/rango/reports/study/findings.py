@@ -49,7 +49,9 @@ def _best_of_block(table: StudyTable, block: Block) -> Finding:
     # Rows without a mark could not be compared: they are neither tied nor worse.
     marks = [table.rows[place].mark for place in block.rows]
     tied = [place for place, mark in zip(block.rows, marks, strict=True) if mark == "tied"]
-    if not tied:
+    if not tied and "worse" not in marks:
+        detail = "No other configuration has a value to compare with it."
+    elif not tied:
         detail = "Every other configuration is significantly worse."
     elif "worse" not in marks:
         detail = "No other configuration is significantly worse."
@@ -85,7 +87,7 @@ def _against_base(table: StudyTable, block: Block) -> str:
 
 
 def _listed(table: StudyTable, places: Sequence[int], *, of: int = 0) -> str:
-    """The names of some rows; where they are many, how many they are out of `of`."""
+    """The names of these rows, or their number (out of `of`) where they are many."""
     if len(places) > _NAMED:
         return f"{len(places)} of {of} configurations" if of else f"{len(places)} configurations"
     return "; ".join(label_of(table.rows[place], table) for place in places)

@@ -121,14 +121,12 @@ def _facts(study: StudyResult, table: StudyTable) -> Iterator[tuple[str, list[tu
     # Numbers beside the metrics, such as seconds and trainable parameters: a group for each, a line for each row.
     for key in dict.fromkeys(key for row in table.rows for key in row.facts):
         rows = [row for row in table.rows if key in row.facts]
-        pairs = [(full_label(row, table), _fact(key, row.facts[key])) for row in rows]
+        pairs = []
+        for row in rows:
+            value = row.facts[key]
+            text = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+            pairs.append((full_label(row, table), duration(value) if key == "seconds" else text))
         yield key.replace("_", " ").capitalize(), pairs
-
-
-def _fact(key: str, value: float) -> str:
-    if key == "seconds":
-        return duration(value)
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
 
 
 def _notes(table: StudyTable) -> Iterator[str]:
