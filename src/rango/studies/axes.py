@@ -71,6 +71,7 @@ def field_of(key: str) -> FieldInfo:
     """The field of a configuration that a dotted key names."""
     # `adaptation` is a key of both: in a study it has more values than a run.
     kind: type[BaseModel] = AdaptationOptions if key in AdaptationOptions.model_fields else FinetuneConfig
+    # Down the nested models: `lora.rank` is the field `rank` of the model of `lora`.
     *path, name = key.split(".")
     for part in path:
         kind = kind.model_fields[part].annotation  # type: ignore[assignment]

@@ -26,12 +26,15 @@ _PRUNE_AFTER = 5  # trials that came to their end
 _ASKS = 20  # of the sampler, for a configuration that was not tried yet
 
 
+State = Literal["open", "complete", "pruned", "failed"]
+
+
 @dataclass(frozen=True)
 class Trial:
     """One chosen configuration and what is known of it."""
 
     axes: Axes
-    state: Literal["open", "complete", "pruned", "failed"]
+    state: State
     values: Mapping[int, float]
     """Step -> the selected metric on validation."""
     best: float | None
@@ -48,7 +51,7 @@ class Searcher:
     """Tasks that are loaded, kept from one plan to the next."""
 
     def __post_init__(self) -> None:
-        """Look up what is asked for, and where the choices are written down."""
+        """Set what the search is for, and where its choices are written down."""
         assert self.study.search is not None
         self.search: Search = self.study.search
         self.file = self.store.path / "search.json"
@@ -62,6 +65,7 @@ class Searcher:
         """
         _optuna()
         planner = self._planner(list(self.search.corners()))
+        # A trial is worth its value on validation, which every end of the space must have.
         for job in planner.plan().jobs:
             if job.kind == "run" and job.config.regime == "all":
                 raise InputError("search: regime is all, which validates nothing; use validation or retrain")
@@ -85,6 +89,7 @@ class Searcher:
         """Choose and work until all trials are there. What fails is remembered and does not stop the rest."""
         while True:
             choices = self.chosen()
+            # Choices that are written down come first: an earlier start may have been stopped in the middle of one.
             if choices:
                 plan = self.plan()
                 self.store.write_plan(plan)
@@ -123,7 +128,7 @@ class Searcher:
         for axes, job in zip(choices, self._runs(choices), strict=True):
             status, values = self.store.status(job), self._values(job)
             best = values.get(self.store.record(job).get("best_step", -1))
-            state: Literal["open", "complete", "pruned", "failed"] = "open"
+            state: State = "open"
             if status == "pruned":
                 state = "pruned"
             elif status in ("done", "failed"):
@@ -181,6 +186,7 @@ class Searcher:
             direction="maximize" if self.higher else "minimize", sampler=samplers[self.search.sampler](seed=seed)
         )
         states, distributions = optuna.trial.TrialState, self._distributions()
+        # Optuna keeps no state of its own here: it gets the earlier trials anew each time.
         for trial in trials:
             params: dict[str, Any] = {}
             for name, axis in self.search.space.items():

@@ -137,6 +137,7 @@ class Planner:
         self.study, mistakes = self.study.without_mistakes()
         self.mistakes += mistakes
         study, rows = self.study, dict[tuple[Any, ...], Row]()
+
         # Configurations whose cells read the same are one row, with None where their axes differ.
         for axes in study.combinations():
             cells = self.cells(axes)
@@ -144,12 +145,15 @@ class Planner:
                 continue
             key = tuple((cell.sources, cell.calibrator) for cell in cells)
             values = row_axes(study, axes)
+            # A calibrator that is left open is chosen by the prompt form; the row names the one that is used.
             if "calibrator" in values and cells[0].calibrator:
                 values["calibrator"] = cells[0].calibrator
             if key in rows:
                 same = rows[key].axes
                 values = {name: value if values.get(name) == value else None for name, value in same.items()}
             rows[key] = Row(axes=values, cells=cells)
+
+        # Models and costs are checked when it is known which of them the configurations use.
         models = needed_models(dict(self.models.values()), self.used)
         tasks = [task for task in self.tasks.values() if isinstance(task, Task)]
         with self._collecting():
@@ -175,10 +179,12 @@ class Planner:
 
     def cells(self, axes: Axes) -> tuple[Cell, ...]:
         """The cells of one configuration; none when it is wrong. Seeds that change nothing are one cell."""
+        # What the file says, as dotted keys: the study's own (how to adapt) and those of `rango finetune`.
         values = {**base_values(self.study), **axes}
         if isinstance(values.get("data"), str):
             values["data"] = values["data"].replace("{task}", str(values.get("task")))
         own = {key: values.pop(key) for key in list(values) if key in AdaptationOptions.model_fields}
+        # The name of an own model becomes the path where it will stand once it is pre-trained.
         model = str(values.get("model", ""))
         if model in self.models:
             folder = self.models[model][0]
@@ -257,6 +263,7 @@ class Planner:
     def _run(self, config: FinetuneConfig, *, samples: int | None = None) -> str:
         """The fine-tuning run of a configuration. Its id is a hash of that configuration, whatever the code."""
         base = self._base(config)
+        # An own model stands under its identity, not under a path that changes when the folder is moved.
         named = config.model_copy(update={"model": self._identity(config.model)})
         identity = fingerprint("run", named.model_dump_json())
         # Rows that read the same run may each want their number of passes with dropout.

@@ -65,6 +65,7 @@ def plan_models(models: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ModelSp
     """
     planned: dict[str, tuple[str, ModelSpec]] = {}
 
+    # Depth first, so that a tokenizer's folder, whose name has its identity, is known before it is taken.
     def visit(name: str, before: tuple[str, ...]) -> None:
         if name in before:
             circle = " -> ".join([*before[before.index(name) :], name])
@@ -102,6 +103,7 @@ def check_model(model: str, *, own: Collection[str]) -> None:
     """
     if model:
         check_model_folder(model)
+    # Any other word may be a Hub id; one that is nearly an own model's name is more likely a slip.
     near = difflib.get_close_matches(model, own, n=1, cutoff=0.7)
     if near and "/" not in model and not (Path(model) / "config.json").is_file():
         raise unknown_name("model of the study", model, own)

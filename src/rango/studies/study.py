@@ -125,6 +125,7 @@ class Search(Config):
 def _check_seeds(value: Any) -> Any:
     values = (value,) if isinstance(value, int) else value
     if isinstance(values, list | tuple):
+        # pydantic would take true for 1.
         if any(isinstance(seed, bool) for seed in values):
             raise ValueError(f"{list(values)} are no seeds; give whole numbers, such as [0, 1, 2]")
         if len(set(map(str, values))) < len(values):
@@ -175,6 +176,7 @@ class Study(Config):
             # A file has the keys of `rango pretrain` beside a model's own, not under `options`.
             of_fields = [line.replace(".options.", ".") for line in mistakes(error, where=where, model=cls)]
             faulty = faulty_fields(error)
+        # Whatever is sound among the fields has keys, in which mistakes are looked for too.
         rest = cls.model_validate({"name": "rest"} | {key: value for key, value in values.items() if key not in faulty})
         raise InputError(*of_fields, *rest.without_mistakes()[1])
 
@@ -193,6 +195,7 @@ class Study(Config):
         """The keys that vary, in the order of the file."""
         if self.search is not None:
             return tuple(self.search.space)
+        # The axes of the list first, as its runs are outermost in the table.
         listed = [key for run in self.runs for key in flatten(run)]
         return tuple(dict.fromkeys([*listed, *self.vary]))
 
@@ -203,6 +206,7 @@ class Study(Config):
         """
         known, lines = known_keys(), []
 
+        # Each check adds its line, whatever else is wrong with the key.
         def is_known(place: str, key: str) -> bool:
             if key == "seed":
                 lines.append(f"{place}: seed is set by `seeds`; take it out")
@@ -218,6 +222,7 @@ class Study(Config):
 
         base = known_part("base", self.base)
         runs = tuple(known_part(f"runs[{number}]", run) for number, run in enumerate(self.runs))
+        # An axis of the grid needs values, and must not be listed as well: a row could not say which of the two it has.
         vary = {}
         for key, values in self.vary.items():
             in_runs = [number for number, run in enumerate(runs) if key in run]
@@ -228,6 +233,7 @@ class Study(Config):
             if is_known("vary", key) and values and not in_runs:
                 vary[key] = values
 
+        # A search stands in place of a grid, and its axes may be ranges.
         search, space = self.search, {}
         if search is not None:
             if self.vary or self.runs:
@@ -254,6 +260,7 @@ class Study(Config):
                     )
             search = search.model_copy(update={"space": space})
 
+        # References and metrics name what they belong to; they change no run, so all are kept.
         for reference in self.references:
             if reference.metric not in METRICS:
                 lines.append(str(unknown_name(f"metric of reference {reference.name!r}", reference.metric, METRICS)))

@@ -36,6 +36,7 @@ class StudyCosts(Config):
         """A matrix is checked as that of a costs file, whose messages are better."""
         if not isinstance(values, Mapping):
             return values
+        # A stored study has None where nothing was stated.
         stated = {key: value for key, value in values.items() if value is not None}
         if "abstain" not in stated:
             return Costs.from_mapping(stated).as_dict()
@@ -74,6 +75,7 @@ def check_metrics(names: Any) -> Any:
     Raises:
         InputError: an unknown name, or one that stands there twice.
     """
+    # Anything but names is left to pydantic, which says what it expects.
     listed = [names] if isinstance(names, str) else names
     for name in listed if isinstance(listed, list | tuple) else ():
         if name not in METRICS:

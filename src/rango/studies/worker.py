@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from rango.console import Screen
@@ -119,14 +120,11 @@ class Worker:
         options = spec.options
         if spec.tokenizer_of is not None:
             options = options.model_copy(update={"tokenizer": folder / spec.tokenizer_of})
+        texts: Sequence[Path] | Iterator[str] = spec.files
         if spec.simulated:
             assert spec.lines is not None
-            pretrain(
-                simulated_narratives(spec.lines, seed=spec.options.seed),
-                out=folder / name, config=options, screen=self.screen,
-            )  # fmt: skip
-        else:
-            pretrain(list(spec.files), out=folder / name, config=options, screen=self.screen)
+            texts = simulated_narratives(spec.lines, seed=options.seed)
+        pretrain(texts, out=folder / name, config=options, screen=self.screen)
 
     def _load(self, job: Job) -> tuple[Model, Task]:
         """The model and task of a job, from memory where the last item had them."""
