@@ -15,9 +15,27 @@ from rango.files import read_yaml
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """A seed: every random generator takes these."""
+
+_KEY = "[key]"  # in pydantic's paths: what is wrong is the key before it, not its value
+# Parts of pydantic's paths that are no keys, but say which of several types the value was compared with.
+_TYPES = {
+    _KEY,
+    *("range", "choice", "int", "float", "str", "bool", *(f"constrained-{t}" for t in ("int", "float", "str"))),
+}
+_EXPECTED = {
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list, such as [8]"),
+    **dict.fromkeys(
+        ("mapping_type", "dict_type", "model_type", "model_attributes_type"),
+        "expected keys and values, such as {rank: 8}",
+    ),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    "string_type": "expected a text",
+    "path_type": "expected a path, as text",
+}
 
 
 class Config(BaseModel):
@@ -73,23 +91,26 @@ def underscored(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     Raises:
         InputError: two spellings of one key.
     """
-    found: dict[Any, Any] = {}
+    renamed: dict[Any, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_") if isinstance(key, str) else key
-        if name in found:
+        if name in renamed:
             raise InputError(f"{where}: {name} stands twice, spelt with - and with _; keep one of them")
-        found[name] = underscored(value, where=where) if isinstance(value, Mapping) else value
-    return found
+        renamed[name] = underscored(value, where=where) if isinstance(value, Mapping) else value
+    return renamed
 
 
 def mistakes(error: ValidationError, *, where: str = "", model: type[BaseModel] | None = None) -> list[str]:
-    """Every mistake that pydantic found, the first after `where`; with `model`, unknown keys get their nearest name."""
-    found = error.errors(include_url=False)
-    # A value that fits none of several types is one mistake, of which the last type is told.
-    keys = {".".join(str(part) for part in each["loc"] if str(part) not in _TAGS): each for each in found}
-    if len(keys) == 1 and found[-1]["type"] == "extra_forbidden":
-        return [_unknown_key(found[-1], next(iter(keys)), place=f"key in {where}" if where else "key", model=model)]
-    first, *rest = dict.fromkeys(_mistake(each, key, model=model) for key, each in keys.items())
+    """Put every mistake that pydantic reports into words, with `where` before the first.
+
+    With `model`, the configuration that was checked, an unknown key comes with its nearest name.
+    """
+    errors = error.errors(include_url=False)
+    # A value that fits none of several types is reported once for each; the last report stands for all.
+    by_key = {".".join(str(part) for part in each["loc"] if str(part) not in _TYPES): each for each in errors}
+    if len(by_key) == 1 and errors[-1]["type"] == "extra_forbidden":
+        return [_unknown_key(errors[-1], next(iter(by_key)), place=f"key in {where}" if where else "key", model=model)]
+    first, *rest = dict.fromkeys(_mistake(each, key, model=model) for key, each in by_key.items())
     return [f"{where}: {first}" if where else first, *rest]
 
 
@@ -103,13 +124,13 @@ def _mistake(error: ErrorDetails, key: str, *, model: type[BaseModel] | None) ->
         return _unknown_key(error, key, place="key", model=model)
     if error["type"] == "missing":
         return f"{key} is missing; give it a value"
-    if _NAME in error["loc"]:
+    if _KEY in error["loc"]:
         return f"{key.rpartition('.')[0]}: the key {error['input']!r} is not a word; put it in quotes"
     if error["type"] == "too_short":
         return f"{key} is {error['input']!r}: expected at least {error['ctx']['min_length']}"
     message = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    if error["type"] == "value_error":
+    if error["type"] == "value_error":  # of a validator of ours, which may name key and value itself
         return message if not key or message.startswith(f"{key} ") else f"{key}: {message}"
     return f"{key or 'value'} is {error['input']!r}: {message}"
 
@@ -121,42 +142,8 @@ def _unknown_key(error: ErrorDetails, key: str, *, place: str, model: type[BaseM
     return str(unknown_name(place, key, known))
 
 
-_NAME = "[key]"
-_TAGS = {
-    _NAME,
-    "range",
-    "choice",
-    "int",
-    "float",
-    "str",
-    "bool",
-    "constrained-int",
-    "constrained-float",
-    "constrained-str",
-}
-"""Parts of pydantic's paths that are types and no keys: which of several the value was held against."""
-
-_EXPECTED = {
-    "tuple_type": "expected a list, such as [8]",
-    "list_type": "expected a list, such as [8]",
-    "mapping_type": "expected keys and values, such as {rank: 8}",
-    "dict_type": "expected keys and values, such as {rank: 8}",
-    "model_type": "expected keys and values, such as {rank: 8}",
-    "model_attributes_type": "expected keys and values, such as {rank: 8}",
-    "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "float_type": "expected a number",
-    "float_parsing": "expected a number",
-    "string_type": "expected a text",
-    "path_type": "expected a path, as text",
-    "bool_type": "expected true or false",
-    "bool_parsing": "expected true or false",
-}
-
-
 def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
-    """The model that owns a key; None where it cannot be told."""
+    """The model to which the last key of a path belongs; None where a path leads through something else."""
     at: Any = model
     for part in path:
         if isinstance(at, type) and issubclass(at, BaseModel):
@@ -169,7 +156,7 @@ def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | 
 
 
 def _nested(annotation: Any) -> Any:
-    """What an annotation is about: without Annotated, None and alternatives that are no models."""
+    """An annotation without Annotated and None; of several types the one that is a model."""
     if hasattr(annotation, "__metadata__"):
         return _nested(annotation.__origin__)
     if get_origin(annotation) in (Union, UnionType):

@@ -7,10 +7,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input or configuration: one mistake, or several that are told together.
-
-    The command line prints them on one line and exits with 2.
-    """
+    """Bad input or configuration: one mistake or several. The command line prints them on one line and exits with 2."""
 
     def __init__(self, *mistakes: str) -> None:
         super().__init__("; ".join(mistakes))
@@ -30,7 +27,7 @@ class Interrupted(RuntimeError):  # noqa: N818 - a signal is not an error
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name outside a known list: names the nearest ones, then all.
+    """The error for a name outside a known list, with the nearest known name and then all of them.
 
     >>> str(unknown_name("task", "socialqa", ["hellaswag", "socialiqa"]))
     "unknown task 'socialqa': did you mean 'socialiqa'? (known: hellaswag, socialiqa)"

@@ -1,4 +1,7 @@
-"""Reading and writing files: atomic writes, and readers whose errors name file and line. Nothing is unpickled."""
+"""Checks of paths before long work, atomic writes, and readers whose errors name file and line.
+
+Nothing is unpickled, so that no file that is read can run a program.
+"""
 
 from __future__ import annotations
 
@@ -25,57 +28,22 @@ if TYPE_CHECKING:
     import torch
 
 
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes `path` when the block ends without an error.
-
-    Write, fsync, rename: a reader sees the old file or the whole new one, never a part. A link stays one: the file that
-    it names is replaced. A device or a pipe stays too: what was made is copied into it at the end.
-
-    Raises:
-        InputError: `path` is a folder, or no file can be made there.
-    """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the path of a file")
-    special = path.exists() and not path.is_file()
-    target = path if special else Path(os.path.realpath(path))
-    with _place_refused(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=None if special else target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        if special:
-            with temporary.open("rb") as made, target.open("wb") as file:
-                shutil.copyfileobj(made, file)
-            return
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp gives 0600; a result is as readable as any file the user makes.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-# What the disk does at the moment, such as being full, is no fault of the path that was given.
-_OF_THE_PLACE = (
+# OSErrors that another place would not give; a full disk, for example, is no fault of the path.
+_PLACE_ERRORS = (
     *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 )
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON may spell half a character, which UTF-8 cannot write
+# The names of PEFT's configuration, and of the record beside a fully fine-tuned model.
+ADAPTER_CONFIG, FULL_RECORD = "adapter_config.json", "full_finetuning.json"
 
 
-@contextlib.contextmanager
-def _place_refused(folder: Path) -> Iterator[None]:
-    """An OSError of the block that another place would not give, such as a missing permission, as an InputError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _OF_THE_PLACE:
-            raise
-        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise InputError(f"{folder} cannot be written to ({reason}); give another place") from None
+def check_file(path: Path) -> None:
+    """Raise InputError where there is no file to read."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected a file")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give the path of an existing file")
 
 
 def check_writable(folder: Path) -> None:
@@ -100,6 +68,18 @@ def check_writable_file(path: Path) -> None:
     check_writable(path.parent)
 
 
+@contextlib.contextmanager
+def _place_refused(folder: Path) -> Iterator[None]:
+    """Turn an OSError of the block into an InputError where another place would do, as with a missing permission."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _PLACE_ERRORS:
+            raise
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise InputError(f"{folder} cannot be written to ({reason}); give another place") from None
+
+
 def check_model_folder(source: str) -> None:
     """Raise InputError where a model's name means a folder that holds no checkpoint; a Hub id is not looked up."""
     path = Path(source)
@@ -110,15 +90,11 @@ def check_model_folder(source: str) -> None:
     raise InputError(f"model folder {source} {problem}; expected a Hub id or a folder with a transformers checkpoint")
 
 
-# The names of PEFT's configuration, and of the record beside a fully fine-tuned model.
-ADAPTER_CONFIG, FULL_RECORD = "adapter_config.json", "full_finetuning.json"
-
-
 def check_adapter_folder(folder: Path) -> Path:
     """The folder that holds the adapter itself: that of a run's best checkpoint, or `folder`.
 
     Raises:
-        InputError: neither an adapter in PEFT's format nor a fully fine-tuned model is there.
+        InputError: neither an adapter in PEFT's format nor a fully fine-tuned model is in it.
     """
     best = folder / "adapter" / "best"
     place = best if best.is_dir() else folder
@@ -130,14 +106,45 @@ def check_adapter_folder(folder: Path) -> Path:
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether a folder is there and holds anything, apart from hidden files: those a killed process leaves behind."""
+    """Whether a folder exists and holds anything but hidden files, which a killed process leaves behind."""
     return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path` when the block ends without an error.
+
+    Write, fsync, rename: a reader sees the old file or the whole new one, never a part. A link stays one: the file that
+    it names is replaced. A device or a pipe stays too: what was made is copied into it at the end.
+
+    Raises:
+        InputError: `path` is a folder, or no file can be made there.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of a file")
+    special = path.exists() and not path.is_file()
+    target = path if special else Path(os.path.realpath(path))
+    with _place_refused(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=None if special else target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        if special:
+            with temporary.open("rb") as written, target.open("wb") as file:
+                shutil.copyfileobj(written, file)
+            return
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp gives 0600; a result is to be as readable as any file the user makes. The mask can only be read by
+        # setting another.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -185,6 +192,18 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: 
             file.write(text.ljust(length))
 
 
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file, unpacking `.gz`; errors as in `read_text`."""
+    check_file(path)
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}); check the file") from None
+    if not data.strip():
+        raise InputError(f"{path} is empty; expected at least one line")
+    return data
+
+
 def read_text(path: Path) -> str:
     """Read UTF-8 text, unpacking `.gz`.
 
@@ -201,24 +220,13 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def check_file(path: Path) -> None:
-    """Raise InputError where there is no file to read."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; expected a file")
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give the path of an existing file")
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, without their ends; errors as in `read_text`.
 
-
-def read_bytes(path: Path) -> bytes:
-    """Read a whole file, unpacking `.gz`; errors as in `read_text`."""
-    check_file(path)
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}); check the file") from None
-    if not data.strip():
-        raise InputError(f"{path} is empty; expected at least one line")
-    return data
+    A line ends as an editor ends it. `str.splitlines` would also cut at a form feed or a Unicode line separator, in the
+    middle of a document, and line numbers would no longer be those that an editor shows.
+    """
+    return read_text(path).replace("\r\n", "\n").split("\n")
 
 
 def read_json(path: Path) -> Any:
@@ -252,9 +260,6 @@ def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
     except ValueError:  # Python refuses to read whole numbers of more than 4,300 digits
         raise InputError(f"{place}: a number has too many digits; shorten it or put it in quotation marks") from None
     return value
-
-
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -375,15 +380,6 @@ def plain(values: Any, where: str) -> list[Any]:
         return list(values.to_pylist())
     except ValueError as error:
         raise InputError(f"{where}: a value cannot be read ({error}); write the Parquet file again") from None
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, without their ends; errors as in `read_text`.
-
-    A line ends as an editor ends it. `str.splitlines` would also cut at a form feed or a Unicode line separator, in the
-    middle of a document, and line numbers would no longer be those that an editor shows.
-    """
-    return read_text(path).replace("\r\n", "\n").split("\n")
 
 
 def fingerprint(*parts: str | bytes) -> str:

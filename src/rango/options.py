@@ -1,4 +1,10 @@
-"""Every option of `finetune`, `evaluate` and `study`, on one page and free of torch."""
+"""Every option of `finetune`, `evaluate` and `study`, on one page and free of torch.
+
+ModelAndTask, TaskOptions, ModelOptions, ScoringOptions, TrainingOptions, LoRA   the groups
+FinetuneConfig      all groups: `rango finetune`, its run.yaml, and one run of a study
+EvaluateConfig      all but training and LoRA, with an adapter and a split: `rango evaluate`, its evaluation.yaml
+AdaptationOptions   what a study varies beside them
+"""
 
 from __future__ import annotations
 
@@ -25,6 +31,48 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 Words = Literal["right", "all"]
 """What HellaSwag's limit of 100 words counts: context and right ending, or context and all four endings."""
+
+Placement = Literal["q", "k", "v", "o", "mlp", "head"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Normalisation = Literal["none", "tokens", "characters"]
+Objective = Literal["tokens", "answer", "choice"]
+Rule = Literal["logarithmic", "brier"]
+Decay = Literal["cosine", "constant"]
+Selection = Literal["nce", "cross_entropy", "error_rate", "accuracy", "brier"]
+
+Way = Literal["none", "few-shot", "lora", "ensemble", "mc-dropout", "full"]
+"""Where posteriors come from, before calibration."""
+
+Adaptation = Literal[
+    "none",
+    "calibration",
+    "few-shot",
+    "few-shot+calibration",
+    "lora",
+    "lora+calibration",
+    "ensemble",
+    "ensemble+calibration",
+    "mc-dropout",
+    "mc-dropout+calibration",
+    "full",
+    "full+calibration",
+]
+
+
+def _check_device(device: str) -> str:
+    # Whether the machine has it, only torch can say; a misspelt name is refused before torch is loaded.
+    if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", device):
+        raise ValueError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+def _split_names(value: Any) -> Any:
+    """Make a tuple of names of `"q,v"` or `("q,v", "o")`: a flag, a list and a YAML string mean the same."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
+        return value
+    return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
 
 
 class ModelAndTask(Config):
@@ -54,19 +102,6 @@ class TaskOptions(Config):
     endings (all)."""
 
 
-Placement = Literal["q", "k", "v", "o", "mlp", "head"]
-PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-def _check_device(device: str) -> str:
-    # Whether the machine has it, only torch can say; a misspelt name is refused before torch is loaded.
-    if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", device):
-        raise ValueError(f"device {device!r} is not known; expected auto, cpu, cuda or cuda:N")
-    return device
-
-
 class ModelOptions(Config):
     """Where and in which type the model computes."""
 
@@ -74,14 +109,6 @@ class ModelOptions(Config):
     """Type of the frozen weights."""
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
-
-
-def _split_names(value: Any) -> Any:
-    """`"q,v"` or `("q,v", "o")` to a tuple of names, so that one flag, a list and a YAML string mean the same."""
-    parts = [value] if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
-        return value
-    return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
 
 
 class LoRA(Config):
@@ -97,9 +124,6 @@ class LoRA(Config):
     """Which projections are adapted: a comma-separated list among q, k, v, o, mlp, head."""
     layers: str | None = None
     """Which decoder layers are adapted, for example 0-7 or 0,3; all when absent."""
-
-
-Normalisation = Literal["none", "tokens", "characters"]
 
 
 class ScoringOptions(Config):
@@ -119,21 +143,13 @@ class ScoringOptions(Config):
     """Tokens of one forward pass while scoring, padding included; the result does not depend on it."""
 
 
-Objective = Literal["tokens", "answer", "choice"]
-Rule = Literal["logarithmic", "brier"]
-Adapting = Literal["lora", "full"]
-Regime = Literal["validation", "retrain", "all"]
-Decay = Literal["cosine", "constant"]
-Selection = Literal["nce", "cross_entropy", "error_rate", "accuracy", "brier"]
-
-
 class TrainingOptions(Config):
     """How the adapter is trained."""
 
-    adaptation: Adapting = "lora"
+    adaptation: Literal["lora", "full"] = "lora"
     """What is trained: lora (a low-rank update of some matrices), or full (every parameter, in float32; the options of
     lora mean nothing then)."""
-    regime: Regime = "validation"
+    regime: Literal["validation", "retrain", "all"] = "validation"
     """What validation instances are for: validation (they choose the checkpoint), retrain (they choose the number of
     steps, and are then trained on for that many, with the rest and from the start), all (they are trained on at once,
     for all the steps; nothing is chosen)."""
@@ -224,25 +240,6 @@ class EvaluateConfig(ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
                 f"mc_dropout is {self.mc_dropout} but there is no adapter whose dropout could be on: give adapter"
             )
         return self
-
-
-Way = Literal["none", "few-shot", "lora", "ensemble", "mc-dropout", "full"]
-"""Where posteriors come from, before calibration."""
-
-Adaptation = Literal[
-    "none",
-    "calibration",
-    "few-shot",
-    "few-shot+calibration",
-    "lora",
-    "lora+calibration",
-    "ensemble",
-    "ensemble+calibration",
-    "mc-dropout",
-    "mc-dropout+calibration",
-    "full",
-    "full+calibration",
-]
 
 
 class AdaptationOptions(Config):
