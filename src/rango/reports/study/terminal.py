@@ -103,7 +103,7 @@ class _Labels:
         titles = [len(part.title + _count(part)) for part in parts]
         in_columns = sum(widths) + len(_GAP) * (len(widths) - 1)
         # A long name of a reference is folded: it does not make the column wider than 24.
-        wanted = max(in_columns, min(24, max(names, default=0)), *titles, 8)
+        wanted = max(in_columns, min(24, max(names, default=0)), *titles)
         return cls(headings, widths, max(_LABELS, min(wanted, available)))
 
     @property
