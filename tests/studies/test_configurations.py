@@ -15,8 +15,8 @@ from rango.options import FinetuneConfig
 class TestSpelling:
     def test_what_a_listed_run_does_not_name_is_told_as_it_is(self) -> None:
         runs = [{"adaptation": "none"}, {"lora.rank": 2}, {"lora.targets": "q"}, {"normalise": "tokens"}]
-        found = plan(base={"lora": {"targets": "v"}}, runs=runs)
-        assert [tuple(row.axes.values()) for row in found.rows] == [
+        planned = plan(base={"lora": {"targets": "v"}}, runs=runs)
+        assert [tuple(row.axes.values()) for row in planned.rows] == [
             ("none", 8, "v", "none"),
             ("lora", 2, "v", "none"),
             ("lora", 8, "q", "none"),
@@ -25,21 +25,21 @@ class TestSpelling:
 
     def test_values_are_told_as_the_configuration_reads_them(self) -> None:
         # YAML takes 1e-3 for a word.
-        found = plan(vary={"learning_rate": ["1e-4", "1e-3", 0.001], "lora.rank": [8, 8.0, "8", 4]})
-        assert [tuple(row.axes.values()) for row in found.rows] == [(1e-4, 8), (1e-4, 4), (1e-3, 8), (1e-3, 4)]
-        assert {type(row.axes["learning_rate"]) for row in found.rows} == {float}
+        planned = plan(vary={"learning_rate": ["1e-4", "1e-3", 0.001], "lora.rank": [8, 8.0, "8", 4]})
+        assert [tuple(row.axes.values()) for row in planned.rows] == [(1e-4, 8), (1e-4, 4), (1e-3, 8), (1e-3, 4)]
+        assert {type(row.axes["learning_rate"]) for row in planned.rows} == {float}
 
     def test_targets_have_one_order(self) -> None:
-        found = plan(vary={"lora.targets": ["q,v", "v,q", ["v", "q"], "head,mlp,o"]})
-        assert [row.axes["lora.targets"] for row in found.rows] == ["q,v", "o,mlp,head"]
-        runs = [job.config.lora.targets for job in found.jobs if job.kind == "run"]
+        planned = plan(vary={"lora.targets": ["q,v", "v,q", ["v", "q"], "head,mlp,o"]})
+        assert [row.axes["lora.targets"] for row in planned.rows] == ["q,v", "o,mlp,head"]
+        runs = [job.config.lora.targets for job in planned.jobs if job.kind == "run"]
         assert runs == [("q", "v"), ("o", "mlp", "head")]
 
     def test_the_rule_belongs_to_choice(self) -> None:
-        found = plan(vary={"objective": ["answer", "choice"], "rule": ["logarithmic", "brier"]})
-        told = [tuple(row.axes.values()) for row in found.rows]
-        assert told == [("answer", None), ("choice", "logarithmic"), ("choice", "brier")]
-        assert kinds(found)["run"] == 3
+        planned = plan(vary={"objective": ["answer", "choice"], "rule": ["logarithmic", "brier"]})
+        rows = [tuple(row.axes.values()) for row in planned.rows]
+        assert rows == [("answer", None), ("choice", "logarithmic"), ("choice", "brier")]
+        assert kinds(planned)["run"] == 3
 
     def test_the_metric_of_the_study_chooses_checkpoints(self) -> None:
         def chosen(**values: Any) -> set[str]:

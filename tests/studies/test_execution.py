@@ -55,9 +55,9 @@ class TestWorkers:
         monkeypatch.setattr("rango.studies.execution.multiprocessing.get_context", fork_context)
         monkeypatch.setattr("rango.studies.execution._WATCH_SECONDS", 0.02)
         Workers(store, plan, 1).run()
-        found = {job.config.lora.rank: job for job in plan.jobs if job.kind == "run"}
-        assert [store.status(found[rank]) for rank in (1, 2, 4)] == ["done", "failed", "done"]
-        assert "its worker died 2 times (exit code 9)" in store.failure(found[2].id)
+        by_rank = {job.config.lora.rank: job for job in plan.jobs if job.kind == "run"}
+        assert [store.status(by_rank[rank]) for rank in (1, 2, 4)] == ["done", "failed", "done"]
+        assert "its worker died 2 times (exit code 9)" in store.failure(by_rank[2].id)
 
     def test_ctrl_c_ends_no_worker_that_is_still_starting(self, prepare: Made, monkeypatch: Any, capfd: Any) -> None:
         """Ctrl-C reaches all processes of a terminal; what a worker does then is its parent's to say."""

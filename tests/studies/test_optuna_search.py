@@ -150,7 +150,7 @@ class TestResults:
         (job,) = (job for job in searcher.plan().jobs if job.kind == "run")
         folder = searcher.store.folder(job)
         values = {2: {"nce": 0.5, "accuracy": 0.9}, 4: {"nce": 0.3, "accuracy": 0.7}}
-        records = [json.dumps({"step": step, "validation": found}) + "\n" for step, found in values.items()]
+        records = [json.dumps({"step": step, "validation": measured}) + "\n" for step, measured in values.items()]
         (folder / "log.jsonl").write_text("".join(records))
         assert [trial.best for trial in searcher.trials(searcher.chosen())] == [0.7]
 

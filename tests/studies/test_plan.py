@@ -17,49 +17,49 @@ ROOT = Path(__file__).resolve().parents[2]
 
 class TestSharing:
     def test_one_base_for_all_ranks_and_seeds(self) -> None:
-        found = plan(vary={"lora.rank": [1, 2]}, seeds=[0, 1, 2])
-        assert kinds(found) == {"base": 1, "run": 6}
-        assert len({job.group for job in found.jobs}) == 1
-        assert [len(row.cells) for row in found.rows] == [3, 3]
+        planned = plan(vary={"lora.rank": [1, 2]}, seeds=[0, 1, 2])
+        assert kinds(planned) == {"base": 1, "run": 6}
+        assert len({job.group for job in planned.jobs}) == 1
+        assert [len(row.cells) for row in planned.rows] == [3, 3]
 
     def test_scoring_and_task_make_another_base(self) -> None:
         assert kinds(plan(vary={"normalise": ["none", "tokens"]}))["base"] == 2
         assert kinds(plan(vary={"task": ["simulated", "simulated-continuations"]}))["base"] == 2
 
     def test_training_sizes_share_the_base(self) -> None:
-        found = plan(vary={"train": [10, 20], "adaptation": ["none", "lora"]})
-        assert kinds(found) == {"base": 1, "run": 2}
-        assert [dict(row.axes) for row in found.rows] == [
+        planned = plan(vary={"train": [10, 20], "adaptation": ["none", "lora"]})
+        assert kinds(planned) == {"base": 1, "run": 2}
+        assert [dict(row.axes) for row in planned.rows] == [
             {"train": None, "adaptation": "none"},
             {"train": 10, "adaptation": "lora"},
             {"train": 20, "adaptation": "lora"},
         ]
 
     def test_adaptations_read_the_same_run(self) -> None:
-        found = plan(vary={"adaptation": ["none", "calibration", "lora", "lora+calibration"]}, seeds=[0, 1])
-        assert kinds(found) == {"base": 1, "run": 2}
-        none, calibration, lora, both = found.rows
+        planned = plan(vary={"adaptation": ["none", "calibration", "lora", "lora+calibration"]}, seeds=[0, 1])
+        assert kinds(planned) == {"base": 1, "run": 2}
+        none, calibration, lora, both = planned.rows
         assert len(none.cells) == len(calibration.cells) == 1
         assert none.cells[0].sources == calibration.cells[0].sources
         assert (none.cells[0].calibrator, calibration.cells[0].calibrator) == (None, "temperature")
         assert [cell.sources for cell in lora.cells] == [cell.sources for cell in both.cells]
 
     def test_combinations_that_mean_the_same_collapse(self) -> None:
-        found = plan(vary={"adaptation": ["none", "lora"], "lora.rank": [1, 2, 4]})
-        assert dict(found.rows[0].axes) == {"adaptation": "none", "lora.rank": None}
-        assert len(found.rows) == 4
+        planned = plan(vary={"adaptation": ["none", "lora"], "lora.rank": [1, 2, 4]})
+        assert dict(planned.rows[0].axes) == {"adaptation": "none", "lora.rank": None}
+        assert len(planned.rows) == 4
 
     def test_a_calibrator_left_open_is_told(self) -> None:
-        found = plan(vary={"adaptation": ["lora", "lora+calibration"], "calibrator": [None, "temperature", "bias"]})
-        assert [tuple(row.axes.values()) for row in found.rows] == [
+        planned = plan(vary={"adaptation": ["lora", "lora+calibration"], "calibrator": [None, "temperature", "bias"]})
+        assert [tuple(row.axes.values()) for row in planned.rows] == [
             ("lora", None), ("lora+calibration", "temperature"), ("lora+calibration", "bias"),
         ]  # fmt: skip
 
     @pytest.mark.parametrize("objective", ["answer", "choice"])
     def test_each_regime_is_a_run(self, objective: str) -> None:
-        found = plan(base={"objective": objective}, vary={"regime": ["validation", "retrain", "all"]})
-        assert [row.axes["regime"] for row in found.rows] == ["validation", "retrain", "all"]
-        assert kinds(found) == {"base": 1, "run": 3}
+        planned = plan(base={"objective": objective}, vary={"regime": ["validation", "retrain", "all"]})
+        assert [row.axes["regime"] for row in planned.rows] == ["validation", "retrain", "all"]
+        assert kinds(planned) == {"base": 1, "run": 3}
 
     def test_letters_are_calibrated_affinely(self) -> None:
         (row,) = plan(base={"adaptation": "calibration", "form": "letter"}).rows
@@ -68,30 +68,30 @@ class TestSharing:
 
 class TestWays:
     def test_members_of_an_ensemble_are_its_own(self) -> None:
-        found = plan(base={"adaptation": "ensemble", "members": 2}, seeds=[0, 1])
-        (row,) = found.rows
-        seeds = [[found.job(source.job).config.seed for source in cell.sources] for cell in row.cells]
+        planned = plan(base={"adaptation": "ensemble", "members": 2}, seeds=[0, 1])
+        (row,) = planned.rows
+        seeds = [[planned.job(source.job).config.seed for source in cell.sources] for cell in row.cells]
         assert seeds == [[0, 1], [2, 3]]
 
     def test_an_ensemble_shares_its_members_with_single_runs(self) -> None:
         assert kinds(plan(vary={"adaptation": ["lora", "ensemble"]}, seeds=[0, 1, 2]))["run"] == 9
 
     def test_few_shot_draws_by_seed(self) -> None:
-        found = plan(base={"adaptation": "few-shot", "shots": 3, "objective": "tokens"}, seeds=[0, 1])
-        assert kinds(found) == {"base": 2, "run": 0}
-        assert [job.config.shots_seed for job in found.jobs] == [0, 1]
+        planned = plan(base={"adaptation": "few-shot", "shots": 3, "objective": "tokens"}, seeds=[0, 1])
+        assert kinds(planned) == {"base": 2, "run": 0}
+        assert [job.config.shots_seed for job in planned.jobs] == [0, 1]
 
     def test_shots_belong_to_few_shot_alone(self) -> None:
-        found = plan(base={"shots": 3}, vary={"adaptation": ["none", "lora", "few-shot"]})
-        assert sorted(job.config.shots for job in found.jobs) == [0, 0, 3]
+        planned = plan(base={"shots": 3}, vary={"adaptation": ["none", "lora", "few-shot"]})
+        assert sorted(job.config.shots for job in planned.jobs) == [0, 0, 3]
 
     def test_full_is_another_run_than_lora(self) -> None:
         assert kinds(plan(vary={"adaptation": ["lora", "full"]}))["run"] == 2
 
     def test_mc_dropout_reads_its_own_state(self) -> None:
-        found = plan(base={"adaptation": "mc-dropout", "samples": 4, "lora": {"dropout": 0.1}})
-        assert found.rows[0].cells[0].sources[0].state == "mc-dropout-4"
-        assert found.jobs[-1].samples == (4,)
+        planned = plan(base={"adaptation": "mc-dropout", "samples": 4, "lora": {"dropout": 0.1}})
+        assert planned.rows[0].cells[0].sources[0].state == "mc-dropout-4"
+        assert planned.jobs[-1].samples == (4,)
 
 
 class TestIdentity:
@@ -106,8 +106,8 @@ class TestIdentity:
         assert here.jobs[0].config.model.startswith("a/models/tiny-")
 
     def test_a_plan_reads_back(self) -> None:
-        found = plan(vary={"adaptation": ["none", "ensemble"]})
-        assert Plan.model_validate_json(found.model_dump_json()) == found
+        planned = plan(vary={"adaptation": ["none", "ensemble"]})
+        assert Plan.model_validate_json(planned.model_dump_json()) == planned
 
 
 class TestMistakes:
@@ -157,9 +157,9 @@ class TestMistakes:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_tiny_studies_plan(path: Path, tmp_path: Path) -> None:
-    found = plan_study(read_study(path, tiny=True), tmp_path)
-    assert found.rows
-    assert all(Path(job.config.model).parent == tmp_path / "models" for job in found.jobs)
+    planned = plan_study(read_study(path, tiny=True), tmp_path)
+    assert planned.rows
+    assert all(Path(job.config.model).parent == tmp_path / "models" for job in planned.jobs)
 
 
 def test_the_study_in_the_documentation_plans(tmp_path: Path) -> None:
@@ -167,6 +167,6 @@ def test_the_study_in_the_documentation_plans(tmp_path: Path) -> None:
         r"```yaml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), flags=re.DOTALL
     )
     (tmp_path / "placement.yaml").write_text(text, encoding="utf-8")
-    found = plan_study(read_study(tmp_path / "placement.yaml"), tmp_path / "out")
-    assert kinds(found) == {"base": 1, "run": 8}
-    assert found.name == "placement-small"
+    planned = plan_study(read_study(tmp_path / "placement.yaml"), tmp_path / "out")
+    assert kinds(planned) == {"base": 1, "run": 8}
+    assert planned.name == "placement-small"

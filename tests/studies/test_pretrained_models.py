@@ -40,17 +40,17 @@ def planned(out: Path, models: dict[str, dict[str, Any]] = MODELS) -> Plan:
 
 class TestPlanning:
     def test_the_model_whose_tokenizer_is_taken_comes_first(self) -> None:
-        found = plan_models(specs(**MODELS))
-        assert list(found) == ["first", "second"]
-        folder, first = found["first"]
-        _, second = found["second"]
+        folders = plan_models(specs(**MODELS))
+        assert list(folders) == ["first", "second"]
+        folder, first = folders["first"]
+        _, second = folders["second"]
         assert second.tokenizer_of == folder
         assert second.options.tokenizer is None
         assert (second.texts, second.lines) == (first.texts, first.lines) == ("simulated", 400)
 
     def test_texts_of_its_own_stay(self) -> None:
-        found = plan_models(specs(first=MODELS["first"], second={**MODELS["second"], "texts": "a.txt"}))
-        assert (found["second"][1].texts, found["second"][1].lines) == ("a.txt", 70_000)
+        folders = plan_models(specs(first=MODELS["first"], second={**MODELS["second"], "texts": "a.txt"}))
+        assert (folders["second"][1].texts, folders["second"][1].lines) == ("a.txt", 70_000)
 
     def test_another_tokenizer_is_another_model(self) -> None:
         changed = {**MODELS, "first": {**MODELS["first"], "vocabulary": 320}}

@@ -23,13 +23,13 @@ BASE = {"model": "some/model", "task": "simulated", "train": 30, "validation": 2
 def plan(tmp_path: Path) -> Plan:
     """Six runs and their base, all of them done."""
     asked = {"name": "s", "base": BASE, "vary": {"lora.rank": [1, 2, 3]}, "seeds": [0, 1]}
-    found = plan_study(Study.build(asked), tmp_path)
-    some = Posteriors(np.log([[0.5, 0.5]]), np.array([0]))
+    planned = plan_study(Study.build(asked), tmp_path)
+    posteriors = Posteriors(np.log([[0.5, 0.5]]), np.array([0]))
     for split in ("validation", "test"):
-        Store(tmp_path).write_posteriors(found.jobs[0], split, "base", some)
-    for job in found.jobs[1:]:
+        Store(tmp_path).write_posteriors(planned.jobs[0], split, "base", posteriors)
+    for job in planned.jobs[1:]:
         write_yaml(Store(tmp_path).folder(job) / "run.yaml", {"status": "complete", "config": {"model": "some/model"}})
-    return found
+    return planned
 
 
 def test_a_look_parses_nothing_that_was_parsed(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +62,28 @@ def test_what_another_process_writes_is_seen(plan: Plan, tmp_path: Path) -> None
     assert here.status(job) == "started"
     file.unlink()
     assert here.status(job) == "waiting"
+
+
+def test_a_run_is_done_when_its_dropout_posteriors_are_there_too(tmp_path: Path) -> None:
+    base = {**BASE, "adaptation": "mc-dropout", "samples": 4, "lora": {"dropout": 0.1}}
+    (_, job), here = plan_study(Study.build({"name": "s", "base": base}), tmp_path).jobs, Store(tmp_path)
+    write_yaml(here.folder(job) / "run.yaml", {"status": "complete"})
+    assert (here.is_trained(job), here.status(job)) == (True, "started")
+    here.write_posteriors(job, "test", "mc-dropout-4", Posteriors(np.log([[0.5, 0.5]]), np.array([0])))
+    assert here.status(job) == "done"
+    assert here.counts([job]) == {"done": 1}
+
+
+def test_held_out_figures_outlive_the_model(tmp_path: Path) -> None:
+    models = {"lm": {"texts": "simulated", "hidden": 16}}
+    plan = plan_study(Study.build({"name": "s", "base": {**BASE, "model": "lm"}, "models": models}), tmp_path)
+    job, here = plan.jobs[0], Store(tmp_path)
+    assert here.held_out(job) == {}
+    record = Path(here.model(job, plan)) / "pretrain.yaml"
+    write_yaml(record, {"held_out": {"held_out_nats_per_token": np.log(8.0).item()}})
+    here.keep_held_out(job, plan)
+    record.unlink()
+    assert here.held_out(job) == {"held_out_perplexity": 8.0, "held_out_nats_per_token": np.log(8.0)}
 
 
 def test_a_moved_run_names_the_model_where_it_is(plan: Plan, tmp_path: Path) -> None:

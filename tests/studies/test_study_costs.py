@@ -59,9 +59,9 @@ class TestMetricsAndCosts:
         assert "\n" not in str(error.value)
 
     def test_the_plan_keeps_them_so_that_it_reads_back_without_the_study_file(self) -> None:
-        found = plan(metrics=["ece", "expected_cost"], costs={"abstain": 0.3})
-        assert found.metrics == ("ece", "expected_cost")
-        assert Plan.build(found.model_dump(mode="json")) == found
+        planned = plan(metrics=["ece", "expected_cost"], costs={"abstain": 0.3})
+        assert planned.metrics == ("ece", "expected_cost")
+        assert Plan.build(planned.model_dump(mode="json")) == planned
         matrix = plan(costs={"classes": ["a", "b", "c"], "costs": [[0, 1, 1], [2, 0, 1], [1, 1, 0]]})
         assert Plan.model_validate_json(matrix.model_dump_json()) == matrix
 

@@ -161,9 +161,9 @@ class TestAdaptations:
         }
         adapted = [j for j in plan.jobs if j.kind == "run" and j.config.adaptation == "lora"]
         assert sorted(job.config.seed for job in adapted) == [0, 1]
-        found = jobs.get(way, adapted if way == "ensemble" else [j for j in adapted if j.config.seed == 0])
+        chosen = jobs.get(way, adapted if way == "ensemble" else [j for j in adapted if j.config.seed == 0])
         state = {"none": "base", "few-shot": "base", "mc-dropout": "mc-dropout-3"}.get(way, "adapted")
-        members = [store.posteriors(job, split, state) for job in found]
+        members = [store.posteriors(job, split, state) for job in chosen]
         mean = logsumexp([member.log_posteriors for member in members], axis=0) - np.log(len(members))
         return Posteriors(log_softmax(mean, axis=1), members[0].labels, members[0].ids)
 
@@ -197,12 +197,12 @@ class TestAdaptations:
 
     def test_they_differ(self, ladder: tuple[Plan, Store]) -> None:
         plan, store = ladder
-        found = [
+        posteriors = [
             self.by_hand(plan, store, "test", way).log_posteriors
             for way in ("none", "few-shot", "lora", "ensemble", "mc-dropout", "full")
         ]
-        for number, one in enumerate(found):
-            assert all(np.abs(one - other).max() > 1e-4 for other in found[:number])
+        for number, one in enumerate(posteriors):
+            assert all(np.abs(one - other).max() > 1e-4 for other in posteriors[:number])
 
 
 class TestFaults:
@@ -224,8 +224,8 @@ class TestFaults:
         # Layer 7 is not there: adding the adapters of the bank fails as a whole.
         plan, store = prepare(bank="on", vary={"lora.layers": ["0", "1", "7"]})
         work(plan, store)
-        found = {job.config.lora.layers: store.status(job) for job in plan.jobs if job.kind == "run"}
-        assert list(found.values()) == ["done", "done", "failed"]
+        by_layer = {job.config.lora.layers: store.status(job) for job in plan.jobs if job.kind == "run"}
+        assert list(by_layer.values()) == ["done", "done", "failed"]
         ((_, bank),) = read_banks(store)
         assert "7" in bank["divided"]
 

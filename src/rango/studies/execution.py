@@ -194,7 +194,14 @@ class Workers:
                         self._count_death(worker, process)
                         self._running[worker] = self._start(worker)
             if received:
-                self._stop(received[0])
+                # The signal is passed on, and everything is saved before this process says so.
+                for process in self._running:
+                    if process.is_alive() and process.pid is not None:
+                        os.kill(process.pid, signal.SIGTERM)
+                for process in self._running:
+                    process.join(timeout=120)
+                words = f"stopped by {signal.Signals(received[0]).name}"
+                raise Interrupted(received[0], f"{words}; everything is saved, repeat the command to go on")
         finally:
             for process in self._running:
                 if process.is_alive():
@@ -231,16 +238,6 @@ class Workers:
             if self._idle_deaths > DEATHS * self.count:
                 log = self.store.path / "logs" / f"worker-{number}.log"
                 raise RunError(f"workers die before they begin anything ({words}); the reason is in {log}")
-
-    def _stop(self, number: int) -> None:
-        """Pass the signal on, and wait until everything is saved."""
-        for process in self._running:
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, signal.SIGTERM)
-        for process in self._running:
-            process.join(timeout=120)
-        name = signal.Signals(number).name
-        raise Interrupted(number, f"stopped by {name}; everything is saved, repeat the command to go on")
 
 
 def give_up(store: Store, item: WorkItem, reason: str) -> None:
