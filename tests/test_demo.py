@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from helpers.failing_work import fail
 
 from rango import demo
 from rango.cli import main
 from rango.errors import InputError
-from rango.files import read_yaml
+from rango.language.networks import build_network
+from rango.language.options import PretrainConfig
 from rango.models.loading import load_model
-from rango.options import ScoringOptions
+from rango.options import FinetuneConfig, ScoringOptions, TaskOptions
 from rango.scoring.scorer import evaluate
-from rango.tasks import load_task
+from rango.tasks import Task, load_task, simulated_narratives
 from rango.training.run_folder import Run
 
 
@@ -62,33 +65,64 @@ def test_a_folder_that_holds_something_else_is_refused_before_any_work(
 ) -> None:
     monkeypatch.setattr(demo, "SIZES", {"train": 60, "validation": 20, "test": 60})
     monkeypatch.setattr(demo, "simulated_narratives", lambda *_, **__: pytest.fail("work began"))
-    taken = tmp_path / f"demo{suffix}"
+    place = tmp_path / f"demo{suffix}"
     if file:
-        taken.write_text("mine")
+        place.write_text("mine")
     else:
-        taken.mkdir()
-        (taken / "config.json").write_text("{}")
+        place.mkdir()
+        (place / "config.json").write_text("{}")
     with pytest.raises(
         InputError, match=rf"demo{suffix} is a file|demo{suffix}(,.*)? already holds (other files|something)"
     ):
         demo.run_demo(tmp_path / "demo")
-    assert [path.name for path in tmp_path.iterdir()] == [taken.name]
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]
+
+
+def small_control(tmp_path: Path) -> tuple[Task, Path, FinetuneConfig, PretrainConfig, list[str]]:
+    """What `_make_control` takes, for a control of two steps."""
+    task = load_task("simulated", TaskOptions(train=40, validation=10, test=20))
+    settings = {**task.options.model_dump(), **demo.SETTINGS, "steps": 2, "validate_every": 1}
+    config = FinetuneConfig.build({**settings, "model": str(tmp_path / "twin"), "task": "simulated", "seed": 3})
+    base = demo.BASE.model_copy(update={"tokens": 20_000, "hidden": 32, "layers": 1, "seed": 3})
+    return task, tmp_path / "control", config, base, list(simulated_narratives(2000, seed=3))
 
 
 def test_a_control_that_was_killed_while_written_is_written_again(
-    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: Any) -> None:
         raise MemoryError
 
-    out, record = tmp_path / "twin", {"architecture_of": "base", "seed": 3}
+    arguments = small_control(tmp_path)
     write_yaml = demo.write_yaml
     monkeypatch.setattr(demo, "write_yaml", killed)
     with pytest.raises(MemoryError):
-        demo._write_untrained(checkpoint("phi"), out, record)
-    assert not out.exists()
+        demo._make_control(*arguments)
+    assert not (tmp_path / "twin").exists()
     monkeypatch.setattr(demo, "write_yaml", write_yaml)
-    demo._write_untrained(checkpoint("phi"), out, record)
-    assert [path.name for path in tmp_path.iterdir()] == ["twin"]
-    assert read_yaml(out / "untrained.yaml") == record
-    assert load_model(out).fingerprint != load_model(checkpoint("phi")).fingerprint
+    run = demo._make_control(*arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["control", "twin"]
+    assert run.record["status"] == "complete"
+
+
+def test_the_control_starts_where_pretraining_starts(tmp_path: Path) -> None:
+    arguments = small_control(tmp_path)
+    demo._make_control(*arguments)
+    twin = load_model(tmp_path / "twin")
+    sized = arguments[3].model_copy(update={"vocabulary": len(twin.tokenizer)})
+    fresh = build_network(sized, end_of_text=twin.tokenizer.eos_token_id)
+    for (name, one), other in zip(twin.network.named_parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_what_fails_in_the_other_process_is_left_to_the_caller(tmp_path: Path) -> None:
+    with demo._in_another_process(fail, (tmp_path,)) as wait:
+        wait()
+    assert (tmp_path / "began").exists()
+
+
+def test_on_one_core_no_other_process_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    with demo._in_another_process(fail, (tmp_path,)) as wait:
+        wait()
+    assert not (tmp_path / "began").exists()

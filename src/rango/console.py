@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
@@ -144,3 +146,17 @@ class SignalGuard:
         self._received = number
         if not self._held:
             self.check()
+
+
+def end_with_parent(parent: int) -> None:
+    """From here this process ends when `parent`, which started it, has ended, also when that was killed.
+
+    Nobody would collect its work, and it would be in the way of a repeated command.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -12,17 +12,20 @@ Budgets are in tokens and steps, not seconds, so that the result depends on the 
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
-from rango.console import Screen
+from rango.console import Screen, SignalGuard, end_with_parent
 from rango.errors import InputError
 from rango.files import holds_files, read_yaml, write_yaml
 from rango.language.options import PretrainConfig
 from rango.options import FinetuneConfig, LoRA, ScoringOptions, TaskOptions
-from rango.tasks import load_task, simulated_narratives
+from rango.tasks import Task, load_task, simulated_narratives
 from rango.training.run_folder import Run, RunWriter, check_output
 
 PRETRAINED, UNTRAINED = "pretrain.yaml", "untrained.yaml"  # the records of the models
@@ -56,6 +59,8 @@ SETTINGS = {
 def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
     """Run the four parts and write OUT/report.html; a part that is complete already is not done again.
 
+    The control needs nothing of the other parts, so a second process makes it meanwhile where there is a second core.
+
     Args:
         out: the run directory of the adapted model; the other parts stand beside it.
         seed: of pre-training, adaptation, and the choice of instances.
@@ -73,11 +78,10 @@ def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
     pretraining = {base: BASE.model_copy(update={"seed": seed}), ngram: PretrainConfig(model="ngram", tokenizer=base)}
     options = {**task.options.model_dump(), **SETTINGS, "task": task.name, "seed": seed}
     adapting = {run: FinetuneConfig.build({**options, "model": str(of)}) for run, of in ((out, base), (control, twin))}
-    untrained = {"architecture_of": str(base), "seed": seed}
     # All folders are checked before the first minute of work, and before torch is loaded.
     for folder, config in pretraining.items():
         _check_model(folder, PRETRAINED, {"config": config.model_dump(mode="json")})
-    _check_model(twin, UNTRAINED, untrained)
+    _check_model(twin, UNTRAINED, _untrained_record(pretraining[base]))
     for folder, settings in adapting.items():
         check_output(folder, settings, task)
 
@@ -86,28 +90,28 @@ def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
     from rango.reports.run.page import write_report
     from rango.scoring.scorer import evaluate
     from rango.training.evaluate import measure
-    from rango.training.finetune import finetune
-
-    def adapt(folder: Path) -> Run:
-        model = load_model(adapting[folder].model, dtype="float32", device="cpu")
-        return finetune(model, task, out=folder, config=adapting[folder], screen=screen)
 
     narratives = list(simulated_narratives(NARRATIVE_LINES, seed=seed))
-    screen.say("1/4  Pre-training a tiny language model on narratives of a simulated world")
-    pretrain(narratives, out=base, config=pretraining[base], screen=screen)
-    screen.say("2/4  Counting a trigram over the same narratives")
-    pretrain(narratives, out=ngram, config=pretraining[ngram], screen=screen)
-    screen.say("3/4  Adapting the language model with LoRA to questions about that world")
-    run = adapt(out)
-    screen.say("4/4  Control: adapting the same model without pre-training")
-    _write_untrained(base, twin, untrained)
+    making_control = (task, control, adapting[control], pretraining[base], narratives)
+    with _in_another_process(_make_control, making_control) as wait:
+        screen.say("1/4  Pre-training a tiny language model on narratives of a simulated world")
+        pretrain(narratives, out=base, config=pretraining[base], screen=screen)
+        screen.say("2/4  Counting a trigram over the same narratives")
+        pretrain(narratives, out=ngram, config=pretraining[ngram], screen=screen)
+        screen.say("3/4  Adapting the language model with LoRA to questions about that world")
+        run = _adapt(task, out, adapting[out], screen)
+        screen.say("4/4  Control: adapting the same model without pre-training")
+        with SignalGuard("repeat the command to go on"):
+            wait()
+    # What the other process has not done is done here, with its progress and its errors on the screen.
+    control_run = _make_control(*making_control, screen=screen)
     # The other models are measured beside the run's own states, on the same resampled instances.
     writer = RunWriter(run.path, run.record)
     scoring = ScoringOptions(form="cloze")
     writer.write_posteriors(
         "ngram", "test", evaluate(load_model(ngram, device="cpu"), task.test, task=task, options=scoring)
     )
-    writer.write_posteriors("control", "test", adapt(control).posteriors("adapted"))
+    writer.write_posteriors("control", "test", control_run.posteriors("adapted"))
     order = ("ngram", "base", "adapted", "calibrated", "control", "floor")
     writer.write_metrics({"test": measure({state: run.posteriors(state) for state in order}, seed=seed)})
     write_report(out)
@@ -129,20 +133,67 @@ def _check_model(folder: Path, record: str, expected: Mapping[str, Any]) -> None
             )
 
 
-def _write_untrained(base: Path, out: Path, record: Mapping[str, Any]) -> None:
-    """A model of the same architecture and tokenizer with random weights; it appears when all of it is written."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+@contextmanager
+def _in_another_process(target: Callable[..., object], arguments: Sequence[object]) -> Iterator[Callable[[], None]]:
+    """Begin work that can be repeated in a process of its own, if a core is free for it; gives what waits for its end.
 
-    if (out / UNTRAINED).is_file():
+    The process ends with the block, also by an error or a signal, and with this process. What it has not done by then,
+    and what went wrong in it, is left to the caller, who does the same work again and so goes on with it.
+    """
+    if len(os.sched_getaffinity(0)) < 2:
+        yield lambda: None
         return
-    work = out.parent / f".{out.name}.unfinished"
-    shutil.rmtree(work, ignore_errors=True)
-    torch.manual_seed(record["seed"])
-    network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))  # type: ignore[no-untyped-call]
-    AutoTokenizer.from_pretrained(base).save_pretrained(work)
-    network.save_pretrained(work)
-    write_yaml(work / UNTRAINED, record)
-    if out.is_dir():
-        out.rmdir()  # it was empty, as checked
-    work.rename(out)
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_work_quietly, args=(os.getpid(), target, arguments), daemon=True)
+    process.start()
+    try:
+        yield process.join
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _work_quietly(parent: int, target: Callable[..., object], arguments: Sequence[object]) -> None:
+    end_with_parent(parent)
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere), suppress(Exception, KeyboardInterrupt):
+        target(*arguments)
+
+
+def _make_control(
+    task: Task,
+    out: Path,
+    config: FinetuneConfig,
+    pretraining: PretrainConfig,
+    narratives: Sequence[str],
+    *,
+    screen: Screen | None = None,
+) -> Run:
+    """Adapt the network with which pre-training begins: the same tokenizer, architecture and random weights."""
+    from rango.language.corpus import end_of_text, make_tokenizer, read_sources
+    from rango.language.networks import build_network
+
+    twin = Path(config.model)
+    if not (twin / UNTRAINED).is_file():
+        work = twin.parent / f".{twin.name}.unfinished"
+        shutil.rmtree(work, ignore_errors=True)
+        tokenizer = make_tokenizer(pretraining, read_sources(narratives))
+        sized = pretraining.model_copy(update={"vocabulary": len(tokenizer)})
+        build_network(sized, end_of_text=end_of_text(tokenizer)).save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        write_yaml(work / UNTRAINED, _untrained_record(pretraining))
+        if twin.is_dir():
+            twin.rmdir()  # it was empty, as checked
+        work.rename(twin)  # the model appears when all of it is written
+    return _adapt(task, out, config, screen or Screen(quiet=True))
+
+
+def _untrained_record(pretraining: PretrainConfig) -> dict[str, Any]:
+    return {"untrained": pretraining.model_dump(mode="json")}
+
+
+def _adapt(task: Task, out: Path, config: FinetuneConfig, screen: Screen) -> Run:
+    from rango.models.loading import load_model
+    from rango.training.finetune import finetune
+
+    model = load_model(config.model, dtype="float32", device="cpu")
+    return finetune(model, task, out=out, config=config, screen=screen)

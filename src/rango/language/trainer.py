@@ -29,7 +29,7 @@ from rango.language.networks import build_network
 from rango.language.options import PretrainConfig
 from rango.language.text_scores import MOST_NATS
 from rango.models.full_finetuning import FullTuning
-from rango.models.loading import Model, choose_device, multiplies_bfloat16
+from rango.models.loading import Model, choose_device, limit_threads, multiplies_bfloat16
 from rango.scoring.scorer import mask_seed
 from rango.training.checkpoint import load_state, save_state
 from rango.training.schedule import cosine_factor
@@ -123,6 +123,8 @@ class Trainer:
         sized = config.model_copy(update={"vocabulary": len(tokenizer)})
         self.network = build_network(sized, end_of_text=end_of_text(tokenizer))
         self.network.to(self.device)  # type: ignore[arg-type]
+        if self.device.type == "cpu":
+            limit_threads(self.network)
         self.model = Model(name=config.model, network=self.network, tokenizer=tokenizer)
         if self.device.type == "cpu" and config.model == "transformer" and config.context <= _SHORT_CONTEXT:
             self.network.set_attn_implementation("eager")

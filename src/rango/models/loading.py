@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -118,8 +119,11 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
     network = load_network(source, chosen_dtype, chosen_device)
     if config.model_type == NGRAM:
         chosen_dtype = network.dtype  # its tables stay float32
+    threads = ""
+    if chosen_device.type == "cpu" and limit_threads(network) == 1:
+        threads = ", one CPU thread"
     notes = (
-        f"device {chosen_device} ({'asked for' if device != 'auto' else 'chosen'}), "
+        f"device {chosen_device} ({'asked for' if device != 'auto' else 'chosen'}){threads}, "
         f"dtype {str(chosen_dtype).removeprefix('torch.')} ({'asked for' if dtype != 'auto' else 'chosen'})",
         *_check_vocabulary(source, network, tokenizer),
     )
@@ -261,3 +265,38 @@ def _check_vocabulary(source: str, network: PreTrainedModel, tokenizer: PreTrain
 def accepts(network: nn.Module, argument: str) -> bool:
     """Whether the network's forward pass has an argument of that name."""
     return argument in inspect.signature(network.forward).parameters
+
+
+_ENTRIES_A_THREAD = 250_000
+"""Entries of a network's largest inner matrix that keep one CPU thread busy; see `benchmarks/threads.py`."""
+
+_threads_taken: dict[str, int] = {}
+"""The threads before `limit_threads` lowered them, and to how many it did; empty where it never has."""
+
+
+def feedable_threads(network: torch.nn.Module, available: int) -> int:
+    """How many CPU threads the matrices of a network can feed, at least one.
+
+    Threads share one matrix product after the other and meet after each. In a small network they wait for longer than
+    they compute, and they wait by spinning: beside another process that wants the cores, a step takes many times as
+    long.
+    """
+    outer = {id(getattr(network, get, lambda: None)()) for get in ("get_input_embeddings", "get_output_embeddings")}
+    inner = (module for module in network.modules() if id(module) not in outer)
+    entries = [p.numel() for module in inner for p in module.parameters(recurse=False) if p.dim() == 2]
+    return max(1, min(available, max(entries, default=0) // _ENTRIES_A_THREAD))
+
+
+def limit_threads(network: torch.nn.Module) -> int:
+    """Lower torch's CPU threads to what the network can feed, and raise them again for a larger one; returns how many.
+
+    OMP_NUM_THREADS and MKL_NUM_THREADS win, and so does whoever has called `torch.set_num_threads` in between.
+    """
+    current = torch.get_num_threads()
+    if {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
+        return current
+    allowed = _threads_taken["before"] if current == _threads_taken.get("after") else current
+    chosen = feedable_threads(network, allowed)
+    _threads_taken.update(before=allowed, after=chosen)
+    torch.set_num_threads(chosen)
+    return chosen

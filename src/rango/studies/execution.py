@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
+from rango.console import end_with_parent
 from rango.errors import InputError, Interrupted, RunError
 from rango.files import read_yaml, write_yaml
 from rango.studies.optuna_search import Searcher
@@ -251,14 +251,7 @@ def run_worker(path: str, number: int, count: int, parent: int) -> None:
     """The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers when to stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked until here, so that Ctrl-C ends no import
-
-    def end_with_parent() -> None:
-        # Also when the parent was killed: nobody would collect this worker's work.
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent(parent)
     log = Path(path) / "logs" / f"worker-{number}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout = sys.stderr = log.open("a", buffering=1, encoding="utf-8")
