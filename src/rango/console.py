@@ -35,7 +35,7 @@ def short(number: float) -> str:
 
 
 class _Count(ProgressColumn):
-    """What is done of what there is, such as 14.3k/120k."""
+    """Done of total, such as 14.3k/120k."""
 
     def render(self, task: Task) -> Text:
         total = short(task.total or 0)
@@ -54,7 +54,7 @@ class _Words(ProgressColumn):
 
 
 def progress_columns(width: int) -> list[ProgressColumn]:
-    """What stands in a line of progress on a terminal that is so wide: where it is narrow, all but the bar."""
+    """The columns of a progress line for a terminal of this width; a narrow one shows no bar."""
     bar = [BarColumn(bar_width=24 if width >= _WIDE else 10)] if width >= _NARROW else []
     return [TextColumn("{task.description}"), *bar, _Count(), _Words(), TimeRemainingColumn(compact=True)]
 
@@ -109,6 +109,7 @@ class SignalGuard:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
+            # Ctrl-C in a terminal, and what a batch system sends before it kills.
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._receive)
         return self
@@ -143,6 +144,7 @@ class SignalGuard:
             raise Interrupted(self._received, f"stopped by {name}; {self._advice}")
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
+        # Python calls this between any two instructions: raising inside a step would leave half of it done.
         self._received = number
         if not self._held:
             self.check()

@@ -56,7 +56,8 @@ def check_writable(folder: Path) -> None:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         finally:
-            for place in made:  # the innermost first
+            # The innermost first; a folder into which another process has written meanwhile stays.
+            for place in made:
                 with contextlib.suppress(OSError):
                     place.rmdir()
 
@@ -122,6 +123,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of a file")
+    # A device such as /dev/stdout cannot be replaced by a rename, and nothing else can be made in its folder.
     special = path.exists() and not path.is_file()
     target = path if special else Path(os.path.realpath(path))
     with _place_refused(target.parent):

@@ -60,6 +60,7 @@ def _launch(
 ) -> None:
     if config is not None and not config.name:
         raise InputError(_NO_FILE)
+    # cyclopts reads the flags first. The file then fills the arguments that no flag has filled.
     app.config = (check_complete,) if config is None else (ConfigFile(config), check_complete)
     app(tokens, result_action="return_value")
 

@@ -44,6 +44,7 @@ class ConfigFile:
             fields[key] = _optional(argument.hint)
             if key in values:
                 values[key] = _as_flag(values[key], argument)
+        # One model of all that the command takes finds every mistake of the file in one pass.
         create_model("File", __base__=Config, **fields).build(values, where=str(self.path))
         Dict(values, source=str(self.path), use_commands_as_keys=False)(app, commands, arguments)
 
@@ -62,7 +63,7 @@ def check_complete(_app: App, _commands: tuple[str, ...], arguments: ArgumentCol
 
 
 def _optional(annotation: Any, metadata: Iterable[Any] = ()) -> Any:
-    """A field that may be absent: whether all that a command needs is there shows when the flags are known too."""
+    """A field that may be absent: what the file lacks, a flag may give, and `check_complete` looks at both."""
     return Annotated[(annotation, *metadata, Field(validate_default=False))], None
 
 

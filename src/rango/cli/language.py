@@ -160,6 +160,7 @@ def spell(
     from rango.language.words import read_words, words_of
     from rango.models.loading import load_model
 
+    # Every line is checked before the model is loaded for the first of them.
     for number, line in lines.items():
         check_readable(line, f"line {number}" if file is not None else "the text")
     known = read_words(words) if words is not None else None
@@ -267,4 +268,5 @@ def _finite(value: float) -> float | None:
 
 
 def _console() -> Console:
+    # No markup: the user's text may hold square brackets.
     return Console(highlight=False, markup=False, emoji=False)

@@ -28,9 +28,7 @@ from rango.reports.run.terminal import metrics_table
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
 Seed = Annotated[int, Parameter(help="Seed of the bootstrap and of folds.")]
-CostsFile = Annotated[
-    Path | None, Parameter(help="YAML file: classes, decisions, costs (row = true class); 0-1 if absent.")
-]
+CostsFile = Annotated[Path | None, Parameter(help="YAML: classes, decisions, costs (row = true class); 0-1 if absent.")]
 Priors = Annotated[str | None, Parameter(help="Class priors to measure or decide under, such as 0.2,0.3,0.5.")]
 Replicates = Annotated[int, Parameter(help="Bootstrap replicates.")]
 
@@ -88,11 +86,9 @@ def calibrate(
     calibrator
         JSON file to write the fitted calibrator to, or to read it from when --fit is absent.
     """
-    for path in (out, calibrator):
-        if path is not None:
-            check_writable_file(path)
-    raw = read_posteriors(apply)
+    check_writable_file(out)
     fitted = _read_or_fit(fit, method, calibrator)
+    raw = read_posteriors(apply)
     calibrated = fitted.apply(raw)
     write_posteriors(out, calibrated)
     _print(metrics_table({"raw": summarise(raw, seed=seed), "calibrated": summarise(calibrated, seed=seed)}))
@@ -109,6 +105,8 @@ def _read_or_fit(fit: Path | None, method: Method | None, calibrator: Path | Non
         return Calibrator.read(calibrator)
     if method is None:
         raise InputError("--method is missing; give temperature, bias, affine, vector or matrix")
+    if calibrator is not None:
+        check_writable_file(calibrator)
     fitted = fit_calibrator(read_posteriors(fit), method=method)
     if calibrator is not None:
         fitted.write(calibrator)
@@ -156,6 +154,7 @@ def decide(
         raise InputError(f"--out {out}: ending {out.suffix!r} is not known; expected .csv or .jsonl")
     check_writable_file(out)
     table = Costs.from_yaml(costs)
+    # A run directory stands for its result, what the adapted model says on test.
     source = file / "posteriors" / "test-adapted.parquet" if file.is_dir() else file
     decisions = decide_all(read_posteriors(source), costs=table, priors=_priors(priors))
     rows = list(decisions.rows())
@@ -196,16 +195,11 @@ def compare(
     """
     if out is not None:
         check_writable_file(out)
-    comparison = compare_systems(
-        read_posteriors(a),
-        read_posteriors(b),
-        costs=_costs(costs),
-        priors=_priors(priors),
-        replicates=replicates,
-        seed=seed,
-    )
+    pair = read_posteriors(a), read_posteriors(b)
+    comparison = compare_systems(*pair, costs=_costs(costs), priors=_priors(priors), replicates=replicates, seed=seed)
     if out is not None:
         write_json(out, comparison.as_dict())
+    # Files of two runs often have one name: then their paths tell them apart.
     first, second = (a.stem, b.stem) if a.stem != b.stem else (str(a), str(b))
     _print(metrics_table({first: comparison.a, second: comparison.b, "difference": comparison.difference}))
     _print("\n" + comparison.sentence(names=(first, second)))
@@ -225,4 +219,5 @@ def _priors(text: str | None) -> list[float] | None:
 
 
 def _print(what: Any) -> None:
+    # No markup: names from files may hold square brackets.
     Console(highlight=False, markup=False, emoji=False).print(what)

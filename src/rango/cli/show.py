@@ -46,6 +46,7 @@ def report(run: Path) -> None:
     run
         A run directory, or a study's.
     """
+    # Only a study's folder has a study.yaml; what else the folder may be, `Run` says.
     if not (run / "study.yaml").exists():
         from rango.reports.run.page import write_report
 
