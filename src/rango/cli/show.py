@@ -48,6 +48,9 @@ def report(run: Path) -> None:
     """
     # Only a study's folder has a study.yaml; what else the folder may be, `Run` says.
     if not (run / "study.yaml").exists():
+        from rango.training.run_folder import Run
+
+        Run(run)  # refuses what is no run before matplotlib is loaded
         from rango.reports.run.page import write_report
 
         print(write_report(run))
