@@ -382,3 +382,58 @@ def check_paired(a: Posteriors, b: Posteriors, *, purpose: str = "a paired compa
         raise InputError(
             f"id {a.ids[row]!r} has label {a.labels[row]} beside {b.labels[row]}; {purpose} needs the same labels"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class PriorAdaptation:
+    """Priors estimated from unlabelled posteriors, and the posteriors under them."""
+
+    priors: Array
+    """(K,)"""
+    log_posteriors: Array
+    """(N, K), nats, re-weighted to `priors`."""
+    iterations: int
+    converged: bool
+    """Whether the priors stood still to the tolerance."""
+
+
+def adapt_priors(
+    log_posteriors: Array,
+    *,
+    training_priors: ArrayLike,
+    tolerance: float = 1e-8,
+    max_iterations: int = 10_000,
+) -> PriorAdaptation:
+    """The class priors of unlabelled instances by expectation-maximisation, and the posteriors under them.
+
+    From π = π⁰: π_k ← (1/N) Σ_i q_ik π_k/π⁰_k / Σ_j q_ij π_j/π⁰_j, until no prior moves by more than `tolerance`. Each
+    step raises the likelihood of the priors. The priors are right only as far as the posteriors are calibrated under
+    π⁰: calibrate them first, with a method that has a bias (Alexandari, Kundaje and Shrikumar, arXiv:1901.06852).
+
+    Args:
+        log_posteriors: (N, K), nats, under the training priors.
+        training_priors: (K,), π⁰.
+        tolerance: largest change of a prior at which the iteration stands still.
+        max_iterations: at most; the result says whether they were enough.
+
+    Raises:
+        InputError: bad posteriors or training priors; a training prior of 0.
+
+    Source: Saerens, Latinne and Decaestecker (2002), eq. 2.9.
+    """
+    logs = check_log_posteriors(log_posteriors)
+    old = check_priors(training_priors, n_classes=logs.shape[1], name="training_priors")
+    if not (old > 0).all():
+        raise InputError(f"training_priors[{int((old == 0).argmax())}] is 0; expected positive training priors")
+    priors = old
+    # Rows as likelihood ratios; the scale of a row cancels, so its largest entry is made one.
+    ratios = logs - np.log(old)
+    ratios = np.exp(ratios - ratios.max(axis=1, keepdims=True))
+    moved, iterations = np.inf, 0
+    while moved > tolerance and iterations < max_iterations:
+        # The expected share of each class under the present priors becomes its prior.
+        new = priors * (ratios.T @ (1.0 / (ratios @ priors))) / len(ratios)  # (K,)
+        moved = float(np.abs(new - priors).max())
+        priors, iterations = new / new.sum(), iterations + 1
+    adapted = reweight_posteriors(logs, priors=priors, training_priors=old)
+    return PriorAdaptation(priors, adapted, iterations, moved <= tolerance)

@@ -1,22 +1,26 @@
-"""What every figure shares: colours, fonts and sizes, equal bytes for equal data, and SVG inside a page."""
+"""What figures and pages share: colours, fonts and sizes, equal bytes for equal data, SVG in a page, and templates."""
 
 from __future__ import annotations
 
 import functools
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rango import __version__
 from rango.errors import InputError
 from rango.files import atomic_path, write_text
+from rango.reports.tables import interval, number
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish; each state also has its own marker.
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"
@@ -196,3 +200,28 @@ def inline_svg(figure: Figure, *, title: str, prefix: str) -> Markup:
     assert box is not None, "matplotlib writes a viewBox"
     head = f'<svg {box.group()} role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'
     return Markup(head + text[text.index(">") + 1 :].strip())
+
+
+def render(name: str, content: Mapping[str, Any], **filters: Any) -> str:
+    """The page of a template with its content: self-contained, with the style inside.
+
+    Args:
+        name: the template's file in this room.
+        content: what it names; a missing name is an error.
+        filters: functions that the template applies beside `number` and `interval`.
+    """
+    # StrictUndefined: a misspelt name in a template is an error, not an empty place on the page.
+    environment = Environment(
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, interval=interval, **filters)
+    page = environment.get_template(name).render(style=Markup(_source("page.css")), version=__version__, **content)
+    return page.strip() + "\n"
+
+
+def _source(name: str) -> str:
+    return (resources.files("rango.reports") / name).read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import write_text
 from rango.reports.run import figures, findings
-from rango.reports.style import Drawing, drawing
+from rango.reports.style import Drawing, drawing, render
 from rango.reports.tables import (
     STATES,
     Metrics,
@@ -31,7 +31,6 @@ from rango.reports.tables import (
     result_rows,
     state_named,
 )
-from rango.reports.templates import render
 from rango.studies.axes import dotted_items
 from rango.training.run_folder import Run, RunContents
 

@@ -24,9 +24,8 @@ from rango.reports.study.sections import (
     span_text,
     value_text,
 )
-from rango.reports.style import Drawing, inline_svg
+from rango.reports.style import Drawing, inline_svg, render
 from rango.reports.tables import column_named, duration
-from rango.reports.templates import render
 from rango.results.outcomes import Outcome, StudyResult
 from rango.results.table import StudyTable
 from rango.studies.axes import TASK, axis_text, short_name
