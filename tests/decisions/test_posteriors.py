@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from rango.decisions import Posteriors
+from rango.decisions import Posteriors, average_posteriors
 from rango.decisions.arrays import log_softmax
 from rango.errors import InputError
 
@@ -140,3 +140,23 @@ def test_priors_for_an_absent_class() -> None:
     with pytest.raises(InputError, match="no instance has label 1"):
         posteriors.ece(priors=[0.5, 0.5])
     assert posteriors.cross_entropy(priors=[1, 0]) == pytest.approx(np.log(2))
+
+
+def test_without_labels_everything_but_measuring_goes_on() -> None:
+    logs = np.log([[0.7, 0.3], [0.2, 0.8]])
+    unlabelled = Posteriors(logs, None, ids=["a", "b"], choices=[["no", "yes"]] * 2)
+    assert not unlabelled.has_labels
+    assert len(unlabelled) == 2
+    assert not unlabelled.take([1]).replaced(logs[:1]).has_labels
+    moved = unlabelled.with_priors([0.9, 0.1], training_priors=[0.5, 0.5])
+    np.testing.assert_allclose(np.exp(moved.log_posteriors[0]), [0.63 / 0.66, 0.03 / 0.66])
+    assert not average_posteriors([unlabelled, moved]).has_labels
+    for measured in (unlabelled.nce, unlabelled.ece, unlabelled.prior_only, unlabelled.zero_posterior_ids):
+        with pytest.raises(InputError, match="these instances have no labels; give the 0-based index"):
+            measured()
+    with pytest.raises(InputError, match="without labels the priors behind the posteriors are not known"):
+        unlabelled.with_priors([0.9, 0.1])
+    with pytest.raises(InputError, match="only the second has labels"):
+        average_posteriors([unlabelled, Posteriors(logs, [0, 1], ids=["a", "b"])])
+    with pytest.raises(InputError, match=r"choices\[1\] has 3 entries; expected at most 2"):
+        Posteriors(logs, None, choices=[["no", "yes"], ["a", "b", "c"]])

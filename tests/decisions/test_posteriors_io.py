@@ -156,3 +156,36 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for ending in ENDINGS:
         with pytest.raises(InputError, match="does not exist"):
             read_posteriors(tmp_path / f"p.{ending}")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_without_labels_is_read_where_none_are_needed(ending: str, tmp_path: Path) -> None:
+    unlabelled = Posteriors.from_probabilities([[0.5, 0.5], [0.2, 0.8]], None, ["a", "b"])
+    path = tmp_path / f"p.{ending}"
+    write_posteriors(path, unlabelled)
+    again = read_posteriors(path, need_labels=False)
+    assert not again.has_labels
+    assert (again.log_posteriors == unlabelled.log_posteriors).all()
+    assert again.ids == ("a", "b")
+    with pytest.raises(InputError, match="has no column label; give the 0-based index of the right choice"):
+        read_posteriors(path)
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), -1])
+def test_a_label_column_without_any_label_is_none(label: float | None, tmp_path: Path) -> None:
+    rows = [{"label": label, "posteriors": [0.5, 0.5]}] * 2
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    np.savez(tmp_path / "p.npz", label=[-1 if label is None else label] * 2, posteriors=[[0.5, 0.5]] * 2)
+    cell = "" if label is None else label
+    (tmp_path / "p.csv").write_text(f"label,posterior_0,posterior_1\n{cell},0.5,0.5\n{cell},0.5,0.5\n")
+    for ending in ENDINGS:
+        assert not read_posteriors(tmp_path / f"p.{ending}", need_labels=False).has_labels
+        with pytest.raises(InputError, match=r"labels\[0\] is '?(None|nan|NaN|-1)?'?"):
+            read_posteriors(tmp_path / f"p.{ending}")
+
+
+def test_some_labels_are_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("label,posterior_0,posterior_1\n,0.5,0.5\n1,0.5,0.5\n")
+    with pytest.raises(InputError, match=r"labels\[0\] is ''"):
+        read_posteriors(tmp_path / "p.csv", need_labels=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +42,9 @@ from rango.errors import InputError
 
 @dataclass(frozen=True, eq=False, init=False)
 class Posteriors:
-    """Posteriors of N instances over K choices, with the right answers.
+    """Posteriors of N instances over K choices, with the right answers where they are known.
+
+    Deciding needs no labels; what needs them asks for `labels`, which raises where there are none.
 
     The metrics take `priors`: target class priors π that weigh the instances by w_i = π_y / p_y (reference thesis,
     eqs. 3.6 and 3.7). They never change the posteriors; `with_priors` does that.
@@ -54,8 +56,8 @@ class Posteriors:
 
     log_posteriors: Array
     """(N, K) float64, nats; each row normalised; -inf where an instance has fewer choices or the posterior is 0."""
-    labels: Labels
-    """(N,) int64, index of the right choice."""
+    labels: Labels = field(repr=False)
+    """(N,) int64, index of the right choice. InputError where the instances have none."""
     ids: tuple[str, ...]
     """One name for each instance; "0", "1", … unless given."""
     groups: tuple[str, ...] | None
@@ -66,7 +68,7 @@ class Posteriors:
     def __init__(
         self,
         log_posteriors: ArrayLike,
-        labels: ArrayLike,
+        labels: ArrayLike | None,
         ids: Iterable[str] | None = None,
         groups: Iterable[str] | None = None,
         choices: Iterable[Iterable[str]] | None = None,
@@ -79,14 +81,15 @@ class Posteriors:
         """
         logs = check_log_posteriors(log_posteriors)
         n, n_choices = logs.shape
-        checked = check_labels(labels, n=n, n_choices=n_choices)
+        checked = None if labels is None else check_labels(labels, n=n, n_choices=n_choices)
         # The class is frozen for its users, so only this way can its fields be set, here and below.
         object.__setattr__(self, "log_posteriors", frozen(logs))
-        object.__setattr__(self, "labels", frozen(checked))
+        if checked is not None:
+            object.__setattr__(self, "labels", frozen(checked))
         object.__setattr__(self, "groups", None if groups is None else _column(groups, n, "groups"))
         words = None if choices is None else tuple(tuple(row) for row in choices)
         if words is not None:
-            _check_choices(words, checked, n_choices)
+            _check_choices(words, checked, logs.shape)
         object.__setattr__(self, "choices", words)
         if ids is not None:
             object.__setattr__(self, "ids", _column(ids, n, "ids"))
@@ -94,6 +97,9 @@ class Posteriors:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
+            # Whoever needs labels says so by asking for them: one place refuses for all.
+            if name == "labels":
+                raise InputError("these instances have no labels; give the 0-based index of the right choice of each")
             # Ten million default ids weigh more than the posteriors, so they are made when somebody asks.
             if name != "ids":
                 raise AttributeError(f"Posteriors has no attribute {name!r}")
@@ -104,7 +110,7 @@ class Posteriors:
     def from_scores(
         cls,
         scores: ArrayLike,
-        labels: ArrayLike,
+        labels: ArrayLike | None,
         ids: Iterable[str] | None = None,
         groups: Iterable[str] | None = None,
         choices: Iterable[Iterable[str]] | None = None,
@@ -124,7 +130,7 @@ class Posteriors:
     def from_probabilities(
         cls,
         posteriors: ArrayLike,
-        labels: ArrayLike,
+        labels: ArrayLike | None,
         ids: Iterable[str] | None = None,
         groups: Iterable[str] | None = None,
         choices: Iterable[Iterable[str]] | None = None,
@@ -137,7 +143,16 @@ class Posteriors:
         return cls(check_posteriors(posteriors), labels, ids, groups, choices)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.log_posteriors)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the right choices are known."""
+        return "labels" in self.__dict__
+
+    @property
+    def _labels(self) -> Labels | None:
+        return self.labels if self.has_labels else None
 
     @property
     def n_choices(self) -> int:
@@ -150,7 +165,7 @@ class Posteriors:
 
     def replaced(self, log_posteriors: ArrayLike) -> Posteriors:
         """The same instances with other log-posteriors."""
-        return self._with_columns(Posteriors(log_posteriors, self.labels, None, self.groups, self.choices))
+        return self._with_columns(Posteriors(log_posteriors, self._labels, None, self.groups, self.choices))
 
     def take(self, indices: ArrayLike) -> Posteriors:
         """The instances at `indices`, in that order."""
@@ -158,7 +173,7 @@ class Posteriors:
         rows = [int(row) for row in (np.flatnonzero(chosen) if chosen.dtype == bool else chosen)]
         return Posteriors(
             self.log_posteriors[rows],
-            self.labels[rows],
+            None if self._labels is None else self._labels[rows],
             [self.ids[row] for row in rows],
             None if self.groups is None else [self.groups[row] for row in rows],
             None if self.choices is None else [self.choices[row] for row in rows],
@@ -178,8 +193,11 @@ class Posteriors:
             training_priors: (K,), the priors π⁰ behind the posteriors; None for the empirical priors of the labels.
 
         Raises:
-            InputError: bad priors; a training prior of 0 for a class whose new prior is positive.
+            InputError: bad priors; no training priors and no labels to take them from; a training prior of 0 for a
+                class whose new prior is positive.
         """
+        if training_priors is None and not self.has_labels:
+            raise InputError("without labels the priors behind the posteriors are not known; give the training priors")
         old = self.priors() if training_priors is None else training_priors
         return self.replaced(reweight_posteriors(self.log_posteriors, priors=priors, training_priors=old))
 
@@ -272,10 +290,12 @@ def _column(values: Iterable[str], n: int, name: str) -> tuple[str, ...]:
     return column
 
 
-def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels, n_choices: int) -> None:
-    if len(choices) != len(labels):
-        raise InputError(f"choices has {len(choices)} entries but there are {len(labels)} instances; give one for each")
-    for row, (words, label) in enumerate(zip(choices, labels.tolist(), strict=True)):
+def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels | None, shape: tuple[int, ...]) -> None:
+    n, n_choices = shape
+    if len(choices) != n:
+        raise InputError(f"choices has {len(choices)} entries but there are {n} instances; give one for each")
+    # Without labels every instance is checked as if its first choice were the right one.
+    for row, (words, label) in enumerate(zip(choices, [0] * n if labels is None else labels.tolist(), strict=True)):
         if len(words) > n_choices:
             raise InputError(f"choices[{row}] has {len(words)} entries; expected at most {n_choices}, the columns")
         if label >= len(words):
@@ -364,7 +384,7 @@ def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:
     if len(members) == 1:
         return first
     # The softmax divides by the sum once more, so that a posterior near one keeps its distance from it.
-    return Posteriors(log_softmax(total - math.log(len(members))), first.labels, first.ids, groups, choices)
+    return Posteriors(log_softmax(total - math.log(len(members))), first._labels, first.ids, groups, choices)
 
 
 def check_paired(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> None:
@@ -376,6 +396,12 @@ def check_paired(a: Posteriors, b: Posteriors, *, purpose: str = "a paired compa
     for row, (one, other) in enumerate(zip(a.ids, b.ids, strict=True)):
         if one != other:
             raise InputError(f"row {row} is id {one!r} beside id {other!r}; give both files the same ids in one order")
+    if a.has_labels != b.has_labels:
+        raise InputError(
+            f"only the {'first' if a.has_labels else 'second'} has labels; {purpose} needs the same labels"
+        )
+    if not a.has_labels:
+        return
     differ = a.labels != b.labels
     if differ.any():
         row = int(differ.argmax())

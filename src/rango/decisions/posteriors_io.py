@@ -1,6 +1,6 @@
 """Posteriors files: Parquet, CSV, JSONL or NPZ, written by Rango or by any other program.
 
-    label                                    the 0-based index of the right choice
+    label                                    the 0-based index of the right choice; deciding needs none
     posteriors, log_posteriors or logits     one list an instance; a shorter list means fewer choices
     id, group, choices                       optional
 
@@ -36,8 +36,12 @@ _KINDS: dict[str, Callable[..., Posteriors]] = {
 }
 
 
-def read_posteriors(path: Path | str) -> Posteriors:
+def read_posteriors(path: Path | str, *, need_labels: bool = True) -> Posteriors:
     """Read a posteriors file.
+
+    Args:
+        path: the file.
+        need_labels: False to read a file without labels too: without the column, or with no label in any row.
 
     Raises:
         InputError: the file cannot be read, a column is missing, or as `Posteriors`; the message names the file.
@@ -48,13 +52,14 @@ def read_posteriors(path: Path | str) -> Posteriors:
     if len(kinds) != 1:
         seen = " and ".join(kinds) if kinds else ", ".join(sorted(columns))
         raise InputError(f"{path} has {seen}; expected one of {', '.join(_KINDS)}")
-    if "label" not in columns:
+    if need_labels and "label" not in columns:
         raise InputError(f"{path} has no column label; give the 0-based index of the right choice")
+    labelled = need_labels or ("label" in columns and not _is_unlabelled(columns["label"]))
     kind = kinds[0]
     try:
         return _KINDS[kind](
             _score_matrix(columns[kind], kind),
-            _label_array(columns["label"]),
+            _label_array(columns["label"]) if labelled else None,
             *([str(value) for value in columns[key]] if key in columns else None for key in ("id", "group")),
             _choice_lists(columns["choices"]) if "choices" in columns else None,
         )
@@ -162,6 +167,16 @@ def _score_matrix(column: _Column, kind: str) -> Array:
     return matrix
 
 
+def _is_unlabelled(column: _Column) -> bool:
+    """Whether no row has a label: every cell is empty, null, NaN, or -1, which public test splits have there."""
+    if isinstance(column, np.ndarray) and column.dtype.kind in "fiu":
+        return bool((np.isnan(column) | (column == -1)).all())
+    return all(
+        value is None or value == -1 or value != value or str(value).strip().lower() in ("", "nan", "-1", "-1.0")
+        for value in column
+    )
+
+
 def _label_array(column: _Column) -> np.ndarray[Any, Any]:
     if isinstance(column, np.ndarray):
         return column
@@ -207,7 +222,9 @@ def write_posteriors(path: Path | str, posteriors: Posteriors) -> None:
 
 
 def _columns(posteriors: Posteriors) -> dict[str, Sequence[Any]]:
-    columns: dict[str, Sequence[Any]] = {"id": posteriors.ids, "label": posteriors.labels.tolist()}
+    columns: dict[str, Sequence[Any]] = {"id": posteriors.ids}
+    if posteriors.has_labels:
+        columns["label"] = posteriors.labels.tolist()
     if posteriors.groups is not None:
         columns["group"] = posteriors.groups
     if posteriors.choices is not None:
@@ -254,6 +271,8 @@ def _write_npz(path: Path, posteriors: Posteriors) -> None:
     # A list of unequal rows would need a pickle, which nobody should open: choices are JSON texts.
     if "choices" in columns:
         columns["choices"] = [json.dumps(row, ensure_ascii=False) for row in columns["choices"]]
-    texts: dict[str, Any] = {key: np.asarray(columns[key], dtype=np.str_) for key in columns if key != "label"}
+    arrays: dict[str, Any] = {key: np.asarray(columns[key], dtype=np.str_) for key in columns if key != "label"}
+    if posteriors.has_labels:
+        arrays["label"] = posteriors.labels
     with path.open("wb") as file:
-        np.savez(file, label=posteriors.labels, log_posteriors=posteriors.log_posteriors, **texts)
+        np.savez(file, log_posteriors=posteriors.log_posteriors, **arrays)
