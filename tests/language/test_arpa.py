@@ -82,6 +82,61 @@ class TestRoundTrip:
             write_arpa(tmp_path / "model.arpa", spaced)
 
 
+class TestWhiteSpace:
+    """Fields are apart by spaces and tabs, in the header too; every other white space belongs to a word."""
+
+    HAND = "\n".join(
+        (
+            *("\\data\\", "ngram 1=3", "ngram 2=1", "", "\\1-grams:", "-1 <s> -0.5", "-0.3 </s>", "-0.6 WORD"),
+            *("\\2-grams:", "-0.1 <s> WORD", "\\end\\", ""),
+        )
+    )
+
+    @pytest.mark.parametrize(
+        ("plain", "spaced"),
+        [
+            ("ngram 1=3", "ngram 1 = 3"),
+            ("ngram 1=3", "ngram  1=3"),
+            ("ngram 1=3", "ngram\t1=\t3 "),
+            ("ngram 1=3", " ngram 1=          3"),
+            ("\\data\\", "made by hand\n\n  \\data\\ \t"),
+            ("\\1-grams:", "\\1-grams: "),
+            ("\\2-grams:", "\t\\2-grams :"),
+            ("\\end\\", "\\end\\\t"),
+            ("-0.3 </s>", "  -0.3 \t </s> \t"),
+            ("\n", "\r\n"),
+        ],
+    )
+    def test_as_others_write_it(self, tmp_path: Path, plain: str, spaced: str) -> None:
+        text = self.HAND.replace("WORD", "a")
+        assert plain in text
+        values = []
+        for number, content in enumerate((text, text.replace(plain, spaced))):
+            path = tmp_path / f"{number}.arpa"
+            path.write_bytes(content.encode())
+            values.append(logits(read_arpa(path, word_tokenizer()), torch.tensor([[0, 2]])))
+        assert torch.equal(*values)
+
+    @pytest.mark.parametrize("space", ["\u00a0", "\u2009", "\u3000", "\u0085", "\u2028"])
+    def test_a_word_with_another_space_comes_back(self, tmp_path: Path, space: str) -> None:
+        for word in (f"10{space}000", space):
+            path = tmp_path / "model.arpa"
+            path.write_text(self.HAND.replace("WORD", word), encoding="utf-8")
+            model = read_arpa(path, word_tokenizer([*WORDS, word]))
+            assert logits(model, torch.tensor([[0]]))[0, 0, 8].item() == pytest.approx(-0.1 * math.log(10))
+            write_arpa(path, model)
+            assert f"-0.100000000\t<s> {word}\n" in path.read_text(encoding="utf-8")
+            assert torch.equal(
+                logits(read_arpa(path, model.tokenizer), torch.tensor([[0]])), logits(model, torch.tensor([[0]]))
+            )
+
+    @pytest.mark.parametrize("space", [" ", "\t", "\n", "\r", "\v", "\f", "\0"])
+    def test_no_word_holds_what_other_readers_split_at(self, tmp_path: Path, space: str) -> None:
+        spaced = Model("made", made_model().network, word_tokenizer([*WORDS[:-1], f"two{space}words"]))
+        with pytest.raises(InputError, match="which an ARPA file cannot spell"):
+            write_arpa(tmp_path / "model.arpa", spaced)
+
+
 CORRUPT = [
     ("\\data\\", "\\date\\", "expected the line \\data\\"),
     ("ngram 2=", "ngram 3=", "expected ngram 2=COUNT"),

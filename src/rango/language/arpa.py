@@ -10,7 +10,8 @@ r"""Back-off models in the ARPA format, as SRILM, KenLM and others read and writ
     \end\
 
 The start and the end of a document, one token here, are `<s>` as the first word of an n-gram and `</s>` as the last.
-The other words are the tokenizer's tokens as its vocabulary spells them. -99 stands for a probability of zero.
+The other words are the tokenizer's tokens as its vocabulary spells them. -99 stands for a probability of zero. Fields
+are apart by spaces and tabs only: a word may hold any other white space, such as a no-break space.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ START, END = "<s>", "</s>"
 _ZERO = -99.0
 _LINES_AT_ONCE = 100_000
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?|-inf", re.IGNORECASE | re.ASCII)
+_SEPARATORS = re.compile(r"[ \t\r]+")
 _WRITABLE = ("kneser-ney", "maximum-likelihood", "arpa")
 
 
@@ -55,7 +57,7 @@ def write_arpa(path: Path, model: Model) -> None:
         )
     words = [str(word) for word in model.tokenizer.convert_ids_to_tokens(list(range(config.vocab_size)))]
     for token, word in enumerate(words):
-        if token != config.eos_token_id and (word in (START, END) or not word or re.search(r"\s", word)):
+        if token != config.eos_token_id and (word in (START, END) or not word or re.search(r"[\0\t-\r ]", word)):
             raise InputError(
                 f"token {token} is {word!r}, which an ARPA file cannot spell; use a tokenizer without such a token"
             )
@@ -139,7 +141,8 @@ class _ArpaReader:
         self.opening, self.closing = (np.zeros(size, dtype=np.bool_) for _ in range(2))
 
     def read(self) -> NGramTables:
-        while (line := self._next_line()) != "\\data\\":
+        # Programs write what made the model before the first heading; white space in headings and sizes as they like.
+        while (line := _SEPARATORS.sub("", self._next_line())) != "\\data\\":
             if not line:
                 raise self._error("the line \\data\\")
         sizes = self._read_sizes()
@@ -172,19 +175,19 @@ class _ArpaReader:
         """The next line that is not blank; "" at the end of the file."""
         while self.number < len(self.lines):
             self.number += 1
-            if line := self.lines[self.number - 1].strip():
+            if line := self.lines[self.number - 1].strip(" \t\r"):
                 return line
         self.number = len(self.lines) + 1
         return ""
 
     def _expect(self, heading: str) -> None:
-        if self._next_line() != heading:
+        if _SEPARATORS.sub("", self._next_line()) != heading:
             raise self._error(f"the line {heading}")
 
     def _read_sizes(self) -> list[int]:
         """The number of n-grams of each order."""
         sizes: list[int] = []
-        while match := re.fullmatch(r"ngram ([0-9]+)\s*=\s*([0-9]+)", self._next_line()):
+        while match := re.fullmatch(r"ngram\s+([0-9]+)\s*=\s*([0-9]+)", self._next_line()):
             order, digits = len(sizes) + 1, match[2].lstrip("0")
             if match[1] != str(order):
                 raise self._error(f"ngram {order}=COUNT")
@@ -206,7 +209,7 @@ class _ArpaReader:
         logs, weights = np.empty(count), np.zeros(count)
         lines = np.empty(count, dtype=np.int64)
         for row in range(count):
-            fields = self._next_line().split()
+            fields = _SEPARATORS.split(self._next_line())
             if len(fields) not in ((order + 1,) if last else (order + 1, order + 2)):
                 many = f"{order} word{'s' if order > 1 else ''}"
                 weight = "" if last else " and perhaps log10 of a back-off weight"
@@ -244,7 +247,7 @@ class _ArpaReader:
         weights = np.zeros(self.size, dtype=np.float32)
         seen: set[str] = set()
         for row, (token, number) in enumerate(zip(entries.tokens[:, 0].tolist(), entries.lines.tolist(), strict=True)):
-            word = self.lines[number - 1].split()[1]
+            word = _SEPARATORS.split(self.lines[number - 1].strip(" \t\r"))[1]
             if word in seen:
                 raise self._error("each 1-gram once", number)
             seen.add(word)
