@@ -67,6 +67,14 @@ def test_spell_prints_and_writes_each_word(model: Path, tmp_path: Path, capsys: 
         ("the", True, False), ("fxo", False, True), ("zzzzzz", False, False),
     ]  # fmt: skip
     assert row["corrected"] == "the fox zzzzzz"
+    assert "hold no word" not in shown
+    odd = tmp_path / "odd.txt"
+    odd.write_text((tmp_path / "words.txt").read_text() + "\n3rd\t4\nNew York\n")
+    assert main(["spell", str(model), "the fxo zzzzzz", "--words", str(odd), "--threshold", "-50"]) == 0
+    shown = capsys.readouterr().out
+    assert "the [fxo] zzzzzz" in shown
+    assert "lines of the word list hold no word: " in shown
+    assert "'3rd\\t4'" in shown
     (tmp_path / "two.txt").write_text("zzzzzz\nthe fxo\n")
     assert main(["spell", str(model), "--file", str(tmp_path / "two.txt"), *known]) == 0
     assert capsys.readouterr().out.startswith("line 2  the [fxo]\n")

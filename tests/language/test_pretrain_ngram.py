@@ -145,6 +145,21 @@ class TestTokenizers:
         assert words == ["Ann", UNKNOWN, "sings", ".", ".", "."]
         assert tokenizer(f"{UNKNOWN} Ann")["input_ids"][0] == tokenizer.unk_token_id
 
+    @pytest.mark.parametrize(
+        ("text", "tokens"),
+        [
+            ("यह हिन्दी भाषा है।", "यह हिन्दी भाषा है ।"),
+            ("العَرَبِيَّةُ تَمام", "العَرَبِيَّةُ تَمام"),
+            ("می\u200cخواهم नमस्\u200dते co\u00adop", "می\u200cخواهم नमस्\u200dते co\u00adop"),
+            ("หนังสือดี", "ห นั ง สื อ ดี"),  # a letter and its marks: no dictionary in a tokenizer
+            ("她很好。", "她 很 好 。"),
+            ("don't x2 l’eau col·lega, 3.5", "don't x2 l’eau col·lega , 3 . 5"),
+        ],
+    )
+    def test_words_of_every_script_are_whole(self, text: str, tokens: str) -> None:
+        tokenizer = train_word_tokenizer(read_sources([text, text]), 50)
+        assert tokenizer.tokenize(text) == tokens.split()
+
     def test_the_most_frequent_words_are_kept(self) -> None:
         tokenizer = train_word_tokenizer(read_sources(["a a a b b b b c c"]), 4)
         assert set(tokenizer.get_vocab()) == {"<|endoftext|>", UNKNOWN, "a", "b"}

@@ -56,6 +56,12 @@ def test_words_are_marked_whole() -> None:
     assert marks(8, 9, 10) == "Donaudampf, don't x9[-y] [¡no!]"
 
 
+def test_a_word_with_marks_is_marked_whole() -> None:
+    text = "यह हिन्दी है"
+    score = TextScore(text, ((0, 2), (2, 5), (5, 9), (9, 12)), np.array([-1.0, -1.0, -9.0, -1.0]))
+    assert marked(text, improbable_spans(score, below=-5), colour=False).plain == "यह [हिन्दी] है"
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_rows_fit_the_terminal(width: int) -> None:
     console = Console(width=width, force_terminal=True, record=True, highlight=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123

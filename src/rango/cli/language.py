@@ -172,7 +172,7 @@ def spell(
     if out is not None:
         write_json_lines(out, [_check_row(number, check) for number, check in zip(lines, checks, strict=True)])
     names = [f"line {number}" if file is not None else None for number in lines]
-    print_spelling(_console(), checks, names=names, threshold=spelling.threshold)
+    print_spelling(_console(), checks, names=names, threshold=spelling.threshold, notes=checker.words.notes)
 
 
 def _numbered_lines(file: Path) -> dict[int, str]:

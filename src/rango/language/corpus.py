@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
-_WORD = r"\w+(?:['’]\w+)*|[^\w\s]"  # "don't" is one word; every punctuation mark is its own
+# "don't" is one word, every punctuation mark its own. A word holds the joiners and soft hyphens that are not seen, and
+# each letter of a script without spaces is a word with its marks, as in UAX 29: a tokenizer has no dictionary.
+_WITHOUT_SPACES = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Han}\p{Hiragana}"
+_LETTERS = rf"[\w\u00AD\u200C\u200D&&[^{_WITHOUT_SPACES}]]+"
+_WORD = rf"[{_WITHOUT_SPACES}]\p{{M}}*|{_LETTERS}(?:['’·״]{_LETTERS})*|[^\w\s]"
 _HELD_OUT_SHARE = 0.01
 _HELD_OUT_TOKENS = 50_000
 _FEWEST_WINDOWS = 10

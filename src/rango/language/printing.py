@@ -6,7 +6,6 @@ In a pipe each text is one line, however long, without colours; on a terminal a 
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
@@ -18,11 +17,9 @@ from rich.text import Text
 
 from rango.language.spelling.checker import SpellingCheck, WordCheck
 from rango.language.text_scores import TextScore, bits_per_byte, perplexity
-from rango.language.words import replaced
+from rango.language.words import replaced, segments_of
 
 _MARK = "bold red"
-# A word is marked as a whole: letters and digits with the apostrophes between them.
-_WHOLE_WORD = re.compile(r"\w+(?:['’]\w+)*")
 _OFFERED = 3
 # In fewer words, the share that the list lacks says nothing of the language.
 _FEWEST_WORDS = 4
@@ -43,7 +40,7 @@ def improbable_spans(score: TextScore, *, below: float) -> list[tuple[int, int]]
 
     A word is marked as a whole. Neighbours are joined, and white space at the ends is left out.
     """
-    words = [match.span() for match in _WHOLE_WORD.finditer(score.text)]
+    words = list(segments_of(score.text))
     ends = [end for _, end in words]
     joined: list[tuple[int, int]] = []
     for (start, end), value in zip(score.spans, score.log_probabilities, strict=True):
@@ -135,7 +132,12 @@ def _print_rows(console: Console, head: Sequence[str], rows: Sequence[tuple[str,
 
 
 def print_spelling(
-    console: Console, checks: Sequence[SpellingCheck], *, names: Sequence[str | None], threshold: float
+    console: Console,
+    checks: Sequence[SpellingCheck],
+    *,
+    names: Sequence[str | None],
+    threshold: float,
+    notes: Sequence[str] = (),
 ) -> None:
     """Print each text with its flagged words marked, the words that may have been meant, and the corrected text.
 
@@ -163,7 +165,7 @@ def print_spelling(
     # The summary is of all texts together.
     words = [word for check in checks for word in check.words]
     flagged = sum(word.flagged for word in words)
-    notes = [f"{flagged:,} of {len(words):,} words flagged: log-odds of another word above {threshold:g} nats"]
+    notes = [f"{flagged:,} of {len(words):,} words flagged: log-odds of another word above {threshold:g} nats", *notes]
     unlisted = list(dict.fromkeys(word.word for check in checks for word in check.unlisted))
     if unlisted:
         listed = ", ".join(unlisted[:10]) + (f" and {len(unlisted) - 10:,} more" if len(unlisted) > 10 else "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rango.errors import InputError
-from rango.language.options import SpellingOptions
+from rango.language.options import PretrainConfig, SpellingOptions
+from rango.language.pretrain import pretrain
 from rango.language.spelling.checker import SpellChecker, _fit
 from rango.language.text_scores import score_texts
 from rango.language.words import WordList, count_words
@@ -41,6 +44,28 @@ class TestTheExample:
         assert check.flagged[0].alternatives[0].word == "manzana"
         assert not check.flagged[0].known
         assert check.corrected == "El niño come manzana todos los días"
+
+    @pytest.mark.parametrize("unit", ["tokens", "words"])
+    @pytest.mark.parametrize(
+        ("parts", "typed", "meant", "wrong"),
+        [
+            (("लड़का लड़की", "किताब चिट्ठी कहानी", "पढ़ता लिखता", "है।"), "लड़का किताव पढ़ता है।", "किताब", "किताव"),
+            (("பையன் சிறுமி", "புத்தகம் கடிதம்", "படி. எழுது."), "பையன் புத்தகன் படி.", "புத்தகம்", "புத்தகன்"),
+            (("الوَلَدُ البِنتُ", "يَقرَأُ يَكتُبُ", "الكِتَابَ. القِصَّةَ."), "الوَلَدُ يَقرَأُ الكِتَلبَ.", "الكِتَابَ", "الكِتَلبَ"),
+        ],
+    )
+    def test_letters_with_marks(
+        self, tmp_path: Path, parts: tuple[str, ...], typed: str, meant: str, wrong: str, unit: str
+    ) -> None:
+        draw = random.Random(0)
+        texts = [" ".join(draw.choice(part.split()) for part in parts) for _ in range(400)]
+        config = PretrainConfig.build({"model": "ngram", "vocabulary": 270, "ngram": {"order": 3, "unit": unit}})
+        checker = SpellChecker(load_model(pretrain(texts, out=tmp_path / "lm", config=config)))
+        check, right = checker.check([typed, texts[0]])
+        assert check.corrected == typed.replace(wrong, meant)
+        assert [word.word for word in check.flagged] == [wrong]
+        assert not right.flagged
+        assert len(right.words) == len(re.findall(r"[^\s.।]+", texts[0]))
 
     def test_english(self, english: SpellChecker) -> None:
         check = english.check(["The boy eats an aple every day"])[0]
