@@ -8,7 +8,7 @@ from helpers.studies_made import THESIS, make_outcome, make_system, make_truth, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rango.decisions import Costs, Posteriors, holm, paired_bootstrap, summarise
+from rango.decisions import Costs, Posteriors, entropy, holm, paired_bootstrap, summarise
 from rango.errors import InputError
 from rango.results.outcomes import Outcome
 from rango.results.table import study_table
@@ -47,11 +47,18 @@ def test_the_interval_is_that_of_the_mean_over_seeds_by_an_independent_loop() ->
     table = study_table([Outcome({}, seeds)], select="nce", replicates=200, seed=7)
     order = np.argsort(truth.labels, kind="stable")
     drawn: dict[str, list[float]] = {"nce": [], "accuracy": [], "ece": []}
+    # Replicates of NCE are divided by the loss of the full sample's frequencies, corrected by its jackknife.
+    frequencies = np.bincount(truth.labels) / 60
+    without = [entropy(np.bincount(np.delete(truth.labels, row)) / 59) for row in range(60)]
+    correction = 59 * (entropy(frequencies) - float(np.mean(without)))
     for replicate in range(200):
         stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(7, spawn_key=(replicate,))))
         rows = order[stream.integers(0, 60, size=60)]
+        constant = float(-np.log(frequencies[truth.labels[rows]]).mean()) + correction
         for name, values in drawn.items():
-            values.append(float(np.mean([getattr(system.take(rows), name)() for system in seeds.values()])))
+            systems = [system.take(rows) for system in seeds.values()]
+            of_seeds = [s.cross_entropy() / constant if name == "nce" else getattr(s, name)() for s in systems]
+            values.append(float(np.mean(of_seeds)))
     for name, values in drawn.items():
         cell = table.rows[0].cells[name]
         assert (cell.low, cell.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-12)

@@ -2,7 +2,7 @@
 
 Resampling.counts   how often each instance is drawn     (R, N)
 LossTable.sums      losses summed over the draws         (R, K, rules), by class
-Sums.metrics        each metric of each replicate        (R,)
+Sums.metrics        each metric of each replicate        (R,); a `Normaliser` takes the bias out of normalised ones
 percentile_interval, bca_interval                        (low, high)
 """
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rango.decisions.arrays import Array, Labels
 from rango.decisions.costs import Costs
 from rango.decisions.metrics import BINS, METRICS, bin_edges, bin_index
+from rango.decisions.normaliser import Normaliser
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
 
@@ -125,12 +126,22 @@ class Sums:
     columns: Mapping[str, int]
     """Metric → the column of its rule in `totals` and `infinite`."""
 
-    def metrics(self, names: Sequence[str], *, costs: Costs, priors: Array | None) -> dict[str, Array]:
-        """The metrics of each resampling, (R,) each; NaN where one is undefined."""
+    def metrics(
+        self,
+        names: Sequence[str],
+        *,
+        costs: Costs,
+        priors: Array | None,
+        normalisers: Mapping[str, Normaliser] | None = None,
+    ) -> dict[str, Array]:
+        """The metrics of each resampling, (R,) each; NaN where one is undefined.
+
+        A metric without a normaliser is that of the drawn instances: it is normalised by their own class frequencies,
+        or by the target priors.
+        """
         counts = self.totals[:, :, 0]  # (R, K)
         totals = counts.sum(axis=1, keepdims=True)  # (R, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            # The one place that chooses what normalises a replicate: its own priors, unless target priors are given.
             shares = counts / totals if priors is None else np.broadcast_to(priors, counts.shape)
             # The mean loss is Σ_k weights_k · (sum of losses of class k); a class of prior 0 counts 0.
             weights = np.broadcast_to(1.0 / totals, shares.shape)
@@ -146,7 +157,11 @@ class Sums:
                     continue
                 mean = (weights * self.totals[:, :, column]).sum(axis=1)
                 mean[((self.infinite[:, :, column] > 0) & (weights > 0)).any(axis=1)] = np.inf
-                values[name] = METRICS[name].value(mean, priors=shares, costs=costs)
+                if normalisers and name in normalisers:
+                    constant = normalisers[name].of_counts(counts)
+                    values[name] = np.where(constant > 0, mean / constant, np.nan)
+                else:
+                    values[name] = METRICS[name].value(mean, priors=shares, costs=costs)
             return values
 
 
@@ -239,13 +254,26 @@ class _Gaps:
         return flat.reshape(len(counts), self.n_classes, BINS)
 
 
-def percentile_interval(replicates: Array, *, level: float) -> Interval:
+def percentile_interval(replicates: Array, *, level: float, value: float = math.nan) -> Interval:
     """The (1 − level)/2 and (1 + level)/2 quantiles of the replicates, or None if over 5 % of them are undefined.
+
+    Replicates that are corrected for a bias may lie to one side of the `value` that is reported. Then the interval ends
+    at that value, and the other end is moved inwards, so that `level` of the replicates remain inside.
 
     >>> percentile_interval(np.arange(101.0), level=0.5)
     (25.0, 75.0)
+    >>> low, high = percentile_interval(np.arange(101.0), level=0.5, value=90.0)
+    >>> round(low), high
+    (40, 90.0)
     """
-    return _between(replicates, (1 - level) / 2, (1 + level) / 2)
+    tail = (1 - level) / 2
+    interval = _between(replicates, tail, 1 - tail)
+    if interval is None or not math.isfinite(value) or interval[0] <= value <= interval[1]:
+        return interval
+    values = replicates[~np.isnan(replicates)]
+    if value > interval[1]:
+        return _quantile(np.sort(values), 1 - level - float((values > value).mean())), value
+    return value, _quantile(np.sort(values), level + float((values < value).mean()))
 
 
 def bca_interval(replicates: Array, *, value: float, jackknife: Array, level: float) -> Interval:

@@ -28,6 +28,7 @@ from rango.decisions.bootstrap import (
 )
 from rango.decisions.costs import Costs
 from rango.decisions.metrics import METRICS, Estimate
+from rango.decisions.normaliser import normalisers_of
 from rango.decisions.posteriors import Posteriors, check_paired
 from rango.decisions.significance import McNemar, mcnemar
 from rango.errors import InputError, unknown_name
@@ -60,7 +61,9 @@ def summarise(
 
     Returns:
         Estimates by name. Undefined values are NaN and infinite ones infinite, each with a note that says why; the
-        interval is None where more than 5 % of the replicates are undefined.
+        interval is None where more than 5 % of the replicates are undefined. The interval of a normalised metric is
+        for its value under the population's priors and holds the value of the sample, which is larger where there are
+        few instances for each class; a note says by how much (see `normaliser`).
 
     Raises:
         InputError: an unknown metric, bad costs or priors, `level` outside (0, 1), negative `replicates`.
@@ -120,7 +123,7 @@ def summarise_prior_only(
     for name, estimate in estimates.items():
         fixed = METRICS[name].reference is not None or not METRICS[name].is_mean
         if fixed and replicates and not math.isnan(estimate.value):
-            estimates[name] = replace(estimate, low=estimate.value, high=estimate.value)
+            estimates[name] = replace(estimate, low=estimate.value, high=estimate.value, note=None)
     return estimates
 
 
@@ -153,8 +156,13 @@ def _summarise(
 
     points = [{name: np.asarray(s.metric(name, costs=used, priors=target)) for name in names} for s in systems]
     values = _last_minus_first(points)
+    resampling = resampling_of(first.labels, groups=first.groups, resample=resample, seed=seed)
+    # Target priors are known, and so is what they normalise by.
+    normalised = names if target is None else ()
+    labels = first.labels[resampling.order]
+    normalisers = normalisers_of(normalised, labels, costs=used, units=resampling.unit_of, seed=seed)
+    notes = {name: normaliser.note for name, normaliser in normalisers.items() if normaliser.note}
     # Each system explains its own infinite and undefined values; of two notes on one metric the second one stays.
-    notes: dict[str, str] = {}
     for row, (system, point) in enumerate(zip(systems, points, strict=True)):
         who = ("first: ", "second: ")[row] if len(systems) > 1 else ""
         notes |= {name: who + note for name, value in point.items() if (note := _note(system, float(value)))}
@@ -162,26 +170,33 @@ def _summarise(
     # Replicates of all metrics are computed together: a draw costs more than a metric of it.
     intervals: dict[str, Interval] = {}
     if replicates:
-        resampling = resampling_of(first.labels, groups=first.groups, resample=resample, seed=seed)
         tables = [LossTable(system, metrics=names, costs=used) for system in systems]
 
         def collect(blocks: Iterable[Sequence[Sums]]) -> dict[str, Array]:
             # Each block holds the sums of every system over the same resamplings, hence the pairing.
-            parts = [
-                _last_minus_first([s.metrics(names, costs=used, priors=target) for s in block]) for block in blocks
-            ]
+            options: dict[str, Any] = {"costs": used, "priors": target, "normalisers": normalisers}
+            parts = [_last_minus_first([sums.metrics(names, **options) for sums in block]) for block in blocks]
             return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
         drawn = collect([table.sums(counts) for table in tables] for counts in resampling.counts(replicates))
         if interval == "percentile":
-            intervals = {name: percentile_interval(drawn[name], level=level) for name in names}
+            # Only corrected replicates can leave the value outside.
+            held = {name: float(values[name]) for name in normalisers}
+            intervals = {
+                name: percentile_interval(drawn[name], level=level, value=held.get(name, math.nan)) for name in names
+            }
         else:
-            # The acceleration of BCa needs the metric without each instance, or without each group.
+            # BCa compares the replicates with the full sample, corrected as they are; its acceleration needs the metric
+            # without each instance, or without each group.
+            full = collect([[table.sums(np.ones((1, len(first)))) for table in tables]])
             without_one = collect(zip(*(table.leave_one_out(resampling.unit_of) for table in tables), strict=True))
             intervals = {
-                name: bca_interval(drawn[name], value=float(values[name]), jackknife=without_one[name], level=level)
+                name: bca_interval(drawn[name], value=float(full[name][0]), jackknife=without_one[name], level=level)
                 for name in names
             }
+            for name in normalisers:
+                if (ends := intervals[name]) is not None and math.isfinite(values[name]):
+                    intervals[name] = min(ends[0], float(values[name])), max(ends[1], float(values[name]))
     estimates = {}
     for name, value in values.items():
         low, high = intervals.get(name) or (None, None)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rango.decisions import METRICS, Costs, Posteriors, Resampling, holm, paired_bootstrap
 from rango.decisions.arrays import Array
 from rango.decisions.bootstrap import LossTable, percentile_interval
+from rango.decisions.normaliser import Normaliser, normalisers_of
 from rango.errors import InputError, unknown_name
 from rango.studies.study_costs import StudyCosts
 
@@ -111,22 +112,32 @@ def measure(
         replicates: bootstrap replicates; 0 for no intervals.
         seed: of the bootstrap.
     """
+    resampling = Resampling(instances.labels, seed=seed, groups=instances.groups)
+    prepared = [
+        [
+            _Resampled.of(system, _measurable(metrics, seeds, costs), instances, resampling, costs)
+            for system in seeds.values()
+        ]
+        for seeds in configurations
+    ]
+    replicate_means = _replicate_means(prepared, resampling, replicates)
     result = []
-    resampled = _resampled_means(configurations, instances, metrics, costs, replicates, seed) if replicates else None
-    for row, seeds in enumerate(configurations):
+    for seeds, systems, means in zip(configurations, prepared, replicate_means, strict=True):
         cells = {}
         for name in _measurable(metrics, seeds, costs):
             values = np.array([s.metric(name, costs=fitting_costs(s, costs)) for s in seeds.values()])  # (seeds,)
-            finite = bool(np.isfinite(values).all())
-            interval = None if resampled is None else percentile_interval(resampled[row][name], level=LEVEL)
-            low, high = interval or (None, None)
+            finite, mean = bool(np.isfinite(values).all()), float(values.mean())
+            # Only replicates that are corrected for few instances per class can leave the mean outside.
+            held = mean if METRICS[name].reference is not None else math.nan
+            low, high = (percentile_interval(means[name], level=LEVEL, value=held) if means else None) or (None, None)
+            notes = [each.normalisers[name].note for each in systems if name in each.normalisers]
             cells[name] = MetricOverSeeds(
-                mean=float(values.mean()),
+                mean=mean,
                 spread=float(values.std(ddof=1)) if finite and len(values) > 1 else None,
                 low=low,
                 high=high,
                 values=tuple(values.tolist()),
-                note=None if finite else _why_not_finite(seeds, values.tolist()),
+                note=next(filter(None, notes), None) if finite else _why_not_finite(seeds, values.tolist()),
             )
         result.append(cells)
     return result
@@ -138,35 +149,55 @@ def _measurable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: 
     return [name for name in metrics if fits or not METRICS[name].needs_costs]
 
 
-def _resampled_means(
-    configurations: Sequence[Mapping[int, Posteriors]],
-    instances: SharedInstances,
-    metrics: Sequence[str],
-    costs: StudyCosts | None,
-    replicates: int,
-    seed: int,
+@dataclass(frozen=True, eq=False)
+class _Resampled:
+    """One seed of a configuration, ready for resampling the instances of its block."""
+
+    names: list[str]
+    table: LossTable
+    rows: NDArray[np.intp]
+    """(N,) for each instance of the table, its place in the counts of a replicate."""
+    costs: Costs
+    normalisers: Mapping[str, Normaliser]
+
+    @classmethod
+    def of(
+        cls,
+        system: Posteriors,
+        names: list[str],
+        instances: SharedInstances,
+        resampling: Resampling,
+        costs: StudyCosts | None,
+    ) -> _Resampled:
+        used = fitting_costs(system, costs)
+        table = LossTable(system, metrics=names, costs=used)
+        # Counts are in class order; a system needs those of its own instances, in its own class order.
+        place = np.empty(len(instances.ids), dtype=np.intp)
+        place[resampling.order] = np.arange(len(instances.ids))
+        rows = place[instances.rows(system)[table.order]]
+        units = resampling.unit_of[rows]
+        return cls(names, table, rows, used, normalisers_of(names, table.labels, costs=used, units=units))
+
+    def replicates(self, counts: Array) -> dict[str, Array]:
+        """Each metric, (R,), for how often each instance of the block was drawn, (R, instances)."""
+        sums = self.table.sums(counts[:, self.rows])
+        return sums.metrics(self.names, costs=self.costs, priors=None, normalisers=self.normalisers)
+
+
+def _replicate_means(
+    configurations: Sequence[Sequence[_Resampled]], resampling: Resampling, replicates: int
 ) -> list[dict[str, Array]]:
-    """For each configuration, metric → (replicates,) means over its seeds."""
-    resampling = Resampling(instances.labels, seed=seed, groups=instances.groups)
-    # The counts of a replicate are in class order; a system needs those of its own instances, in its own class order.
-    place = np.empty(len(instances.ids), dtype=np.intp)
-    place[resampling.order] = np.arange(len(instances.ids))
-    prepared = []
-    for seeds in configurations:
-        names = _measurable(metrics, seeds, costs)
-        tables = []
-        for system in seeds.values():
-            used = fitting_costs(system, costs)
-            table = LossTable(system, metrics=names, costs=used)
-            tables.append((table, place[instances.rows(system)[table.order]], used))
-        prepared.append((tables, {name: list[Array]() for name in names}))
+    """For each configuration, metric → (replicates,) means over its seeds; nothing where there are no replicates."""
+    blocks: list[list[dict[str, Array]]] = [[] for _ in configurations]
     # Block by block, so that the counts of all replicates are never held together.
-    for counts in resampling.counts(replicates):  # (R, instances)
-        for tables, means in prepared:
-            of_seeds = [t.sums(counts[:, rows]).metrics(list(means), costs=c, priors=None) for t, rows, c in tables]
-            for name, parts in means.items():
-                parts.append(np.mean([values[name] for values in of_seeds], axis=0))  # (R,)
-    return [{name: np.concatenate(parts) for name, parts in means.items()} for _, means in prepared]
+    for counts in resampling.counts(replicates) if replicates else ():  # (R, instances)
+        for seeds, parts in zip(configurations, blocks, strict=True):
+            of_seeds = [seed.replicates(counts) for seed in seeds]
+            parts.append({name: np.mean([values[name] for values in of_seeds], axis=0) for name in seeds[0].names})
+    return [
+        {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+        for parts in blocks
+    ]
 
 
 def _why_not_finite(seeds: Mapping[int, Posteriors], values: Sequence[float]) -> str:
