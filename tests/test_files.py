@@ -15,6 +15,8 @@ import pytest
 from rango.decisions import read_posteriors
 from rango.errors import InputError
 from rango.files import parse_json, read_bytes, read_json, read_rows, read_yaml
+from rango.options import EvaluateConfig
+from rango.tasks.table import TableConfig
 
 
 def _rows(path: Path) -> list[Any]:
@@ -91,3 +93,16 @@ def test_an_empty_or_missing_file_is_told(tmp_path: Path) -> None:
     for name, message in (("empty", "is empty"), ("none", "does not exist"), (".", "is a folder")):
         with pytest.raises(InputError, match=message):
             read_bytes(tmp_path / name)
+
+
+@pytest.mark.parametrize("word", ["no", "No", "NO", "yes", "on", "off", "y", "N"])
+def test_words_of_yaml_1_1_stay_text(word: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"choices: [{word}, true, False]\nname: {word}\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"choices": [word, True, False], "name": word}
+
+
+def test_a_flag_may_still_be_yes(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("choices: [no, yes]\nprompt: '{q}'\nlabel: gold\n")
+    assert TableConfig.from_yaml(tmp_path / "a.yaml").choices == ("no", "yes")
+    (tmp_path / "b.yaml").write_text("model: m\ntask: socialiqa\nother_data: yes\n")
+    assert EvaluateConfig.from_yaml(tmp_path / "b.yaml").other_data is True

@@ -290,6 +290,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
                 raise yaml.constructor.ConstructorError(None, None, "half a surrogate pair", node.start_mark)
             return super().construct_scalar(node)
 
+    # YAML 1.1 makes booleans of no, yes, on and off too, which are names more often: only true and false stay ones.
+    Loader.yaml_implicit_resolvers = {
+        letter: [pair for pair in pairs if letter in "tTfF" or not pair[0].endswith(":bool")]
+        for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     text = read_text(path)
     try:
         value = yaml.load(text, Loader)

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rango.decisions import Costs, Posteriors, bayes_decisions, expected_costs, naive_cost
+from rango.decisions import (
+    Costs,
+    Posteriors,
+    bayes_decisions,
+    decide,
+    expected_costs,
+    naive_cost,
+    risk_coverage,
+    risk_curve,
+    summarise,
+)
 from rango.decisions.arrays import log_softmax
 from rango.errors import InputError
 
@@ -126,6 +136,14 @@ def test_decisions_default_to_classes_where_square() -> None:
         ("classes: [a]\ncosts: [[0, 1], [1, 0]]", "1 classes are named but the costs have 2 rows"),
         ("decisions: [a, b, c]\ncosts: [[0, 1], [1, 0]]", "3 decisions are named but the costs have 2 columns"),
         ("classes: [a, a]\ncosts: [[0, 1], [1, 0]]", "classes name 'a' twice"),
+        (
+            "classes: [true, b]\ncosts: [[0, 1], [1, 0]]",
+            "classes[0] is True; expected a name, put it in quot",
+        ),
+        ("decisions: [a, ~]\ncosts: [[0, 1], [1, 0]]", "{path}: decisions[1] is None; expected a name"),
+        ("costs: [[0, true], [1, 0]]", "{path}: costs[0][1] is True; expected a finite number"),
+        ("costs: [[0, '0.5'], [1, 0]]", "costs[0][1] is '0.5'; expected a finite number"),
+        (f"costs: [[0, 1{'0' * 309}], [1, 0]]", f"costs[0][1] is 1{'0' * 39}…; expected a finite number"),
         ("classes: ab\ncosts: [[0, 1], [1, 0]]", "classes is 'ab'; expected a list of names"),
     ],
 )
@@ -144,3 +162,70 @@ def test_costs_of_another_task_are_refused() -> None:
         expected_costs(posteriors.log_posteriors, costs=Costs.zero_one(3))
     with pytest.raises(InputError, match="2 weights for 3 classes"):
         Costs.class_weighted([1, 2], classes=["a", "b", "c"])
+
+
+def test_words_that_yaml_takes_for_booleans_stay_names(tmp_path: Path) -> None:
+    (tmp_path / "costs.yaml").write_text("classes: [no, yes]\ndecisions: [on, Off, y]\ncosts: [[0, 1, 2], [1, 0, 2]]\n")
+    costs = Costs.from_yaml(tmp_path / "costs.yaml")
+    assert (costs.classes, costs.decisions) == (("no", "yes"), ("on", "Off", "y"))
+
+
+def shuffled_case() -> tuple[Posteriors, Costs, Costs]:
+    """Posteriors over three named classes, their costs in the same order, and the same costs in another order."""
+    names, decisions = ["billing", "technical", "account"], ["billing", "technical", "account", "human"]
+    matrix = np.array([[0, 1, 2, 0.4], [5, 0, 1, 0.4], [1, 3, 0, 0.4]])
+    logs = log_softmax(np.random.default_rng(3).normal(size=(60, 3)) * 2)
+    posteriors = Posteriors(logs, np.arange(60) % 3, choices=[names] * 60)
+    order = [2, 0, 1]
+    other = Costs(matrix[order], classes=[names[row] for row in order], decisions=decisions)
+    return posteriors, Costs(matrix, classes=names, decisions=decisions), other
+
+
+def test_costs_are_matched_to_the_choices_by_name() -> None:
+    posteriors, costs, other = shuffled_case()
+    assert (decide(posteriors, costs=costs).chosen == decide(posteriors, costs=other).chosen).all()
+    for metric in ("expected_cost", "normalised_expected_cost"):
+        expected = posteriors.metric(metric, costs=costs)
+        assert posteriors.metric(metric, costs=other) == expected
+        assert summarise(posteriors, costs=other, metrics=[metric], replicates=0)[metric].value == expected
+    for each in (costs, other):
+        assert risk_coverage(posteriors, costs=each).area == risk_coverage(posteriors, costs=costs).area
+        assert risk_curve(posteriors, family=[each]).naive == risk_curve(posteriors, family=[costs]).naive
+
+
+def test_classes_that_are_no_choices_are_refused() -> None:
+    posteriors, costs, _ = shuffled_case()
+    wrong = Costs(costs.matrix, classes=["billing", "tecnical", "account"], decisions=costs.decisions)
+    with pytest.raises(InputError, match="unknown class of the costs 'tecnical': did you mean 'technical'"):
+        decide(posteriors, costs=wrong)
+    with pytest.raises(InputError, match="unknown class of the costs 'tecnical'"):
+        posteriors.expected_cost(wrong)
+
+
+def test_costs_are_taken_by_place_only_where_one_side_has_no_names() -> None:
+    posteriors, costs, other = shuffled_case()
+    unnamed = Posteriors(posteriors.log_posteriors, posteriors.labels)
+    assert unnamed.match_costs(other) is other
+    assert posteriors.match_costs(Costs(other.matrix)).matrix is not None
+    # Numbers stand for columns, unless they are choices.
+    numbered = Costs(other.matrix, classes=["0", "1", "2"])
+    assert posteriors.match_costs(numbered) is numbered
+    stars = Posteriors(posteriors.log_posteriors, posteriors.labels, choices=[["2", "1", "0"]] * 60)
+    assert (stars.match_costs(numbered).matrix == other.matrix[::-1]).all()
+    assert stars.match_costs(Costs(other.matrix)).matrix.tolist() == other.matrix.tolist()
+    # Instances with choices of their own have no classes, unless a class moves between columns.
+    words = [[f"a{row}", f"b{row}", f"c{row}"] for row in range(60)]
+    assert Posteriors(posteriors.log_posteriors, posteriors.labels, choices=words).match_costs(costs) is costs
+    moved = Posteriors(
+        posteriors.log_posteriors,
+        posteriors.labels,
+        choices=[list(costs.classes)] * 59 + [["technical", "billing", "account"]],
+    )
+    with pytest.raises(InputError, match="id '59' has the choice 'technical' in column 0, but it is class 1 of the"):
+        moved.match_costs(costs)
+
+
+def test_names_that_were_not_given_are_not_written() -> None:
+    assert "classes" not in Costs.zero_one(2).as_dict()
+    assert not Costs.from_mapping(Costs.zero_one(2).with_abstention(0.2).best_is_zero().as_dict()).named
+    assert Costs.zero_one(["a", "b"]).with_abstention(0.2).best_is_zero().named

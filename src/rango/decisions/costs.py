@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from rango.files import read_yaml
 _KEYS = ("classes", "decisions", "costs")
 # Two decisions whose expected costs agree to this relative amount tie: logarithms and sums round in the 16th digit.
 _TIE = 1e-14
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -33,6 +35,8 @@ class Costs:
     matrix: Array
     classes: tuple[str, ...]
     decisions: tuple[str, ...]
+    named: bool
+    """Whether the classes were given names; otherwise they are numbers and mean the columns of posteriors."""
 
     def __init__(
         self, matrix: ArrayLike, *, classes: Iterable[str] | None = None, decisions: Iterable[str] | None = None
@@ -45,23 +49,23 @@ class Costs:
         values = _costs_array(matrix)
         object.__setattr__(self, "matrix", frozen(values))
         object.__setattr__(self, "classes", _names(classes, values.shape[0], "classes", "rows"))
+        object.__setattr__(self, "named", classes is not None)
         object.__setattr__(self, "decisions", _names(decisions, values.shape[1], "decisions", "columns"))
 
     @classmethod
     def zero_one(cls, classes: int | Sequence[str]) -> Costs:
         """Costs of 1 for every error: C[k, d] = 1[k ≠ d]. `classes`: their number or their names."""
-        names = _class_names(classes)
-        return cls(1.0 - np.eye(len(names)), classes=names, decisions=names)
+        names = None if isinstance(classes, int) else tuple(classes)
+        n_classes = classes if isinstance(classes, int) else len(classes)
+        return cls(1.0 - np.eye(n_classes), classes=names, decisions=names)
 
     @classmethod
     def class_weighted(cls, weights: Sequence[float], *, classes: Sequence[str] | None = None) -> Costs:
         """Errors cost what the true class weighs: C[k, d] = weights[k] · 1[k ≠ d]."""
-        names = _class_names(len(weights) if classes is None else classes)
-        if len(weights) != len(names):
-            raise InputError(f"{len(weights)} weights for {len(names)} classes; give one for each")
-        return cls(
-            np.asarray(weights, dtype=float)[:, None] * (1.0 - np.eye(len(names))), classes=names, decisions=names
-        )
+        n = len(weights)
+        if classes is not None and n != len(classes):
+            raise InputError(f"{n} weights for {len(classes)} classes; give one for each")
+        return cls(np.asarray(weights, dtype=float)[:, None] * (1.0 - np.eye(n)), classes=classes, decisions=classes)
 
     @classmethod
     def from_yaml(cls, path: Path) -> Costs:
@@ -81,12 +85,9 @@ class Costs:
                 raise unknown_name(f"key in {where}", str(key), _KEYS)
         if "costs" not in values:
             raise InputError(f"{where}: costs is missing; give one row for each true class")
-        for key in ("classes", "decisions"):
-            if not isinstance(values.get(key, []), list):
-                raise InputError(f"{where}: {key} is {values[key]!r}; expected a list of names")
-        classes = [str(name) for name in values["classes"]] if "classes" in values else None
-        decisions = [str(name) for name in values["decisions"]] if "decisions" in values else None
         try:
+            classes, decisions = (_stated_names(values, key) for key in ("classes", "decisions"))
+            _check_numbers(values["costs"])
             matrix = _costs_array(values["costs"])
             # A square matrix decides for a class: its decisions have the names of the classes.
             if decisions is None and classes is not None and matrix.shape[1] == len(classes):
@@ -97,24 +98,53 @@ class Costs:
 
     def as_dict(self) -> dict[str, Any]:
         """The mapping that `from_mapping` and a costs file take."""
-        return {"classes": list(self.classes), "decisions": list(self.decisions), "costs": self.matrix.tolist()}
+        names = {"classes": list(self.classes)} if self.named else {}
+        return {**names, "decisions": list(self.decisions), "costs": self.matrix.tolist()}
 
     def with_abstention(self, cost: float, *, name: str = "abstain") -> Costs:
         """One more decision, of the same cost whatever the class."""
         column = np.full((len(self.classes), 1), float(cost))
         matrix = np.hstack([self.matrix, column])
-        return Costs(matrix, classes=self.classes, decisions=(*self.decisions, name))
+        return Costs(matrix, classes=self.classes if self.named else None, decisions=(*self.decisions, name))
 
     def best_is_zero(self) -> Costs:
         """The same costs less each row's minimum: the same Bayes decisions, and a perfect system costs 0."""
         matrix = self.matrix - self.matrix.min(axis=1, keepdims=True)
-        return Costs(matrix, classes=self.classes, decisions=self.decisions)
+        return Costs(matrix, classes=self.classes if self.named else None, decisions=self.decisions)
 
     @property
     def is_zero_one(self) -> bool:
         """Whether these are the costs whose Bayes decision is the most probable class."""
         rows, columns = self.matrix.shape
         return rows == columns and bool((self.matrix == 1.0 - np.eye(rows)).all())
+
+    def for_choices(self, choices: Sequence[str] | None) -> Costs:
+        """The same costs with a row for each column of posteriors, in their order: rows are matched by name.
+
+        By place only where one side has no names: `choices` is None, or the classes are numbers that no choice has.
+
+        Args:
+            choices: (K,) the name of each column of the posteriors, as `Posteriors.column_names`.
+
+        Raises:
+            InputError: a class that is no choice (with the nearest), or a choice without a row.
+
+        >>> costs = Costs([[0, 1], [5, 0]], classes=["ham", "spam"])
+        >>> costs.for_choices(["spam", "ham"]).matrix.tolist()
+        [[5.0, 0.0], [0.0, 1.0]]
+        """
+        if choices is None or tuple(choices) == self.classes:
+            return self
+        numbers = self.classes == tuple(map(str, range(len(self.classes))))
+        if not self.named or (numbers and not any(name in choices for name in self.classes)):
+            return self
+        for name in self.classes:
+            if name not in choices:
+                raise unknown_name("class of the costs", name, choices)
+        if missing := [name for name in choices if name not in self.classes]:
+            raise InputError(f"the costs have no row for {missing[0]!r}; give one for each of {', '.join(choices)}")
+        order = [self.classes.index(name) for name in choices]
+        return Costs(self.matrix[order], classes=choices, decisions=self.decisions)
 
     def check_classes(self, n_classes: int) -> None:
         """Raise InputError unless there is one row for each of `n_classes` classes."""
@@ -187,7 +217,7 @@ def naive_cost(priors: Array, *, costs: Costs) -> Array:
 def _costs_array(matrix: ArrayLike) -> Array:
     try:
         values = np.array(matrix, dtype=np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise InputError("costs are not a table of numbers; give rows of one length, one for each true class") from None
     if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 2:
         raise InputError(f"costs have shape {values.shape}; expected at least (2 classes, 2 decisions)")
@@ -195,6 +225,29 @@ def _costs_array(matrix: ArrayLike) -> Array:
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise InputError(f"costs[{row}][{column}] is {values[row, column]}; expected a finite number")
     return values
+
+
+def _stated_names(values: Mapping[str, Any], key: str) -> list[str] | None:
+    """The names under `classes` or `decisions` of a costs file; None where it has none."""
+    if key not in values:
+        return None
+    if not isinstance(values[key], list | tuple):
+        raise InputError(f"{key} is {values[key]!r}; expected a list of names")
+    for place, name in enumerate(values[key]):
+        # What YAML made of true, null or 1.10 is not what was written.
+        if type(name) not in (str, int):
+            raise InputError(f"{key}[{place}] is {name!r}; expected a name, put it in quotation marks")
+    return [str(name) for name in values[key]]
+
+
+def _check_numbers(rows: Any) -> None:
+    """Raise InputError for an entry that is no number, which NumPy would make one of: true, or a text of digits."""
+    for row, entries in enumerate(rows if isinstance(rows, list | tuple) else ()):
+        for column, value in enumerate(entries if isinstance(entries, list | tuple) else ()):
+            if type(value) not in (int, float) or abs(value) > _LARGEST:
+                shown = repr(value)
+                shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
+                raise InputError(f"costs[{row}][{column}] is {shown}; expected a finite number")
 
 
 def _names(names: Iterable[str] | None, count: int, kind: str, axis: str) -> tuple[str, ...]:
@@ -205,7 +258,3 @@ def _names(names: Iterable[str] | None, count: int, kind: str, axis: str) -> tup
         twice = next(name for name in chosen if chosen.count(name) > 1)
         raise InputError(f"{kind} name {twice!r} twice; name each once")
     return chosen
-
-
-def _class_names(classes: int | Sequence[str]) -> list[str]:
-    return [str(index) for index in range(classes)] if isinstance(classes, int) else list(classes)

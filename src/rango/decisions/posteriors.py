@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,6 +151,38 @@ class Posteriors:
         """Whether the right choices are known."""
         return "labels" in self.__dict__
 
+    @cached_property
+    def column_names(self) -> tuple[str, ...] | None:
+        """The class that each column is, where every instance has the same choices; None where they differ.
+
+        An instance may have fewer choices. None too where the choices are not known.
+        """
+        if self.choices is None:
+            return None
+        names = max(set(self.choices), key=len)
+        is_class = len(names) == self.n_choices == len(set(names))
+        return names if is_class and all(names[: len(row)] == row for row in set(self.choices)) else None
+
+    def match_costs(self, costs: Costs) -> Costs:
+        """The costs with a row for each column, by the names of the classes; by place where one side has no names.
+
+        Raises:
+            InputError: another number of classes; a class of the costs that is no choice, or stands in another column
+                for some instances; a choice without costs.
+        """
+        costs.check_classes(self.n_choices)
+        if self.column_names is None and costs.named:
+            # A choice that is the same class in every instance needs one column, or no row of the costs is its own.
+            row_of = {name: row for row, name in enumerate(costs.classes)}
+            for instance, words in enumerate(self.choices or ()):
+                for column, word in enumerate(words):
+                    if row_of.get(word, column) != column:
+                        raise InputError(
+                            f"id {self.ids[instance]!r} has the choice {word!r} in column {column}, but it is class "
+                            f"{row_of[word]} of the costs; give each class one column"
+                        )
+        return costs.for_choices(self.column_names)
+
     @property
     def _labels(self) -> Labels | None:
         return self.labels if self.has_labels else None
@@ -226,7 +259,7 @@ class Posteriors:
         # The calibration error is not made of a loss for each instance.
         if not metric.is_mean:
             return self.ece(priors=priors)
-        used = Costs.zero_one(self.n_choices) if costs is None else costs
+        used = Costs.zero_one(self.n_choices) if costs is None else self.match_costs(costs)
         mean = np.asarray(self.score(metric.rule_for(used), priors=priors))
         target = self._target(priors)
         return float(metric.value(mean, priors=self.priors() if target is None else target, costs=used))

@@ -60,8 +60,8 @@ def decide(
     """The Bayes decision argmin_d Σ_k C[k, d] q_k of each instance, the first on ties, and the second-best one.
 
     Args:
-        posteriors: N instances; the labels are used for the training priors only.
-        costs: (K, D). Abstaining is a column like any other.
+        posteriors: N instances; labels are used for the training priors only, and not needed otherwise.
+        costs: (K, D), matched to the choices by name. Abstaining is a column like any other.
         priors: (K,) class priors to decide under: re-weights the posteriors by π_k / π⁰_k first. None: as they are.
         training_priors: (K,) the priors π⁰ behind the posteriors; None for the shares of the labels.
 
@@ -76,6 +76,7 @@ def decide(
     """
     if priors is not None:
         posteriors = posteriors.with_priors(priors, training_priors=training_priors)
+    costs = posteriors.match_costs(costs)
     chosen = bayes_decisions(posteriors.log_posteriors, costs=costs)
     risks = expected_costs(posteriors.log_posteriors, costs=costs)  # (N, D)
     rows = np.arange(len(chosen))
@@ -115,7 +116,7 @@ def risk_curve(posteriors: Posteriors, *, family: Iterable[Costs], priors: Array
     >>> risk_curve(posteriors, family=[Costs.class_weighted([1, w]) for w in (1, 5)]).expected.tolist()
     [0.0, 0.5]
     """
-    members = list(family)
+    members = [posteriors.match_costs(costs) for costs in family]
     if not members:
         raise InputError("the family of costs is empty; give at least one")
     shares = posteriors.priors() if priors is None else check_priors(priors, n_classes=posteriors.n_choices)
@@ -189,7 +190,7 @@ def threshold_curve(posteriors: Posteriors, *, costs: Costs, priors: ArrayLike |
     """
     if posteriors.n_choices != 2:
         raise InputError(f"thresholds are for 2 classes but there are {posteriors.n_choices}; use risk_curve")
-    matrix = _two_by_two(costs)
+    matrix = _two_by_two(posteriors.match_costs(costs))
     shares = posteriors.priors() if priors is None else check_priors(priors, n_classes=2)
     counts = np.bincount(posteriors.labels, minlength=2)
     check_present(counts, shares)
@@ -259,6 +260,7 @@ def risk_coverage(posteriors: Posteriors, *, costs: Costs | None = None) -> Risk
         doubt = -logs.max(axis=1)
         losses = error_rule(logs, posteriors.labels)
     else:
+        costs = posteriors.match_costs(costs)
         doubt = expected_costs(logs, costs=costs).min(axis=1)
         losses = cost_rule(costs)(logs, posteriors.labels)
     # Surest first.

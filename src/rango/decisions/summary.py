@@ -150,8 +150,7 @@ def _summarise(
         raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
     if interval not in ("percentile", "bca"):
         raise InputError(f"interval is {interval!r}; expected 'percentile' or 'bca'")
-    used = Costs.zero_one(first.n_choices) if costs is None else costs
-    used.check_classes(first.n_choices)
+    used = Costs.zero_one(first.n_choices) if costs is None else first.match_costs(costs)
     target = None if priors is None else check_priors(priors, n_classes=first.n_choices)
 
     points = [{name: np.asarray(s.metric(name, costs=used, priors=target)) for name in names} for s in systems]

@@ -87,7 +87,7 @@ class SharedInstances:
 def fitting_costs(system: Posteriors, costs: StudyCosts | None) -> Costs:
     """The study's costs for the number of choices of a system; 0–1 costs where there are none that fit."""
     fitting = None if costs is None else costs.fitting(system.n_choices)
-    return Costs.zero_one(system.n_choices) if fitting is None else fitting
+    return Costs.zero_one(system.n_choices) if fitting is None else system.match_costs(fitting)
 
 
 def measure(
