@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rango.errors import InputError
-from rango.tasks import Task, load_task
+from rango.options import SPLITS
+from rango.tasks import Task, load_task, show
 from rango.tasks.task import named
+from rango.training.evaluate import check_not_empty
 
 SENTIMENT = {"prompt": "Review: {text}\nVerdict:", "choices": ["bad", "good"], "label": "verdict"}
 QUIZ = {"prompt": "{question}", "choices": "options", "label": "answer"}
@@ -151,6 +153,171 @@ def test_a_label_written_in_a_stated_way_is_read_back(
     assert {i.id: i.label for i in all_of(task).values()} == {str(n): k for n, k in enumerate(labels, 1)}
 
 
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ("Is it good or bad?", "prompt: 'Is it good or bad?' uses no column, so that every row would ask the same"),
+        ("Review: {{text}}", "prompt: 'Review: {{text}}' uses no column"),
+    ],
+)
+def test_a_prompt_that_asks_every_row_the_same_is_refused(tmp_path: Path, prompt: str, says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        load_task(table(tmp_path, [review(k) for k in range(12)], SENTIMENT | {"prompt": prompt}), **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (float("nan"), "text is missing; `prompt` in"),
+        (float("inf"), "text is inf; expected text, as `prompt` in"),
+        (True, "text is True; expected text"),
+        (["a"], "text is ['a']; expected text"),
+        ({"a": 1}, "text is {'a': 1}; expected text"),
+        ("  ", "text is missing"),
+    ],
+)
+def test_what_is_no_text_is_not_put_into_a_prompt(tmp_path: Path, value: Any, says: str) -> None:
+    rows = [review(k) | ({"text": value} if k == 1 else {}) for k in range(12)]
+    with pytest.raises(InputError, match=re.escape(f"rows.jsonl:2: {says}")):
+        load_task(table(tmp_path, rows), **SIZES)
+
+
+@pytest.mark.parametrize("column", ["id", "splits"])
+def test_what_is_no_text_names_no_row_and_no_split(tmp_path: Path, column: str) -> None:
+    rows = [review(k) | {"x": {"a": 1}} for k in range(12)]
+    with pytest.raises(InputError, match=re.escape("rows.jsonl:1: x is {'a': 1}; expected text")):
+        load_task(table(tmp_path, rows, SENTIMENT | {column: "x"}), **SIZES)
+
+
+def mmlu(number: int) -> dict[str, Any]:
+    tools = ["saw", "spoon", "cup", "hat"]
+    return {
+        "question": f"Which tool is number {number}?",
+        **dict(zip("ABCD", tools, strict=True)),
+        "answer": "ABCD"[number % 4],
+    }
+
+
+def test_choices_are_templates_over_the_columns(tmp_path: Path) -> None:
+    keys = {
+        "prompt": "{question}",
+        "choices": ["{B}", "{A}", "a {C}", "{{x}}"],
+        "label": "answer",
+        "label_is": "letter",
+    }
+    task = load_task(table(tmp_path, [mmlu(k) for k in range(12)], keys), **SIZES)
+    assert {i.choices for i in all_of(task).values()} == {("spoon", "saw", "a cup", "{x}")}
+
+
+def test_a_label_names_the_column_that_a_choice_is_from(tmp_path: Path) -> None:
+    """The second column stands first: as a letter, A would be the text of column B."""
+    keys = {"prompt": "{question}", "choices": ["{B}", "{A}", "{C}", "{D}"], "label": "answer"}
+    task = load_task(table(tmp_path, [mmlu(k) for k in range(12)], keys), **SIZES)
+    right = {i.id: i.choices[i.label] for i in all_of(task).values()}
+    assert right == {str(k + 1): ["saw", "spoon", "cup", "hat"][k % 4] for k in range(12)}
+
+
+def test_blank_columns_at_the_end_are_fewer_choices_and_others_are_holes(tmp_path: Path) -> None:
+    keys = {"prompt": "{question}", "choices": ["{A}", "{B}", "{C}", "{D}"], "label": "answer"}
+    rows = [mmlu(k) for k in range(12)]
+    rows[0] |= {"D": None, "C": ""}
+    task = load_task(table(tmp_path, rows, keys), **SIZES)
+    assert all_of(task)["1"].choices == ("saw", "spoon")
+    rows[0] |= {"D": "hat"}
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: C is missing; `choices` in"):
+        load_task(table(tmp_path, rows, keys), **SIZES)
+
+
+@pytest.mark.parametrize("choices", ["ABCD", "abcd"])
+def test_names_of_text_columns_as_choices_are_refused_with_the_fix(tmp_path: Path, choices: str) -> None:
+    keys = {"prompt": "{question}", "choices": list(choices), "label": "answer"}
+    says = 'are names of columns; write choices: ["{A}", "{B}", "{C}", "{D}"] for what the columns hold'
+    with pytest.raises(InputError, match=re.escape(says)):
+        load_task(table(tmp_path, [mmlu(k) for k in range(12)], keys), **SIZES)
+
+
+def test_names_of_columns_of_marks_are_choices_with_a_note(tmp_path: Path) -> None:
+    rows = [review(k) | {"bad": int(k % 3 == 0), "good": int(k % 3 > 0)} for k in range(12)]
+    task = load_task(table(tmp_path, rows), **SIZES)
+    assert task.test[0].choices == ("bad", "good")
+    assert task.notes[0].startswith("the choices are names of columns, and are asked for as they stand")
+
+
+ARC = {"prompt": "{question.stem}", "choices": "question.choices", "label": "key"}
+
+
+def arc(number: int, *, numbers: bool = False) -> dict[str, Any]:
+    names = "1234" if numbers else "ABCD"
+    options = [{"label": name, "text": text} for name, text in zip(names, ["x", "y", "z", "w"], strict=True)]
+    return {"question": {"stem": f"What is {number}?", "choices": options}, "key": names[number % 4]}
+
+
+def test_arc_as_it_is_published_and_its_rows_whose_labels_are_numbers(tmp_path: Path) -> None:
+    """Labels are the choices' own names: the 2 of a row numbered 1 to 4 is its second choice, not its third."""
+    rows = [arc(k, numbers=k % 5 == 0) for k in range(20)]
+    task = load_task(table(tmp_path / "a", rows, ARC), **SIZES)
+    assert {i.id: i.label for i in all_of(task).values()} == {str(k + 1): k % 4 for k in range(20)}
+    for row in rows:
+        entries = row["question"]["choices"]
+        row["question"]["choices"] = {key: [entry[key] for entry in entries] for key in ("text", "label")}
+    assert load_task(table(tmp_path / "b", rows, ARC), **SIZES).fingerprint == task.fingerprint
+
+
+def test_labels_that_may_count_from_one(tmp_path: Path) -> None:
+    keys = {"prompt": "{text}", "choices": ["saw", "spoon", "cup"], "label": "n"}
+    rows = [{"text": f"film {k}", "n": 1 + k % 2} for k in range(12)]
+    task = load_task(table(tmp_path / "a", rows, keys), **SIZES)
+    assert task.notes[0].startswith("labels are read as indices from 0, but none in n is 0: where they count from 1")
+    assert not load_task(table(tmp_path / "b", rows, keys | {"label_is": "index"}), **SIZES).notes
+    one_based = load_task(table(tmp_path / "c", rows, keys | {"label_is": "number"}), **SIZES)
+    assert {i.id: i.label for i in all_of(one_based).values()} == {str(k + 1): k % 2 for k in range(12)}
+    rows[5]["n"] = 3
+    with pytest.raises(InputError, match=r":6: label is 3; .* for labels that count from 1 to 3 write `label_is: n"):
+        load_task(table(tmp_path / "d", rows, keys), **SIZES)
+
+
+def test_the_same_text_twice_among_the_choices_is_one_choice(tmp_path: Path) -> None:
+    rows = [quiz(k) for k in range(12)]
+    rows[0] |= {"options": ["x", "y", "x"], "answer": 2}
+    rows[1] |= {"options": ["y", "y", "x"], "answer": 2}
+    task = load_task(table(tmp_path / "index", rows, QUIZ), **SIZES)
+    one, two = all_of(task)["1"], all_of(task)["2"]
+    assert (one.choices, one.label, two.choices, two.label) == (("x", "y"), 0, ("y", "x"), 1)
+    assert task.notes[0] == "2 row(s) name the same text twice among their choices: it is one choice"
+    texts = [{"question": f"What is {k}?", "options": ["x", "y", "x"], "answer": "xy"[k % 2]} for k in range(12)]
+    task = load_task(table(tmp_path / "text", texts, QUIZ), **SIZES)
+    assert {i.id: i.label for i in all_of(task).values()} == {str(k + 1): k % 2 for k in range(12)}
+
+
+def test_rows_without_a_group_have_nothing_in_common(tmp_path: Path) -> None:
+    rows = [review(k) | {"who": None if k % 3 else "w"} for k in range(12)]
+    rows[1]["who"], rows[2]["who"] = float("nan"), " "
+    instances = all_of(load_task(table(tmp_path, rows, SENTIMENT | {"group": "who"}), **SIZES))
+    blank = [i.group for i in instances.values() if int(i.id) % 3 != 1]
+    assert len(set(blank)) == len(blank) == 8
+    assert {i.group for i in instances.values()} - set(blank) == {"w"}
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_the_same_text_in_two_groups_is_one_group(tmp_path: Path, splits: bool) -> None:
+    """Each text stands twice, in two groups, spelt with other capitals and spaces."""
+    parts = ["train", "train", "validation", "test"]
+    rows = [
+        {
+            "text": f"film  Caf\u00e9 {k // 2}" if k % 2 else f"Film Cafe\u0301 {k // 2}",
+            "verdict": "good",
+            "who": f"w{k}",
+        }
+        | ({"part": parts[(k // 2 + k % 2) % 4]} if splits else {})
+        for k in range(24)
+    ]
+    keys = SENTIMENT | {"group": "who"} | ({"splits": "part"} if splits else {})
+    task = load_task(table(tmp_path, rows, keys), train=12, validation=4, test=8)
+    texts = [{(int(i.id) - 1) // 2 for i in task.split(split)} for split in SPLITS]
+    assert sum(map(len, texts)) == len(set().union(*texts))
+    assert any("group(s) of the column who hold a prompt of another group" in note for note in task.notes)
+
+
 def test_braces_in_template_and_data(tmp_path: Path) -> None:
     rows = [{"text": f"{{verdict}} {k}", "verdict": "good"} for k in range(12)]
     task = load_task(table(tmp_path, rows, SENTIMENT | {"prompt": "{{{text}}} is {{x}}:"}), **SIZES)
@@ -252,10 +419,25 @@ def test_two_rows_files(tmp_path: Path) -> None:
     assert len(load_task(folder / "rows.jsonl", **SIZES).train) == 6
 
 
+@pytest.mark.parametrize("part", ["test", "validation", "dev"])
+def test_a_table_may_hold_instances_to_evaluate_on_alone(tmp_path: Path, part: str) -> None:
+    rows = [review(k) | {"part": part} for k in range(3)]
+    task = load_task(table(tmp_path, rows, SENTIMENT | {"splits": "part"}))
+    assert (task.train, task.validation, sorted(i.id for i in task.test)) == ((), (), ["1", "2", "3"])
+    assert "--- test " in show(task, 1)
+
+
 def test_no_row_to_train_on(tmp_path: Path) -> None:
-    rows = [review(k) | {"part": "test"} for k in range(3)]
-    with pytest.raises(InputError, match=r"rows\.jsonl: no row is of the split train; expected some"):
-        load_task(table(tmp_path, rows, SENTIMENT | {"splits": "part"}))
+    task = load_task(table(tmp_path, [review(k) | {"part": "test"} for k in range(3)], SENTIMENT | {"splits": "part"}))
+    with pytest.raises(InputError, match="the split holds no instances; give a table that has rows of it"):
+        check_not_empty(task.train, shots=0)
+
+
+@pytest.mark.parametrize("name", ["dev", "Valid", "val"])
+def test_the_names_that_people_give_to_splits(tmp_path: Path, name: str) -> None:
+    rows = [review(k) | {"part": "Training" if k < 8 else name if k < 10 else "TEST"} for k in range(12)]
+    task = load_task(table(tmp_path, rows, SENTIMENT | {"splits": "part"}))
+    assert [len(task.split(split)) for split in SPLITS] == [8, 2, 2]
 
 
 def test_an_empty_table(tmp_path: Path) -> None:

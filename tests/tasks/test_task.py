@@ -61,6 +61,15 @@ def test_show_by_hand(task: Task) -> None:
     assert show(task, 99).count("---") == 4 * 8
 
 
+def test_show_prints_more_choices_than_there_are_letters(task: Task) -> None:
+    many = dataclasses.replace(
+        task.test[0], choices=tuple(f"town {k}" for k in range(120)), label=100, log_posterior=None
+    )
+    text = show(dataclasses.replace(task, train=(many,)), 1)
+    assert f"--- train {many.id}: 120 choices, too many for letters ---" in text
+    assert "  * ' town 100'" in text
+
+
 def test_show_says_the_notes(task: Task) -> None:
     assert "\nnote: asked for more" in show(dataclasses.replace(task, notes=("asked for more",)), 0)
 

@@ -125,7 +125,8 @@ def domain(instance: Instance) -> str:
 
 def _instance(row: Row, part: str) -> Instance:
     values = row.values
-    raw = text_of(row, "ctx") if "ctx" in values else f"{text_of(row, 'ctx_a')} {values.get('ctx_b') or ''}"
+    parts = ["ctx"] if "ctx" in values else ["ctx_a", "ctx_b"] if values.get("ctx_b") not in (None, "") else ["ctx_a"]
+    raw = " ".join(text_of(row, part) for part in parts)
     endings = values.get("endings")
     if not isinstance(endings, list) or len(endings) != 4 or not all(isinstance(e, str) for e in endings):
         seen = f"{len(endings)} endings" if isinstance(endings, list) else "no list of endings"

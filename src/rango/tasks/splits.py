@@ -111,7 +111,8 @@ def cut(
     behind = groups[front:][::-1]
     train_split, touched = take(behind, options.train)
     rest = tuple(instance for group in behind[touched:][::-1] for instance in group)
-    if not (train_split and validation_split and test_split):
+    # A test pool alone is enough to evaluate on.
+    if (train or not test) and not (train_split and validation_split and test_split):
         raise InputError(
             f"{len(kept) + len(kept_validation) + len(test)} instances with {len(groups)} contexts to train on cannot "
             "be cut into three splits, each with contexts of its own; give more rows"
@@ -153,6 +154,11 @@ def group_overlapping(instances: Sequence[Instance]) -> list[Instance]:
     Two instances are linked when they share a run of `RUN` words (case and punctuation ignored), or their context;
     linked ones share the first group name, in alphabetical order, of any of them.
     """
+    return link(instances, [(i.group, *_runs(f"{i.context} {i.choices[i.label]}")) for i in instances])
+
+
+def link(instances: Sequence[Instance], keys: Iterable[Iterable[int | str]]) -> list[Instance]:
+    """The instances with one group for all that share a key, directly or through others: the first of their names."""
     parent = list(range(len(instances)))  # a union-find forest over the instances
 
     def root(number: int) -> int:
@@ -162,9 +168,8 @@ def group_overlapping(instances: Sequence[Instance]) -> list[Instance]:
         return number
 
     first: dict[int | str, int] = {}
-    for number, instance in enumerate(instances):
-        keys: list[int | str] = [instance.group, *_runs(f"{instance.context} {instance.choices[instance.label]}")]
-        for key in keys:
+    for number, keys_of_one in enumerate(keys):
+        for key in keys_of_one:
             one, two = root(first.setdefault(key, number)), root(number)
             parent[max(one, two)] = min(one, two)
     names: dict[int, str] = {}

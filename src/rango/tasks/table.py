@@ -1,9 +1,10 @@
 r"""A table of the user's own: rows.jsonl (or CSV, Parquet; .gz) beside a task.yaml that says how to ask.
 
-prompt: "Review: {text}\nIs it good or bad?"   # a template over the columns
-choices: ["bad", "good"]                        # a list, or the name of a list column (as many as each row has)
-label: stars                                    # a column: the choice's text, its index from 0, or its letter
-label_is: text                                  # optional: text, index or letter, where more than one reading fits
+prompt: "Review: {text}\nIs it good or bad?"   # a template over the columns; {a.b} is b in a column of objects
+choices: ["bad", "good"]                        # a list of templates ("{A}" is the text of column A), or the name of a
+                                                # list column (as many as each row has; ARC's shapes too)
+label: stars                                    # a column: the choice's text, its index from 0, its letter or its name
+label_is: text                                  # optional: name, text, index, number (from 1) or letter
 id: key                                         # optional column; otherwise the row's number
 group: author                                   # optional column: rows that must stay in one split
 splits: part                                    # optional column: train, validation, test
@@ -11,28 +12,35 @@ splits: part                                    # optional column: train, valida
 
 from __future__ import annotations
 
+import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator
 
 from rango.config import Config
 from rango.errors import InputError, unknown_name
-from rango.files import parse_json
-from rango.options import SPLITS, TaskOptions
+from rango.options import SPLITS, Split, TaskOptions
+from rango.tasks.answers import READINGS, Choices, Reading, choices_of, expected_labels, readings_of, shown
 from rango.tasks.sources import Row, file_rows, located
-from rango.tasks.splits import cut
-from rango.tasks.task import LETTERS, Instance, Task, Templates, context_group
+from rango.tasks.splits import cut, link
+from rango.tasks.task import Instance, Task, Templates, context_group
 
 TEMPLATES = Templates(letter="{context}\n{choices}\nAnswer:", cloze="{context}")
 
-Reading = Literal["text", "index", "letter"]
-READINGS: tuple[Reading, ...] = ("text", "index", "letter")
 ROWS = ("rows.jsonl", "rows.jsonl.gz", "rows.csv", "rows.csv.gz", "rows.parquet")
 _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+# What a column of marks holds, such as one for each class: no text that could be a choice.
+_MARK = re.compile(r"[+-]?\d+(\.\d+)?|true|false|yes|no|", re.IGNORECASE)
+_SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 class TableConfig(Config):
@@ -42,28 +50,27 @@ class TableConfig(Config):
     """Template of the prompt over the columns: {column}; {{ and }} stand for braces. It should end so that each
     choice, after a space, continues it."""
     choices: tuple[str, ...] | str
-    """The choices of every row, or the name of the list column that holds each row's own."""
+    """The choices of every row, as templates over the columns, or the name of the list column that holds each row's
+    own."""
     label: str
-    """The column with the right choice."""
+    """The column with the right choice; blank where it is not known, which only the split test may hold."""
     label_is: Reading | None = None
     """How the label column is read; found out from all rows when absent."""
     id: str | None = None
     """The column with a row's name."""
     group: str | None = None
-    """The column that rows of one context share; the prompt itself when absent."""
+    """The column that rows of one context share; the prompt itself when absent, and in rows where it is blank."""
     splits: str | None = None
     """The column that says train, validation or test; a random cut when absent."""
 
     @field_validator("prompt")
     @classmethod
-    def _closed(cls, value: str) -> str:
-        # Spaces keep every place in the text, so that the message quotes from the lone brace on.
-        rest = _PLACE.sub(lambda match: " " * len(match[0]), value)
-        lone = re.search("[{}]", rest)
-        if lone is not None:
+    def _over_columns(cls, value: str) -> str:
+        _check_closed(value)
+        if not _columns_of(value):
             raise ValueError(
-                f"a lone {lone[0]} at {value[lone.start() :][:20]!r}; write {{column}} for a column, {lone[0] * 2} for "
-                "a brace"
+                f"{shown(value)} uses no column, so that every row would ask the same; write {{column}} where the text "
+                "of a column stands ({{ and }} are braces, no columns)"
             )
         return value
 
@@ -84,38 +91,55 @@ class TableConfig(Config):
                 raise ValueError(f"choice {number} is blank; give it words")
             if choices.index(choice) != number:
                 raise ValueError(f"choice {number} is {choice!r} like choice {choices.index(choice)}; name each once")
+            _check_closed(choice)
         return choices
+
+
+def _check_closed(template: str) -> None:
+    # Spaces keep every place in the text, so that the message quotes from the lone brace on.
+    rest = _PLACE.sub(lambda match: " " * len(match[0]), template)
+    lone = re.search("[{}]", rest)
+    if lone is not None:
+        raise ValueError(
+            f"a lone {lone[0]} at {template[lone.start() :][:20]!r}; write {{column}} for a column, {lone[0] * 2} for "
+            "a brace"
+        )
+
+
+def _columns_of(template: str) -> list[str]:
+    return [match[1] for match in _PLACE.finditer(template) if match[1] is not None]
 
 
 def load_table(path: Path, options: TaskOptions) -> Task:
     """A task from a table; `path` is the rows file, the task.yaml, or the folder that holds both.
 
+    A table may hold the split test alone, to evaluate on.
+
     Raises:
-        InputError: a missing file, an unknown key or column, a label that is missing or fits no choice, a label column
-            that can be read in two ways, a row with fewer than two choices, an id that occurs twice: with file and
-            line.
+        InputError: a missing file, an unknown key or column, a value that is no text, a label that is missing or fits
+            no choice, a label column that can be read in two ways, a row with fewer than two choices, an id that occurs
+            twice: with file and line.
     """
     if options.data is not None:
         raise InputError(f"data is {str(options.data)!r} but the task is the table {path}; leave the option out")
     yaml_path, rows_path = _find(path)
     config = TableConfig.from_yaml(yaml_path)
-    pools = _Reader(config, yaml_path).pools(file_rows(rows_path))
-    if not pools["train"]:
-        raise InputError(f"{rows_path}: no row is of the split train; expected some")
+    reader = _Reader(config, yaml_path)
+    pools = reader.pools(file_rows(rows_path))
     # Instances that chose the checkpoint cannot measure it: where a table has two splits, the second is the test.
-    validation, test = pools["validation"], pools["test"]
-    notes: tuple[str, ...] = ()
+    train, validation, test = (pools[split] for split in SPLITS)
+    notes = reader.notes
     if validation and not test:
         validation, test = [], validation
-        notes = ("no row is of the split test: validation serves as test, and validation is carved from train",)
-    parts = cut(pools["train"], options, validation=validation, test=test)
+        notes.append("no row is of the split test: validation serves as test, and validation is carved from train")
+    parts = cut(train, options, validation=validation, test=test)
     return Task(
         name=str(path),
         train=parts.train,
         validation=parts.validation,
         test=parts.test,
         write_prompt=TEMPLATES,
-        notes=notes + parts.notes,
+        notes=(*notes, *parts.notes),
         options=options,
         rest=parts.rest,
     )
@@ -138,15 +162,18 @@ def _find(path: Path) -> tuple[Path, Path]:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A row before its label is known to be a text, an index or a letter."""
+    """A row before it is known how its label is read."""
 
     where: str
     identity: str
     prompt: str
-    choices: tuple[str, ...]
+    text: str
+    """What the columns put into the prompt, without the template."""
+    choices: Choices
+    label: Any
     labels: dict[Reading, int]
     group: str
-    split: str
+    split: Split
 
 
 @dataclass(slots=True)
@@ -159,115 +186,188 @@ class _Reader:
     seen: dict[str, str] = field(default_factory=dict)
     columns: set[str] = field(default_factory=set)
     """Of the rows so far: a row may lack one."""
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.config.label_is is not None:
             self.readings = (self.config.label_is,)
 
-    def pools(self, rows: Iterator[Row]) -> dict[str, list[Instance]]:
+    def pools(self, rows: Iterator[Row]) -> dict[Split, list[Instance]]:
         """The instances of each split; all in train where the table has no splits."""
         # How the labels are to be read is known after the last row only: a column of 0 and 1 may hold a "2" below.
-        drafts = []
+        drafts: list[_Draft] = []
         for row in rows:
+            if not drafts:
+                self._check_choices_are_no_columns(row)
             drafts.append(self._draft(row))
             self.columns |= row.values.keys()
         self._check_one_reading(drafts)
-        pools: dict[str, list[Instance]] = {split: [] for split in SPLITS}
-        for draft in drafts:
-            with located(draft.where):
-                instance = Instance(
-                    id=draft.identity,
-                    context=draft.prompt,
-                    question="",
-                    choices=draft.choices,
-                    label=draft.labels[self.readings[0]],
-                    group=draft.group,
-                    where=draft.where,
-                )
+        instances = self._linked([self._instance(draft) for draft in drafts], drafts)
+        pools: dict[Split, list[Instance]] = {split: [] for split in SPLITS}
+        for draft, instance in zip(drafts, instances, strict=True):
             pools[draft.split].append(instance)
+        twins = sum(len(draft.choices.texts) != len(draft.choices.distinct()) for draft in drafts)
+        if twins:
+            self.notes.append(f"{twins:,} row(s) name the same text twice among their choices: it is one choice")
         return pools
+
+    def _instance(self, draft: _Draft) -> Instance:
+        choices = draft.choices.distinct()
+        label = choices.index(draft.choices.texts[draft.labels[self.readings[0]]])
+        with located(draft.where):
+            return Instance(
+                id=draft.identity,
+                context=draft.prompt,
+                question="",
+                choices=choices,
+                label=label,
+                group=draft.group,
+                fields={"text": draft.text},
+                where=draft.where,
+            )
+
+    def _linked(self, instances: list[Instance], drafts: list[_Draft]) -> list[Instance]:
+        """The instances with one group for equal prompts, whatever the group column says."""
+        # A letter and its accent may be written as one character or as two.
+        texts = (context_group(unicodedata.normalize("NFKC", draft.prompt)) for draft in drafts)
+        linked = link(instances, [(draft.group, f"text {text}") for draft, text in zip(drafts, texts, strict=True)])
+        moved = {before.group for before, now in zip(instances, linked, strict=True) if before.group != now.group}
+        if moved and self.config.group is not None:
+            self.notes.append(
+                f"{len(moved):,} group(s) of the column {self.config.group} hold a prompt of another group, and count "
+                "as one with it: the same text never stands on two sides of a cut"
+            )
+        return linked
 
     def _draft(self, row: Row) -> _Draft:
         config = self.config
-        prompt = self._prompt(row)
+        prompt = self._filled(row, config.prompt, "prompt").strip()
+        text = " ".join(self._text(row, column, "prompt") for column in dict.fromkeys(_columns_of(config.prompt)))
         choices = self._choices(row)
-        identity = str(self._value(row, config.id, "id")) if config.id else str(row.number)
+        identity = self._text(row, config.id, "id") if config.id else str(row.number)
         first = self.seen.setdefault(identity, row.where)  # posteriors are matched by id
         if first != row.where:
             raise InputError(f"{row.where}: id {identity!r} is already that of {first}; give each row its own")
-        group = str(self._value(row, config.group, "group")) if config.group else context_group(prompt)
-        split = str(self._value(row, config.splits, "splits")) if config.splits else "train"
-        if split not in SPLITS:
-            raise InputError(f"{row.where}: {unknown_name('split', split, SPLITS)}")
-        return _Draft(row.where, identity, prompt, choices, self._labels(row, choices), group, split)
+        # Rows without a group have nothing in common but that.
+        blank = config.group is None or _is_blank(self._cell(row, config.group, "group"))
+        group = context_group(prompt) if config.group is None or blank else self._text(row, config.group, "group")
+        label = self._value(row, config.label, "label")
+        labels = self._labels(row, label, choices)
+        return _Draft(row.where, identity, prompt, text, choices, label, labels, group, self._split(row))
+
+    def _split(self, row: Row) -> Split:
+        if self.config.splits is None:
+            return "train"
+        name = self._text(row, self.config.splits, "splits").strip()
+        split = _SPLIT_NAMES.get(name.casefold())
+        if split is None:
+            raise InputError(f"{row.where}: {unknown_name('split', name, SPLITS)}")
+        return split
+
+    def _cell(self, row: Row, column: str, key: str) -> Any:
+        """The value of a column, None where the row lacks it; `a.b` is b in the object of column a."""
+        if column in row.values or column in self.columns:
+            return row.values.get(column)
+        outer, _, inner = column.partition(".")
+        if inner and isinstance(row.values.get(outer), dict):
+            value: Any = row.values[outer]
+            for name in inner.split("."):
+                value = value.get(name) if isinstance(value, dict) else None
+            return value
+        error = unknown_name("column", column, map(str, row.values))
+        raise InputError(f"{row.where}: {error}; `{key}` in {self.yaml_path} names it")
 
     def _value(self, row: Row, column: str, key: str) -> Any:
-        if column not in row.values and column not in self.columns:
-            error = unknown_name("column", column, map(str, row.values))
-            raise InputError(f"{row.where}: {error}; `{key}` in {self.yaml_path} names it")
-        value = row.values.get(column)
-        if value is None or value == "":
+        """A value that must be there."""
+        value = self._cell(row, column, key)
+        if _is_blank(value):
             raise InputError(f"{row.where}: {column} is missing; `{key}` in {self.yaml_path} needs it")
         return value
 
-    def _prompt(self, row: Row) -> str:
+    def _text(self, row: Row, column: str, key: str) -> str:
+        """A value that must be text, or a number as it is written."""
+        value = self._value(row, column, key)
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or value in (math.inf, -math.inf):
+            raise InputError(
+                f"{row.where}: {column} is {shown(value)}; expected text, as `{key}` in {self.yaml_path} needs it"
+            )
+        return str(value)
+
+    def _filled(self, row: Row, template: str, key: str) -> str:
         def fill(match: re.Match[str]) -> str:
             # {{ and }} stand for braces, as in Python's templates.
-            return match[0][0] if match[1] is None else str(self._value(row, match[1], "prompt"))
+            return match[0][0] if match[1] is None else self._text(row, match[1], key)
 
-        return _PLACE.sub(fill, self.config.prompt).strip()
+        return _PLACE.sub(fill, template)
 
-    def _choices(self, row: Row) -> tuple[str, ...]:
-        if not isinstance(self.config.choices, str):
-            return self.config.choices
-        column = self.config.choices
-        value = self._value(row, column, "choices")
-        if isinstance(value, str):
-            # A CSV cell holds a list as JSON.
-            try:
-                value = parse_json(value, row.where)
-            except InputError:
-                value = None
-        if not isinstance(value, list):
-            raise InputError(f"{row.where}: {column} is no list; expected the row's choices (in CSV as a JSON list)")
-        if len(value) < 2:
-            raise InputError(f"{row.where}: {column} has {len(value)} choice(s); expected at least 2")
-        return tuple(str(choice).strip() for choice in value)
+    def _choices(self, row: Row) -> Choices:
+        if isinstance(self.config.choices, str):
+            column = self.config.choices
+            return choices_of(self._value(row, column, "choices"), row.where, column)
+        templates = self.config.choices
+        columns = [match[1] for match in map(_PLACE.fullmatch, templates) if match is not None]
+        names = tuple(columns) if len(columns) == len(templates) and None not in columns else None
+        # Where each choice is a column, blank cells at the end mean fewer choices; one before a choice is a hole.
+        count = len(templates)
+        while names and count > 2 and _is_blank(self._cell(row, names[count - 1], "choices")):
+            count -= 1
+        texts = tuple(self._filled(row, template, "choices").strip() for template in templates[:count])
+        return Choices(texts, names and names[:count])
 
-    def _labels(self, row: Row, choices: tuple[str, ...]) -> dict[Reading, int]:
+    def _check_choices_are_no_columns(self, row: Row) -> None:
+        """Refuse choices that are the names of columns which hold texts: `[A, B]` where `["{A}", "{B}"]` is meant."""
+        if isinstance(self.config.choices, str):
+            return
+        columns = {str(name).strip().casefold(): name for name in row.values}
+        meant = [columns.get(choice.casefold()) for choice in self.config.choices]
+        if None in meant:
+            return
+        written = "[" + ", ".join(f'"{{{column}}}"' for column in meant) + "]"
+        # Columns of marks, one for each class, are no texts to choose from: there the names are the choices.
+        if all(_MARK.fullmatch(str(row.values[column] or "").strip()) for column in meant if column is not None):
+            self.notes.append(f"the choices are names of columns, and are asked for as they stand; not so? {written}")
+            return
+        raise InputError(
+            f"{self.yaml_path}: choices: {', '.join(self.config.choices)} are names of columns; write "
+            f"choices: {written} for what the columns hold"
+        )
+
+    def _labels(self, row: Row, value: Any, choices: Choices) -> dict[Reading, int]:
         """What the label says by each reading that fits this row and all before it."""
-        value = self._value(row, self.config.label, "label")
-        fits = {reading: label for reading, label in _fits(value, choices).items() if reading in self.readings}
+        fits = {reading: label for reading, label in readings_of(value, choices).items() if reading in self.readings}
         if not fits:
-            last = len(choices) - 1
-            letters = f"A..{LETTERS[min(last, 25)]}"
-            expected = {"text": "the text of one choice", "index": f"0..{last}", "letter": letters}
+            last = len(choices.texts)
+            from_one = "index" in self.readings and str(value).strip() == str(last)
             raise InputError(
-                f"{row.where}: label is {value!r}; expected {' or '.join(expected[r] for r in self.readings)}"
+                f"{row.where}: label is {shown(value)}; expected {expected_labels(self.readings, choices)}"
                 + ("" if self.readings == READINGS else f" (label_is: {' or '.join(self.readings)})")
+                + (f"; for labels that count from 1 to {last} write `label_is: number`" if from_one else "")
             )
         self.readings = tuple(reading for reading in self.readings if reading in fits)
         return fits
 
     def _check_one_reading(self, drafts: list[_Draft]) -> None:
         """Raise InputError where two readings give different labels: a silent guess would be wrong for one of them."""
+        # A name that the table itself gives to a choice leaves nothing to guess.
+        if self.readings[0] == "name":
+            return
         for draft in drafts:
-            by_label = {draft.labels[reading]: reading for reading in reversed(self.readings)}
-            if len(by_label) > 1:
-                says = ", ".join(f"choice {label} as {reading}" for label, reading in by_label.items())
+            texts = draft.choices.texts
+            by_text = {texts[draft.labels[reading]]: reading for reading in reversed(self.readings)}
+            if len(by_text) > 1:
+                says = ", ".join(f"choice {draft.labels[reading]} as {reading}" for reading in by_text.values())
                 raise InputError(f"{draft.where}: the label is {says}; say `label_is` in {self.yaml_path}")
+        # Labels from 1 fit as indices as long as no row holds the last choice.
+        from_zero = any(draft.labels[self.readings[0]] == 0 for draft in drafts)
+        if self.readings[0] == "index" and self.config.label_is is None and not from_zero:
+            self.notes.append(
+                f"labels are read as indices from 0, but none in {self.config.label} is 0: where they count from 1, "
+                f"write `label_is: number` in {self.yaml_path}, else `label_is: index`"
+            )
 
 
-def _fits(value: Any, choices: tuple[str, ...]) -> dict[Reading, int]:
-    """What a label says by each reading that it fits."""
-    text = str(value).strip()
-    fits: dict[Reading, int] = {}
-    # A choice that occurs twice is not named by its text.
-    if choices.count(text) == 1:
-        fits["text"] = choices.index(text)
-    # Python refuses to read whole numbers of thousands of digits; an index has few.
-    if text.isdecimal() and len(text) < 10 and int(text) < len(choices):
-        fits["index"] = int(text)
-    if len(text) == 1 and text in LETTERS[: len(choices)]:
-        fits["letter"] = LETTERS.index(text)
-    return fits
+def _is_blank(value: Any) -> bool:
+    """Whether a cell is empty: nothing, no characters but spaces, or NaN, which is how tables of numbers say so."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and not value.strip())

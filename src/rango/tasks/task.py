@@ -193,19 +193,24 @@ def task_text(task: Task, split: Literal["train", "validation", "test", "rest"])
         yield " ".join((prompt.trunk + prompt.branches[instance.label]).split())
 
 
-def show(task: Task, n: int, *, split: Split = "train") -> str:
+def show(task: Task, n: int, *, split: Split | None = None) -> str:
     """The prompts of the first `n` instances of a split in both forms, as the model gets them; `*` marks the answer.
 
+    The split is the first that has instances, unless one is given.
     A branch is shown in quotation marks, because the space it begins with is part of it.
     """
     sizes = ", ".join(f"{name} {len(task.split(name)):,}" for name in SPLITS)
     lines = [f"{task.name}: {sizes}; {task.n_choices} choices; default form {task.default_form}"]
     lines += [f"note: {note}" for note in task.notes]
+    chosen: Split = next((name for name in SPLITS if task.split(name)), "train") if split is None else split
     forms: tuple[Form, ...] = ("letter", "cloze")
-    for instance in task.split(split)[: max(n, 0)]:
+    for instance in task.split(chosen)[: max(n, 0)]:
         for form in forms:
+            if form == "letter" and len(instance.choices) > len(LETTERS):
+                lines += ["", f"--- {chosen} {instance.id}: {len(instance.choices)} choices, too many for letters ---"]
+                continue
             prompt = task.prompt(instance, form)
-            lines += ["", f"--- {split} {instance.id}, {form} form ---", prompt.trunk]
+            lines += ["", f"--- {chosen} {instance.id}, {form} form ---", prompt.trunk]
             lines += [
                 f"  {'*' if number == instance.label else ' '} {branch!r}"
                 for number, branch in enumerate(prompt.branches)

@@ -95,7 +95,9 @@ def write_evaluation(
 
 
 def check_not_empty(instances: Sequence[Instance], *, shots: int) -> None:
-    """Raise InputError if the shots left nothing of the training split."""
+    """Raise InputError if the split holds no instances, or the shots left none of it."""
+    if not instances and not shots:
+        raise InputError("the split holds no instances; give a table that has rows of it")
     if not instances:
         raise InputError(f"the {shots} shots are the whole training split; ask for fewer, or for more instances")
 
