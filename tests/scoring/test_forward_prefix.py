@@ -19,7 +19,7 @@ from rango.errors import InputError
 from rango.models.adapter import add_adapter
 from rango.models.loading import Model, load_model
 from rango.options import Form, LoRA, ScoringOptions
-from rango.scoring.forward import Reader, longest_short_rope, shared_beginning
+from rango.scoring.forward import Reader, rope_switches, shared_beginning
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import evaluate, score
 from rango.scoring.trees import TokenTree, encode
@@ -102,7 +102,7 @@ def test_frequencies_that_change_with_the_length_read_them_together(checkpoint: 
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
     for original in (115, 500):
         model = long_model(checkpoint, "phi3", original_max_position_embeddings=original, rope_parameters=rope)
-        assert longest_short_rope(model) == original
+        assert rope_switches(model) == (original,)
         trees = encode(model, TASK.test[:3], task=TASK, form="cloze")
         assert 100 < shared_beginning(trees) < 115 < trees[0].path_length < 500
         values, _ = read_of(probe_reader(model), trees, "cloze")

@@ -31,7 +31,7 @@ def test_a_sliding_window_shorter_than_the_instance_is_read_per_choice(checkpoin
     reader = probe_reader(model)
     trees = encode(model, TASK.test[:4], task=TASK, form="cloze")
     assert not any(reader.as_tree(tree) for tree in trees)
-    assert "sliding window of 12 tokens" in reader.notes[0]
+    assert "beyond 12 tokens" in reader.notes[0]
     values = score(reader, trees, options=ScoringOptions(), form="cloze").values
     assert values[0, 0] == pytest.approx(full_sequence_score(model, trees[0], 0), abs=2e-5)
 

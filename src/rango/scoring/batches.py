@@ -75,6 +75,14 @@ class Batch:
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         return replace(self, **moved)  # type: ignore[arg-type]
 
+    def cut(self, width: int, length: int, *, prefix: int) -> Batch:
+        """The first `width` columns, as of a text of `length` tokens, `prefix` of which were read before."""
+        if width == self.tokens.shape[1]:
+            return self
+        positions = None if self.positions is None else self.positions[:, :width].clamp(max=length - 1)
+        visible = None if self.visible is None else self.visible[..., :width, : prefix + width]
+        return replace(self, tokens=self.tokens[:, :width], positions=positions, visible=visible)
+
 
 @dataclass(slots=True)
 class _Row:

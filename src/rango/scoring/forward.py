@@ -2,12 +2,18 @@
 
 A beginning that all trees share, such as shots, can be read once (`Reader.after`): its keys and values in every layer
 are kept, and each batch continues from them.
+
+What counts places in the row (a local window, chunks, blocks, a selection of the best keys) or takes its rotary
+frequencies from the longest position of the batch is right for a tree only below some length. A short probe cannot see
+that, so these lengths are looked up in the configuration (`longest_tree_row`, `longest_padded_row`, `rope_switches`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +30,14 @@ from rango.scoring.trees import TokenTree
 _HEAD_ROWS = 256
 # A shorter beginning saves less than a forward pass of its own costs.
 _SHORTEST_PREFIX = 16
+# Names of lengths in the configurations of transformers: windows, chunks, blocks, and numbers of keys that are kept.
+_LENGTH = re.compile(
+    r"window(_size|_len|_length)?$|chunk_(size|length|len)$|block_size$|^local_attention$|compress_(rate|ratio)s?$"
+    r"|index_topk$|floor(_scale)?$|rel_extent$"
+)
+_SELECTION = re.compile(r"^(index_topk|index_block_size|keep_window_size)$")
+# These sound like lengths of text and are none.
+_OTHER = re.compile(r"feed_forward|^use_|vision|audio|image|conv_|max_window")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +50,7 @@ class Reader:
     model: Model
     reads_trees: bool
     window: int | None
-    """The longest tree that may be read at once, for a model with a sliding window; None for no limit."""
+    """The longest row that may hold a tree, for attention that counts places in the row; None for no limit."""
     splits_head: bool
     reads_prefix: bool = False
     """Whether a beginning that all trees share may be read once, see `after`."""
@@ -48,7 +62,20 @@ class Reader:
 
     def as_tree(self, tree: TokenTree) -> bool:
         """Whether this tree may be read as one row."""
-        return self.reads_trees and (self.window is None or tree.path_length <= self.window)
+        if not self.reads_trees or (self.window is not None and tree.input_length > self.window):
+            return False
+        # One row has one set of rotary frequencies: all its paths have to be on the same side of a switch.
+        shortest, longest = tree.path_length_of(min(tree.branches, key=len)) - 1, tree.path_length - 1
+        return not any(shortest <= switch < longest for switch in self.rope_switches)
+
+    def row_length(self, tree: TokenTree) -> int:
+        """Tokens of the longest row that holds this tree or, where each choice has a row, one of its paths."""
+        return tree.input_length if self.as_tree(tree) else tree.path_length
+
+    @cached_property
+    def rope_switches(self) -> tuple[int, ...]:
+        """The lengths beyond which the model takes other rotary frequencies."""
+        return rope_switches(self.model)
 
     def collate(self, trees: Sequence[TokenTree], *, read: Read, as_trees: bool) -> Batch:
         """The tensors of one forward pass of this reader, on its model's device."""
@@ -76,12 +103,34 @@ class Reader:
 
         Where the head cannot be applied apart, the logits there, (u, V); `log_probabilities` takes both.
         """
+        padded = longest_padded_row(self.model)
+        if not self.rope_switches and padded is None:
+            return self._output(batch)[batch.rows, batch.columns]  # (u, H) or (u, V)
+        # The longest position of a pass decides its rotary frequencies, so rows on two sides of a switch need two
+        # passes. Each has all rows, as the adapters of a bank count them, cut to the longest row of its side.
+        places = batch.columns if batch.positions is None else batch.positions[batch.rows, batch.columns]  # (u,)
+        lengths = _largest(places, batch.rows, len(batch.tokens)) + 1  # (b,): a row's last token predicts
+        sides = sum((lengths > switch).long() for switch in self.rope_switches) + torch.zeros_like(lengths)  # (b,)
+        if padded is not None:  # a side for each length
+            sides = sides.where(lengths <= padded, lengths + len(self.rope_switches))
+        states: torch.Tensor | None = None
+        for side in sorted(set(sides.tolist())):
+            at = (sides == side)[batch.rows]  # (u,)
+            width, length = int(batch.columns[at].max()) + 1, int(lengths[sides == side].max())
+            output = self._output(batch.cut(width, length, prefix=self.prefix_length))
+            part = output[batch.rows.where(at, 0), batch.columns.where(at, 0)]  # (u, H) or (u, V)
+            states = part if states is None else torch.where(at[:, None], part, states)
+        assert states is not None
+        return states
+
+    def _output(self, batch: Batch) -> torch.Tensor:
         network: Any = self.model.network
         inputs = self._inputs(batch)
         # (b, t, H) or (b, t, V)
-        output = network.get_decoder()(**inputs).last_hidden_state if self.splits_head else network(**inputs).logits
-        states: torch.Tensor = output[batch.rows, batch.columns]  # (u, H) or (u, V)
-        return states
+        output: torch.Tensor = (
+            network.get_decoder()(**inputs).last_hidden_state if self.splits_head else network(**inputs).logits
+        )
+        return output
 
     def log_probabilities(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
         """log P(target) of each scored token over the whole vocabulary, (m,) float32, in nats.
@@ -142,6 +191,11 @@ class Reader:
         return inputs
 
 
+def _largest(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+    """The largest value of each row, (count,)."""
+    return torch.zeros(count, dtype=values.dtype, device=values.device).scatter_reduce(0, rows, values, "amax")
+
+
 def _pick(logits: torch.Tensor, at: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return logits[at, targets] - logits.logsumexp(dim=-1)[at]  # (m,)
 
@@ -184,17 +238,62 @@ def shared_beginning(trees: Sequence[TokenTree]) -> int:
     return shared if shared >= _SHORTEST_PREFIX else 0
 
 
-def longest_short_rope(model: Model) -> int | None:
-    """The length beyond which the rotary frequencies of a model change (longrope), None where they never do.
+def longest_tree_row(model: Model) -> int | None:
+    """The longest row, in tokens, that may hold branches side by side; None where the network has no such limit."""
+    config = model.network.config.get_text_config()
+    lengths = [length for name, length in _numbers(config.to_dict()) if _LENGTH.search(name) and length > 0]
+    # Scaled by the position (Ministral 3): the configuration keeps the length among the rotary settings.
+    lengths += [
+        rope["original_max_position_embeddings"]
+        for rope in _rope_settings(config)
+        if rope.get("llama_4_scaling_beta") and "original_max_position_embeddings" in rope
+    ]
+    return min(lengths, default=None)
 
-    Keys that were computed below that length do not fit a longer text.
+
+def longest_padded_row(model: Model) -> int | None:
+    """The longest row, in tokens, that may be padded; None where padding never matters.
+
+    What keeps the k best keys of a row (DeepSeek's sparse attention, Doge) keeps others where padding stands.
+    """
+    numbers = _numbers(model.network.config.get_text_config().to_dict())
+    return min((length for name, length in numbers if _SELECTION.search(name) and length > 0), default=None)
+
+
+def _numbers(values: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    for name, value in values.items():
+        if _OTHER.search(name) or (name == "sliding_window" and values.get("use_sliding_window", True) is False):
+            continue
+        # A length may be given for each kind or each number of layer.
+        each = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        for number in each:
+            if isinstance(number, int) and not isinstance(number, bool):
+                yield name, number
+
+
+def rope_switches(model: Model) -> tuple[int, ...]:
+    """The lengths beyond which a model takes other rotary frequencies (longrope), for a whole batch at once.
+
+    Keys that were computed below such a length do not fit a longer text, and a row read beside a longer one gets the
+    frequencies of that one.
     """
     config: Any = model.network.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") != "longrope":
-        return None
-    length = rope.get("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None))
-    return length if isinstance(length, int) else 0
+    switches = set()
+    for rope in _rope_settings(config):
+        if rope.get("rope_type", rope.get("type")) == "longrope" or "long_mscale" in rope:
+            length = rope.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None
+            )
+            switches.add(length if isinstance(length, int) else 0)
+    return tuple(sorted(switches))
+
+
+def _rope_settings(config: Any) -> list[dict[str, Any]]:
+    """The rotary settings of a configuration: one dict, or one for each kind of layer."""
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, dict):
+        return []
+    return [rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
 
 
 class NGramReader(Reader):

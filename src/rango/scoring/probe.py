@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from rango.errors import InputError
 from rango.models.loading import Model, accepts
 from rango.models.ngram import NGRAM
-from rango.scoring.forward import NGramReader, Reader
+from rango.scoring.forward import NGramReader, Reader, longest_tree_row
 from rango.scoring.trees import TokenTree
 
 # Largest difference in nats between a tree's score and the full sequence's that rounding explains.
@@ -23,36 +24,52 @@ def probe_reader(model: Model) -> Reader:
     """Check how a model can be read, on a small tree of its own tokens.
 
     Two kinds of model give wrong scores silently when a tree is read as one row: those whose attention ignores the mask
-    or the positions that they are given (ALiBi, recurrent and hybrid layers), and those with a sliding window shorter
-    than the instance. The first are read one choice at a time; for the second only longer instances are.
+    or the positions that they are given (ALiBi, recurrent and hybrid layers), and those whose attention counts places
+    in the row, which shows only beyond a window (`longest_tree_row`). The first are read one choice at a time; of the
+    second only longer trees are.
 
     In the same way it is tried whether a model continues from the keys and values of a prefix: recurrent ones do not.
+
+    Raises:
+        InputError: a network that reads the tokens after those it predicts, such as BERT's: it scores no text.
     """
     if model.network.config.model_type == NGRAM:
         return NGramReader(model)
     # A fresh adapter's dropout is on, and would make two readings of one text differ.
     model.network.train(False)
     config: Any = model.network.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    if not isinstance(window, int) or getattr(config, "use_sliding_window", True) is False:
-        window = None
+    window = longest_tree_row(model)
     # A fixed tree whose branches share no token.
     ids = [(7 * n + 3) % int(config.vocab_size) for n in range(13)]
     probe = TokenTree("probe", tuple(ids[:5]), (tuple(ids[5:8]), tuple(ids[8:12]), tuple(ids[12:])), (1, 1, 1), 0)
 
     # The whole network on whole sequences is right by definition; what is faster has to agree with it.
     reader = Reader(model=model, reads_trees=False, window=window, splits_head=False)
+    _check_causal(model, ids)
     truth = _scores(reader, [probe], as_trees=False)
     reader = replace(reader, splits_head=_agrees(replace(reader, splits_head=True), [probe], truth))
     of_trees = replace(reader, reads_trees=True)
     if accepts(model.network, "position_ids") and _agrees(of_trees, [probe], truth):
-        note = f"sliding window of {window} tokens: longer instances are read per choice"
+        note = f"attention changes beyond {window} tokens (a window or chunk): longer trees are read per choice"
         reader = replace(of_trees, notes=() if window is None else (note,))
     else:
         kind = model.network.config.model_type
         note = f"{kind} cannot read token trees (no position ids or other layers than attention): read per choice"
         reader = replace(reader, notes=(note,))
     return replace(reader, reads_prefix=_continues(reader, probe))
+
+
+@torch.no_grad()
+def _check_causal(model: Model, ids: Sequence[int]) -> None:
+    network: Any = model.network
+    texts = torch.tensor([ids, [*ids[:-4], *ids[:4]]], device=model.device)
+    # What is predicted of the first tokens may not depend on the last four.
+    logits = network(texts).logits[:, :-4].float().log_softmax(-1)  # (2, t, V)
+    if (logits[0] - logits[1]).abs().max() > 10 * _TOLERANCE[model.dtype]:
+        raise InputError(
+            f"model {model.name}: {network.config.model_type} as configured also reads what follows a token, so that "
+            "it gives no probability of a text; choose a causal language model (a decoder: is_decoder true)"
+        )
 
 
 def _continues(reader: Reader, probe: TokenTree) -> bool:

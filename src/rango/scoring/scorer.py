@@ -18,7 +18,7 @@ from rango.errors import InputError
 from rango.models.adapter import Adapter
 from rango.models.loading import Model
 from rango.options import Form, ScoringOptions
-from rango.scoring.forward import Reader, longest_short_rope, shared_beginning
+from rango.scoring.forward import Reader, shared_beginning
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Instance, Task, few_shot
@@ -156,10 +156,12 @@ def score(
     reader.model.network.train(False)
     if dropout is not None:
         dropout.enable_dropout()
-    # The keys of a prefix fit texts within the sliding window and below the length where rotary frequencies change.
-    longest = max(tree.path_length for tree in trees)
-    limits = (reader.window, longest_short_rope(reader.model))
-    fits = reader.reads_prefix and all(limit is None or longest <= limit for limit in limits)
+    # The keys of a prefix fit rows within a window and texts below the length where rotary frequencies change.
+    fits = (
+        reader.reads_prefix
+        and (reader.window is None or max(map(reader.row_length, trees)) <= reader.window)
+        and all(tree.path_length <= switch for tree in trees for switch in reader.rope_switches)
+    )
     tokens = shared_beginning(trees) if fits else 0
     if tokens:
         reader, trees = reader.after(trees[0].trunk[:tokens]), [tree.after(tokens) for tree in trees]
@@ -186,7 +188,7 @@ def batches_by_tokens(reader: Reader, trees: Sequence[TokenTree], *, budget: int
 
     def size(tree: TokenTree) -> tuple[bool, int, int]:
         whole = reader.as_tree(tree)
-        return whole, tree.input_length if whole else tree.path_length, 1 if whole else len(tree.branches)
+        return whole, reader.row_length(tree), 1 if whole else len(tree.branches)
 
     sizes = [size(tree) for tree in trees]  # (whether it is one row, tokens of a row, rows)
     # Longest first: if a batch does not fit into memory, it is the first.

@@ -39,7 +39,11 @@ class TokenTree:
     @property
     def path_length(self) -> int:
         """Tokens of the longest path from the root."""
-        return len(self.trunk) + max(len(branch) for branch in self.branches)
+        return self.path_length_of(max(self.branches, key=len))
+
+    def path_length_of(self, branch: Sequence[int]) -> int:
+        """Tokens of the path that ends in one branch."""
+        return len(self.trunk) + len(branch)
 
     @property
     def input_length(self) -> int:
