@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.command import Capture
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rango.cli import main
 from rango.errors import InputError
-from rango.files import check_writable, check_writable_file, write_tensors, write_text
+from rango.files import atomic_path, check_writable, check_writable_file, write_tensors, write_text
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -108,3 +111,55 @@ def test_looking_at_a_place_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     check_writable(tmp_path / "c")
     assert (tmp_path / "c").is_dir()
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    file, other = tmp_path / "a*.txt", tmp_path / "abc.txt"
+    program = (
+        "import os, sys; from pathlib import Path; from rango.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as temporary: temporary.write_text('half'); os._exit(9)"
+    )
+    for target in (file, other):
+        assert subprocess.run([sys.executable, "-c", program, str(target)], check=False).returncode == 9
+    assert len(list(tmp_path.iterdir())) == 2
+    with atomic_path(file) as living:  # another writer of the same file, which is at work
+        living.write_text("first")
+        write_text(file, "second")
+        assert living.exists()
+    assert file.read_text() == "first"
+    assert sorted(entry.name[:9] for entry in tmp_path.iterdir()) == [".abc.txt.", "a*.txt"]
+    write_text(other, "whole")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a*.txt", "abc.txt"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        Exception("No space left on device (os error 28)"),  # what tokenizers raise
+    ],
+)
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {"w": torch.ones(2)}
+    write_tensors(tmp_path / "state", tensors, metadata={})
+    before = (tmp_path / "state").read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_tensors(tmp_path / "state", {"w": torch.zeros(2)}, metadata={})
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "state"))
+    assert (tmp_path / "state").read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_device_is_named(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "p.csv").write_text("label,posterior_0,posterior_1\n0,0.5,0.5\n1,0.25,0.75\n")
+    assert main(["metrics", str(tmp_path / "p.csv"), "--replicates", "10", "--out", "/dev/full"]) == 1
+    assert capsys.readouterr().err == "rango: /dev/full: No space left on device\n"

@@ -7,7 +7,14 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from rango.errors import InputError, unknown_name
 from rango.files import read_yaml
@@ -44,6 +51,17 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _plain_numbers(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        """Refuse `1_0e-1`, which pydantic reads as Python would: 1.0."""
+        result = read(value)
+        pairs = zip(value, result, strict=True) if isinstance(value, list | tuple) and isinstance(result, tuple) else ()
+        for text, number in ((value, result), *pairs):
+            if isinstance(text, str) and "_" in text and isinstance(number, int | float):
+                raise ValueError(f"{text!r} is no number; write numbers without _")
+        return result
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, where: str = "configuration") -> Self:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 1000  # characters of one mistake
+
 
 class InputError(ValueError):
     """Bad input or configuration: one mistake or several. The command line prints them on one line and exits with 2."""
 
     def __init__(self, *mistakes: str) -> None:
-        super().__init__("; ".join(mistakes))
-        self.mistakes = mistakes
+        # A value in a message may be as long as its file; its beginning, and the remedy at the end, are what helps.
+        self.mistakes = tuple(m if len(m) <= _LONGEST else f"{m[:700]} ... {m[-250:]}" for m in mistakes)
+        super().__init__("; ".join(self.mistakes))
 
 
 class RunError(RuntimeError):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import fcntl
+import glob
 import gzip
 import hashlib
 import io
@@ -34,6 +36,8 @@ _PLACE_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON may spell half a character, which UTF-8 cannot write
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust end the message of a system error
+UNFINISHED = ".tmp"  # the ending of a hidden file or folder that is being written
 # The names of PEFT's configuration, and of the record beside a fully fine-tuned model.
 ADAPTER_CONFIG, FULL_RECORD = "adapter_config.json", "full_finetuning.json"
 
@@ -49,7 +53,7 @@ def check_file(path: Path) -> None:
 def check_writable(folder: Path) -> None:
     """Raise InputError where a folder cannot be made or written to, before long work; leaves nothing behind."""
     made: list[Path] = []
-    with _place_refused(folder):
+    with place_refused(folder):
         try:
             made = [place for place in (folder, *folder.parents) if not place.exists()]
             folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +74,7 @@ def check_writable_file(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _place_refused(folder: Path) -> Iterator[None]:
+def place_refused(folder: Path) -> Iterator[None]:
     """Turn an OSError of the block into an InputError where another place would do, as with a missing permission."""
     try:
         yield
@@ -116,37 +120,80 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes `path` when the block ends without an error.
 
     Write, fsync, rename: a reader sees the old file or the whole new one, never a part. A link stays one: the file that
-    it names is replaced. A device or a pipe stays too: what was made is copied into it at the end.
+    it names is replaced. A device or a pipe stays too: what was made is copied into it at the end. What killed
+    processes left of earlier attempts is removed.
 
     Raises:
         InputError: `path` is a folder, or no file can be made there.
+        OSError: the disk is full, for example; it names `path`, whichever library writes.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of a file")
     # A device such as /dev/stdout cannot be replaced by a rename, and nothing else can be made in its folder.
     special = path.exists() and not path.is_file()
     target = path if special else Path(os.path.realpath(path))
-    with _place_refused(target.parent):
+    with place_refused(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=None if special else target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
+        handle, temporary = _temporary_file(target, None if special else target.parent)
     try:
-        yield temporary
-        if special:
-            with temporary.open("rb") as written, target.open("wb") as file:
-                shutil.copyfileobj(written, file)
-            return
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp gives 0600; a result is to be as readable as any file the user makes. The mask can only be read by
-        # setting another.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(target)
+        with naming_file(path, temporary):
+            yield temporary
+            if special:
+                with temporary.open("rb") as written, target.open("wb") as file:
+                    shutil.copyfileobj(written, file)
+                return
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            # mkstemp gives 0600; a result is to be as readable as any file the user makes. The mask can only be read by
+            # setting another.
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(target)
+            remove_leftovers(target)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _temporary_file(target: Path, folder: Path | None) -> tuple[int, Path]:
+    """An open file to write `target` into; the lock on it says that its process lives, see `remove_leftovers`."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.", suffix=UNFINISHED)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # Another writer of the same target may have taken the file for a leftover before it was locked.
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove the hidden files that killed processes left beside `target` while they wrote it."""
+    for file in target.parent.glob(f".{glob.escape(target.name)}.*{UNFINISHED}"):
+        # A living writer holds the lock; the error leaves its file alone.
+        with contextlib.suppress(OSError), file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.unlink()
+
+
+@contextlib.contextmanager
+def naming_file(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turn errors of the disk in the block into OSErrors that name `path`.
+
+    Writing to a full disk names no file, and safetensors and tokenizers then raise errors that are no OSErrors.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and str(error.filename) != str(temporary):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except Exception as error:
+        number = _RUST_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -249,7 +296,7 @@ def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
     """
     place = where if line is None else f"{where}:{line}"
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_whole_number)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -259,55 +306,32 @@ def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
         raise InputError(f"{place}: {broken!r} is half a surrogate pair; save the text as UTF-8") from None
     except RecursionError:
         raise InputError(f"{place}: nested too deep; expected an ordinary JSON value") from None
-    except ValueError:  # Python refuses to read whole numbers of more than 4,300 digits
+    except ValueError:
         raise InputError(f"{place}: a number has too many digits; shorten it or put it in quotation marks") from None
     return value
 
 
+def _whole_number(text: str) -> int:
+    if len(text) > 308:
+        raise ValueError  # beyond the largest float
+    return int(text)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping (safe loader); a syntax error or a key that stands twice names the line."""
+    """Read a YAML mapping with text keys; what is wrong names the line. See `yaml_loader` for the limits."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """PyYAML takes the last of two equal keys without a word, and values that contain themselves."""
+    from rango.yaml_loader import parse_yaml
 
-        def __init__(self, stream: str) -> None:
-            super().__init__(stream)
-            self.deep_construct = True  # what contains itself is then an error
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            seen: set[str] = set()
-            for key, _ in node.value:
-                if not isinstance(key.value, str):
-                    continue  # a list or a mapping: refused below
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-                seen.add(key.value)
-            return super().construct_mapping(node, deep=deep)
-
-        def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-            if isinstance(node.value, str) and any("\ud800" <= character <= "\udfff" for character in node.value):
-                raise yaml.constructor.ConstructorError(None, None, "half a surrogate pair", node.start_mark)
-            return super().construct_scalar(node)
-
-    # YAML 1.1 makes booleans of no, yes, on and off too, which are names more often: only true and false stay ones.
-    Loader.yaml_implicit_resolvers = {
-        letter: [pair for pair in pairs if letter in "tTfF" or not pair[0].endswith(":bool")]
-        for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    text = read_text(path)
     try:
-        value = yaml.load(text, Loader)
+        value = parse_yaml(read_text(path))
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{path}:{line}: not YAML ({error.problem}); fix the line") from None
+        place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else f"{path}"
+        problem = str(error.problem)
+        # What Rango refuses, and not the parser, says itself what to do.
+        raise InputError(f"{place}: {problem if ';' in problem else f'not YAML ({problem}); fix the line'}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); fix the file") from None
-    except RecursionError:
-        raise InputError(f"{path}: nested too deep; expected `key: value` lines") from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # a number or a date that is none
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: a value cannot be read ({reason}); put it in quotation marks") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}; expected `key: value` lines")
     return value

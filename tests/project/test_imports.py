@@ -15,7 +15,9 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "rango"
 ORDER = [
     "errors",
+    "yaml_loader",
     "files",
+    "output_folder",
     "config",
     "console",
     "options",

@@ -60,7 +60,7 @@ class TestMistakes:
             ({"name": ""}, "name: '' cannot name a folder"),
             ({"vary": {"lora.rank": 8}}, r"vary.lora.rank is 8: expected a list, such as \[8\]"),
             ({"base": 3}, "base is 3: expected keys and values, such as {rank: 8}"),
-            ({"vary": {1: [2]}}, "vary: the key 1 is not a word; put it in quotes"),
+            ({"vary": {1: [2]}}, r"a.yaml:\d+: the key 1 is not a word; put it in quotes"),
             (
                 {"search": {"space": {"steps": {"low": 1, "high": "a"}}}},
                 "search.space.steps.high is 'a': expected a number",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from rango.models.loading import load_model
 from rango.options import EvaluateConfig
 from rango.scoring.scorer import evaluate
 from rango.training.evaluate import check_not_empty, measure, true_posteriors, write_evaluation
+from rango.training.run_folder import Run
 
 Checkpoint = Callable[..., Path]
 QUIET = Screen(quiet=True)
@@ -114,3 +118,61 @@ def test_evaluation_with_shots(checkpoint: Checkpoint, tmp_path: Path) -> None:
     record = read_yaml(tmp_path / "evaluation.yaml")
     assert (record["config"]["shots"], record["config"]["shots_seed"]) == (3, 5)
     assert record["fingerprints"]["task"] == task.fingerprint
+
+
+class Killed(BaseException):
+    """The process ends here: no `except Exception` may go on."""
+
+
+@pytest.mark.parametrize("before_rename", [True, False])
+def test_a_killed_evaluation_is_repeated_with_the_same_result(
+    before_rename: bool, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, task = load_model(checkpoint("phi")), toy_task(test=4)
+    config = EvaluateConfig(model="phi", task="toy")
+
+    def run(out: Path) -> None:
+        write_evaluation(model, task, out=out, config=config, screen=QUIET)
+
+    run(tmp_path / "whole")
+    replace_file = Path.replace
+    # Killed before or behind each rename, which is what makes a file appear.
+    for number in itertools.count():
+        out, renames = tmp_path / f"out{number}", itertools.count()
+
+        def killed(self: Path, target: Path, renames: Iterator[int] = renames, number: int = number) -> Path:
+            this = next(renames) == number
+            if this and before_rename:
+                raise Killed
+            renamed = replace_file(self, target)
+            if this:
+                raise Killed
+            return renamed
+
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            patched.setattr(Path, "replace", killed)
+            run(out)
+            break
+        run(out)
+        for name in ("metrics.json", "posteriors/test-base.parquet"):
+            assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert read_yaml(out / "evaluation.yaml")["status"] == "complete"
+        assert {path.name for path in out.iterdir()} == {"posteriors", "metrics.json", "evaluation.yaml"}
+    assert number == 4
+
+
+def test_metrics_of_before_do_not_stand_beside_new_posteriors(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, config = load_model(checkpoint("phi")), EvaluateConfig(model="phi", task="toy")
+    write_evaluation(model, toy_task(test=4), out=tmp_path, config=config, screen=QUIET)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rango.training.evaluate.write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_evaluation(model, toy_task(test=6), out=tmp_path, config=config, screen=QUIET)
+    assert read_yaml(tmp_path / "evaluation.yaml")["status"] == "running"
+    with pytest.raises(InputError, match="holds neither run.yaml nor metrics.json"):
+        Run(tmp_path)

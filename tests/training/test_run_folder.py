@@ -176,3 +176,59 @@ def test_versions_name_what_decides_a_result() -> None:
 def test_reading_a_run_needs_no_model_library() -> None:
     program = "import sys, rango.training.run_folder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seconds", "soon"), ("seconds", float("inf")), ("fingerprints", ["a"]), ("letter_mass", 0.5), ("notes", "one"),
+        ("best_step", "x"), ("best_step", True), ("status", ["complete"]), ("config", 3),
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_one_line(writer: RunWriter, key: str, value: object) -> None:
+    write_yaml(writer.path / "run.yaml", {**RECORD, key: value})
+    with pytest.raises(InputError, match=f"run.yaml: {key} is .*; expected .*, as rango finetune writes it"):
+        open_output(writer.path, CONFIG, FINGERPRINTS)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("", [1]), ("base", None), ("base.nce", 0.5), ("base.nce", {}), ("base.nce.low", "x"), ("base.nce.value", []),
+        ("base.nce.n", None), ("base.nce.n", -1), ("base.nce.note", {}), ("base.nce.mean", 1.0),
+    ],
+)  # fmt: skip
+def test_damaged_metrics_are_one_line(writer: RunWriter, place: str, value: object) -> None:
+    metrics: dict[str, Any] = {"test": {"base": {"nce": Estimate(0.5, 0.25, 0.75, 2, "lower").as_dict()}}}
+    *path, last = f"test.{place}".rstrip(".").split(".")
+    inner = metrics
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    write_json(writer.path / "metrics.json", metrics)
+    with pytest.raises(InputError, match=r"metrics.json: .*; expected"):
+        _ = Run(writer.path).metrics
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000, '{"step": "x"}', '{"step": 1, "validation": [1]}', '{"step": 1, "validation": {"nce": "low"}}',
+        "3", "{}", f'{{"step": 1{"0" * 400}}}', '{"step": -1}',
+    ],
+)  # fmt: skip
+def test_a_damaged_log_ends_where_it_is_damaged_and_the_report_says_so(writer: RunWriter, line: str) -> None:
+    writer.append_log({"step": 0})
+    with (writer.path / "log.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert read_log(writer.path) == [{"step": 0}]
+    contents = Run(writer.path).contents([])
+    assert contents.log == ({"step": 0},)
+    assert contents.missing["log.jsonl"].startswith("log.jsonl:2: ")
+
+
+def test_a_full_disk_under_the_log_names_it(writer: RunWriter) -> None:
+    (writer.path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as error:
+        writer.append_log({"step": 0})
+    assert error.value.filename == str(writer.path / "log.jsonl")

@@ -87,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `rango tasks | head`: the reader has gone, which is no fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except RecursionError:  # values within values, in a file that was not written by Rango
+        return _fail("a value is nested too deep; expected the files that Rango describes", 2)
     except OSError as error:  # the disk is full, a folder has gone: nothing that the input decides
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}", 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rango.files import FULL_RECORD, atomic_path, write_json
+from rango.files import FULL_RECORD, UNFINISHED, atomic_path, naming_file, write_json
 from rango.models.adapter import TrainableModel, check_unadapted
 from rango.models.loading import Model, load_network, quiet_transformers
 
@@ -42,8 +44,11 @@ class FullTuning(TrainableModel):
     def save(self, folder: Path) -> None:
         """Write a transformers checkpoint with its tokenizer, each file whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as written:
-            with quiet_transformers():
+        # A run is one process's alone: what looks like the folder made below is a whole model that a killed one left.
+        for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*{UNFINISHED}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=UNFINISHED) as written:
+            with quiet_transformers(), naming_file(folder):
                 # One file of weights: several would not be replaced as one. Its metadata have one key, so that equal
                 # weights give equal bytes.
                 self.model.network.save_pretrained(written, max_shard_size="1000GB")

@@ -22,6 +22,7 @@ from typing import Literal
 from rango.console import end_with_parent
 from rango.errors import InputError, Interrupted, RunError
 from rango.files import read_yaml, write_yaml
+from rango.output_folder import check_links
 from rango.studies.optuna_search import Searcher
 from rango.studies.plan import Plan, own_model, plan_study
 from rango.studies.queue import WorkItem, divide_bank, form_banks, items_of_process
@@ -52,6 +53,7 @@ def prepare(study: Study, out: Path, *, workers: int = 1, ray: str | None = None
     """
     if out.is_file():
         raise InputError(f"--out {out} is a file; give a folder")
+    check_links(out)
     others = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith(".")) if out.is_dir() else []
     if others and not (out / "plan.json").is_file() and set(others) - _ENTRIES:
         raise InputError(f"--out {out} already holds other files ({others[0]}); give a folder that does not exist yet")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rango.files import fingerprint, read_json, write_json
+from rango.files import fingerprint, read_json, remove_leftovers, write_json
 from rango.studies.plan import Job, Plan, groups, own_model
 from rango.studies.store import ENDED, Store
 from rango.training.bank import bankable
@@ -91,7 +91,7 @@ def form_banks(runs: Sequence[Job], store: Store, *, workers: int) -> None:
     are trained together decides the last bits, and a study that goes on after a kill must give the same table.
     """
     store.banks.mkdir(parents=True, exist_ok=True)
-    with (store.banks / ".lock").open("w") as mutex:
+    with (store.banks / ".lock").open("a") as mutex:
         fcntl.flock(mutex, fcntl.LOCK_EX)  # two commands on one folder must not put one run into two banks
         known = {run for _, bank in read_banks(store) for run in bank["runs"]}
         fresh = [job for job in runs if job.id not in known and store.status(job) == "waiting"]
@@ -125,6 +125,7 @@ def divide_bank(item: WorkItem, store: Store, *, reason: str) -> bool:
     file = store.banks / f"{item.id}.json"
     write_json(file, {**read_json(file), "divided": reason})
     store.bank_state(item.id).unlink(missing_ok=True)
+    remove_leftovers(store.bank_state(item.id))
     return True
 
 
@@ -145,7 +146,7 @@ class ItemLock:
 def lock_item(path: Path) -> ItemLock | None:
     """Take the lock of an item; None where another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Its last owner may have removed the file after it was opened here: then the lock is on a file without a name.

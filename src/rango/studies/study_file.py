@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from rango.config import merge, underscored
 from rango.errors import InputError
 from rango.files import read_yaml
 from rango.studies.axes import flatten, unflatten
 from rango.studies.study import Study
+from rango.yaml_loader import parse_yaml
 
 
 def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -> Study:
@@ -76,7 +78,9 @@ def _change(values: Mapping[str, Any], text: str) -> dict[str, Any]:
     if not sign or not head:
         raise InputError(f"--set {text!r}: expected KEY=VALUE, such as model=runs/lm")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse_yaml(value)
+    except ConstructorError as error:
+        raise InputError(f"--set {text!r}: {error.problem}") from None
     except yaml.YAMLError:
         parsed = value
     if head in Study.model_fields and not inner:

@@ -20,6 +20,7 @@ from rango.models.adapter import Adapter
 from rango.models.loading import Model
 from rango.models.peft_format import load_adapter
 from rango.options import EvaluateConfig
+from rango.output_folder import only_writer
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import DropoutPasses, as_posteriors, check_dropout, score_split
 from rango.scoring.trees import encode
@@ -41,6 +42,14 @@ def write_evaluation(
             files; nothing is written then.
     """
     check_evaluation_output(out, config)
+    with only_writer(out):
+        return _write_evaluation(model, task, out=out, config=config, screen=screen, notes=notes)
+
+
+def _write_evaluation(
+    model: Model, task: Task, *, out: Path, config: EvaluateConfig, screen: Screen, notes: Sequence[str]
+) -> dict[str, dict[str, Estimate]]:
+    check_evaluation_output(out, config)  # again: its last writer may have ended only now
     notes = (*notes, *check_data(task, config))
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
     # The shots leave the training split, so its instances are those of the task that has them in its prompts.
@@ -77,9 +86,8 @@ def write_evaluation(
         states["floor"] = floor
     metrics = measure(states, seed=config.seed)
     # Write only now that everything is computed: an evaluation is whole or begun anew.
-    for state, posteriors in states.items():
-        write_posteriors(posteriors_file(out, state, config.split), posteriors)
     record = {
+        "status": "running",
         "config": config.model_dump(mode="json"),
         "form": form,
         "fingerprints": fingerprints,
@@ -89,8 +97,14 @@ def write_evaluation(
     }
     if scored.letter_mass is not None:
         record["letter_mass"] = round(scored.letter_mass, 6)
+    # The record comes first: a repeated command knows by it that the files of a killed one are its own. Metrics of an
+    # earlier evaluation must not stand beside these posteriors.
     write_yaml(out / RECORD, record)
+    (out / "metrics.json").unlink(missing_ok=True)
+    for state, posteriors in states.items():
+        write_posteriors(posteriors_file(out, state, config.split), posteriors)
     write_json(out / "metrics.json", as_json({config.split: metrics}))
+    write_yaml(out / RECORD, {**record, "status": "complete"})
     return metrics
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rango.errors import InputError
 from rango.files import holds_files, read_yaml
 from rango.options import EvaluateConfig, Split, TaskOptions
+from rango.output_folder import check_links
 from rango.tasks import TASKS, Task, load_task
 from rango.training.run_folder import Run
 
@@ -66,7 +67,7 @@ def check_data(task: Task, config: EvaluateConfig) -> tuple[str, ...]:
     """
     # Equal fingerprints mean the same instances in the same splits.
     run = run_of(config.adapter)
-    then = run.record.get("fingerprints", {}).get("task") if run is not None else None
+    then = run.part("fingerprints").get("task") if run is not None else None
     if run is None or then == task.fingerprint:
         return ()
     if not _is_task_of(run, config.task):
@@ -117,13 +118,14 @@ def _load_task_of(run: Run, name: str | None = None) -> Task | None:
         task = load_task(name or run.config.task, run.config)
     except InputError:
         return None
-    return task if task.fingerprint == run.record.get("fingerprints", {}).get("task") else None
+    return task if task.fingerprint == run.part("fingerprints").get("task") else None
 
 
 def check_evaluation_output(out: Path, config: EvaluateConfig) -> None:
     """Raise InputError where `out` holds anything but an evaluation with this configuration."""
     if out.is_file():
         raise InputError(f"--out {out} is a file; give a folder that does not exist yet")
+    check_links(out)
     if not holds_files(out):
         return
     if not (out / RECORD).is_file() or read_yaml(out / RECORD).get("config") != config.model_dump(mode="json"):

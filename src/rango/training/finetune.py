@@ -7,6 +7,7 @@ What a step has stored is not computed again, so that repeating the command goes
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from typing import Any
 from rango.console import Screen, SignalGuard
 from rango.decisions import Posteriors, fit_calibrator
 from rango.errors import DivergenceError, InputError
+from rango.files import remove_leftovers
 from rango.models.adapter import TrainableModel, add_bank
 from rango.models.full_finetuning import add_full
 from rango.models.loading import Model
 from rango.options import SPLITS, FinetuneConfig, Split
+from rango.output_folder import only_writer
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import score_split
 from rango.scoring.trees import TokenTree, encode
@@ -108,17 +111,21 @@ def finetune_bank(
     screen = screen or Screen(quiet=True)
     check_bankable(jobs)
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
-    # Look into every folder before anything is written: a bank with one wrong folder must not begin at all.
-    begun = [open_output(job.out, job.config, fingerprints) for job in jobs]
-    unfinished = []
-    for job, run in zip(jobs, begun, strict=True):
-        if run is not None and run.complete:
-            screen.say(f"{job.out} is complete with this configuration: nothing to do.")
-        else:
-            unfinished.append((job, run))
-    if unfinished:
-        _check_base(base or {}, task)
-        _train(model, task, unfinished, state, base or {}, screen)
+    with contextlib.ExitStack() as locks:
+        # Look into every folder before anything is written: a bank with one wrong folder must not begin at all.
+        unfinished = []
+        for job in jobs:
+            run = open_output(job.out, job.config, fingerprints)
+            if (run is None or not run.complete) and ProcessGroup.current().is_main:
+                locks.enter_context(only_writer(job.out))
+                run = open_output(job.out, job.config, fingerprints)  # its writer may have ended only now
+            if run is not None and run.complete:
+                screen.say(f"{job.out} is complete with this configuration: nothing to do.")
+            else:
+                unfinished.append((job, run))
+        if unfinished:
+            _check_base(base or {}, task)
+            _train(model, task, unfinished, state, base or {}, screen)
     return [Run(job.out) for job in jobs]
 
 
@@ -228,6 +235,7 @@ class _Bank:
         # The state goes last: after a crash before this line the complete runs are skipped and the others measured.
         if processes.is_main:
             state.unlink(missing_ok=True)
+            remove_leftovers(state)
         processes.barrier()
 
     def _write_base(self, split: Split, known: Posteriors | None) -> None:

@@ -6,6 +6,7 @@ Its files are listed in docs/files.md.
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +19,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rango import __version__
 from rango.decisions import Calibrator, Estimate, Posteriors, read_posteriors, write_posteriors
 from rango.errors import InputError
-from rango.files import holds_files, read_json, read_rows, read_text, read_yaml, write_json, write_text, write_yaml
+from rango.files import (
+    holds_files,
+    naming_file,
+    parse_json,
+    read_json,
+    read_rows,
+    read_text,
+    read_yaml,
+    write_json,
+    write_text,
+    write_yaml,
+)
 from rango.options import FinetuneConfig
+from rango.output_folder import check_links
 
 if TYPE_CHECKING:
     from rango.models.adapter import TrainableModel
@@ -48,7 +61,7 @@ class Run:
         """run.yaml: configuration, versions, fingerprints, notes, times."""
         if not (self.path / "run.yaml").is_file():
             raise InputError(f"{self.path} holds no run.yaml; expected the output folder of rango finetune")
-        return read_yaml(self.path / "run.yaml")
+        return read_record(self.path / "run.yaml")
 
     def part(self, key: str) -> dict[str, Any]:
         """A mapping of run.yaml, such as `config`; InputError if there is none."""
@@ -86,13 +99,18 @@ class Run:
         """
         if not (self.path / "metrics.json").is_file():
             raise InputError(f"{self.path} has no metrics.json; the run is not complete, repeat its command to go on")
-        return {
-            split: {
-                state: {name: Estimate.from_dict(values) for name, values in metrics.items()}
-                for state, metrics in states.items()
+        stored = read_metrics(self.path / "metrics.json")
+        try:
+            return {
+                split: {
+                    state: {name: Estimate.from_dict(values) for name, values in metrics.items()}
+                    for state, metrics in states.items()
+                }
+                for split, states in stored.items()
             }
-            for split, states in _read_metrics(self.path / "metrics.json").items()
-        }
+        except (LookupError, TypeError) as error:  # a key that is missing, or that no estimate has
+            reason = f"an estimate cannot be read ({error})"
+            raise InputError(f"{self.path / 'metrics.json'}: {reason}; expected a file that Rango wrote") from None
 
     def posteriors(self, state: str, split: str = "test") -> Posteriors:
         """Stored posteriors of a model state (base, adapted, ...) on a split.
@@ -124,15 +142,40 @@ class Run:
         # Read everything now, whether the report needs it or not: its notes name all that is missing.
         record = read("run.yaml", read_yaml) or {}
         # Where a line is broken, the first pass notes which one and the second keeps the records before it.
-        log = read("log.jsonl", lambda file: [row for _, row in read_rows(file)])
+        log = read("log.jsonl", lambda file: [_check_log_record(file, *numbered) for numbered in read_rows(file)])
         log = log or read("log.jsonl", lambda file: read_log(file.parent)) or []
-        metrics = read("metrics.json", _read_metrics) or {}
+        metrics = read("metrics.json", read_metrics) or {}
         posteriors = {}
         for state in states:
             stored = read(f"posteriors/test-{state}.parquet", read_posteriors)
             if stored is not None:
                 posteriors[state] = stored
         return RunContents(record, tuple(log), metrics, posteriors, missing)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run.yaml, with the kinds of value that its readers count on.
+
+    Raises:
+        InputError: it cannot be read, or a value is of another kind; the message names the key.
+    """
+    record = read_yaml(path)
+    for key, (kind, expected) in _RECORD_KINDS.items():
+        value = record.get(key)
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) or infinite):
+            raise InputError(f"{path}: {key} is {value!r}; expected {expected}, as rango finetune writes it")
+    return record
+
+
+_MAPPING, _NUMBER, _COUNT = (dict, "keys and values"), ((int, float), "a number"), (int, "a whole number")
+_RECORD_KINDS: Mapping[str, tuple[Any, str]] = {
+    **dict.fromkeys(("config", "fingerprints", "letter_mass", "model"), _MAPPING),
+    **dict.fromkeys(("seconds", "trainable_parameters"), _NUMBER),
+    **dict.fromkeys(("best_step", "steps"), _COUNT),
+    "status": (str, "a word"),
+    "notes": (list, "a list"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,15 +203,31 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not file.is_file() or not file.stat().st_size:
         return []
     records = []
-    for line in read_text(file).splitlines():
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            records.append(_check_log_record(file, number, parse_json(line, str(file), line=number)))
+        except InputError:
             break  # each line is written with one call, so only the last can be cut
     return records
 
 
-def _read_metrics(path: Path) -> dict[str, Any]:
+def _check_log_record(file: Path, line: int, record: Any) -> dict[str, Any]:
+    """A record of a log that has its step, and numbers on validation; InputError for any other."""
+    validation = record.get("validation") or {} if isinstance(record, dict) else None
+    numbers = validation.values() if isinstance(validation, dict) else (None,)
+    if not isinstance(record, dict) or not all(map(_is_number, numbers)):
+        raise InputError(f"{file}:{line}: is no record of a step; expected a line that rango finetune wrote")
+    step = record.get("step")
+    if not isinstance(step, int) or not 0 <= step < 2**53:
+        raise InputError(f"{file}:{line}: step is {step!r}; expected a whole number from 0")
+    return record
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
     """A metrics.json, checked down to its numbers so that no reader of it has to.
 
     Raises:
@@ -185,8 +244,13 @@ def _read_metrics(path: Path) -> dict[str, Any]:
                 raise InputError(f"{path}: {place} is a {type(inner).__name__}; expected an object of {below}")
         level = {f"{place}.{key}": value for place, inner in level.items() for key, value in inner.items()}
     for place, value in level.items():
-        if place.endswith((".value", ".low", ".high")) and not isinstance(value, int | float | None):
+        name = place.rpartition(".")[2]
+        if name in ("value", "low", "high") and value is not None and not _is_number(value):
             raise InputError(f"{path}: {place} is {value!r}; expected a number")
+        if name == "n" and not (isinstance(value, int) and value >= 0):
+            raise InputError(f"{path}: {place} is {value!r}; expected a whole number")
+        if name in ("direction", "note") and not isinstance(value, str | None):
+            raise InputError(f"{path}: {place} is {value!r}; expected a text")
     return metrics
 
 
@@ -244,7 +308,8 @@ class RunWriter:
         """Add one line to log.jsonl; one write call, so that a crash can only cut the last line."""
         if not self.writes:
             return
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+        log = self.path / "log.jsonl"
+        with naming_file(log), log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def rewind_log(self, step: int) -> None:
@@ -294,10 +359,11 @@ def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, s
     """The run of this configuration that `path` holds already; None where a new one may be written.
 
     Raises:
-        InputError: `path` holds something else, or a run of another configuration, model or data.
+        InputError: `path` holds something else, a run of another configuration, model or data, or links out of it.
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"--out {path} is a file; give a folder that does not exist yet")
+    check_links(path)
     if not holds_files(path):
         return None
     if not (path / "run.yaml").is_file():
@@ -311,7 +377,7 @@ def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, s
 
 def check_output(path: Path, config: FinetuneConfig, task: Task) -> None:
     """As `open_output`, before the model is loaded: a run of another model is not noticed yet."""
-    stored = Run(path).record.get("fingerprints", {}) if (path / "run.yaml").is_file() else {}
+    stored = Run(path).part("fingerprints") if (path / "run.yaml").is_file() else {}
     open_output(path, config, {**stored, "task": task.fingerprint})
 
 

@@ -6,6 +6,7 @@ was run. A file that is missing or broken costs its own part only, and the page 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ import numpy as np
 from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import write_text
+from rango.output_folder import check_links
 from rango.reports.run import figures, findings
 from rango.reports.style import Drawing, drawing, render
 from rango.reports.tables import (
@@ -55,6 +57,7 @@ def write_report(run_dir: Path) -> Path:
         InputError: the folder does not exist or is not a run.
     """
     path = run_dir / "report.html"
+    check_links(run_dir, path.name)
     write_text(path, render_page(Run(run_dir).contents([state.key for state in STATES])))
     return path
 
@@ -115,7 +118,7 @@ def _summary(record: Mapping[str, Any]) -> Iterator[str]:
         yield "full fine-tuning"
     elif lora:
         targets = lora.get("targets") or ()
-        names = targets if isinstance(targets, str) else ", ".join(map(str, targets))
+        names = ", ".join(map(str, targets)) if isinstance(targets, list | tuple) else str(targets)
         yield f"LoRA of rank {lora.get('rank')} on {names}"
     trainable, parameters = record.get("trainable_parameters"), model.get("parameters")
     if isinstance(trainable, int) and isinstance(parameters, int) and parameters:
@@ -128,7 +131,7 @@ def _summary(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"seed {config['seed']}"
     if model.get("device"):
         yield f"{model['device']}, {str(model.get('dtype', '')).removeprefix('torch.')}".rstrip(", ")
-    if isinstance(record.get("seconds"), int | float):
+    if isinstance(record.get("seconds"), int | float) and math.isfinite(record["seconds"]):
         yield duration(float(record["seconds"]))
 
 

@@ -12,9 +12,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rango.decisions import Estimate
-from rango.files import read_json
 from rango.reports.run.findings import verdict_sentences
 from rango.reports.tables import column_named, heading, interval, number, result_rows, split_metrics
+from rango.training.run_folder import read_metrics
 
 _TITLE_WIDTH = 19
 _VALUE_WIDTH = 16  # a value above its interval: "0.193 to 0.229", and the space between columns
@@ -102,5 +102,5 @@ def _cell(cell: Estimate | None, style: str = "", *, in_line: bool = False, sign
 def print_result(folder: Path, *, split: str, shown: Path) -> None:
     """Print the table of a folder's metrics.json and the path of the file to look at next."""
     console = Console(highlight=False)
-    console.print(result_table(read_json(folder / "metrics.json"), split=split, width=console.width))
+    console.print(result_table(read_metrics(folder / "metrics.json"), split=split, width=console.width))
     console.print(f"\n{shown}", soft_wrap=True, markup=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rango.files import write_text
+from rango.output_folder import check_links
 from rango.reports.study.figures import study_figures
 from rango.reports.study.latex import write_tex
 from rango.reports.study.page import render_study_page
@@ -57,6 +58,7 @@ def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> 
         replicates=replicates,
     )
     files = [folder / "table.csv", folder / "table.tex"]
+    check_links(folder, "table.csv", "table.tex", "figures", "report.html")
     write_csv(files[0], table)
     write_tex(files[1], table)
     # PNG for documents and the web, PDF for papers.
