@@ -16,7 +16,7 @@ TESTS = ROOT / "tests"
 MODULES = {str(path.relative_to(SOURCE).with_suffix("")) for path in SOURCE.rglob("*.py")}
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
-MOST_FILES = 122
+MOST_FILES = 123
 MOST_LINES = 21_100
 FEWEST_LINES = 80
 SHORT = {"errors", "tasks/registry", "reports/study/report", "__main__"}
