@@ -57,8 +57,8 @@ class Config(BaseModel):
     def _plain_numbers(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
         """Refuse `1_0e-1`, which pydantic reads as Python would: 1.0."""
         result = read(value)
-        pairs = zip(value, result, strict=True) if isinstance(value, list | tuple) and isinstance(result, tuple) else ()
-        for text, number in ((value, result), *pairs):
+        lists = isinstance(value, list | tuple) and isinstance(result, tuple)
+        for text, number in zip(value, result, strict=False) if lists else ((value, result),):
             if isinstance(text, str) and "_" in text and isinstance(number, int | float):
                 raise ValueError(f"{text!r} is no number; write numbers without _")
         return result
