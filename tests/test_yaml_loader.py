@@ -57,7 +57,7 @@ def test_a_text_may_look_like_such_a_number() -> None:
     assert Rates.build({"rate": "1e-1", "steps": "10"}).rate == 0.1
 
 
-@pytest.mark.parametrize("key", ["1", "2.5", "yes", "null", "2024-01-01"])
+@pytest.mark.parametrize("key", ["1", "2.5", "true", "null", "2024-01-01"])
 def test_a_key_is_a_text(tmp_path: Path, key: str) -> None:
     text = f"rate: 1\nmany:\n  {key}: 1\n"
     assert refusal(tmp_path, text) == f"a.yaml:3: the key {key} is not a word; put it in quotes"

@@ -143,7 +143,7 @@ def test_decisions_default_to_classes_where_square() -> None:
         ("decisions: [a, ~]\ncosts: [[0, 1], [1, 0]]", "{path}: decisions[1] is None; expected a name"),
         ("costs: [[0, true], [1, 0]]", "{path}: costs[0][1] is True; expected a finite number"),
         ("costs: [[0, '0.5'], [1, 0]]", "costs[0][1] is '0.5'; expected a finite number"),
-        (f"costs: [[0, 1{'0' * 309}], [1, 0]]", f"costs[0][1] is 1{'0' * 39}…; expected a finite number"),
+        (f"costs: [[0, 1{'0' * 309}], [1, 0]]", "{path}:1: a number has too many digits; shorten it"),
         ("classes: ab\ncosts: [[0, 1], [1, 0]]", "classes is 'ab'; expected a list of names"),
     ],
 )
