@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rango.errors import InputError
@@ -18,6 +20,12 @@ Groups = list[list[Instance]]
 # that were shortened.
 RUN = 8
 _WORD = re.compile(r"\w+")
+
+# Of near-duplicates. Below 40 characters one other word makes another text of it, and texts are alike by chance ("What
+# is 7 plus 8?"). 8 bands of 4 values: of the pairs at the limit 98 of 100 become candidates, to be compared exactly.
+CHARACTERS, SIMILARITY, FEWEST_CHARACTERS = 5, 0.8, 40
+_BANDS, _ROWS = 8, 4
+Pair = tuple[Instance, Instance]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +191,55 @@ def _runs(text: str) -> Iterable[int]:
     """A number for each run of `RUN` words; equal runs have equal numbers within one process."""
     words = _WORD.findall(text.casefold())
     return (hash(tuple(words[start : start + RUN])) for start in range(len(words) - RUN + 1))
+
+
+def near_duplicates(splits: Sequence[Sequence[Instance]]) -> dict[tuple[int, int], list[Pair]]:
+    """For each two splits, the instances of the first that have a near-duplicate in the second, with one of them.
+
+    Two texts are nearly the same where the sets of their runs of 5 characters have a Jaccard similarity of at least
+    0.8: about one word in twenty differs. MinHash (Broder, 1997) finds the candidates without comparing
+    all pairs. Short texts are passed over. Keys are the places of the two splits, the smaller first.
+    """
+    runs = [[(instance, its) for instance in split if (its := _character_runs(instance))] for split in splits]
+    pairs: dict[tuple[int, int], list[Pair]] = {}
+    if sum(map(bool, runs)) < 2:
+        return pairs
+    from datasketch import MinHash, MinHashLSH
+
+    count = _BANDS * _ROWS
+    sketches = [MinHash.bulk([its for _, its in part], num_perm=count, hashfunc=zlib.crc32) for part in runs]
+    for second in range(1, len(runs)):
+        index = MinHashLSH(num_perm=count, params=(_BANDS, _ROWS))
+        for number, sketch in enumerate(sketches[second]):
+            index.insert(number, sketch)
+        for first in range(second):
+            for (instance, its), sketch in zip(runs[first], sketches[first], strict=True):
+                for number in sorted(index.query(sketch)):
+                    other, others = runs[second][number]
+                    if len(its & others) >= SIMILARITY * len(its | others):
+                        pairs.setdefault((first, second), []).append((instance, other))
+                        break
+    return pairs
+
+
+def _character_runs(instance: Instance) -> set[bytes]:
+    """The runs of characters of an instance's text, case and white space aside; none where it is short."""
+    # Of a table's prompts the template is left out: all of them share it.
+    text = (instance.fields or {}).get("text") or f"{instance.context} {instance.question}"
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    if len(plain) < FEWEST_CHARACTERS:
+        return set()
+    return {plain[start : start + CHARACTERS].encode() for start in range(len(plain) - CHARACTERS + 1)}
+
+
+def near_duplicate_notes(splits: Mapping[str, Sequence[Instance]]) -> list[str]:
+    """A note for each two of the named splits where an instance of the first is nearly one of the second."""
+    names = tuple(splits)
+    notes = []
+    for (first, second), pairs in sorted(near_duplicates(tuple(splits.values())).items()):
+        one, two = (instance.where or instance.id for instance in pairs[0])
+        notes.append(
+            f"{len(pairs):,} of {len(splits[names[first]]):,} {names[first]} instance(s) are nearly the same as one of "
+            f"the {names[second]} split (such as {one} and {two}); where they have one source, give them one group"
+        )
+    return notes

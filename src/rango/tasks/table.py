@@ -27,7 +27,7 @@ from rango.errors import InputError, unknown_name
 from rango.options import SPLITS, Split, TaskOptions
 from rango.tasks.answers import READINGS, Choices, Reading, choices_of, expected_labels, readings_of, shown
 from rango.tasks.sources import Row, file_rows, located
-from rango.tasks.splits import cut, link
+from rango.tasks.splits import cut, link, near_duplicate_notes
 from rango.tasks.task import Instance, Task, Templates, context_group
 
 TEMPLATES = Templates(letter="{context}\n{choices}\nAnswer:", cloze="{context}")
@@ -133,13 +133,14 @@ def load_table(path: Path, options: TaskOptions) -> Task:
         validation, test = [], validation
         notes.append("no row is of the split test: validation serves as test, and validation is carved from train")
     parts = cut(train, options, validation=validation, test=test)
+    near = near_duplicate_notes({"test": parts.test, "validation": parts.validation, "training": parts.train})
     return Task(
         name=str(path),
         train=parts.train,
         validation=parts.validation,
         test=parts.test,
         write_prompt=TEMPLATES,
-        notes=(*notes, *parts.notes),
+        notes=(*notes, *parts.notes, *near),
         options=options,
         rest=parts.rest,
     )
