@@ -70,6 +70,8 @@ class Config(BaseModel):
         Raises:
             InputError: every mistake on one line, naming the key, the value and what was expected.
         """
+        if not isinstance(values, Mapping):  # JSON may hold anything
+            raise InputError(f"{where} holds a {type(values).__name__}; expected keys and values")
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:

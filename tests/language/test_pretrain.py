@@ -19,6 +19,7 @@ from rango.language.corpus import consecutive_windows, read_sources, tokenise, t
 from rango.language.options import PretrainConfig
 from rango.language.pretrain import pretrain
 from rango.language.trainer import token_losses
+from rango.output_folder import only_writer
 
 
 class TestFolder:
@@ -131,3 +132,14 @@ class TestBadInput:
         with pytest.raises(InputError, match=message):
             pretrain(texts, out=tmp_path / "lm", config=tiny(**changes))
         assert not list(tmp_path.iterdir())
+
+
+def test_one_process_writes_a_model(tmp_path: Path) -> None:
+    out = tmp_path / "lm"
+    with only_writer(out, tmp_path / ".lm.lock"), pytest.raises(InputError, match="lm is being written by process"):
+        pretrain(story(), out=out, config=tiny())
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".lm.unfinished").mkdir()
+    (tmp_path / ".lm.unfinished" / "model.safetensors").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="model.safetensors leads out of"):
+        pretrain(story(), out=out, config=tiny())

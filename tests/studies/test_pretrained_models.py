@@ -48,6 +48,12 @@ class TestPlanning:
         assert second.options.tokenizer is None
         assert (second.texts, second.lines) == (first.texts, first.lines) == ("simulated", 400)
 
+    @pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "", ".x", "a\\b", "a\x1b[31m", "a\nb"])
+    def test_a_path_is_no_name(self, name: str) -> None:
+        with pytest.raises(InputError, match="cannot name a folder; give a word, such as small"):
+            plan_models(specs(**{name: MODELS["first"]}))
+        assert plan_models(specs(**{"größe 2.5-b": MODELS["first"]}))
+
     def test_texts_of_its_own_stay(self) -> None:
         folders = plan_models(specs(first=MODELS["first"], second={**MODELS["second"], "texts": "a.txt"}))
         assert (folders["second"][1].texts, folders["second"][1].lines) == ("a.txt", 70_000)

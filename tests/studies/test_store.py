@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 from rango.decisions import Posteriors
+from rango.errors import InputError
 from rango.files import read_yaml, write_yaml
+from rango.results.outcomes import read_outcomes
 from rango.studies import store
+from rango.studies.execution import describe
 from rango.studies.plan import Plan, plan_study
+from rango.studies.queue import items_of_process, work_items
 from rango.studies.store import Store
 from rango.studies.study import Study
 from rango.studies.worker import Worker
@@ -39,7 +43,7 @@ def test_a_look_parses_nothing_that_was_parsed(plan: Plan, tmp_path: Path, monke
         parsed.append(path)
         return read_yaml(path)
 
-    monkeypatch.setattr(store, "read_yaml", read)
+    monkeypatch.setattr(store, "read_record", read)
     worker = Worker(Store(tmp_path), plan)
     for _ in range(3):
         assert worker.do_next() == "nothing"
@@ -93,3 +97,50 @@ def test_a_moved_run_names_the_model_where_it_is(plan: Plan, tmp_path: Path) -> 
     here.relocate(moved)
     assert here.record(job)["config"]["model"] == "elsewhere"
     assert before["config"]["model"] == "some/model"
+
+
+DAMAGE = [
+    "[" * 100_000,
+    "null",
+    "[1]",
+    '{"runs": 3, "reason": [], "trials": {}}',
+    "{",
+    '{"runs": [1], "trials": [1]}',
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("content", DAMAGE, ids=range(len(DAMAGE)))
+@pytest.mark.parametrize(
+    "name",
+    ["plan.json", "failures/JOB.json", "failures/BASE.json", "banks/0f.json", "runs/JOB/run.yaml", "runs/JOB/log.jsonl",
+     "bases/BASE/held-out.yaml", "bases/BASE/posteriors/test-base.parquet", "index.json", "locks/JOB.lock"],
+)  # fmt: skip
+def test_a_damaged_file_of_a_study_is_one_line_or_costs_its_own_part(
+    name: str, content: str, plan: Plan, tmp_path: Path
+) -> None:
+    stored = Store(tmp_path)
+    stored.write_plan(plan)
+    file = tmp_path / name.replace("JOB", plan.jobs[1].id).replace("BASE", plan.jobs[0].id)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+    # Everything that a command asks of a folder: what is left to do, who works on what, the table.
+    for look in (
+        lambda: describe(plan, stored),
+        lambda: [item.ready(stored, plan) for item in work_items(plan, stored)],
+        lambda: items_of_process(plan, stored, 1),
+        lambda: stored.rebuild_index(stored.read_plan()),
+        lambda: read_outcomes(tmp_path),
+    ):
+        message = ""
+        try:
+            look()
+        except InputError as error:
+            message = str(error)
+        assert len(message) < 1500
+        assert not message or file.name in message
+
+
+def test_a_plan_that_lacks_a_job_says_so(plan: Plan) -> None:
+    with pytest.raises(InputError, match="plan.json has no job '../x', which its rows read; run rango study again"):
+        plan.job("../x")

@@ -20,6 +20,7 @@ from rango.errors import InputError
 from rango.models.loading import load_model
 from rango.models.lora import LoRALinear
 from rango.models.peft_format import load_adapter
+from rango.output_folder import only_writer
 from rango.scoring.scorer import evaluate
 from rango.tasks import Task
 from rango.training.finetune import finetune
@@ -194,3 +195,12 @@ def test_nothing_is_written_when_the_input_is_bad(checkpoint: Checkpoint, tmp_pa
     with pytest.raises(InputError, match="placement"):
         finetune(load_model(checkpoint("gpt2")), toy_task(), out=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_second_process_on_one_run_is_refused(finished: Run, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model, message = load_model(checkpoint("phi")), r"--out \S+ is being written by process \d+ on"
+    with only_writer(tmp_path / "run"), pytest.raises(InputError, match=message):
+        finetune(model, toy_task(), out=tmp_path / "run", **QUICK)
+    assert list(tmp_path.iterdir()) == []
+    with only_writer(finished.path):  # nothing is written where nothing is left to do
+        assert finetune(model, toy_task(), out=finished.path, **QUICK).complete

@@ -22,6 +22,7 @@ from rango.language.corpus import Corpus, Source
 from rango.language.options import PretrainConfig
 from rango.language.text_scores import bits_per_byte, perplexity
 from rango.models.loading import Model, quiet_transformers
+from rango.output_folder import check_links
 from rango.training.run_folder import versions
 
 STATE = "state.safetensors"
@@ -95,6 +96,7 @@ def work_folder(out: Path, identity: str) -> Iterator[Path]:
         InputError: another unfinished pre-training stands there.
     """
     work = out.parent / f".{out.name}.unfinished"
+    check_links(work)
     record = work / RECORD
     if record.exists() and read_yaml(record).get("identity") != identity:
         raise InputError(

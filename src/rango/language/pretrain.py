@@ -46,6 +46,7 @@ from rango.language.trainer import Trainer
 from rango.language.words import WORDS_FILE, count_words, write_words
 from rango.models.loading import Model
 from rango.models.ngram import NGramForCausalLM
+from rango.output_folder import only_writer
 
 _ARPA_FILE = "model.arpa"
 _TOKENS_AT_ONCE = 200_000  # of held-out text that an n-gram scores: the tables of their histories fit into memory
@@ -95,7 +96,7 @@ def pretrain(
         screen.say(f"{out} is complete already, with this configuration and text")
         return out
 
-    with work_folder(place, identity) as work:
+    with only_writer(place, place.parent / f".{place.name}.lock"), work_folder(place, identity) as work:
         tokenizer = make_tokenizer(config, sources)
         if arpa is not None:
             made = _read_ngram(arpa, tokenizer, screen=screen)

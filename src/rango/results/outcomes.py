@@ -115,7 +115,7 @@ def _why_missing(store: Store, plan: Plan, cell: Cell) -> str:
         if status == "failed":
             return store.failure(job.id)
         if status == "pruned":  # a search ended it early
-            return str(store.record(job)["reason"])
+            return str(store.record(job).get("reason"))
         if status != "done":
             return "not finished yet"
         for split in ("test", "validation")[: 2 if cell.calibrator else 1]:

@@ -75,7 +75,7 @@ class Searcher:
                 raise InputError(
                     "search: only lora and full have a validation value of their own; take those adaptations"
                 )
-        if self.file.is_file() and read_json(self.file)["asked"] != self._identity():
+        if self.file.is_file() and self._stored().get("asked") != self._identity():
             raise InputError(
                 f"{self.store.path} holds another search (all but its trials must stay the same); give another --out"
             )
@@ -104,7 +104,15 @@ class Searcher:
 
     def chosen(self) -> list[Axes]:
         """The choices that are written down."""
-        return list(read_json(self.file)["trials"]) if self.file.is_file() else []
+        return list(self._stored()["trials"]) if self.file.is_file() else []
+
+    def _stored(self) -> dict[str, Any]:
+        """The content of search.json; InputError where it is damaged."""
+        stored = read_json(self.file)
+        trials = stored.get("trials") if isinstance(stored, dict) else None
+        if not isinstance(trials, list) or not all(isinstance(axes, dict) for axes in trials):
+            raise InputError(f"{self.file} holds no trials; delete it to begin the search anew")
+        return stored  # type: ignore[no-any-return]
 
     def plan(self) -> Plan:
         """The plan with every trial chosen so far; before the first one is written down, with that."""

@@ -89,7 +89,9 @@ class Plan(Config):
         return {job.id: job for job in self.jobs}
 
     def job(self, identity: str) -> Job:
-        """A job by its id."""
+        """A job by its id; InputError in a plan.json that was changed and lacks it."""
+        if identity not in self.by_id:
+            raise InputError(f"plan.json has no job {identity!r}, which its rows read; run rango study again")
         return self.by_id[identity]
 
 

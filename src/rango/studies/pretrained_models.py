@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,6 +93,9 @@ def plan_models(models: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ModelSp
         planned[name] = (f"{name}-{spec.identity}", spec)
 
     for name in models:
+        # It becomes a folder below models/: a path could lead anywhere.
+        if not re.fullmatch(r"\w[\w .+-]*", name):
+            raise InputError(f"models: {name!r} cannot name a folder; give a word, such as small")
         visit(name, ())
     return planned
 

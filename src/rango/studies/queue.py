@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rango.errors import InputError
 from rango.files import fingerprint, read_json, remove_leftovers, write_json
 from rango.studies.plan import Job, Plan, groups, own_model
 from rango.studies.store import ENDED, Store
@@ -81,7 +82,11 @@ def work_items(plan: Plan, store: Store) -> Iterator[WorkItem]:
 def read_banks(store: Store) -> Iterator[tuple[str, dict[str, Any]]]:
     """Id and content of each bank: `runs`, and `divided`, why they are trained one by one after all, or None."""
     for file in sorted(store.banks.glob("*.json")):
-        yield file.stem, read_json(file)
+        bank = read_json(file)
+        runs = bank.get("runs") if isinstance(bank, dict) else None
+        if not isinstance(runs, list) or not all(isinstance(run, str) for run in runs):
+            raise InputError(f"{file} is no bank; delete it, and its runs are trained one by one")
+        yield file.stem, bank
 
 
 def form_banks(runs: Sequence[Job], store: Store, *, workers: int) -> None:
@@ -183,7 +188,7 @@ def items_of_process(plan: Plan, store: Store, pid: int | None) -> list[WorkItem
     taken = set()
     for file in store.locks.glob("*.lock"):
         with contextlib.suppress(FileNotFoundError):  # released meanwhile
-            if file.read_text() == _owner(pid):
+            if file.read_text(encoding="utf-8", errors="replace") == _owner(pid):
                 taken.add(file.stem)
     return [item for item in work_items(plan, store) if item.id in taken]
 

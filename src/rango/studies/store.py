@@ -25,6 +25,7 @@ from rango.decisions import Posteriors, read_posteriors, write_posteriors
 from rango.errors import InputError
 from rango.files import read_json, read_yaml, write_json, write_text, write_yaml
 from rango.studies.plan import MODELS, Job, Plan, own_model
+from rango.training.run_folder import read_record
 
 Status = Literal["waiting", "started", "done", "failed", "pruned"]
 ENDED: frozenset[Status] = frozenset({"done", "failed", "pruned"})
@@ -110,7 +111,7 @@ class Store:
                 stat = os.fstat(opened.fileno())
             version = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self._records.get(file, ((),))[0] != version:
-                self._records[file] = version, read_yaml(file)
+                self._records[file] = version, read_record(file)
             return self._records[file][1]
         except (FileNotFoundError, InputError):
             return {}  # not written yet, or replaced at this very moment on a file system that shows it
@@ -141,7 +142,10 @@ class Store:
     def failure(self, identity: str) -> str:
         """Why a job or model failed, in one line; empty when it did not."""
         file = self.failure_file(identity)
-        return str(read_json(file)["reason"]) if file.is_file() else ""
+        if not file.is_file():
+            return ""
+        content = read_json(file)
+        return str(content.get("reason")) if isinstance(content, dict) else f"{file} is damaged; --retry removes it"
 
     def forget_failures(self) -> None:
         """Drop every failure, so that those jobs are tried again."""
@@ -169,8 +173,8 @@ class Store:
     def keep_held_out(self, job: Job, plan: Plan) -> None:
         """Copy what pre-training found on held-out text beside a base's posteriors: tables do without the model."""
         record = Path(self.model(job, plan)) / "pretrain.yaml"
-        held_out = read_yaml(record).get("held_out", {}) if record.is_file() else {}
-        nats = float(held_out.get("held_out_nats_per_token", math.inf))
+        held_out = _numbers(record, read_yaml(record).get("held_out") or {}) if record.is_file() else {}
+        nats = held_out.get("held_out_nats_per_token", math.inf)
         if nats < 700:  # exp of much more is no number
             held_out = {"held_out_perplexity": round(math.exp(nats), 4), **held_out}
         write_yaml(self.folder(job) / HELD_OUT, held_out)
@@ -178,7 +182,7 @@ class Store:
     def held_out(self, job: Job) -> dict[str, float]:
         """A base's figures on held-out text; empty where none are known."""
         file = self.folder(job) / HELD_OUT
-        return {key: float(value) for key, value in read_yaml(file).items()} if file.is_file() else {}
+        return _numbers(file, read_yaml(file)) if file.is_file() else {}
 
     # --- the plan and the index ---
 
@@ -211,3 +215,11 @@ class Store:
             }
         write_json(self.path / "index.json", index)
         return index
+
+
+def _numbers(file: Path, values: Any) -> dict[str, float]:
+    """A mapping of a file, all of whose values are numbers; InputError for any other."""
+    try:
+        return {key: float(value) for key, value in values.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{file}: {values!r} are no numbers by name; expected a file that Rango wrote") from None
