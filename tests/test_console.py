@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
 
-from rango.console import progress_columns, short
+from rango.console import Screen, Terminal, progress_columns, short, visible
 
 WORDS = "loss 3.123, 12,345 tokens/s"
 
@@ -47,3 +49,20 @@ def test_a_short_number_is_near_the_number(number: float) -> None:
     value = float(shown.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(shown[-1], 1)
     assert value == pytest.approx(number, rel=5e-3)
     assert len(shown) <= 5
+
+
+def test_text_from_data_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert visible("a\x1b[2Jb\rc\x9bd\te\n") == "a\u241b[2Jb\u240dc\ufffdd\te\n"
+    table = Table("\x1b]0;x", "[bold]b")
+    table.add_row("\x1b[31m[red]", "y")
+    Terminal(width=40).print(table)
+    Screen().say("note \x1b[5m")
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert "\u241b[31m[red" in captured.out
+    assert "note \u241b[5m" in captured.err
+    # Colours of our own stay.
+    coloured = Terminal(force_terminal=True, color_system="standard")
+    with coloured.capture() as capture:
+        coloured.print(Text("\x1bx", "red"))
+    assert capture.get().startswith("\x1b[31m\u241bx")

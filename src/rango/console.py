@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
 from rango.errors import Interrupted
 
+# Control characters, but for tab and line feed, as pictures: raw ones from data could move the cursor.
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+_PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 _WIDE, _NARROW = 100, 80  # columns of a terminal for a long bar, and for any
 
 
@@ -32,6 +36,27 @@ def short(number: float) -> str:
     rounded = float(f"{number:.3g}")
     scale, letter = max((scale, letter) for scale, letter in ((1e3, "k"), (1e6, "M"), (1e9, "G")) if scale <= rounded)
     return f"{rounded / scale:g}{letter}"
+
+
+def visible(text: str) -> str:
+    """A text from data as a terminal may print it: control characters become pictures of themselves.
+
+    >>> visible("a\\x1b[31mb\\n")
+    'a␛[31mb\\n'
+    """
+    return text.translate(_PICTURES)
+
+
+class Terminal(Console):
+    """A console that prints names and texts from data without obeying them: no control characters, no markup."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The segments of what is printed; colours are added to them later."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 class _Count(ProgressColumn):
@@ -78,11 +103,11 @@ class Screen:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False, quiet=quiet)
+        self.console = Terminal(stderr=True, quiet=quiet)
 
     def say(self, sentence: str) -> None:
         """Print one sentence."""
-        self.console.print(sentence, markup=False, soft_wrap=True)
+        self.console.print(sentence, soft_wrap=True)
 
     @contextlib.contextmanager
     def bar(self, label: str, total: float) -> Iterator[Bar]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import yaml
 from helpers.command import Capture, fails
 
 from rango.cli import main
-from rango.decisions import Posteriors, read_posteriors, write_posteriors
+from rango.decisions import Costs, Posteriors, decide, read_posteriors, write_posteriors
 from rango.training.run_folder import Run
 
 
@@ -37,8 +38,8 @@ def test_metrics_calibrate_decide_compare(run: Path, tmp_path: Path, capsys: Cap
         "costs": [[0, 1, 1, 0.3], [1, 0, 1, 0.3], [9, 9, 0, 0.3]],
     }
     (tmp_path / "costs.yaml").write_text(yaml.safe_dump(costs))
-    decide = ["decide", str(run), "--costs", str(tmp_path / "costs.yaml"), "--out", str(tmp_path / "decisions.csv")]
-    assert main(decide) == 0
+    command = ["decide", str(run), "--costs", str(tmp_path / "costs.yaml"), "--out", str(tmp_path / "decisions.csv")]
+    assert main(command) == 0
     lines = (tmp_path / "decisions.csv").read_text().splitlines()
     assert lines[0] == "id,decision,expected_cost,runner_up,runner_up_cost"
     assert len(lines) == 21
@@ -47,6 +48,202 @@ def test_metrics_calibrate_decide_compare(run: Path, tmp_path: Path, capsys: Cap
     )
     assert "exact McNemar" in capsys.readouterr().out
     assert json.loads((tmp_path / "c.json").read_text())["sentence"].startswith("On 20 shared instances")
+
+
+CLASSES = ["billing", "technical", "account"]
+COSTS = {
+    "classes": CLASSES,
+    "decisions": [*CLASSES, "human"],
+    "costs": [[0, 1, 1, 0.4], [1, 0, 1, 0.4], [4, 4, 0, 0.4]],
+}
+
+
+def overconfident(n: int = 300) -> Posteriors:
+    """Posteriors that are three times as sure as they should be, over three named classes."""
+    rng = np.random.default_rng(5)
+    truth = Posteriors.from_scores(rng.normal(size=(n, 3)), np.zeros(n, dtype=int))
+    labels = (rng.random((n, 1)) > np.exp(truth.log_posteriors).cumsum(axis=1)).sum(axis=1).clip(0, 2)
+    ids = [f"q{row}" for row in range(n)]
+    return Posteriors.from_scores(3 * truth.log_posteriors, labels, ids, choices=[CLASSES] * n)
+
+
+def without_labels(posteriors: Posteriors) -> Posteriors:
+    return Posteriors(posteriors.log_posteriors, None, posteriors.ids, choices=posteriors.choices)
+
+
+def decided(*arguments: object) -> list[str]:
+    """The decisions that `rango decide` writes to its last argument."""
+    out = Path(str(arguments[-1]))
+    assert main(["decide", *map(str, arguments[:-1]), "--out", str(out), "--replicates", "100"]) == 0
+    return [line.split(",")[1] for line in out.read_text().splitlines()[1:]]
+
+
+def test_decide_says_what_the_decisions_really_cost(tmp_path: Path, capsys: Capture) -> None:
+    posteriors = overconfident()
+    write_posteriors(tmp_path / "p.parquet", posteriors)
+    (tmp_path / "costs.yaml").write_text(yaml.safe_dump(COSTS))
+    decided(tmp_path / "p.parquet", "--costs", tmp_path / "costs.yaml", tmp_path / "d.csv")
+    shown = capsys.readouterr().out
+    costs = Costs.from_yaml(tmp_path / "costs.yaml")
+    forecast = decide(posteriors, costs=costs).expected_costs.mean()
+    real, ratio = posteriors.expected_cost(costs), posteriors.normalised_expected_cost(costs)
+    assert f"mean expected cost {forecast:.3f}, as the posteriors forecast it" in shown
+    assert f"mean cost by the labels {real:.3f} (95% interval " in shown
+    assert "best single decision for all: 'human', 0.400" in shown
+    assert f"the decisions cost {ratio:.3f} times that (95% interval " in shown
+    assert ratio > 1 > forecast / 0.4
+    assert shown.strip().endswith(": significantly more")
+
+
+def test_decide_needs_no_labels(tmp_path: Path, capsys: Capture) -> None:
+    posteriors = overconfident()
+    write_posteriors(tmp_path / "p.parquet", posteriors)
+    (tmp_path / "costs.yaml").write_text(yaml.safe_dump(COSTS))
+    costs = ["--costs", tmp_path / "costs.yaml"]
+    expected = decided(tmp_path / "p.parquet", *costs, tmp_path / "d.csv")
+    for ending in ("parquet", "csv", "jsonl", "npz"):
+        write_posteriors(tmp_path / f"u.{ending}", without_labels(posteriors))
+        capsys.readouterr()
+        assert decided(tmp_path / f"u.{ending}", *costs, tmp_path / "d.csv") == expected
+        assert "by the labels" not in capsys.readouterr().out
+    unlabelled, to = tmp_path / "u.parquet", ["--out", tmp_path / "d.csv"]
+    message = fails(capsys, "decide", unlabelled, *costs, "--priors", "0.2,0.3,0.5", *to)
+    assert "without labels the priors behind the posteriors are not known; give the training priors" in message
+    decided(unlabelled, *costs, "--priors", "0.2,0.3,0.5", "--training-priors", "0.4,0.3,0.3", tmp_path / "d.csv")
+    message = fails(capsys, "decide", unlabelled, *costs, "--training-priors", "0.2,0.3,0.5", *to)
+    assert "--training-priors without --priors" in message
+    assert "has no column label" in fails(capsys, "metrics", unlabelled)
+
+
+def test_costs_and_priors_are_matched_by_name(tmp_path: Path, capsys: Capture) -> None:
+    posteriors = overconfident()
+    write_posteriors(tmp_path / "p.parquet", posteriors)
+    order = [2, 0, 1]
+    files = {
+        "costs": COSTS,
+        "other": {**COSTS, "classes": [CLASSES[k] for k in order], "costs": [COSTS["costs"][k] for k in order]},
+        "wrong": {**COSTS, "classes": ["billing", "technic", "account"]},
+        "place": {key: COSTS[key] for key in ("decisions", "costs")},
+    }
+    for name, costs in files.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(costs))
+    p, d = tmp_path / "p.parquet", tmp_path / "d.csv"
+    expected = decided(p, "--costs", tmp_path / "costs.yaml", d)
+    assert decided(p, "--costs", tmp_path / "other.yaml", d) == expected
+    capsys.readouterr()
+    assert decided(p, "--costs", tmp_path / "place.yaml", d) == expected
+    assert "taken in the order of the choices (billing, technical, account)" in capsys.readouterr().out
+    message = fails(capsys, "decide", p, "--costs", tmp_path / "wrong.yaml", "--out", d)
+    assert "unknown class of the costs 'technic': did you mean 'technical'?" in message
+    write_posteriors(tmp_path / "n.parquet", Posteriors(posteriors.log_posteriors, posteriors.labels))
+    decided(tmp_path / "n.parquet", "--costs", tmp_path / "costs.yaml", d)
+    assert "in order, because the posteriors name no choices" in capsys.readouterr().out
+
+    with_costs = ["--costs", tmp_path / "costs.yaml"]
+    by_place = decided(p, *with_costs, "--priors", "0.2,0.3,0.5", d)
+    assert decided(p, *with_costs, "--priors", "account=0.5, billing=0.2,technical=0.3", d) == by_place
+    for priors, message in (
+        ("acount=0.5,billing=0.2,technical=0.3", "unknown class in --priors 'acount': did you mean 'account'?"),
+        ("account=0.5,billing=0.5", "expected each of billing, technical, account once"),
+        ("0.5,billing=0.5,0", "expected numbers with commas between"),
+        ("1_0e-1,0,0", "expected numbers with commas between"),
+    ):
+        assert message in fails(capsys, "decide", p, *with_costs, "--priors", priors, "--out", d)
+
+
+def test_decide_takes_the_calibrated_posteriors_of_a_run(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    classes = ["happy", "sad", "angry"]
+    (tmp_path / "costs.yaml").write_text(yaml.safe_dump({**COSTS, "classes": classes, "decisions": [*classes, "ask"]}))
+    costs = ["--costs", tmp_path / "costs.yaml"]
+    written = decided(run, *costs, tmp_path / "d.csv")
+    assert "test, adapted and calibrated" in capsys.readouterr().out
+    assert written == decided(run / "posteriors" / "test-calibrated.parquet", *costs, tmp_path / "d.csv")
+    # Without the stored posteriors the stored calibrator makes them; without both the adapted ones are named.
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "posteriors" / "test-calibrated.parquet").unlink()
+    assert decided(copy, *costs, tmp_path / "d.csv") == written
+    assert "adapted and calibrated" in capsys.readouterr().out
+    (copy / "calibrator.json").unlink()
+    decided(copy, *costs, tmp_path / "d.csv")
+    assert "adapted, not calibrated" in capsys.readouterr().out
+    record = yaml.safe_load((copy / "run.yaml").read_text())
+    (copy / "run.yaml").write_text(yaml.safe_dump({**record, "status": "running"}))
+    message = fails(capsys, "decide", copy, *costs, "--out", tmp_path / "d.csv")
+    assert "is not complete; repeat its command to go on" in message
+
+
+def test_calibrate_needs_labels_only_to_fit(tmp_path: Path, capsys: Capture) -> None:
+    posteriors = overconfident(400)
+    fit, apply = posteriors.take(range(200)), posteriors.take(range(200, 400))
+    for name, part in (("fit", fit), ("apply", apply), ("unlabelled", without_labels(apply))):
+        write_posteriors(tmp_path / f"{name}.parquet", part)
+    flags = ["--fit", str(tmp_path / "fit.parquet"), "--method", "affine", "--out", str(tmp_path / "c.parquet")]
+    assert main(["calibrate", *flags, "--apply", str(tmp_path / "apply.parquet")]) == 0
+    labelled = read_posteriors(tmp_path / "c.parquet")
+    capsys.readouterr()
+    assert main(["calibrate", *flags, "--apply", str(tmp_path / "unlabelled.parquet")]) == 0
+    shown = capsys.readouterr().out
+    assert "200 instances without labels are calibrated; what that is worth needs labels" in shown
+    assert "calibration loss" not in shown
+    again = read_posteriors(tmp_path / "c.parquet", need_labels=False)
+    assert not again.has_labels
+    assert (again.log_posteriors == labelled.log_posteriors).all()
+
+
+def test_calibrate_refuses_to_fit_on_what_it_is_applied_to(tmp_path: Path, capsys: Capture) -> None:
+    posteriors = overconfident(100)
+    files = {
+        "a": posteriors,
+        "overlap": posteriors.take(range(90, 100)).replaced(posteriors.log_posteriors[:10]),
+        "n": Posteriors(posteriors.log_posteriors, posteriors.labels),
+    }
+    for name, part in files.items():
+        write_posteriors(tmp_path / f"{name}.parquet", part)
+
+    def command(fit: str, apply: str, out: str = "c") -> list[object]:
+        flags = ["--fit", tmp_path / f"{fit}.parquet", "--apply", tmp_path / f"{apply}.parquet"]
+        return ["calibrate", *flags, "--method", "temperature", "--out", tmp_path / f"{out}.parquet"]
+
+    for fit, apply in (("a", "a"), ("a", "n"), ("n", "n")):
+        assert "--fit and --apply hold the same posteriors; fit on instances" in fails(capsys, *command(fit, apply))
+    message = fails(capsys, *command("a", "overlap"))
+    assert "10 of the 10 ids in --apply are in --fit too, the first 'q90'" in message
+    assert not (tmp_path / "c.parquet").exists()
+    assert "is one of the inputs, which would be overwritten" in fails(capsys, *command("a", "overlap", "a"))
+
+
+def test_two_files_of_one_name_have_different_headings(tmp_path: Path, capsys: Capture) -> None:
+    posteriors = overconfident(40)
+    long = "an-extraordinarily-long-name-of-a-run-that-fits-no-column-of-any-terminal"
+    files = [tmp_path / f"{long}-{seed}" / "posteriors" / "test-adapted.parquet" for seed in (1, 2)]
+    for file in [*files, tmp_path / "difference.parquet"]:
+        write_posteriors(file, posteriors)
+    assert main(["compare", *map(str, files), "--replicates", "20"]) == 0
+    shown = capsys.readouterr().out
+    assert f"of {long}-1 and {long}-2 do not differ" in shown
+    heading = "".join(shown.split("\u2500")[0].split())
+    assert heading.count("-1") == heading.count("-2") == 1
+    assert main(["compare", str(files[0]), str(files[0]), "--replicates", "20"]) == 0
+    assert "test-adapted (first) and test-adapted (second) do not" in capsys.readouterr().out
+    assert main(["compare", str(files[0]), str(tmp_path / "difference.parquet"), "--replicates", "20"]) == 0
+
+
+def test_control_characters_from_data_are_shown_not_obeyed(tmp_path: Path, capsys: Capture) -> None:
+    posteriors = overconfident(60)
+    names = ["\x1b[31mred", "b\x07ell", "[bold]c"]
+    named = Posteriors(posteriors.log_posteriors, posteriors.labels, choices=[names] * 60)
+    file = str(tmp_path / "p\x1b]0;title.parquet")
+    write_posteriors(file, named)
+    (tmp_path / "costs.yaml").write_text(json.dumps({**COSTS, "classes": names, "decisions": [*names, "ask\x9b2J"]}))
+    assert main(["metrics", file, "--replicates", "20"]) == 0
+    decided(file, "--costs", tmp_path / "costs.yaml", tmp_path / "d.csv")
+    assert main(["metrics", str(tmp_path / "\x1b[2Jnone.csv")]) == 2
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err
+    assert "\u241b[31mred" in shown
+    assert "[bold]c" in shown
+    assert not [c for c in shown if (ord(c) < 32 and c != "\n") or 127 <= ord(c) < 160]
 
 
 def test_compare_refuses_other_instances(run: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -122,7 +122,6 @@ REPORT = '{"n": 3, "converged": true, "iterations": 2, "gradient": 0, "loss_befo
             for damaged in (
                 ("temperature", "null", '"scale": [1]'),
                 ("temperature", "null", '"scale": null'),
-                ("temperature", "null", '"scale": 1' + "0" * 400),
                 ("bias", "null", '"bias": 3, "priors": null'),
                 ("bias", "null", '"bias": [0, [1]], "priors": null'),
                 ("bias", "null", '"bias": [0, 1], "priors": [1]'),
@@ -135,6 +134,7 @@ REPORT = '{"n": 3, "converged": true, "iterations": 2, "gradient": 0, "loss_befo
                 ("temperature", '{"n": 3}', '"scale": 1'),
             )
         ),
+        ('{"method": "temperature", "report": null, "scale": 1' + "0" * 400 + "}", "a number has too many digits"),
         ("{", "not JSON"),
     ],
 )
@@ -143,3 +143,31 @@ def test_bad_calibrator_files_are_named(text: str, message: str, tmp_path: Path)
     path.write_text(text)
     with pytest.raises(InputError, match=re.escape(message.format(path=path))):
         Calibrator.read(path)
+
+
+@pytest.mark.parametrize("method", ["bias", "affine", "vector", "matrix"])
+def test_columns_are_matched_by_the_names_of_their_classes(method: Method, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    names, order = ["a", "b", "c"], [2, 0, 1]
+    scores, labels = rng.normal(size=(90, 3)), rng.integers(0, 3, 90)
+    named = Posteriors.from_scores(scores, labels, choices=[names] * 90)
+    fitted = fit_calibrator(named, method=method)
+    fitted.write(tmp_path / "c.json")
+    again = Calibrator.read(tmp_path / "c.json")
+    assert again == fitted
+    assert again.choices == ("a", "b", "c")
+    other = Posteriors(named.log_posteriors[:, order], None, choices=[[names[k] for k in order]] * 90)
+    expected = again.apply(named).log_posteriors
+    np.testing.assert_array_equal(again.apply(other).log_posteriors, expected[:, order])
+    # By place where one side has no names.
+    np.testing.assert_array_equal(again.apply(Posteriors(named.log_posteriors, None)).log_posteriors, expected)
+    with pytest.raises(InputError, match="unknown choice for this calibrator 'd'"):
+        again.apply(Posteriors(named.log_posteriors, None, choices=[["a", "b", "d"]] * 90))
+
+
+@pytest.mark.parametrize("choices", ['["a"]', '["a", "a"]', '["a", 1]', "3"])
+def test_choices_that_do_not_fit_a_calibrator_are_refused(choices: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(f'{{"method": "bias", "report": null, "bias": [0, 1], "priors": null, "choices": {choices}}}')
+    with pytest.raises(InputError, match="values of a bias calibrator are not numbers that fit each other"):
+        Calibrator.read(file)

@@ -96,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"rango: {' '.join(message.split())}", file=sys.stderr)
+    from rango.console import visible
+
+    print(f"rango: {visible(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

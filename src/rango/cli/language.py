@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from rango.console import Screen, Terminal, visible
 from rango.errors import InputError
 from rango.files import (
     check_adapter_folder,
@@ -55,7 +56,6 @@ def generate(
     check_model_folder(model)
     if options.adapter is not None:
         check_adapter_folder(options.adapter)
-    from rango.console import Screen
     from rango.language.generate import generate as continue_text
     from rango.models.loading import load_model
     from rango.models.peft_format import load_adapter
@@ -70,7 +70,8 @@ def generate(
     screen.console.print(prompt, end="", style="bold", markup=False, soft_wrap=True)
     try:
         for piece in generation:
-            print(piece, end="", flush=True)
+            # A file or a program gets the text as it is; a terminal would obey what is in it.
+            print(visible(piece) if sys.stdout.isatty() else piece, end="", flush=True)
     finally:  # also when it is stopped by a signal
         print(flush=True)
     count, ending = len(generation.tokens), _ENDINGS.get(generation.stopped or "", "")
@@ -116,7 +117,7 @@ def score_text(
     if out is not None:
         write_json_lines(out, [_score_row(number, score) for number, score in zip(lines, scores, strict=True)])
     below = improbable_below(scores, nats=nats, share=share)
-    print_scores(_console(), scores, lines=list(lines), below=below, notes=_notes(loaded, list(lines), scores))
+    print_scores(Terminal(), scores, lines=list(lines), below=below, notes=_notes(loaded, list(lines), scores))
 
 
 def spell(
@@ -153,7 +154,6 @@ def spell(
     if words is not None:
         check_file(words)
     lines = _numbered_lines(file) if file is not None else {1: text or ""}
-    from rango.console import Screen
     from rango.language.printing import print_spelling
     from rango.language.spelling.checker import SpellChecker
     from rango.language.text_scores import check_readable
@@ -172,7 +172,7 @@ def spell(
     if out is not None:
         write_json_lines(out, [_check_row(number, check) for number, check in zip(lines, checks, strict=True)])
     names = [f"line {number}" if file is not None else None for number in lines]
-    print_spelling(_console(), checks, names=names, threshold=spelling.threshold, notes=checker.words.notes)
+    print_spelling(Terminal(), checks, names=names, threshold=spelling.threshold, notes=checker.words.notes)
 
 
 def _numbered_lines(file: Path) -> dict[int, str]:
@@ -265,8 +265,3 @@ def _check_row(line: int, check: SpellingCheck) -> dict[str, Any]:
 def _finite(value: float) -> float | None:
     """A number that every JSON reader takes: JSON knows neither infinity nor NaN."""
     return value if math.isfinite(value) else None
-
-
-def _console() -> Console:
-    # No markup: the user's text may hold square brackets.
-    return Console(highlight=False, markup=False, emoji=False)

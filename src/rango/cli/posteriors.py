@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+import numpy as np
 from cyclopts import Parameter
-from rich.console import Console
 
+from rango.console import Terminal
 from rango.decisions import (
     Calibrator,
     Costs,
+    Estimate,
     Posteriors,
     calibration_loss,
     fit_calibrator,
@@ -22,14 +26,16 @@ from rango.decisions import (
 )
 from rango.decisions import compare as compare_systems
 from rango.decisions import decide as decide_all
-from rango.errors import InputError
+from rango.errors import InputError, unknown_name
 from rango.files import check_writable_file, write_json, write_json_lines, write_text
 from rango.reports.run.terminal import metrics_table
+from rango.reports.tables import interval, number
+from rango.training.run_folder import Run, posteriors_file
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
 Seed = Annotated[int, Parameter(help="Seed of the bootstrap and of folds.")]
 CostsFile = Annotated[Path | None, Parameter(help="YAML: classes, decisions, costs (row = true class); 0-1 if absent.")]
-Priors = Annotated[str | None, Parameter(help="Class priors to measure or decide under, such as 0.2,0.3,0.5.")]
+Priors = Annotated[str | None, Parameter(help="Class priors to measure or decide under: 0.2,0.8 or no=0.2,yes=0.8.")]
 Replicates = Annotated[int, Parameter(help="Bootstrap replicates.")]
 
 
@@ -53,12 +59,13 @@ def metrics(
     """
     if out is not None:
         check_writable_file(out)
-    estimates = summarise(
-        read_posteriors(file), costs=_costs(costs), priors=_priors(priors), replicates=replicates, seed=seed
-    )
+    posteriors, table = read_posteriors(file), _costs(costs)
+    estimates = summarise(posteriors, costs=table, priors=_priors(priors, posteriors), replicates=replicates, seed=seed)
     if out is not None:
         write_json(out, {name: estimate.as_dict() for name, estimate in estimates.items()})
     _print(metrics_table({file.stem: estimates}))
+    if table is not None and (note := _place_note(posteriors, table)):
+        _print(f"note: {note}")
 
 
 def calibrate(
@@ -86,16 +93,23 @@ def calibrate(
     calibrator
         JSON file to write the fitted calibrator to, or to read it from when --fit is absent.
     """
-    check_writable_file(out)
-    fitted = _read_or_fit(fit, method, calibrator)
-    raw = read_posteriors(apply)
+    _check_output(out, fit, apply)
+    # Instances to calibrate need no labels; those to fit on do.
+    raw = read_posteriors(apply, need_labels=False)
+    fitted = _read_or_fit(fit, method, calibrator, apply=raw)
     calibrated = fitted.apply(raw)
     write_posteriors(out, calibrated)
-    _print(metrics_table({"raw": summarise(raw, seed=seed), "calibrated": summarise(calibrated, seed=seed)}))
+    if raw.has_labels:
+        _print(metrics_table({"raw": summarise(raw, seed=seed), "calibrated": summarise(calibrated, seed=seed)}))
+    else:
+        _print(f"{len(raw):,} instances without labels are calibrated; what that is worth needs labels")
+    if (fitted.choices is None) != (raw.column_names is None) and fitted.method != "temperature":
+        side = "the calibrator" if fitted.choices is None else "the posteriors"
+        _print(f"note: the columns are taken by place, because {side} name no classes")
     _print_fit(fitted, raw, seed)
 
 
-def _read_or_fit(fit: Path | None, method: Method | None, calibrator: Path | None) -> Calibrator:
+def _read_or_fit(fit: Path | None, method: Method | None, calibrator: Path | None, *, apply: Posteriors) -> Calibrator:
     """The calibrator that `calibrate` applies: read from its file, or fitted and written to it."""
     if fit is None:
         if calibrator is None:
@@ -107,10 +121,29 @@ def _read_or_fit(fit: Path | None, method: Method | None, calibrator: Path | Non
         raise InputError("--method is missing; give temperature, bias, affine, vector or matrix")
     if calibrator is not None:
         check_writable_file(calibrator)
-    fitted = fit_calibrator(read_posteriors(fit), method=method)
+    fitting = read_posteriors(fit)
+    _check_held_out(fitting, apply)
+    fitted = fit_calibrator(fitting, method=method)
     if calibrator is not None:
         fitted.write(calibrator)
     return fitted
+
+
+def _check_held_out(fitting: Posteriors, apply: Posteriors) -> None:
+    """Raise InputError where instances are both fitted on and applied to: their calibration would look too good."""
+    advice = "fit on instances that are held out, such as the validation split"
+    if np.array_equal(fitting.log_posteriors, apply.log_posteriors):
+        raise InputError(f"--fit and --apply hold the same posteriors; {advice}")
+    # Row numbers are no names: every file without ids has them.
+    shared = [name for name in apply.ids if name in set(fitting.ids)] if not _are_row_numbers(apply.ids) else []
+    if shared:
+        raise InputError(
+            f"{len(shared):,} of the {len(apply):,} ids in --apply are in --fit too, the first {shared[0]!r}; {advice}"
+        )
+
+
+def _are_row_numbers(ids: tuple[str, ...]) -> bool:
+    return all(name == str(row) for row, name in enumerate(ids))
 
 
 def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
@@ -119,9 +152,11 @@ def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
     if report is not None:
         state = f"converged in {report.iterations} iterations" if report.converged else "DID NOT CONVERGE"
         _print(
-            f"\n{fitted.method} fitted on {report.n:,} instances: loss {report.loss_before:.4f} to "
-            f"{report.loss_after:.4f} nats, {state}" + (f" ({report.note})" if report.note else "")
+            f"\n{fitted.method} fitted on {report.n:,} instances: loss {number(report.loss_before)} to "
+            f"{number(report.loss_after)} nats, {state}" + (f" ({report.note})" if report.note else "")
         )
+    if not raw.has_labels:
+        return
     try:
         parts = calibration_loss(raw, method=fitted.method, seed=seed)
     except InputError as error:  # too few instances to cross-validate: the calibrated file is of use all the same
@@ -129,8 +164,8 @@ def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
         return
     _print(
         f"calibration loss of the raw cross-entropy (diagnosis, {parts.folds}-fold cross-validation on the data "
-        f"applied to): {parts.raw:.4f} = {parts.calibrated:.4f} discrimination {parts.loss:+.4f} calibration "
-        f"({parts.relative:.1%})"
+        f"applied to): {number(parts.raw)} = {number(parts.calibrated)} discrimination "
+        f"{number(parts.loss, sign=True)} calibration ({parts.relative:.1%})"
     )
 
 
@@ -139,24 +174,34 @@ def decide(
     *,
     costs: Annotated[Path, Parameter(help="YAML file: classes, decisions, costs (row = true class).")],
     priors: Priors = None,
+    training_priors: Annotated[
+        str | None, Parameter(help="Class priors behind the posteriors; the shares of the labels if absent.")
+    ] = None,
     out: Path,
+    replicates: Replicates = 1000,
+    seed: Seed = 0,
 ) -> None:
-    """Write the Bayes decision of each instance, its expected cost and the runner-up.
+    """Write the Bayes decision of each instance, its expected cost and the runner-up; with labels, say what they cost.
 
     Parameters
     ----------
     file
-        A posteriors file, or a run directory (the adapted model on test).
+        A posteriors file, with labels or without, or a run directory (its calibrated posteriors on test).
     out
         .csv or .jsonl to write.
     """
     if out.suffix not in (".csv", ".jsonl"):
         raise InputError(f"--out {out}: ending {out.suffix!r} is not known; expected .csv or .jsonl")
-    check_writable_file(out)
+    _check_output(out, file, costs)
     table = Costs.from_yaml(costs)
-    # A run directory stands for its result, what the adapted model says on test.
-    source = file / "posteriors" / "test-adapted.parquet" if file.is_dir() else file
-    decisions = decide_all(read_posteriors(source), costs=table, priors=_priors(priors))
+    posteriors, used = _run_posteriors(file) if file.is_dir() else (read_posteriors(file, need_labels=False), "")
+    target, training = (_priors(text, posteriors) for text in (priors, training_priors))
+    if target is not None:
+        posteriors = posteriors.with_priors(target, training_priors=training)
+    elif training is not None:
+        raise InputError("--training-priors without --priors; give the priors to decide under too")
+    matched = posteriors.match_costs(table)
+    decisions = decide_all(posteriors, costs=matched)
     rows = list(decisions.rows())
     if out.suffix == ".csv":
         text = io.StringIO(newline="")
@@ -166,10 +211,81 @@ def decide(
         write_text(out, text.getvalue())
     else:
         write_json_lines(out, rows)
+
+    for note in (used, _place_note(posteriors, table)):
+        if note:
+            _print(f"note: {note}")
     counts = {name: sum(row["decision"] == name for row in rows) for name in decisions.names}
-    shares = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    mean = sum(row["expected_cost"] for row in rows) / len(rows)
-    _print(f"{len(rows):,} decisions: {shares}\nmean expected cost {mean:.4f}")
+    _print(f"{len(rows):,} decisions: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    _print(f"mean expected cost {number(float(decisions.expected_costs.mean()))}, as the posteriors forecast it")
+    if posteriors.has_labels:
+        _print_real_cost(posteriors, matched, target, replicates=replicates, seed=seed)
+
+
+def _run_posteriors(folder: Path) -> tuple[Posteriors, str]:
+    """The posteriors of a run's or an evaluation's result on test, and a sentence that says which they are."""
+    run = Run(folder)
+    if (folder / "run.yaml").is_file() and not run.complete:
+        raise InputError(f"{folder} is not complete; repeat its command to go on")
+    for state in ("calibrated", "adapted", "base"):
+        if posteriors_file(folder, state, "test").is_file():
+            break
+    posteriors = run.posteriors(state)
+    # A folder may lack the calibrated posteriors, but not what makes them.
+    if state == "adapted" and (folder / "calibrator.json").is_file():
+        return Calibrator.read(folder / "calibrator.json").apply(posteriors), f"{folder}, test, adapted and calibrated"
+    kind = {"calibrated": "adapted and calibrated"}.get(state, f"{state}, not calibrated")
+    return posteriors, f"{folder}, test, {kind}"
+
+
+def _place_note(posteriors: Posteriors, costs: Costs) -> str:
+    """That costs and choices are matched by place, and why; "" where they are matched by name."""
+    if posteriors.column_names is None and costs.named:
+        why = "name no choices" if posteriors.choices is None else "have other choices for each instance"
+        return f"the rows of the costs are taken as columns 0, 1, … in order, because the posteriors {why}"
+    if posteriors.column_names is not None and posteriors.match_costs(costs).classes != posteriors.column_names:
+        names = ", ".join(posteriors.column_names)
+        return f"the rows of the costs are taken in the order of the choices ({names}), because they name no classes"
+    return ""
+
+
+def _print_real_cost(
+    posteriors: Posteriors, costs: Costs, priors: list[float] | None, *, replicates: int, seed: int
+) -> None:
+    """What the decisions cost by the labels, beside the best single decision for all."""
+    estimates = summarise(
+        posteriors,
+        costs=costs,
+        priors=priors,
+        metrics=["expected_cost", "normalised_expected_cost"],
+        replicates=replicates,
+        seed=seed,
+    )
+    real, ratio = estimates["expected_cost"], estimates["normalised_expected_cost"]
+    shares = posteriors.priors() if priors is None else np.asarray(priors)
+    constant = shares @ costs.matrix  # (D,) expected cost of each decision for all
+    name = costs.decisions[int(constant.argmin())]
+    _print(f"mean cost by the labels {number(real.value)}{_bounds(real)}")
+    _print(f"best single decision for all: {name!r}, {number(float(constant.min()))}")
+    if math.isnan(ratio.value):
+        return
+    words = "not significantly different"
+    if ratio.low is not None and ratio.high is not None and not ratio.low <= 1 <= ratio.high:
+        words = f"significantly {'less' if ratio.high < 1 else 'more'}"
+    _print(f"the decisions cost {number(ratio.value)} times that{_bounds(ratio)}: {words}")
+
+
+def _bounds(estimate: Estimate) -> str:
+    span = interval(estimate)
+    return f" (95% interval {span})" if span else ""
+
+
+def _check_output(out: Path, *inputs: Path | None) -> None:
+    """Raise InputError where `out` cannot be written, or is one of the inputs, which would be lost."""
+    check_writable_file(out)
+    for path in inputs:
+        if path is not None and out.exists() and path.exists() and out.samefile(path):
+            raise InputError(f"--out {out} is one of the inputs, which would be overwritten; give another file")
 
 
 def compare(
@@ -195,29 +311,57 @@ def compare(
     """
     if out is not None:
         check_writable_file(out)
-    pair = read_posteriors(a), read_posteriors(b)
-    comparison = compare_systems(*pair, costs=_costs(costs), priors=_priors(priors), replicates=replicates, seed=seed)
+    pair, table = (read_posteriors(a), read_posteriors(b)), _costs(costs)
+    comparison = compare_systems(*pair, costs=table, priors=_priors(priors, pair[0]), replicates=replicates, seed=seed)
     if out is not None:
         write_json(out, comparison.as_dict())
-    # Files of two runs often have one name: then their paths tell them apart.
-    first, second = (a.stem, b.stem) if a.stem != b.stem else (str(a), str(b))
+    first, second = _headings(a, b)
     _print(metrics_table({first: comparison.a, second: comparison.b, "difference": comparison.difference}))
     _print("\n" + comparison.sentence(names=(first, second)))
+
+
+def _headings(a: Path, b: Path) -> tuple[str, str]:
+    """Two short names that differ: the files' stems, or where these are one, the parts in which the paths differ."""
+    if a.stem != b.stem and "difference" not in (a.stem, b.stem):
+        return a.stem, b.stem
+    one, other = list(a.absolute().parts), list(b.absolute().parts)
+    # What both paths begin with, and what both end with, tells nothing.
+    while one and other and one[0] == other[0]:
+        del one[0], other[0]
+    while len(one) > 1 and len(other) > 1 and one[-1] == other[-1]:
+        del one[-1], other[-1]
+    return ("/".join(one), "/".join(other)) if one and other else (f"{a.stem} (first)", f"{b.stem} (second)")
 
 
 def _costs(file: Path | None) -> Costs | None:
     return None if file is None else Costs.from_yaml(file)
 
 
-def _priors(text: str | None) -> list[float] | None:
+def _priors(text: str | None, posteriors: Posteriors) -> list[float] | None:
+    """The priors in an option, in the order of the columns: numbers in that order, or NAME=NUMBER in any."""
     if text is None:
         return None
+    # float() alone would take 1_0 for 10.
+    pairs = [re.fullmatch(r"\s*(?:(.*?)\s*=\s*)?([-+.0-9eE]+)\s*", part) for part in text.split(",")]
     try:
-        return [float(part) for part in text.split(",")]
+        values = [(pair[1], float(pair[2])) for pair in pairs if pair]
     except ValueError:
-        raise InputError(f"--priors is {text!r}; expected numbers with commas between, such as 0.2,0.3,0.5") from None
+        values = []
+    if len(values) < len(pairs) or len({name is None for name, _ in values}) > 1:
+        raise InputError(f"--priors is {text!r}; expected numbers with commas between, such as 0.2,0.3,0.5, or a=0.2,…")
+    by_name = dict(values)
+    if None in by_name:
+        return [value for _, value in values]
+    columns = posteriors.column_names
+    if columns is None:
+        raise InputError(f"--priors is {text!r}, but the posteriors name no classes; give numbers in column order")
+    for name in by_name:
+        if name not in columns:
+            raise unknown_name("class in --priors", str(name), columns)
+    if len(by_name) < len(columns) or len(values) > len(by_name):
+        raise InputError(f"--priors is {text!r}; expected each of {', '.join(columns)} once")
+    return [by_name[name] for name in columns]
 
 
 def _print(what: Any) -> None:
-    # No markup: names from files may hold square brackets.
-    Console(highlight=False, markup=False, emoji=False).print(what)
+    Terminal().print(what, soft_wrap=isinstance(what, str))

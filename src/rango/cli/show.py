@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from rango.console import visible
 from rango.errors import InputError
 from rango.options import TaskOptions
 from rango.tasks import TASKS, load_task
@@ -35,7 +36,7 @@ def tasks(
         return
     if show < 0:
         raise InputError(f"--show is {show}; expected 0 or more")
-    print(show_prompts(load_task(task, options), show))
+    print(visible(show_prompts(load_task(task, options), show)))
 
 
 def report(run: Path) -> None:

@@ -69,16 +69,15 @@ def study(
     if not dry_run:
         check_writable(folder)
 
-    from rich.console import Console
-
+    from rango.console import Terminal, visible
     from rango.reports.study.report import write_study_report
     from rango.studies.live_table import LiveTable
     from rango.studies.optuna_search import Searcher
     from rango.studies.ray_cluster import run_on_ray
 
-    console = Console(stderr=True, highlight=False, quiet=quiet)
+    console = Terminal(stderr=True, quiet=quiet)
     for line in describe(plan, store):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if wanted.search is not None:
         chosen = len(Searcher(wanted, store).chosen())
         console.print(f"  a search ({wanted.search.sampler}): {chosen} of {wanted.search.trials} trials chosen so far")
@@ -96,7 +95,7 @@ def study(
     # Failed jobs do not hide the results of the others: first the table, then what failed.
     write_study_report(folder).print()
     if wanted.search is not None:
-        print(Searcher(wanted, store).best_words())
+        print(visible(Searcher(wanted, store).best_words()))
     plan = store.read_plan()  # a search has made it longer
     failed = [job for job in plan.jobs if store.status(job) == "failed"]
     if failed:

@@ -81,7 +81,8 @@ def fit_calibrator(
             raise InputError(f"{method} calibration is for 2 classes but there are {posteriors.n_choices}; use affine")
         fitted = _fit_isotonic(posteriors) if method == "isotonic" else _fit_histogram(posteriors, bins, spacing)
         before, after = posteriors.metric(objective), fitted.apply(posteriors).metric(objective)
-        return replace(fitted, report=FitReport(len(posteriors), True, 0, 0.0, before, after))
+        report = FitReport(len(posteriors), True, 0, 0.0, before, after)
+        return replace(fitted, report=report, choices=posteriors.column_names)
     return _fit_linear(posteriors, method, objective, target, regularisation)
 
 
@@ -128,7 +129,7 @@ def _fit_linear(
         loss_after=after,
         note="; ".join(_notes(family, data, optimum, posteriors)) or None,
     )
-    return replace(fitted, report=report)
+    return replace(fitted, report=report, choices=posteriors.column_names)
 
 
 def _notes(family: Family, data: FitData, optimum: Optimum, posteriors: Posteriors) -> list[str]:

@@ -58,6 +58,8 @@ class Calibrator(ABC):
     method: ClassVar[Method]
     report: FitReport | None = None
     """How the fit went; None for a calibrator made by hand."""
+    choices: tuple[str, ...] | None = None
+    """The class of each column that it was fitted on; None where the instances had no classes in common."""
 
     @abstractmethod
     def transform(self, log_posteriors: Array) -> Array:
@@ -68,12 +70,31 @@ class Calibrator(ABC):
         """
 
     def apply(self, posteriors: Posteriors) -> Posteriors:
-        """The same instances with calibrated posteriors."""
-        return posteriors.replaced(self.transform(posteriors.log_posteriors))
+        """The same instances with calibrated posteriors; columns are matched by the names of their classes.
+
+        By place where one side has no names.
+
+        Raises:
+            InputError: as `transform`; classes that the calibrator was not fitted on.
+        """
+        names = posteriors.column_names
+        if self.choices is None or names is None or names == self.choices:
+            return posteriors.replaced(self.transform(posteriors.log_posteriors))
+        for name in names:
+            if name not in self.choices:
+                raise unknown_name("choice for this calibrator", name, self.choices)
+        # Into the order that it was fitted in and back; a class that is not there has posterior 0.
+        columns = [self.choices.index(name) for name in names]
+        raw = np.full((len(posteriors), len(self.choices)), -np.inf)
+        raw[:, columns] = posteriors.log_posteriors
+        return posteriors.replaced(self.transform(raw)[:, columns])
 
     def as_dict(self) -> dict[str, Any]:
         """The calibrator as JSON values, its method among them."""
         values = asdict(self)
+        # Without names there is nothing to write: the file is then that of earlier versions.
+        if values["choices"] is None:
+            del values["choices"]
         return {"method": self.method, **values, "report": values.pop("report")}
 
     def write(self, path: Path | str) -> None:
@@ -94,14 +115,17 @@ class Calibrator(ABC):
         if not isinstance(method, str) or method not in CALIBRATORS:
             raise unknown_name(f"method in {path}", str(method), CALIBRATORS)
         kind = CALIBRATORS[method]
-        expected = {field.name for field in fields(kind)}
-        if odd := sorted(expected ^ (values.keys() - {"method"})):
+        # Choices stand only where the columns are classes.
+        expected = {field.name for field in fields(kind)} - {"choices"}
+        if odd := sorted(expected ^ (values.keys() - {"method", "choices"})):
             state = "missing" if odd[0] in expected else "unknown"
             raise InputError(f"{path}: {odd[0]} is {state}; expected the keys method, {', '.join(sorted(expected))}")
         try:
             parameters = _parameters({key: values[key] for key in expected - {"report"}})
             report = None if values["report"] is None else _report(values["report"])
-            calibrator: Calibrator = kind(report=report, **parameters)
+            calibrator: Calibrator = kind(
+                report=report, choices=_choices(values.get("choices"), parameters), **parameters
+            )
             return calibrator
         except (TypeError, ValueError, OverflowError):
             raise InputError(
@@ -288,6 +312,16 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     if wrong or len(choices) > 1 or uneven:
         raise ValueError("shapes")
     return {key: _tuples(array.tolist()) for key, array in arrays.items()} | absent
+
+
+def _choices(given: Any, parameters: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The choices in JSON values. Raises ValueError where they are not different names, one for each parameter."""
+    if given is None:
+        return None
+    sizes = {len(parameters[key]) for key in _OF_CHOICES if parameters.get(key) is not None} or {len(given)}
+    if not all(isinstance(name, str) for name in given) or {len(given), len(set(given))} != sizes:
+        raise ValueError("choices")
+    return tuple(given)
 
 
 def _tuples(value: Any) -> Any:

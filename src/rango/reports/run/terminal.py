@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from rango.console import Terminal
 from rango.decisions import Estimate
 from rango.reports.run.findings import verdict_sentences
 from rango.reports.tables import column_named, heading, interval, number, result_rows, split_metrics
@@ -77,7 +78,8 @@ def metrics_table(systems: Mapping[str, Mapping[str, Estimate]], *, level: float
     rendered = _empty_table()
     rendered.add_column("")
     for title in systems:
-        rendered.add_column(title, justify="right")
+        # Folded, not cut: what is cut off may be what makes two names differ.
+        rendered.add_column(title, justify="right", overflow="fold")
     first = next(iter(systems.values()))
     for name in first:
         cells = [_cell(estimates[name], sign=title == "difference") for title, estimates in systems.items()]
@@ -101,6 +103,6 @@ def _cell(cell: Estimate | None, style: str = "", *, in_line: bool = False, sign
 
 def print_result(folder: Path, *, split: str, shown: Path) -> None:
     """Print the table of a folder's metrics.json and the path of the file to look at next."""
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(result_table(read_metrics(folder / "metrics.json"), split=split, width=console.width))
-    console.print(f"\n{shown}", soft_wrap=True, markup=False)
+    console.print(f"\n{shown}", soft_wrap=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
+from rango.console import Terminal
 from rango.files import write_text
 from rango.output_folder import check_links
 from rango.reports.study.figures import study_figures
@@ -29,9 +28,9 @@ class StudyReport:
 
     def print(self) -> None:
         """Print the table, fitted to the console, and the path of the page to look at next."""
-        console = Console(highlight=False)
+        console = Terminal()
         console.print(study_result_table(self.table, width=console.width))
-        console.print(f"\n{self.page}", soft_wrap=True, markup=False)
+        console.print(f"\n{self.page}", soft_wrap=True)
 
 
 def write_study_report(folder: Path, *, replicates: int = 1000) -> StudyReport:
