@@ -89,8 +89,21 @@ def check_model_folder(source: str) -> None:
     """Raise InputError where a model's name means a folder that holds no checkpoint; a Hub id is not looked up."""
     path = Path(source)
     means_folder = path.exists() or source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1
-    if not means_folder or (path / "config.json").is_file():
+    if not means_folder:
         return
+    # transformers would put the adapter into the network unseen wherever PEFT is installed.
+    if (path / "config.json").is_file():
+        if (path / ADAPTER_CONFIG).is_file():
+            raise InputError(
+                f"model folder {source} also holds an adapter ({ADAPTER_CONFIG}), which would be on in the base model; "
+                "move the adapter's files to a folder of their own and give that as --adapter"
+            )
+        return
+    if any((path / name).is_file() for name in (ADAPTER_CONFIG, "run.yaml")):
+        kind = "an adapter" if (path / ADAPTER_CONFIG).is_file() else "a run"
+        raise InputError(
+            f"model folder {source} is {kind}, not a model; give its base model as the model and this as --adapter"
+        )
     problem = "has no config.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
     raise InputError(f"model folder {source} {problem}; expected a Hub id or a folder with a transformers checkpoint")
 
@@ -104,8 +117,9 @@ def check_adapter_folder(folder: Path) -> Path:
     best = folder / "adapter" / "best"
     place = best if best.is_dir() else folder
     if not any((place / name).is_file() for name in (ADAPTER_CONFIG, FULL_RECORD)):
+        hint = "it is a whole model, give it as the model itself; " if (place / "config.json").is_file() else ""
         raise InputError(
-            f"{folder} holds no {ADAPTER_CONFIG}; give a run directory or an adapter folder in PEFT's format"
+            f"{folder} holds no {ADAPTER_CONFIG}; {hint}give a run directory or an adapter folder in PEFT's format"
         )
     return place
 

@@ -6,13 +6,17 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
+from helpers.adapters import logits
 from helpers.checkpoints import tiny_tokenizer, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from rango.errors import InputError
+from rango.models import loading
 from rango.models.loading import choose_device, choose_dtype, load_model
 
 Checkpoint = Callable[..., Path]
@@ -78,6 +82,55 @@ def test_a_configuration_of_other_things_is_one_line(checkpoint: Checkpoint, tmp
     with pytest.raises(InputError, match=r"cannot be loaded \(.*; give a Hub id or a folder") as error:
         load_model(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"_attn_implementation": "sdpa"},
+        {"_attn_implementation": {"": "sdpa"}},
+        {"_attn_implementation": "kernels-community/flash-attn"},
+        {"attn_implementation": "flash_attention_2"},
+        {"_experts_implementation": "grouped_mm"},
+        {"return_dict": False},
+    ],
+    ids=str,
+)
+def test_a_configuration_does_not_choose_how_attention_is_computed(
+    checkpoint: Checkpoint, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("llama"), tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+    model = load_model(folder, device="cpu")
+    assert model.network.config._attn_implementation == "eager"
+    assert torch.equal(logits(model), logits(load_model(checkpoint("llama"), device="cpu")))
+
+
+def test_a_model_folder_that_also_holds_an_adapter_is_refused(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("llama"), tmp_path / "both"))
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(load_model(folder).network, config).save_pretrained(str(folder))
+    with pytest.raises(InputError, match=r"model folder .*both also holds an adapter .*; move the adapter's files to"):
+        load_model(folder)
+    # A repository of the Hub is seen only when it is loaded.
+    monkeypatch.setattr(loading, "check_model_folder", lambda _: None)
+    with pytest.raises(
+        InputError, match=r"model .*both also holds an adapter \(adapter_config\.json\), which would be on"
+    ):
+        load_model(folder)
+
+
+def test_an_adapter_or_run_given_as_the_model_is_named(tmp_path: Path) -> None:
+    for file, kind in (("adapter_config.json", "an adapter"), ("run.yaml", "a run")):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / file).write_text("{}")
+        with pytest.raises(
+            InputError, match=f"is {kind}, not a model; give its base model as the model and this as --ad"
+        ):
+            load_model(tmp_path / kind)
 
 
 def test_a_tokenizer_that_fails_in_use_is_one_line(checkpoint: Checkpoint, tmp_path: Path) -> None:

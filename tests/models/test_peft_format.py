@@ -91,12 +91,90 @@ def test_an_adapter_of_peft_that_would_be_half_read_is_refused(
     assert torch.equal(logits(model), before)
 
 
-def test_embeddings_saved_with_an_adapter_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_embeddings_saved_along_are_read_where_they_equal_the_base(
+    checkpoint: Checkpoint, tmp_path: Path, tied: bool, dtype: Any
+) -> None:
+    folder = checkpoint("llama", tie_word_embeddings=tied)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    twin = peft.get_peft_model(load_model(folder).network, config)
+    twin.save_pretrained(str(tmp_path), save_embedding_layers=True)
+    assert "base_model.model.lm_head.weight" in load_file(tmp_path / "adapter_model.safetensors")
+    model = load_model(folder, dtype=dtype)
+    load_adapter(model, tmp_path)
+    if dtype == "float32":
+        torch.testing.assert_close(logits(model), logits(twin), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lm_head", "model.embed_tokens"])
+def test_embeddings_that_were_trained_with_an_adapter_are_refused(
+    checkpoint: Checkpoint, tmp_path: Path, name: str
+) -> None:
     folder = checkpoint("llama")
     twin = peft.get_peft_model(load_model(folder).network, peft.LoraConfig(r=2, target_modules=["q_proj"]))
     twin.save_pretrained(str(tmp_path), save_embedding_layers=True)
-    with pytest.raises(InputError, match=r"holds lm_head\.weight, which Rango does not read; expected lora_A and"):
+    state = load_file(tmp_path / "adapter_model.safetensors")
+    state[f"base_model.model.{name}.weight"][3, 5] += 0.01
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(
+        InputError, match=rf"holds {name}\.weight, which Rango does not read; expected lora_A and"
+    ) as error:
         load_adapter(load_model(folder), tmp_path)
+    assert "at most weights equal to the base model's" in str(error.value)
+
+
+def _from_peft(folder: Path, out: Path, **changes: Any) -> None:
+    """An adapter of PEFT for the model in `folder`, without a fingerprint."""
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], **{"task_type": "CAUSAL_LM", **changes})
+    peft.get_peft_model(load_model(folder).network, config).save_pretrained(str(out))
+
+
+@pytest.mark.parametrize("changes", [{}, {"task_type": None}], ids=["by its folder", "by its class"])
+def test_an_adapter_of_another_architecture_with_equal_shapes_is_refused(
+    checkpoint: Checkpoint, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    _from_peft(checkpoint("llama"), tmp_path, **changes)
+    if changes:  # the base may be gone, the class stays
+        config = json.loads((tmp_path / "adapter_config.json").read_text())
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "gone/away"}))
+    mistral = load_model(checkpoint("mistral"))
+    before = logits(mistral)
+    with pytest.raises(InputError, match=r"adapts another base model: it was made for .* \((llama|LlamaForCausalLM)\)"):
+        load_adapter(mistral, tmp_path)
+    assert torch.equal(logits(mistral), before)
+
+
+def test_an_adapter_without_a_fingerprint_is_noted(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint("llama")
+    _from_peft(folder, tmp_path / "peft")
+    (note,) = load_adapter(load_model(folder), tmp_path / "peft").notes
+    assert note.endswith(
+        f"has no fingerprint of its base, so nothing shows that {folder} is {folder}, which it was trained on"
+    )
+    add_adapter(model := load_model(folder), LoRA(), seed=0).save(tmp_path / "rango")
+    assert load_adapter(load_model(folder), tmp_path / "rango").notes == () == model.notes[1:]
+
+
+def test_an_adapter_of_pickles_or_of_mlx_says_what_to_do(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = load_model(checkpoint("llama"))
+    _from_peft(checkpoint("llama"), tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    torch.save(load_file(weights), tmp_path / "adapter_model.bin")
+    weights.rename(tmp_path / "other.safetensors")
+    with pytest.raises(
+        InputError, match=r"adapter_model\.bin is a pickle, .*; convert it to adapter_model\.safetensors: load"
+    ):
+        load_adapter(model, tmp_path)
+    (tmp_path / "adapter_model.bin").unlink()
+    with pytest.raises(
+        InputError, match=r"safetensors does not exist \(there is other\.safetensors\); the adapter has no w"
+    ):
+        load_adapter(model, tmp_path)
+    mlx = {"fine_tune_type": "lora", "num_layers": 16, "lora_parameters": {"rank": 8, "scale": 20.0, "dropout": 0.0}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(mlx))
+    with pytest.raises(InputError, match="names no peft_type: it is MLX's; convert the adapter to PEFT's format"):
+        load_adapter(model, tmp_path)
 
 
 def _set(key: str, value: Any) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], object]:
@@ -111,7 +189,8 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
 DAMAGED: list[tuple[Callable[[dict[str, Any], dict[str, torch.Tensor]], object], str]] = [
     (_drop("r"), "adapter_config.json: r is missing; expected a configuration that PEFT or Rango wrote"),
     (_drop("lora_alpha"), "adapter_config.json: lora_alpha is missing"),
-    (_drop("peft_type"), "holds a None adapter; expected LORA"),
+    (_drop("peft_type"), "adapter_config.json names no peft_type; expected LORA"),
+    (_set("peft_type", "IA3"), "holds a IA3 adapter; expected LORA"),
     (_set("r", 4), "q_proj has rank 2, but adapter_config.json says r 4; they must agree"),
     (_set("bias", "all"), "bias is 'all', which Rango does not read"),
     (_set("alpha_pattern", {"q_proj": 3}), "alpha_pattern is {'q_proj': 3}, which Rango does not read"),

@@ -11,6 +11,7 @@ import torch
 from helpers.reference import full_sequence_score
 from helpers.toy import toy_task
 
+from rango.errors import InputError
 from rango.models.adapter import add_adapter
 from rango.models.loading import load_model
 from rango.options import LoRA, ScoringOptions
@@ -91,3 +92,30 @@ def test_probing_leaves_the_random_stream_as_it_was(checkpoint: Checkpoint) -> N
     state = torch.get_rng_state()
     probe_reader(model)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fix"), [("float16", "use --dtype bfloat16 or"), ("float32", "damaged weights or an")]
+)
+def test_probabilities_that_are_no_numbers_are_refused_with_the_type_to_use(
+    checkpoint: Checkpoint, dtype: Any, fix: str
+) -> None:
+    model = load_model(checkpoint("llama"), dtype=dtype)
+    network: Any = model.network
+    with torch.no_grad():
+        network.model.layers[1].mlp.down_proj.weight.fill_(6e4 if dtype == "float16" else float("inf"))
+    with pytest.raises(InputError, match=f"gives nan for a probability; .*{fix}"):
+        probe_reader(model)
+
+
+def test_an_instance_whose_score_is_no_number_is_named(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("llama"))
+    reader = probe_reader(model)
+    trees = encode(model, TASK.test[:2], task=TASK, form="cloze")
+    network: Any = model.network
+    with torch.no_grad():
+        network.lm_head.weight[trees[1].branches[0][0]] = float("nan")
+    with pytest.raises(
+        InputError, match=r"instance test-\d: .* gives nan for a probability; in float32 that means damaged"
+    ):
+        score(reader, trees, options=ScoringOptions(), form="cloze")

@@ -62,10 +62,9 @@ def generate(
 
     screen = Screen(quiet=quiet)
     loaded = load_model(model, dtype=options.dtype, device=options.device)
-    if options.adapter is not None:
-        load_adapter(loaded, options.adapter)
+    adapter = load_adapter(loaded, options.adapter) if options.adapter is not None else None
     generation = continue_text(loaded, prompt, options=options)
-    screen.say(f"{model}: {'; '.join(loaded.notes)}")
+    screen.say(f"{model}: {'; '.join([*loaded.notes, *(adapter.notes if adapter else ())])}")
     # On a terminal the prompt stands before its continuation; the standard output has the continuation alone.
     screen.console.print(prompt, end="", style="bold", markup=False, soft_wrap=True)
     try:

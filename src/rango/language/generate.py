@@ -18,6 +18,7 @@ from rango.errors import InputError
 from rango.language.options import GenerateOptions
 from rango.language.text_scores import beginning, check_characters
 from rango.models.loading import Model, accepts
+from rango.scoring.forward import check_numbers
 
 Stop = Literal["end of text", "max_tokens", "context"]
 
@@ -68,7 +69,10 @@ class Generation:
         ids = list(self.prompt_tokens)
         while self.stopped is None:
             begun = time.perf_counter()
-            token = draw(steps.logits(ids), options, random)
+            logits = steps.logits(ids)  # (V,)
+            if logits.isnan().any():
+                check_numbers(model, logits.float().cpu().numpy(), f"token {len(ids) + 1}")
+            token = draw(logits, options, random)
             self.seconds += time.perf_counter() - begun
             if token in ends:
                 self.stopped = "end of text"

@@ -15,8 +15,11 @@ from rango.language.options import PretrainConfig
 from rango.models.lstm import LSTMConfig, LSTMForCausalLM
 
 _GATED = ("llama", "mistral", "qwen2")  # three matrices in the MLP instead of two, so each is two thirds as wide
-# Keys of a config.json that describe its weights and files, which a fresh network does not have.
-_OF_THE_WEIGHTS = ("architectures", "dtype", "torch_dtype", "quantization_config", "transformers_version", "auto_map")
+# Keys of a config.json that describe its weights, files and kernels, which a fresh network does not have.
+_OF_THE_WEIGHTS = (
+    *("architectures", "dtype", "torch_dtype", "quantization_config", "transformers_version", "auto_map"),
+    *("_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation"),
+)
 _ROUNDING = 1e-6  # of logits at random weights, which are small
 
 

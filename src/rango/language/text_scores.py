@@ -25,7 +25,7 @@ from rango.errors import InputError
 from rango.models.loading import Model
 from rango.options import ScoringOptions
 from rango.scoring.batches import collate
-from rango.scoring.forward import Reader
+from rango.scoring.forward import Reader, check_numbers
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import batches_by_tokens
 from rango.scoring.trees import TokenTree
@@ -184,6 +184,7 @@ def _log_probabilities(
         # One branch a tree: scored tokens stand in the order of the trees, then of the text.
         ends = np.cumsum([len(tree.branches[0]) for tree in chosen])
         for number, part in zip(numbers, np.split(joined, ends[:-1]), strict=True):
+            check_numbers(reader.model, part, trees[number].id)
             values[number] = part
     return values
 

@@ -29,6 +29,9 @@ PREFIX = "base_model.model."  # how PEFT names the wrapped network
 class TrainableModel(ABC):
     """A change of a model's network that can be trained, saved, switched off and taken back."""
 
+    notes: tuple[str, ...] = ()
+    """What could not be checked when it was loaded, in words."""
+
     @abstractmethod
     def named_parameters(self) -> Mapping[str, nn.Parameter]:
         """The trainable parameters by name, float32, in a fixed order."""
@@ -98,6 +101,7 @@ class Adapter(TrainableModel):
     grouping: Grouping
     number: int = 0
     """Which adapter of the bank it is."""
+    notes: tuple[str, ...] = ()
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """A and B of each layer by its name, `NAME.lora_A.weight` (r, in) and `NAME.lora_B.weight` (out, r)."""

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from rango.errors import InputError
-from rango.files import check_model_folder, fingerprint
+from rango.files import ADAPTER_CONFIG, check_model_folder, fingerprint
 from rango.models.lstm import LSTMConfig, LSTMForCausalLM
 from rango.models.ngram import NGRAM, NGramConfig, NGramForCausalLM
 from rango.options import Dtype
@@ -148,10 +148,24 @@ def load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTr
     # Plain matrix products beat the fused kernel's backward pass on a CPU for the short sequences of choice tasks.
     attention = "eager" if device.type == "cpu" else "sdpa"
     with _loading(source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        # What config.json says of these goes before the arguments: it could fetch a kernel of the Hub, or give tuples.
+        config._attn_implementation, config._experts_implementation, config.return_dict = attention, None, True
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=False, attn_implementation=attention, output_loading_info=True
+            source,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            attn_implementation=attention,
+            output_loading_info=True,
         )
         network, info = loaded
+        # With PEFT installed, transformers puts an adapter beside the weights into the network: of a repository too.
+        if getattr(network, "peft_config", None):
+            raise InputError(
+                f"model {source} also holds an adapter ({ADAPTER_CONFIG}), which would be on in the base model; "
+                "give the base as the model and the adapter as --adapter"
+            )
         missing = sorted(info["missing_keys"])
         # transformers draws them at random and only warns.
         if missing:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
 from rango.files import ADAPTER_CONFIG, FULL_RECORD, check_adapter_folder, read_json
 from rango.models.adapter import PREFIX, WEIGHTS, TrainableModel, check_unadapted, wrap
 from rango.models.full_finetuning import FullTuning, add_full
-from rango.models.loading import Model
+from rango.models.loading import Model, quiet_transformers
 from rango.models.lora import weight_shape
 from rango.options import LoRA
 
@@ -44,7 +47,9 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
     _check_kinds(config, checkpoint)
     check_unadapted(model)
     state, metadata = _read_weights(checkpoint / WEIGHTS)
-    _check_base(model, checkpoint, config.get("base_model_name_or_path"), metadata.get("base_fingerprint"))
+    made_for = metadata.get("base_fingerprint")
+    _check_base(model, checkpoint, config.get("base_model_name_or_path"), made_for)
+    state = _without_copies(model, state)
     # PEFT's rank_pattern is refused above, so that each layer's A has to have r rows; what it has is checked below.
     ranks = {
         key.removesuffix(".lora_A.weight"): tensor.shape[0] if tensor.ndim else 0
@@ -52,6 +57,7 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
         if key.endswith(".lora_A.weight")
     }
     _check_tensors(model, state, ranks, checkpoint)
+    notes = () if made_for is not None else (_check_architecture(model, checkpoint, config),)
     for key in ("r", "lora_alpha"):
         if key not in config:
             raise InputError(
@@ -66,7 +72,7 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
             )
     (adapter,) = wrap(model, [(lora, ranks)])
     adapter.load_state(state)
-    return adapter
+    return replace(adapter, notes=notes)
 
 
 def _load_full(model: Model, folder: Path) -> FullTuning:
@@ -89,6 +95,43 @@ def _check_base(model: Model, folder: Path, name: str | None, made_for: str | No
         )
 
 
+def _check_architecture(model: Model, folder: Path, config: Mapping[str, Any]) -> str:
+    """Raise InputError where the base that the adapter names is of another architecture; returns what stays unchecked.
+
+    Matrices of equal shapes do not show it: a Llama adapter fits many a Mistral.
+    """
+    network, named = model.network, config.get("base_model_name_or_path")
+    made_for = config.get("auto_mapping")
+    kind = made_for.get("base_model_class") if isinstance(made_for, dict) else None
+    own: str | None = type(network).__name__
+    if kind is None and isinstance(named, str) and named:
+        own = network.config.model_type
+        with contextlib.suppress(Exception), quiet_transformers():  # the base may be gone, or anything
+            kind = AutoConfig.from_pretrained(named, trust_remote_code=False, local_files_only=True).model_type
+    if kind is not None and kind != own:
+        raise InputError(
+            f"{folder} adapts another base model: it was made for {named or 'a model'} ({kind}), "
+            f"{model.name} is {own}; give the model it was trained on"
+        )
+    return f"adapter {folder} has no fingerprint of its base, so nothing shows that {model.name} is " + (
+        f"{named}, which it was trained on" if named else "the model it was trained on"
+    )
+
+
+def _without_copies(model: Model, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter without those that equal the base's own: PEFT can save embeddings and head along."""
+    base = model.network.state_dict()
+
+    def copied(name: str, tensor: torch.Tensor) -> bool:
+        own = base.get(name)
+        if own is None or own.shape != tensor.shape:
+            return False
+        own = own.cpu()  # either may have been rounded to the other's type
+        return torch.equal(own.to(tensor.dtype), tensor) or torch.equal(own, tensor.to(own.dtype))
+
+    return {name: tensor for name, tensor in state.items() if not copied(name, tensor)}
+
+
 def _read_record(path: Path) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict):
@@ -97,7 +140,14 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _check_kinds(config: Mapping[str, Any], folder: Path) -> None:
-    if config.get("peft_type") != "LORA":
+    if "peft_type" not in config:
+        mlx = any(key in config for key in ("lora_parameters", "fine_tune_type", "lora_layers"))
+        raise InputError(
+            f"{folder / ADAPTER_CONFIG} names no peft_type"
+            + (": it is MLX's; convert the adapter to PEFT's format (lora_A and lora_B" if mlx else "; expected LORA (")
+            + f" in {WEIGHTS})"
+        )
+    if config["peft_type"] != "LORA":
         raise InputError(f"{folder} holds a {config.get('peft_type')} adapter; expected LORA")
     for key in _UNREAD:
         if config.get(key) and (key, config[key]) != ("bias", "none"):
@@ -114,7 +164,14 @@ def _check_kinds(config: Mapping[str, Any], folder: Path) -> None:
 
 def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
     if not path.is_file():
-        raise InputError(f"{path} does not exist; the adapter has no weights")
+        if path.with_suffix(".bin").is_file():
+            raise InputError(
+                f"{path.with_suffix('.bin')} is a pickle, which can run code when it is read; convert it to {WEIGHTS}: "
+                "load it with PEFT where you trust it and save it again (save_pretrained)"
+            )
+        others = sorted(file.name for file in path.parent.glob("*.safetensors"))
+        seen = f" (there is {', '.join(others[:3])})" if others else ""
+        raise InputError(f"{path} does not exist{seen}; the adapter has no weights in PEFT's format")
     try:
         with safe_open(path, framework="pt") as file:
             names: list[str] = list(file.keys())
@@ -128,7 +185,8 @@ def _check_tensors(model: Model, state: Mapping[str, torch.Tensor], ranks: Mappi
     read = {f"{name}.lora_{letter}.weight" for name in ranks for letter in "AB"}
     for name in sorted(state.keys() - read):
         raise InputError(
-            f"{folder}: {WEIGHTS} holds {name}, which Rango does not read; expected lora_A and lora_B of linear layers"
+            f"{folder}: {WEIGHTS} holds {name}, which Rango does not read; expected lora_A and lora_B of linear "
+            "layers, beside them at most weights equal to the base model's"
         )
     if not ranks:
         raise InputError(f"{folder}: {WEIGHTS} holds no lora_A weights; the adapter is damaged")

@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from rango.errors import InputError
 from rango.models.loading import Model, accepts
 from rango.models.lora import linear_rows
 from rango.scoring.batches import Batch, Read, collate
@@ -294,6 +296,18 @@ def _rope_settings(config: Any) -> list[dict[str, Any]]:
     if not isinstance(rope, dict):
         return []
     return [rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
+
+
+def check_numbers(model: Model, scores: np.ndarray, where: str) -> None:
+    """Raise InputError where a score is no number: the network's states have outgrown its type."""
+    if not np.isnan(scores).any():
+        return
+    dtype = str(model.dtype).removeprefix("torch.")
+    if model.dtype == torch.float16:
+        reason = "numbers above 65,504 overflow in float16; use --dtype bfloat16 or --dtype float32"
+    else:
+        reason = f"in {dtype} that means damaged weights or an adapter that diverged; use another checkpoint"
+    raise InputError(f"{where}: {model.name} gives nan for a probability; {reason}")
 
 
 class NGramReader(Reader):

@@ -18,7 +18,7 @@ from rango.errors import InputError
 from rango.models.adapter import Adapter
 from rango.models.loading import Model
 from rango.options import Form, ScoringOptions
-from rango.scoring.forward import Reader, shared_beginning
+from rango.scoring.forward import Reader, check_numbers, shared_beginning
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Instance, Task, few_shot
@@ -177,6 +177,8 @@ def score(
             choices = len(trees[row].branches)
             values[row, :choices] = tree_scores[:choices]
         tokens += batch.token_count
+    for row in np.flatnonzero(np.isnan(values).any(axis=1))[:1]:
+        check_numbers(reader.model, values[row], f"instance {trees[row].id}")
     mass = np.exp(values).sum(axis=1) if form == "letter" else None  # (N,), before any normalisation by length
     for row, tree in enumerate(trees):
         values[row, : len(tree.branches)] /= tree.lengths(options.normalise)

@@ -71,7 +71,7 @@ def _write_evaluation(
         reader = probe_reader(model)
         trees = encode(model, instances, task=task, form=form)
         # Everything that can be refused has been: only now is anything shown.
-        for note in (*notes, *model.notes, *reader.notes, *task.notes):
+        for note in (*notes, *model.notes, *(adapter.notes if adapter else ()), *reader.notes, *task.notes):
             screen.say(f"· {note}")
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
         if dropout is not None:
