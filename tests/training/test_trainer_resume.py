@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     def interrupted(self: Trainer, active: Any) -> Any:
         records = step(self, active)
         if active[0].progress.step == stop_after:
+            time.sleep(0.3)
             os.kill(os.getpid(), signal.SIGTERM)
         return records
 
@@ -48,8 +50,14 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
         finetune(model, toy_task(), out=tmp_path / "run", **QUICK)
     assert stop.value.signal_number == signal.SIGTERM
     assert not Run(tmp_path / "run").complete
+    interrupted_after = Run(tmp_path / "run").record["seconds"]
+    assert interrupted_after >= 0.3
     monkeypatch.setattr(Trainer, "_step", step)
-    same_result(finished, finetune(model, toy_task(), out=tmp_path / "run", **QUICK))
+    started = time.perf_counter()
+    resumed = finetune(model, toy_task(), out=tmp_path / "run", **QUICK)
+    same_result(finished, resumed)
+    # The time of both parts, where the second alone would be at most what has passed here.
+    assert interrupted_after < resumed.record["seconds"] <= interrupted_after + time.perf_counter() - started + 0.1
 
 
 def test_a_killed_run_goes_on_from_its_last_validation(
@@ -60,7 +68,9 @@ def test_a_killed_run_goes_on_from_its_last_validation(
     def killed(self: Trainer, active: Any) -> Any:
         if active[0].progress.step == 6:
             raise MemoryError
-        return step(self, active)
+        records = step(self, active)
+        active[0].progress.seconds += 100  # as if steps took long
+        return records
 
     monkeypatch.setattr(Trainer, "_step", killed)
     with pytest.raises(MemoryError):
@@ -68,4 +78,7 @@ def test_a_killed_run_goes_on_from_its_last_validation(
     with (tmp_path / "run" / "log.jsonl").open("a") as log:
         log.write('{"step": 7, "tr')  # what a crash in the middle of a line leaves
     monkeypatch.setattr(Trainer, "_step", step)
-    same_result(finished, finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK))
+    resumed = finetune(load_model(checkpoint("phi")), toy_task(), out=tmp_path / "run", **QUICK)
+    same_result(finished, resumed)
+    # What nothing had recorded is at least the training up to the saved state.
+    assert resumed.record["seconds"] >= 300

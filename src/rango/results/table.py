@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from rango.decisions import METRICS
+import numpy as np
+
+from rango.decisions import METRICS, Posteriors
 from rango.errors import InputError
 from rango.files import write_text
 from rango.results.outcomes import Outcome
@@ -71,6 +73,8 @@ class Block:
     """The row of the base model; None where there is none."""
     floor: Mapping[str, float]
     """Metric → its value for the true posterior; empty where that is not known."""
+    prior: Mapping[str, float]
+    """Metric → its value for the system that outputs the class frequencies of these instances."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +189,9 @@ def study_table(
             rows[place] = replace(rows[place], n=len(instances.ids), cells=cell, block=number, **vars(standing))
         # The true posterior belongs to the instances, which are those of every configuration of the block.
         floors = [outcome.floor for outcome in members if outcome.floor is not None][:1]
+        any_system = next(iter(systems[0].values()))
+        zeros = np.zeros((len(instances.ids), any_system.n_choices))
+        constant, used = Posteriors.from_scores(zeros, instances.labels).prior_only(), fitting_costs(any_system, costs)
         blocks.append(
             Block(
                 task=members[0].axes.get(TASK),
@@ -193,6 +200,7 @@ def study_table(
                 best=next((place for place in places if rows[place].mark == "best"), None),
                 base=next((place for place in places if is_base(outcomes[place].axes)), None),
                 floor={name: f.metric(name, costs=fitting_costs(f, costs)) for f in floors for name in cells[0]},
+                prior={name: constant.metric(name, costs=used) for name in cells[0]},
             )
         )
     axes = axis_names([outcome.axes for outcome in outcomes])

@@ -16,7 +16,7 @@ from typing import Any
 
 from rango.console import Screen, SignalGuard
 from rango.decisions import Posteriors, fit_calibrator
-from rango.errors import DivergenceError, InputError
+from rango.errors import DivergenceError, InputError, Interrupted
 from rango.files import remove_leftovers
 from rango.models.adapter import TrainableModel, add_bank
 from rango.models.full_finetuning import add_full
@@ -180,10 +180,10 @@ def _train(
                 record = run.record
             writer = RunWriter(job.out, record, writes=processes.is_main)
             runs.append(TrainingRun(run_key(job.config), job.config, adapter, writer, data, job.on_validation))
-        _check_state(state, runs)
+        trained_before = _check_state(state, runs)
         processes.barrier()  # every process has looked at the folders before the main one writes
         with SignalGuard(f"the run in {unfinished[0][0].out} is saved; repeat the command to go on") as guard:
-            _Bank(task, trees, data, runs, screen).run(state, base, guard)
+            _Bank(task, trees, data, runs, screen).run(state, base, guard, trained_before)
     finally:
         for adapter in adapters:
             adapter.remove()
@@ -200,12 +200,36 @@ class _Bank:
     runs: Sequence[TrainingRun]
     screen: Screen
 
-    def run(self, state: Path, base: Mapping[str, Posteriors], guard: SignalGuard) -> None:
-        """Write base posteriors, train, and measure every run that came to its end."""
+    def run(
+        self, state: Path, base: Mapping[str, Posteriors], guard: SignalGuard, trained_before: Mapping[str, float]
+    ) -> None:
+        """Write base posteriors, train, and measure every run that came to its end.
+
+        The time of earlier attempts counts too: what an interrupted one recorded, or, of a killed one, at least
+        `trained_before`, the seconds of training in the saved state.
+        """
         started = time.perf_counter()
+        seconds_before = {
+            run.key: max(run.writer.record.get("seconds") or 0.0, trained_before.get(run.key, 0.0)) for run in self.runs
+        }
+        try:
+            self._run(state, base, guard, started, seconds_before)
+        except Interrupted:
+            share = (time.perf_counter() - started) / len(self.runs)
+            for run in self.runs:
+                if run.writer.record.get("status") == "running":
+                    run.writer.write_record(seconds=round(seconds_before[run.key] + share, 1))
+            raise
+
+    def _run(
+        self,
+        state: Path,
+        base: Mapping[str, Posteriors],
+        guard: SignalGuard,
+        started: float,
+        seconds_before: Mapping[str, float],
+    ) -> None:
         reader, processes = self.data.reader, self.data.processes
-        # The time of earlier, interrupted attempts counts too.
-        seconds_before = {run.key: run.writer.record.get("seconds") or 0.0 for run in self.runs}
         for run in self.runs:
             run.writer.begin(most_steps=run.most_steps)
         for note in (*reader.model.notes, *reader.notes, *self.task.notes):
@@ -355,10 +379,14 @@ def _check_selection(config: FinetuneConfig, task: Task) -> None:
         )
 
 
-def _check_state(state: Path, runs: Sequence[TrainingRun]) -> None:
-    """Raise InputError where the state file is damaged, or lacks one of these runs."""
+def _check_state(state: Path, runs: Sequence[TrainingRun]) -> dict[str, float]:
+    """The seconds that each saved run has trained, by its key; empty where there is no state.
+
+    Raises:
+        InputError: the state file is damaged, or lacks one of these runs.
+    """
     if not state.is_file():
-        return
+        return {}
     # Keys are hashes of configurations: a state of other runs, or of a version with other options, lacks them.
     saved = load_state(state).progress
     missing = [run.writer.path for run in runs if run.key not in saved]
@@ -371,3 +399,4 @@ def _check_state(state: Path, runs: Sequence[TrainingRun]) -> None:
             f"{state} is the state of another bank: it lacks the run of {missing[0]}; give another state file, or the "
             "runs that it was begun with"
         )
+    return {key: float(progress["seconds"]) for key, progress in saved.items()}

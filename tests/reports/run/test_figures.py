@@ -50,7 +50,7 @@ def test_learning_curves_mark_the_best_checkpoint(log: Log) -> None:
     nce = axes[1]
     expected = next(record for record in log if record["step"] == best_step(log))["validation"]["nce"]
     texts = [text.get_text() for text in nce.texts]
-    assert f"best: {expected:.3f} at step {best_step(log)}" in texts
+    assert f"chosen: {expected:.3f} at step {best_step(log)}" in texts
 
 
 def test_a_curve_without_points_is_refused(log: Log) -> None:

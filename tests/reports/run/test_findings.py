@@ -150,7 +150,10 @@ def test_the_verdict_says_so_where_a_model_that_got_better_is_still_worse_than_i
     metrics = made_metrics(DOWN, DOWN)
     metrics["base"]["nce"], metrics["adapted"]["nce"] = entry(1.4), entry(1.2, 1.1, 1.3)
     first, second = verdict_sentences({"test": metrics})
-    assert first.startswith("Adaptation helped. NCE fell from 1.400 to 1.200")
+    assert first.startswith(
+        "Adaptation helped, but not enough: the posteriors are worth less than the priors. NCE fell from 1.400 to 1.200"
+    )
+    assert adaptation_finding(metrics).tone == "bad"
     assert second == (
         "Its posteriors are worth less than the priors. NCE 1.200 (95% interval 1.100 to 1.300), where 1 is the priors "
         "alone."
@@ -205,3 +208,31 @@ def test_chance_error_holds_its_level() -> None:
         inside += posteriors.ece() <= chance_error(posteriors, replicates=100, seed=trial)
     # 95 % of 60 is 57; below 51 has a probability of 1 in 10,000.
     assert inside >= 51
+
+
+@pytest.mark.parametrize(
+    ("nce", "error", "tone", "headline"),
+    [
+        ((18.8, 17.0, 20.0), (0.9, 0.85, 0.95), "bad", "less than the priors, and it errs more often than the most"),
+        ((0.9, 0.85, 0.95), (0.9, 0.85, 0.95), "unclear", "more than the priors, yet it errs more often than the most"),
+        ((0.9, 0.85, 0.95), (0.62, 0.58, 0.66), "good", "more than the priors"),
+    ],
+)
+def test_errors_beyond_those_of_the_priors_are_no_good_news(nce: Any, error: Any, tone: str, headline: str) -> None:
+    metrics = {
+        "prior": {"nce": entry(1.0), "error_rate": entry(0.6)},
+        "adapted": {"nce": entry(*nce), "error_rate": entry(*error)},
+    }
+    finding = priors_finding(metrics)
+    assert finding.tone == tone
+    assert headline in finding.headline
+    assert ("that class 0.600" in finding.detail) == (tone != "good")
+
+
+def test_a_gain_towards_the_floor_must_be_significant() -> None:
+    metrics = {"adapted": {"nce": entry(0.98, 0.9, 1.06)}, "floor": {"nce": entry(0.4)}}
+    finding = floor_finding(metrics)
+    assert (finding.tone, finding.headline) == (
+        "unclear",
+        "It is not significantly nearer to the floor than the priors are",
+    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from helpers.studies_made import ladder_study, make_outcome, make_truth, placement_study
 
 from rango.decisions import Posteriors
@@ -57,6 +58,26 @@ def test_all_configurations_on_one_side_of_the_base_model_are_one_sentence() -> 
     (finding,) = study_findings(study_table([base, *same], select="nce", replicates=99))
     assert finding.tone == "unclear"
     assert finding.detail.endswith("No configuration is significantly different from the base model.")
+
+
+@pytest.mark.parametrize("select", ["nce", "error_rate", "accuracy", "brier"])
+def test_the_best_of_what_is_worse_than_the_priors_is_no_good_news(select: str) -> None:
+    truth = make_truth(300)
+    rows = [Outcome({"rank": rank}, {0: worse}) for rank, worse in ((1, wrong(truth)), (8, wrong(wrong(wrong(truth)))))]
+    sharper = Posteriors.from_scores(3 * wrong(truth).log_posteriors, truth.labels, truth.ids)
+    (finding,) = study_findings(study_table([*rows, Outcome({"rank": 9}, {0: sharper})], select=select, replicates=99))
+    assert finding.tone == "bad"
+    assert "Even it is significantly worse than the class frequencies alone (" in finding.detail
+
+
+def test_the_best_may_be_no_better_than_the_priors() -> None:
+    truth = make_truth(300)
+    constant, bad = truth.prior_only(), wrong(truth)
+    noisy = Posteriors.from_scores(constant.log_posteriors + 0.01 * truth.log_posteriors[::-1], truth.labels, truth.ids)
+    outcomes = [Outcome({"rank": 1}, {0: noisy}), Outcome({"rank": 8}, {0: bad})]
+    (finding,) = study_findings(study_table(outcomes, select="nce", replicates=99))
+    assert finding.tone == "unclear"
+    assert finding.detail.endswith("It is not significantly better than the class frequencies alone (1.000).")
 
 
 def wrong(truth: Posteriors) -> Posteriors:

@@ -98,13 +98,14 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
     if name == "nce" and values.max() > 0.8 and values.min() < 1.25:
         ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=DASHED)
         ax.annotate("priors", (1, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    # Chosen by one metric: of another one it need not be the best value.
     where = np.flatnonzero(steps == best)
     if len(where):
         x, y = steps[where[0]], values[where[0]]
         ax.plot([x], [y], marker="o", markersize=10, markerfacecolor="none", markeredgecolor=BLUE, markeredgewidth=1.6)
         right, rising = x > steps.mean(), column.direction == "higher"
         ax.annotate(
-            f"best: {y:.3f} at step {best}",
+            f"chosen: {y:.3f} at step {best}",
             (x, y),
             # A falling curve leaves room below its best point, a rising one above.
             xytext=(8 if right else -8, 12 if rising else -12),

@@ -52,11 +52,15 @@ def adaptation_finding(states: Metrics) -> Finding:
             "The paired difference base → adapted is not in metrics.json."
         )
         return Finding("adaptation", "unclear", "Whether adaptation helped is not known", reason)
+    tone = nce[0]
     headline = {
         "good": "Adaptation helped",
         "bad": "Adaptation made the posteriors worse",
         "unclear": "Adaptation has no significant effect on NCE",
-    }[nce[0]]
+    }[tone]
+    # Better than it was is no success where the priors alone are better still.
+    if tone == "good" and priors_finding(states).tone == "bad":
+        tone, headline = "bad", "Adaptation helped, but not enough: the posteriors are worth less than the priors"
     # Where the error rate has another outcome than NCE, the headline must not hide it.
     if error is not None and error[0] != nce[0]:
         unchanged = "stayed the same" if " stayed" in error[1] else "did not change significantly"
@@ -65,7 +69,7 @@ def adaptation_finding(states: Metrics) -> Finding:
             "bad": ", yet the error rate rose",
             "unclear": f"; the error rate {unchanged}",
         }[error[0]]
-    return Finding("adaptation", nce[0], headline, " ".join(part[1] for part in (nce, error) if part))
+    return Finding("adaptation", tone, headline, " ".join(part[1] for part in (nce, error) if part))
 
 
 def change(states: Metrics, metric: str) -> tuple[Tone, str] | None:
@@ -116,7 +120,13 @@ def priors_finding(states: Metrics, state: str = "adapted") -> Finding:
     detail = f"NCE {number(nce.value)}{f' (95% interval {span})' if span else ''}, where 1 is the priors alone"
     words = {"good": "more", "bad": "less", "unclear": "neither significantly more nor less"}
     tone = _tone(nce, 1.0)
-    return Finding("priors", tone, f"Its posteriors are worth {words[tone]} than the priors", f"{detail}.")
+    headline = f"Its posteriors are worth {words[tone]} than the priors"
+    error, of_priors = estimate(states, state, "error_rate"), estimate(states, "prior", "error_rate")
+    if error is not None and of_priors is not None and _tone(error, of_priors.value) == "bad":
+        headline += f"{', and' if tone == 'bad' else ', yet'} it errs more often than the most frequent class does"
+        detail += f"; error rate {number(error.value)} ({interval(error)}), that class {number(of_priors.value)}"
+        tone = "bad" if tone == "bad" else "unclear"
+    return Finding("priors", tone, headline, f"{detail}.")
 
 
 def floor_finding(states: Metrics) -> Finding:
@@ -131,6 +141,8 @@ def floor_finding(states: Metrics) -> Finding:
     detail += f" and an error rate of {number(error.value)}." if error else "."
     if closed <= 0:
         return Finding("floor", "bad", "It is no nearer to the floor than the priors are", detail)
+    if _tone(adapted, 1.0) == "unclear" and adapted.low is not None:
+        return Finding("floor", "unclear", "It is not significantly nearer to the floor than the priors are", detail)
     return Finding("floor", "good", f"It closes {closed:.0f}% of the distance from the priors to the floor", detail)
 
 

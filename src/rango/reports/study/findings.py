@@ -6,12 +6,14 @@ over the block, has p < 0.05: see `rango.results.statistics`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from rango.decisions import METRICS
 from rango.reports.run.findings import Finding, Tone
 from rango.reports.study.sections import full_label, label_of
 from rango.reports.tables import column_named, number
-from rango.results.table import Block, StudyTable, failure_text
+from rango.results.table import Block, StudyRow, StudyTable, failure_text
 from rango.studies.axes import TASK, axis_text
 
 _NAMED = 6
@@ -43,9 +45,11 @@ def _best_of_block(table: StudyTable, block: Block) -> Finding:
         return Finding("best", "unclear", f"{head}: not known", reason)
     best = table.rows[block.best]
     name, value = label_of(best, table), number(best.cells[table.select].mean)
+    than_priors, against_priors = _against_priors(table, block, best)
     if len(block.rows) == 1:
         detail = "There is no other configuration to compare it with."
-        return Finding("best", "unclear", f"{task}{title} {value} of {name}", detail)
+        tone: Tone = "bad" if than_priors == "bad" else "unclear"
+        return Finding("best", tone, f"{task}{title} {value} of {name}", f"{detail} {against_priors}".strip())
     # Rows without a mark could not be compared: they are neither tied nor worse.
     marks = [table.rows[place].mark for place in block.rows]
     tied = [place for place, mark in zip(block.rows, marks, strict=True) if mark == "tied"]
@@ -57,8 +61,28 @@ def _best_of_block(table: StudyTable, block: Block) -> Finding:
         detail = "No other configuration is significantly worse."
     else:
         detail = f"Not significantly worse: {_listed(table, tied)}."
-    tone: Tone = "good" if "worse" in marks else "unclear"
-    return Finding("best", tone, f"{head}: {name} ({value})", f"{detail} {_against_base(table, block)}".strip())
+    tone = "good" if "worse" in marks else "unclear"
+    # The best of what is worth nothing is no good news.
+    tone = than_priors if than_priors != "good" else tone
+    sentences = [detail, _against_base(table, block), against_priors]
+    return Finding("best", tone, f"{head}: {name} ({value})", " ".join(filter(None, sentences)))
+
+
+def _against_priors(table: StudyTable, block: Block, best: StudyRow) -> tuple[Tone, str]:
+    """Whether the best is better than the class frequencies alone, and a sentence where it is not significantly so.
+
+    The calibration error cannot say: that of the class frequencies is 0.
+    """
+    metric, cell = METRICS[table.select], best.cells[table.select]
+    prior = block.prior.get(table.select, math.nan)
+    if not metric.is_mean or math.isnan(prior) or cell.low is None or cell.high is None:
+        return "good", ""
+    what = f"the class frequencies alone ({number(prior)})"
+    if cell.low <= prior <= cell.high:
+        return "unclear", f"It is not significantly better than {what}."
+    if (cell.low > prior) == (metric.direction == "higher"):
+        return "good", ""
+    return "bad", f"Even it is significantly worse than {what}."
 
 
 def _against_base(table: StudyTable, block: Block) -> str:
