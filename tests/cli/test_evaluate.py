@@ -33,6 +33,36 @@ def test_evaluate_gives_the_posteriors_of_the_run(
     assert "NCE" in capsys.readouterr().out or (tmp_path / "base" / "metrics.json").is_file()
 
 
+def test_instances_without_labels_get_posteriors_and_decisions(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
+) -> None:
+    """The posteriors are those of the same instances with labels; nothing is measured, and training refuses them."""
+    model = str(checkpoint("phi"))
+    for name, labels in (("with", ["happy", "sad"] * 3), ("without", [""] * 6)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "task.yaml").write_text('{prompt: "{text}. Mood:", choices: [happy, sad], label: mood, splits: part}')
+        lines = [f"Ann {k},{label},test" for k, label in enumerate(labels)]
+        (folder / "rows.csv").write_text("\n".join(["text,mood,part", *lines, ""]))
+        assert main(["evaluate", model, str(folder), "--quiet", "--out", str(tmp_path / f"{name}-out")]) == 0
+    with_labels, without = (
+        tmp_path / f"{name}-out" / "posteriors" / "test-base.parquet" for name in ("with", "without")
+    )
+    labelled, bare = read_posteriors(with_labels), read_posteriors(without, need_labels=False)
+    np.testing.assert_array_equal(bare.log_posteriors, labelled.log_posteriors)
+    assert (bare.has_labels, bare.ids, bare.choices) == (False, labelled.ids, labelled.choices)
+    assert (tmp_path / "without-out" / "metrics.json").read_text().split() == ["{", '"test":', "{}", "}"]
+    (tmp_path / "costs.yaml").write_text("{classes: [happy, sad], decisions: [happy, sad], costs: [[0, 1], [2, 0]]}")
+    decisions = ["--costs", str(tmp_path / "costs.yaml"), "--out", str(tmp_path / "decisions.csv")]
+    assert main(["decide", str(without), *decisions]) == 0
+    (tmp_path / "without" / "rows.csv").write_text(
+        "\n".join(["text,mood,part"] + [f"Bo {k},sad,{'train' if k < 9 else 'validation'}" for k in range(12)] + lines)
+    )
+    line = fails(capsys, "finetune", model, tmp_path / "without", "--quiet", "--out", tmp_path / "run")
+    assert "have no labels, so that nothing can be measured" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_adapter_of_another_model_is_refused(
     run: Path, checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rango.errors import InputError
 from rango.options import SPLITS
 from rango.tasks import Task, load_task, show
-from rango.tasks.task import named
+from rango.tasks.task import named, unlabelled
 from rango.training.evaluate import check_not_empty
 
 SENTIMENT = {"prompt": "Review: {text}\nVerdict:", "choices": ["bad", "good"], "label": "verdict"}
@@ -433,11 +433,59 @@ def test_no_row_to_train_on(tmp_path: Path) -> None:
         check_not_empty(task.train, shots=0)
 
 
+@pytest.mark.parametrize("missing", ["", None, float("nan"), -1, "-1"])
+def test_a_test_split_may_be_without_labels(tmp_path: Path, missing: Any) -> None:
+    rows = [review(k) | {"part": "train" if k < 6 else "validation" if k < 8 else "test"} for k in range(11)]
+    for row in rows[8:]:
+        row["verdict"] = missing
+    keys = SENTIMENT | {"splits": "part"}
+    task = load_task(table(tmp_path / "a", rows, keys), **SIZES)
+    assert {i.label for i in task.test} == {None}
+    assert None not in {i.label for i in (*task.train, *task.validation)}
+    assert unlabelled(task.test)
+    assert not unlabelled(task.train)
+    assert task.notes[0] == "3 test instance(s) have no label: they can be decided on, not measured"
+    with pytest.raises(InputError, match=r"rows\.jsonl:\d+: instance '\d+' has no label; give the right choice"):
+        _ = task.test[0].answer
+    rows[9]["verdict"] = "bad"
+    with pytest.raises(
+        InputError, match=r"rows\.jsonl:9: verdict is missing; .*\(the split test may be without labels"
+    ):
+        load_task(table(tmp_path / "b", rows, keys), **SIZES)
+
+
+def test_a_table_without_any_label_is_there_to_evaluate_on(tmp_path: Path) -> None:
+    task = load_task(table(tmp_path, [review(k) | {"verdict": ""} for k in range(5)]))
+    assert (task.train, len(task.test), unlabelled(task.test)) == ((), 5, True)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_only_the_split_test_may_be_without_labels(tmp_path: Path, part: str) -> None:
+    rows = [review(k) | {"part": ["train", "validation", "test"][k % 3]} for k in range(12)]
+    rows[{"train": 3, "validation": 4}[part]]["verdict"] = ""
+    with pytest.raises(InputError, match=r"rows\.jsonl:[45]: verdict is missing; `label` in"):
+        load_task(table(tmp_path, rows, SENTIMENT | {"splits": "part"}))
+
+
 @pytest.mark.parametrize("name", ["dev", "Valid", "val"])
 def test_the_names_that_people_give_to_splits(tmp_path: Path, name: str) -> None:
     rows = [review(k) | {"part": "Training" if k < 8 else name if k < 10 else "TEST"} for k in range(12)]
     task = load_task(table(tmp_path, rows, SENTIMENT | {"splits": "part"}))
     assert [len(task.split(split)) for split in SPLITS] == [8, 2, 2]
+
+
+def test_a_parquet_column_whose_name_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = table(tmp_path, [review(0)])
+    (folder / "rows.jsonl").unlink()
+    columns = {"text": ["a", "b"], "verdict": ["good", "bad"], "xyzzy": ["1", "2"]}
+    pq.write_table(pa.table(columns), folder / "rows.parquet", compression="none")
+    damaged = (folder / "rows.parquet").read_bytes().replace(b"xyzzy", b"xy\xff\xfey")
+    (folder / "rows.parquet").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"rows\.parquet: .*; write the Parquet file again"):
+        load_task(folder)
 
 
 def test_an_empty_table(tmp_path: Path) -> None:

@@ -36,5 +36,8 @@ def evaluate(settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: P
     from rango.training.evaluate import write_evaluation
 
     base = load_model(settings.model, dtype=settings.dtype, device=settings.device)
-    write_evaluation(base, task, out=out, config=settings, screen=Screen(quiet=quiet), notes=notes)
-    print_result(out, split=settings.split, shown=out / "metrics.json")
+    metrics = write_evaluation(base, task, out=out, config=settings, screen=Screen(quiet=quiet), notes=notes)
+    if metrics:
+        print_result(out, split=settings.split, shown=out / "metrics.json")
+    else:
+        print(out / "posteriors")

@@ -135,7 +135,8 @@ def _check_held_out(fitting: Posteriors, apply: Posteriors) -> None:
     if np.array_equal(fitting.log_posteriors, apply.log_posteriors):
         raise InputError(f"--fit and --apply hold the same posteriors; {advice}")
     # Row numbers are no names: every file without ids has them.
-    shared = [name for name in apply.ids if name in set(fitting.ids)] if not _are_row_numbers(apply.ids) else []
+    fitted_on = set(fitting.ids)
+    shared = [name for name in apply.ids if name in fitted_on] if not _are_row_numbers(apply.ids) else []
     if shared:
         raise InputError(
             f"{len(shared):,} of the {len(apply):,} ids in --apply are in --fit too, the first {shared[0]!r}; {advice}"

@@ -108,7 +108,7 @@ def collate(trees: Sequence[TokenTree], *, read: Read, as_trees: bool, pad: int,
     rows: list[_Row] = []
     scored: list[tuple[int, int, int, int]] = []  # (row, column that predicts, target token, owner)
     for number, tree in enumerate(trees):
-        chosen = range(len(tree.branches)) if read == "choices" else (tree.label,)
+        chosen = range(len(tree.branches)) if read == "choices" else (tree.answer,)
         for group in [tuple(chosen)] if as_trees else [(choice,) for choice in chosen]:
             row = _row(tree, group, with_trunk=read == "text")
             scored.extend((len(rows), at, target, number * width + choice) for at, target, choice in row.scored)
@@ -139,7 +139,7 @@ def _row(tree: TokenTree, chosen: Sequence[int], *, with_trunk: bool) -> _Row:
     trunk = len(tree.trunk)
     row = _Row(list(tree.trunk), list(range(trunk)), [0] * trunk, [])
     if with_trunk:
-        row.scored.extend((at, tree.trunk[at + 1], tree.label) for at in range(trunk - 1))
+        row.scored.extend((at, tree.trunk[at + 1], tree.answer) for at in range(trunk - 1))
     for choice in chosen:
         branch = tree.branches[choice]
         start = len(row.tokens)

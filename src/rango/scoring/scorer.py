@@ -22,6 +22,7 @@ from rango.scoring.forward import Reader, check_numbers, shared_beginning
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Instance, Task, few_shot
+from rango.tasks.task import unlabelled
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +137,7 @@ def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posterio
         )
     return Posteriors.from_scores(
         scores,
-        np.array([instance.label for instance in instances]),
+        None if unlabelled(instances) else np.array([instance.answer for instance in instances]),
         ids=tuple(instance.id for instance in instances),
         groups=tuple(instance.group for instance in instances),
         choices=tuple(instance.choices for instance in instances),

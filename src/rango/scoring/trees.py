@@ -28,7 +28,14 @@ class TokenTree:
     branches: tuple[tuple[int, ...], ...]
     characters: tuple[int, ...]
     """Length of each choice's text without its leading space, for normalisation by characters."""
-    label: int
+    label: int | None
+    """The right branch; None where it is not known, which only scoring all choices allows."""
+
+    @property
+    def answer(self) -> int:
+        """The right branch, for training."""
+        assert self.label is not None  # training instances have labels
+        return self.label
 
     def lengths(self, normalise: Normalisation) -> tuple[int, ...]:
         """What the score of each choice is divided by: 1, its tokens, or its characters."""

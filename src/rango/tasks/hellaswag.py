@@ -105,7 +105,7 @@ def _kept(rows: list[Row], part: str, words: Words, notes: list[str]) -> list[In
 
 def words_of(instance: Instance, words: Words) -> int:
     """Number of words of the context and the right ending, or of the context and all endings."""
-    counted = instance.choices if words == "all" else (instance.choices[instance.label],)
+    counted = instance.choices if words == "all" else (instance.choices[instance.answer],)
     return sum(len(text.split()) for text in (instance.context, *counted))
 
 

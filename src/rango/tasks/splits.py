@@ -162,7 +162,7 @@ def group_overlapping(instances: Sequence[Instance]) -> list[Instance]:
     Two instances are linked when they share a run of `RUN` words (case and punctuation ignored), or their context;
     linked ones share the first group name, in alphabetical order, of any of them.
     """
-    return link(instances, [(i.group, *_runs(f"{i.context} {i.choices[i.label]}")) for i in instances])
+    return link(instances, [(i.group, *_runs(f"{i.context} {i.choices[i.answer]}")) for i in instances])
 
 
 def link(instances: Sequence[Instance], keys: Iterable[Iterable[int | str]]) -> list[Instance]:

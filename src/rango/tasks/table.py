@@ -16,7 +16,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +171,8 @@ class _Draft:
     text: str
     """What the columns put into the prompt, without the template."""
     choices: Choices
-    label: Any
     labels: dict[Reading, int]
+    """The right choice by each reading that fits; empty where the row has no label."""
     group: str
     split: Split
 
@@ -202,7 +202,8 @@ class _Reader:
                 self._check_choices_are_no_columns(row)
             drafts.append(self._draft(row))
             self.columns |= row.values.keys()
-        self._check_one_reading(drafts)
+        drafts = self._with_test_unlabelled(drafts)
+        self._check_one_reading([draft for draft in drafts if draft.labels])
         instances = self._linked([self._instance(draft) for draft in drafts], drafts)
         pools: dict[Split, list[Instance]] = {split: [] for split in SPLITS}
         for draft, instance in zip(drafts, instances, strict=True):
@@ -214,7 +215,7 @@ class _Reader:
 
     def _instance(self, draft: _Draft) -> Instance:
         choices = draft.choices.distinct()
-        label = choices.index(draft.choices.texts[draft.labels[self.readings[0]]])
+        label = choices.index(draft.choices.texts[draft.labels[self.readings[0]]]) if draft.labels else None
         with located(draft.where):
             return Instance(
                 id=draft.identity,
@@ -226,6 +227,24 @@ class _Reader:
                 fields={"text": draft.text},
                 where=draft.where,
             )
+
+    def _with_test_unlabelled(self, drafts: list[_Draft]) -> list[_Draft]:
+        """The drafts, of which only those of the split test may lack labels, and then all of it lacks them."""
+        unlabelled = [draft for draft in drafts if not draft.labels]
+        if not unlabelled:
+            return drafts
+        # A table without splits and labels is there to be evaluated on.
+        if self.config.splits is None and len(unlabelled) == len(drafts):
+            drafts = unlabelled = [replace(draft, split="test") for draft in drafts]
+        labelled_test = [draft for draft in drafts if draft.split == "test" and draft.labels]
+        for draft in unlabelled:
+            if draft.split != "test" or labelled_test:
+                raise InputError(
+                    f"{draft.where}: {self.config.label} is missing; `label` in {self.yaml_path} needs it "
+                    "(the split test may be without labels, if all of its rows are)"
+                )
+        self.notes.append(f"{len(unlabelled):,} test instance(s) have no label: they can be decided on, not measured")
+        return drafts
 
     def _linked(self, instances: list[Instance], drafts: list[_Draft]) -> list[Instance]:
         """The instances with one group for equal prompts, whatever the group column says."""
@@ -252,9 +271,12 @@ class _Reader:
         # Rows without a group have nothing in common but that.
         blank = config.group is None or _is_blank(self._cell(row, config.group, "group"))
         group = context_group(prompt) if config.group is None or blank else self._text(row, config.group, "group")
-        label = self._value(row, config.label, "label")
-        labels = self._labels(row, label, choices)
-        return _Draft(row.where, identity, prompt, text, choices, label, labels, group, self._split(row))
+        split = self._split(row)
+        label = self._cell(row, config.label, "label")
+        # Published test splits whose labels are hidden hold -1.
+        hidden = split == "test" and str(label).strip() in ("-1", "-1.0") and not readings_of(label, choices)
+        labels = {} if hidden or _is_blank(label) else self._labels(row, label, choices)
+        return _Draft(row.where, identity, prompt, text, choices, labels, group, split)
 
     def _split(self, row: Row) -> Split:
         if self.config.splits is None:
@@ -359,7 +381,7 @@ class _Reader:
                 says = ", ".join(f"choice {draft.labels[reading]} as {reading}" for reading in by_text.values())
                 raise InputError(f"{draft.where}: the label is {says}; say `label_is` in {self.yaml_path}")
         # Labels from 1 fit as indices as long as no row holds the last choice.
-        from_zero = any(draft.labels[self.readings[0]] == 0 for draft in drafts)
+        from_zero = not drafts or any(draft.labels[self.readings[0]] == 0 for draft in drafts)
         if self.readings[0] == "index" and self.config.label_is is None and not from_zero:
             self.notes.append(
                 f"labels are read as indices from 0, but none in {self.config.label} is 0: where they count from 1, "

@@ -20,7 +20,7 @@ SEPARATOR = "\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One question with K choices; `label` is the number of the right one, from 0.
+    """One question with K choices; `label` is the number of the right one, from 0, or None where it is not known.
 
     Raises:
         InputError: a blank context, fewer than two choices, a blank choice, a label outside 0..K-1, or a true
@@ -31,7 +31,7 @@ class Instance:
     context: str
     question: str
     choices: tuple[str, ...]
-    label: int
+    label: int | None
     group: str
     """Instances that share a context share a group."""
     log_posterior: tuple[float, ...] | None = None
@@ -48,7 +48,7 @@ class Instance:
         for number, choice in enumerate(self.choices):
             if not choice.strip():
                 raise InputError(f"instance {self.id!r}: choice {number} is blank; give it words")
-        if not 0 <= self.label < count:
+        if self.label is not None and not 0 <= self.label < count:
             raise InputError(
                 f"instance {self.id!r}: label is {self.label} but there are {count} choices (valid: 0..{count - 1})"
             )
@@ -60,10 +60,26 @@ class Instance:
                 f"the {count} choices"
             )
 
+    @property
+    def answer(self) -> int:
+        """The label, for whatever cannot do without.
+
+        Raises:
+            InputError: the instance has no label.
+        """
+        if self.label is None:
+            raise InputError(f"{named(self)} has no label; give the right choice")
+        return self.label
+
 
 def named(instance: Instance) -> str:
     """How messages name an instance: file and line where it has them, and its id."""
     return f"{instance.where}: instance {instance.id!r}" if instance.where else f"instance {instance.id!r}"
+
+
+def unlabelled(instances: Sequence[Instance]) -> bool:
+    """Whether the instances have no labels: a split has them for all of its instances or for none."""
+    return bool(instances) and all(instance.label is None for instance in instances)
 
 
 def context_group(context: str) -> str:
@@ -159,7 +175,7 @@ class Task:
                 f"instance {instance.id!r} stands answered in the prompt as a shot; leave it out or draw other shots"
             )
         # A shot is what the model would have read had it answered rightly: the trunk and the right branch.
-        answered = [(self.write_prompt(shot, form), shot.label) for shot in self.shots]
+        answered = [(self.write_prompt(shot, form), shot.answer) for shot in self.shots]
         before = "".join(words.trunk + words.branches[label] + SEPARATOR for words, label in answered)
         return Prompt(before + prompt.trunk, prompt.branches)
 
@@ -190,7 +206,7 @@ def task_text(task: Task, split: Literal["train", "validation", "test", "rest"])
     """
     for instance in task.rest if split == "rest" else task.split(split):
         prompt = task.prompt(instance, "cloze")
-        yield " ".join((prompt.trunk + prompt.branches[instance.label]).split())
+        yield " ".join((prompt.trunk + prompt.branches[instance.answer]).split())
 
 
 def show(task: Task, n: int, *, split: Split | None = None) -> str:
@@ -237,8 +253,8 @@ def few_shot(task: Task, *, shots: int, seed: int) -> Task:
     drawn = draw_shots(task.train, shots=shots, seed=seed)
     ids = {instance.id for instance in drawn}
     kept = tuple(instance for instance in task.train if instance.id not in ids)
-    counts = Counter(instance.label for instance in drawn)
-    labels = sorted({instance.label for instance in task.train})
+    counts = Counter(instance.answer for instance in drawn)
+    labels = sorted({instance.answer for instance in task.train})
     note = (
         f"{len(drawn)} training instance(s) stand answered in every prompt and leave the training split "
         f"(label: how many; {', '.join(f'{label}: {counts[label]}' for label in labels)})"
@@ -257,7 +273,7 @@ def draw_shots(train: Sequence[Instance], *, shots: int, seed: int) -> tuple[Ins
     # Each label's instances, the next to be drawn last, so that `pop` takes it.
     waiting: dict[int, list[Instance]] = {}
     for instance in sorted(train, key=lambda instance: _rank(seed, "instance", instance.id), reverse=True):
-        waiting.setdefault(instance.label, []).append(instance)
+        waiting.setdefault(instance.answer, []).append(instance)
     # One round after the other. Each round has its own order of labels: a round that is cut short favours none.
     drawn: list[Instance] = []
     turn = 0

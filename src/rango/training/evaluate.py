@@ -25,6 +25,7 @@ from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import DropoutPasses, as_posteriors, check_dropout, score_split
 from rango.scoring.trees import encode
 from rango.tasks import Instance, Task, few_shot, true_log_posteriors
+from rango.tasks.task import unlabelled
 from rango.training.evaluation_of_run import RECORD, check_data, check_evaluation_output
 from rango.training.run_folder import as_json, posteriors_file, versions
 
@@ -71,6 +72,8 @@ def _write_evaluation(
         reader = probe_reader(model)
         trees = encode(model, instances, task=task, form=form)
         # Everything that can be refused has been: only now is anything shown.
+        if unlabelled(instances):
+            notes = (*notes, "the instances have no labels: posteriors are written, and nothing is measured")
         for note in (*notes, *model.notes, *(adapter.notes if adapter else ()), *reader.notes, *task.notes):
             screen.say(f"· {note}")
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
@@ -84,7 +87,7 @@ def _write_evaluation(
     floor = true_posteriors(instances)
     if floor is not None:
         states["floor"] = floor
-    metrics = measure(states, seed=config.seed)
+    metrics = {} if unlabelled(instances) else measure(states, seed=config.seed)
     # Write only now that everything is computed: an evaluation is whole or begun anew.
     record = {
         "status": "running",

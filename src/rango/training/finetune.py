@@ -27,6 +27,7 @@ from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import score_split
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Task, few_shot
+from rango.tasks.task import unlabelled
 from rango.training.bank import OnValidation, TrainingJob, check_bankable, run_key
 from rango.training.checkpoint import load_state
 from rango.training.distributed import ProcessGroup
@@ -142,6 +143,11 @@ def _train(
     # In training the shots are ordinary tokens of every trunk: the adapter changes their keys, so none can be kept.
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     check_not_empty(task.train, shots=config.shots)
+    if unlabelled(task.test):
+        raise InputError(
+            f"the test instances of {task.name} have no labels, so that nothing can be measured; train on a table "
+            "without them, and then give them, as a table of their own, to rango evaluate --adapter RUN"
+        )
     for job, _ in unfinished:
         _check_selection(job.config, task)
     # All splits are encoded now, so that an instance which does not fit is refused before hours of training.

@@ -31,7 +31,7 @@ def count_terms(trees: Sequence[TokenTree], objective: Objective) -> int:
     """
     if objective == "choice":
         return len(trees)
-    answers = sum(len(tree.branches[tree.label]) for tree in trees)
+    answers = sum(len(tree.branches[tree.answer]) for tree in trees)
     return answers + (sum(len(tree.trunk) - 1 for tree in trees) if objective == "tokens" else 0)
 
 
@@ -73,7 +73,7 @@ class MicroBatch:
         if self.objective != "choice":
             return -reader.log_probabilities(batch, states).sum()
         log_posteriors = self._log_posteriors(states)  # (N, K)
-        labels = torch.tensor([tree.label for tree in self.trees], device=states.device)  # (N,)
+        labels = torch.tensor([tree.answer for tree in self.trees], device=states.device)  # (N,)
         if self.rule == "logarithmic":
             return torch.nn.functional.nll_loss(log_posteriors, labels, reduction="sum")
         truth = torch.nn.functional.one_hot(labels, log_posteriors.shape[1])  # (N, K)
