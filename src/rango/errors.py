@@ -29,6 +29,15 @@ class Interrupted(RuntimeError):  # noqa: N818 - a signal is not an error
         self.signal_number = signal_number
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none, as MemoryError and EOFError often do.
+
+    >>> first_line(EOFError()), first_line(OSError("no more"))
+    ('EOFError', 'no more')
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name outside a known list, with the nearest known name and then all of them.
 

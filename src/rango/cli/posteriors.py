@@ -27,7 +27,7 @@ from rango.decisions import (
 from rango.decisions import compare as compare_systems
 from rango.decisions import decide as decide_all
 from rango.errors import InputError, unknown_name
-from rango.files import check_writable_file, write_json, write_json_lines, write_text
+from rango.files import check_writable_file, to_csv_cell, write_json, write_json_lines, write_text
 from rango.reports.run.terminal import metrics_table
 from rango.reports.tables import interval, number
 from rango.training.run_folder import Run, posteriors_file
@@ -59,7 +59,7 @@ def metrics(
     """
     if out is not None:
         check_writable_file(out)
-    posteriors, table = read_posteriors(file), _costs(costs)
+    posteriors, table = _read(file), _costs(costs)
     estimates = summarise(posteriors, costs=table, priors=_priors(priors, posteriors), replicates=replicates, seed=seed)
     if out is not None:
         write_json(out, {name: estimate.as_dict() for name, estimate in estimates.items()})
@@ -95,7 +95,7 @@ def calibrate(
     """
     _check_output(out, fit, apply)
     # Instances to calibrate need no labels; those to fit on do.
-    raw = read_posteriors(apply, need_labels=False)
+    raw = _read(apply, need_labels=False)
     fitted = _read_or_fit(fit, method, calibrator, apply=raw)
     calibrated = fitted.apply(raw)
     write_posteriors(out, calibrated)
@@ -121,7 +121,7 @@ def _read_or_fit(fit: Path | None, method: Method | None, calibrator: Path | Non
         raise InputError("--method is missing; give temperature, bias, affine, vector or matrix")
     if calibrator is not None:
         check_writable_file(calibrator)
-    fitting = read_posteriors(fit)
+    fitting = _read(fit)
     _check_held_out(fitting, apply)
     fitted = fit_calibrator(fitting, method=method)
     if calibrator is not None:
@@ -195,7 +195,7 @@ def decide(
         raise InputError(f"--out {out}: ending {out.suffix!r} is not known; expected .csv or .jsonl")
     _check_output(out, file, costs)
     table = Costs.from_yaml(costs)
-    posteriors, used = _run_posteriors(file) if file.is_dir() else (read_posteriors(file, need_labels=False), "")
+    posteriors, used = _run_posteriors(file) if file.is_dir() else (_read(file, need_labels=False), "")
     target, training = (_priors(text, posteriors) for text in (priors, training_priors))
     if target is not None:
         posteriors = posteriors.with_priors(target, training_priors=training)
@@ -208,7 +208,7 @@ def decide(
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: to_csv_cell(v) if isinstance(v, str) else v for key, v in row.items()} for row in rows)
         write_text(out, text.getvalue())
     else:
         write_json_lines(out, rows)
@@ -312,12 +312,14 @@ def compare(
     """
     if out is not None:
         check_writable_file(out)
-    pair, table = (read_posteriors(a), read_posteriors(b)), _costs(costs)
+    pair, table = (_read(a), _read(b)), _costs(costs)
     comparison = compare_systems(*pair, costs=table, priors=_priors(priors, pair[0]), replicates=replicates, seed=seed)
     if out is not None:
         write_json(out, comparison.as_dict())
     first, second = _headings(a, b)
     _print(metrics_table({first: comparison.a, second: comparison.b, "difference": comparison.difference}))
+    if pair[0].ids != pair[1].ids:
+        _print("note: the instances stand in another order in the second file; they were matched by their ids")
     _print("\n" + comparison.sentence(names=(first, second)))
 
 
@@ -332,6 +334,14 @@ def _headings(a: Path, b: Path) -> tuple[str, str]:
     while len(one) > 1 and len(other) > 1 and one[-1] == other[-1]:
         del one[-1], other[-1]
     return ("/".join(one), "/".join(other)) if one and other else (f"{a.stem} (first)", f"{b.stem} (second)")
+
+
+def _read(file: Path, *, need_labels: bool = True) -> Posteriors:
+    """The posteriors of a file; how it was understood is printed, since it may not be what its writer meant."""
+    posteriors = read_posteriors(file, need_labels=need_labels)
+    for note in posteriors.notes:
+        _print(f"note: {file}: {note}")
+    return posteriors
 
 
 def _costs(file: Path | None) -> Costs | None:

@@ -17,8 +17,11 @@ from rango.errors import InputError
 Array: TypeAlias = NDArray[np.float64]
 Labels: TypeAlias = NDArray[np.int64]
 
-# Rows whose sum is this far from one are an error; nearer ones are rounding (float32, six digits in a text file).
+# Rows whose sum is at most this far from one are rounded (float32, six digits in a text file): nobody needs to know.
 SUM_TOLERANCE = 1e-4
+# Rows further away are rounded more (float16, two or three digits), and are divided by their sum with a note. Beyond
+# this they are taken for something else than posteriors.
+ROUNDED_TOLERANCE = 0.01
 # Pieces of about 1 MB stay in a core's cache, and keep memory flat whatever the number of rows.
 _PIECE = 1 << 17
 
@@ -78,8 +81,10 @@ def check_matrix(values: ArrayLike, *, name: str) -> Array:
     return array
 
 
-def check_log_posteriors(values: ArrayLike, *, name: str = "log_posteriors") -> Array:
+def check_log_posteriors(values: ArrayLike, *, name: str = "log_posteriors", notes: list[str] | None = None) -> Array:
     """A float64 (N, K) array whose rows are logarithms of posteriors; renormalised where rounding shows.
+
+    `notes` gets a sentence where a row is further than 1e-4 from one.
 
     Raises:
         InputError: as `check_matrix`; a row whose posteriors do not sum to one (the worst row and its sum).
@@ -94,16 +99,21 @@ def check_log_posteriors(values: ArrayLike, *, name: str = "log_posteriors") -> 
         if off.max() > worst:
             worst, row = float(off.max()), rows.start + int(off.argmax())
             total = float(sums[off.argmax()])
-    if worst > SUM_TOLERANCE:
+    if worst > ROUNDED_TOLERANCE:
         raise InputError(
-            f"{name}[{row}] sums to {total:.6g} after exp; expected 1 (unnormalised scores: Posteriors.from_scores)"
+            f"{name}[{row}] sums to {total:.6g} after exp; expected 1 (unnormalised scores: logits in a file, "
+            "Posteriors.from_scores in Python)"
+        )
+    if worst > SUM_TOLERANCE and notes is not None:
+        notes.append(
+            f"the posteriors are rounded: each row was divided by its sum, which is {total:.6g} in row {row}, the worst"
         )
     # Exact rows stay the caller's own array, which may be large.
     return log_softmax(array) if worst > 1e-9 else array
 
 
-def check_posteriors(values: ArrayLike, *, name: str = "posteriors") -> Array:
-    """Logarithms (N, K) of a matrix of posteriors; a posterior of 0 becomes -inf.
+def check_posteriors(values: ArrayLike, *, name: str = "posteriors", notes: list[str] | None = None) -> Array:
+    """Logarithms (N, K) of a matrix of posteriors; a posterior of 0 becomes -inf. `notes` as in `check_log_posteriors`.
 
     Raises:
         InputError: as `check_matrix`; a negative posterior; a row that does not sum to one (the worst row and its sum).
@@ -114,10 +124,13 @@ def check_posteriors(values: ArrayLike, *, name: str = "posteriors") -> Array:
         raise InputError(f"{name}[{row}] is {_row(array[row])}; expected numbers from 0 to 1")
     sums = array.sum(axis=1)
     row = int(np.abs(sums - 1.0).argmax())
-    if abs(sums[row] - 1.0) > SUM_TOLERANCE:
-        raise InputError(f"{name}[{row}] sums to {sums[row]:.6g}; expected 1")
+    if abs(sums[row] - 1.0) > ROUNDED_TOLERANCE:
+        raise InputError(
+            f"{name}[{row}] sums to {sums[row]:.6g}; expected 1, give or take {ROUNDED_TOLERANCE} for rounding (divide "
+            "each row by its sum, or give scores as logits)"
+        )
     with np.errstate(divide="ignore"):
-        return check_log_posteriors(np.log(array), name=name)
+        return check_log_posteriors(np.log(array), name=name, notes=notes)
 
 
 def check_labels(values: ArrayLike, *, n: int, n_choices: int) -> Labels:
@@ -133,7 +146,12 @@ def check_labels(values: ArrayLike, *, n: int, n_choices: int) -> Labels:
     bad = ~((raw >= 0) & (raw < n_choices) & (raw == np.floor(raw)))
     if bad.any():
         row = int(bad.argmax())
-        raise InputError(f"labels[{row}] is {raw[row]:g} but there are {n_choices} choices (valid: 0..{n_choices - 1})")
+        # A K-th class and no class 0: whoever wrote the labels counted from 1.
+        from_one = raw.min() >= 1 and raw.max() == n_choices and (raw == np.floor(raw)).all()
+        fix = "; no label is 0 and the largest is the number of choices: subtract 1 from each" if from_one else ""
+        raise InputError(
+            f"labels[{row}] is {raw[row]:g} but there are {n_choices} choices (valid: 0..{n_choices - 1}){fix}"
+        )
     given = np.asarray(values)
     return given if given.dtype == np.int64 else raw.astype(np.int64)
 

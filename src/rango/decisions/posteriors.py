@@ -1,13 +1,15 @@
 """Posteriors of instances with their labels, everything that is measured on them, and new posteriors made of them.
 
 The class checks its arrays once; every other file of the room takes it as sound. Its metrics are those of the registry
-in `metrics`. Around it: posteriors under other class priors, the average of an ensemble, and the check that two systems
-hold the same instances.
+in `metrics`. Around it: posteriors under other class priors, the average of an ensemble, and the alignment of two
+systems by the ids of their instances.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -62,38 +64,44 @@ class Posteriors:
     ids: tuple[str, ...]
     """One name for each instance; "0", "1", … unless given."""
     groups: tuple[str, ...] | None
-    """Instances of one group share a context; they are resampled and cross-validated together."""
+    """Instances of one group share a context; they are resampled and cross-validated together. An instance whose group
+    is blank has one of its own."""
     choices: tuple[tuple[str, ...], ...] | None
     """The words of each instance's choices."""
+    notes: tuple[str, ...] = field(init=False)
+    """How the input was understood or mended, for whoever reads the numbers."""
 
     def __init__(
         self,
         log_posteriors: ArrayLike,
         labels: ArrayLike | None,
         ids: Iterable[str] | None = None,
-        groups: Iterable[str] | None = None,
+        groups: Iterable[str | None] | None = None,
         choices: Iterable[Iterable[str]] | None = None,
     ) -> None:
         """Check and hold the arrays, without a copy where they are float64 and int64 already.
 
         Raises:
             InputError: NaN (row), rows that do not sum to one (worst row, its sum), a label out of range (row, value,
-                valid range), a label at a choice that its instance does not have, columns of different lengths.
+                valid range), a label at a choice that its instance does not have, a posterior above 0 for a choice
+                without words, columns of different lengths.
         """
-        logs = check_log_posteriors(log_posteriors)
+        notes: list[str] = []
+        logs = check_log_posteriors(log_posteriors, notes=notes)
         n, n_choices = logs.shape
         checked = None if labels is None else check_labels(labels, n=n, n_choices=n_choices)
         # The class is frozen for its users, so only this way can its fields be set, here and below.
         object.__setattr__(self, "log_posteriors", frozen(logs))
         if checked is not None:
             object.__setattr__(self, "labels", frozen(checked))
-        object.__setattr__(self, "groups", None if groups is None else _column(groups, n, "groups"))
-        words = None if choices is None else tuple(tuple(row) for row in choices)
-        if words is not None:
-            _check_choices(words, checked, logs.shape)
-        object.__setattr__(self, "choices", words)
         if ids is not None:
             object.__setattr__(self, "ids", _column(ids, n, "ids"))
+        object.__setattr__(self, "groups", None if groups is None else self._group_names(groups, notes))
+        words = None if choices is None else tuple(tuple(row) for row in choices)
+        if words is not None:
+            _check_choices(words, checked, logs)
+        object.__setattr__(self, "choices", words)
+        object.__setattr__(self, "notes", tuple(notes))
 
     if not TYPE_CHECKING:
 
@@ -113,7 +121,7 @@ class Posteriors:
         scores: ArrayLike,
         labels: ArrayLike | None,
         ids: Iterable[str] | None = None,
-        groups: Iterable[str] | None = None,
+        groups: Iterable[str | None] | None = None,
         choices: Iterable[Iterable[str]] | None = None,
     ) -> Posteriors:
         """Posteriors of unnormalised scores (N, K), nats: log-softmax over the choices; -inf pads missing ones.
@@ -133,7 +141,7 @@ class Posteriors:
         posteriors: ArrayLike,
         labels: ArrayLike | None,
         ids: Iterable[str] | None = None,
-        groups: Iterable[str] | None = None,
+        groups: Iterable[str | None] | None = None,
         choices: Iterable[Iterable[str]] | None = None,
     ) -> Posteriors:
         """Posteriors given as probabilities (N, K); 0 stays 0.
@@ -141,7 +149,15 @@ class Posteriors:
         Raises:
             InputError: a negative entry, a row that does not sum to one (worst row, its sum), or as the constructor.
         """
-        return cls(check_posteriors(posteriors), labels, ids, groups, choices)
+        notes: list[str] = []
+        result = cls(check_posteriors(posteriors, notes=notes), labels, ids, groups, choices)
+        return result.with_notes(notes)
+
+    def with_notes(self, notes: Iterable[str]) -> Posteriors:
+        """The same posteriors with more notes, before those they have."""
+        same = copy.copy(self)
+        object.__setattr__(same, "notes", (*notes, *self.notes))
+        return same
 
     def __len__(self) -> int:
         return len(self.log_posteriors)
@@ -306,6 +322,27 @@ class Posteriors:
         binned = reliability_bins(self.log_posteriors, self.labels, bins=bins, spacing=spacing, weights=weights)
         return binned.error
 
+    def _group_names(self, groups: Iterable[str | None], notes: list[str]) -> tuple[str, ...] | None:
+        """The groups, with a name for each blank one that no other has; None where all are blank.
+
+        One group of all instances that were never assigned to any would be drawn as a whole, or not at all.
+        """
+        names = _column(("" if is_missing(group) else group for group in groups), len(self), "groups")
+        blank = [row for row, name in enumerate(names) if not name.strip()]
+        if not blank:
+            return names
+        if len(blank) == len(names):
+            return None
+        notes.append(f"{len(blank):,} of {len(names):,} instances have no group: each is a group of its own")
+        named, taken = list(names), set(names)
+        for row in blank:
+            name = f"(no group) {self.ids[row]}"
+            while name in taken:
+                name += "'"
+            taken.add(name)
+            named[row] = name
+        return tuple(named)
+
     def _target(self, priors: ArrayLike | None) -> Array | None:
         return None if priors is None else check_priors(priors, n_classes=self.n_choices)
 
@@ -316,15 +353,22 @@ class Posteriors:
         return other
 
 
-def _column(values: Iterable[str], n: int, name: str) -> tuple[str, ...]:
+def _column(values: Iterable[object], n: int, name: str) -> tuple[str, ...]:
     column = tuple(str(value) for value in values)
     if len(column) != n:
         raise InputError(f"{name} has {len(column)} entries but there are {n} instances; give one for each")
     return column
 
 
-def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels | None, shape: tuple[int, ...]) -> None:
-    n, n_choices = shape
+def is_missing(value: object) -> bool:
+    """Whether a value is None, NaN or pandas' own word for nothing."""
+    if isinstance(value, (float, np.floating)):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels | None, logs: Array) -> None:
+    n, n_choices = logs.shape
     if len(choices) != n:
         raise InputError(f"choices has {len(choices)} entries but there are {n} instances; give one for each")
     # Without labels every instance is checked as if its first choice were the right one.
@@ -333,6 +377,8 @@ def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels | None, 
             raise InputError(f"choices[{row}] has {len(words)} entries; expected at most {n_choices}, the columns")
         if label >= len(words):
             raise InputError(f"labels[{row}] is {label} but that instance has {len(words)} choices")
+        if len(words) < n_choices and logs[row, len(words) :].max() > -math.inf:
+            raise InputError(f"choices[{row}] has {len(words)} entries but posteriors for more; give each its words")
 
 
 def reweight_posteriors(log_posteriors: Array, *, priors: ArrayLike, training_priors: ArrayLike) -> Array:
@@ -402,14 +448,10 @@ def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:
     first = members[0]
     total = first.log_posteriors
     groups, choices = first.groups, first.choices
-    for number, member in enumerate(members[1:], start=1):
+    for number, unordered in enumerate(members[1:], start=1):
         try:
-            check_paired(first, member, purpose="an average")
-            for name, one, other in zip(member.ids, choices or (), member.choices or (), strict=False):
-                if one != other:
-                    raise InputError(
-                        f"id {name!r} has choices {list(one)} beside {list(other)}; an average needs the same"
-                    )
+            member = align_by_id(first, unordered, purpose="an average")
+            _check_same_choices(member.ids, choices, member.choices, purpose="an average")
         except InputError as error:
             raise InputError(f"member 0 beside member {number}: {error}") from None
         total = np.logaddexp(total, member.log_posteriors)
@@ -420,27 +462,53 @@ def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:
     return Posteriors(log_softmax(total - math.log(len(members))), first._labels, first.ids, groups, choices)
 
 
-def check_paired(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> None:
-    """Raise InputError unless both hold the same instances in the same order with the same labels; names the first."""
+def align_by_id(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> Posteriors:
+    """`b` in the order of `a`, for whatever needs both on the same instances.
+
+    Raises:
+        InputError: another number of instances or choices; ids, labels or choices that differ (names the first); ids in
+            another order of which one occurs twice.
+    """
     if len(a) != len(b):
         raise InputError(f"{len(a)} instances beside {len(b)}; {purpose} needs the same instances")
     if a.n_choices != b.n_choices:
         raise InputError(f"{a.n_choices} choices beside {b.n_choices}; {purpose} needs the same choices")
-    for row, (one, other) in enumerate(zip(a.ids, b.ids, strict=True)):
-        if one != other:
-            raise InputError(f"row {row} is id {one!r} beside id {other!r}; give both files the same ids in one order")
+    if a.ids != b.ids:
+        row_of = {name: row for row, name in enumerate(b.ids)}
+        for row, (one, other) in enumerate(zip(a.ids, b.ids, strict=True)):
+            if one not in row_of:
+                raise InputError(f"row {row} is id {one!r} beside id {other!r}; give both files the same ids")
+        if len(row_of) < len(b) or len(set(a.ids)) < len(a):
+            twice = next(name for ids in (a.ids, b.ids) for name, count in Counter(ids).items() if count > 1)
+            raise InputError(f"id {twice!r} occurs twice and the orders differ; give each instance an id of its own")
+        b = b.take([row_of[name] for name in a.ids])
+    _check_same_choices(a.ids, a.choices, b.choices, purpose=purpose)
     if a.has_labels != b.has_labels:
         raise InputError(
             f"only the {'first' if a.has_labels else 'second'} has labels; {purpose} needs the same labels"
         )
     if not a.has_labels:
-        return
+        return b
     differ = a.labels != b.labels
     if differ.any():
         row = int(differ.argmax())
         raise InputError(
             f"id {a.ids[row]!r} has label {a.labels[row]} beside {b.labels[row]}; {purpose} needs the same labels"
         )
+    return b
+
+
+def _check_same_choices(
+    ids: tuple[str, ...],
+    one: tuple[tuple[str, ...], ...] | None,
+    other: tuple[tuple[str, ...], ...] | None,
+    *,
+    purpose: str,
+) -> None:
+    """Raise InputError where both have choices and some instance's differ: column k would not be the same answer."""
+    for name, words, others in zip(ids, one or (), other or (), strict=False):
+        if words != others:
+            raise InputError(f"id {name!r} has choices {list(words)} beside {list(others)}; {purpose} needs the same")
 
 
 @dataclass(frozen=True, eq=False)

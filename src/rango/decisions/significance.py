@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from rango.decisions.arrays import Array
 from rango.decisions.bootstrap import Resampling, percentile_interval
 from rango.decisions.metrics import error_rule
-from rango.decisions.posteriors import Posteriors, check_paired
+from rango.decisions.posteriors import Posteriors, align_by_id
 from rango.errors import InputError
 
 
@@ -167,7 +167,7 @@ def mcnemar(a: Posteriors, b: Posteriors) -> McNemar:
     """
     from scipy.special import bdtr
 
-    check_paired(a, b)
+    b = align_by_id(a, b)
     a_wrong = error_rule(a.log_posteriors, a.labels) == 1
     b_wrong = error_rule(b.log_posteriors, b.labels) == 1
     only_a, only_b = int((~a_wrong & b_wrong).sum()), int((a_wrong & ~b_wrong).sum())

@@ -29,7 +29,7 @@ from rango.decisions.bootstrap import (
 from rango.decisions.costs import Costs
 from rango.decisions.metrics import METRICS, Estimate
 from rango.decisions.normaliser import normalisers_of
-from rango.decisions.posteriors import Posteriors, check_paired
+from rango.decisions.posteriors import Posteriors, align_by_id
 from rango.decisions.significance import McNemar, mcnemar
 from rango.errors import InputError, unknown_name
 
@@ -99,7 +99,7 @@ def summarise_difference(
 
     Source: Efron and Tibshirani (1993), section 10.3.
     """
-    check_paired(a, b)
+    b = align_by_id(a, b)
     return _summarise([a, b], costs, priors, metrics, replicates, seed, level, interval, resample)
 
 
@@ -286,7 +286,7 @@ def compare(
     >>> compare(a, a, replicates=100).mcnemar.p
     1.0
     """
-    check_paired(a, b)
+    b = align_by_id(a, b)
     of_a, of_b, difference = (
         _summarise(systems, costs, priors, METRICS, replicates, seed, level, "percentile", None)
         for systems in ([a], [b], [a, b])

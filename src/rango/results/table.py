@@ -14,7 +14,7 @@ import numpy as np
 
 from rango.decisions import METRICS, Posteriors
 from rango.errors import InputError
-from rango.files import write_text
+from rango.files import to_csv_cell, write_text
 from rango.results.outcomes import Outcome
 from rango.results.statistics import (
     Mark,
@@ -257,13 +257,13 @@ def table_csv(table: StudyTable) -> str:
         numbers += [row.facts.get(name) for name in facts]
         writer.writerow(
             [
-                *("" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in table.axes),
+                *("" if row.axes.get(name) is None else to_csv_cell(axis_text(row.axes[name])) for name in table.axes),
                 len(row.seeds),
                 row.n,
                 *map(_number, numbers),
                 row.mark,
                 _number(row.p),
-                failure_text(row),
+                to_csv_cell(failure_text(row)),
             ]
         )
     return buffer.getvalue()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rango.errors import InputError
+from rango.errors import InputError, first_line
 from rango.studies.execution import DEATHS, Bank, begin, give_up
 from rango.studies.plan import Plan, groups
 from rango.studies.queue import work_items
@@ -104,9 +104,9 @@ def _is_over(ray: Any, task: Any, group: str, plan: Plan, store: Store, deaths: 
     try:
         ray.get(task)
     except ray.exceptions.RayTaskError as error:  # an error of the worker itself: it would come again
-        fail(f"its Ray task failed: {str(error.cause).splitlines()[0]}")
+        fail(f"its Ray task failed: {first_line(error.cause)}")
     except ray.exceptions.RayError as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         # A group has one task at a time: the lock files that exist are those of the task that died.
         items = [item for item in work_items(plan, store) if item.group == group]
         locked = [item for item in items if store.lock_file(item.id).is_file()]
