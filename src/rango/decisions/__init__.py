@@ -20,8 +20,10 @@ from rango.decisions.metrics import (
     logarithmic_rule,
     reliability_bins,
 )
-from rango.decisions.posteriors import Posteriors, adapt_priors, average_posteriors, reweight_posteriors
+from rango.decisions.pairing import average_posteriors
+from rango.decisions.posteriors import Posteriors
 from rango.decisions.posteriors_io import read_posteriors, write_posteriors
+from rango.decisions.priors import adapt_priors, reweight_posteriors
 from rango.decisions.risk import bayes_threshold, decide, risk_coverage, risk_curve, threshold_curve
 from rango.decisions.significance import holm, mcnemar, paired_bootstrap
 from rango.decisions.summary import compare, summarise, summarise_difference, summarise_prior_only

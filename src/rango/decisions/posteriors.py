@@ -1,16 +1,14 @@
-"""Posteriors of instances with their labels, everything that is measured on them, and new posteriors made of them.
+"""Posteriors of instances with their labels, and everything that is measured on them.
 
 The class checks its arrays once; every other file of the room takes it as sound. Its metrics are those of the registry
-in `metrics`. Around it: posteriors under other class priors, the average of an ensemble, and the alignment of two
-systems by the ids of their instances.
+in `metrics`; `pairing` holds what concerns several systems.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -40,6 +38,7 @@ from rango.decisions.metrics import (
     reliability_bins,
     weighted_mean,
 )
+from rango.decisions.priors import reweight_posteriors
 from rango.errors import InputError
 
 
@@ -379,188 +378,3 @@ def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels | None, 
             raise InputError(f"labels[{row}] is {label} but that instance has {len(words)} choices")
         if len(words) < n_choices and logs[row, len(words) :].max() > -math.inf:
             raise InputError(f"choices[{row}] has {len(words)} entries but posteriors for more; give each its words")
-
-
-def reweight_posteriors(log_posteriors: Array, *, priors: ArrayLike, training_priors: ArrayLike) -> Array:
-    """Posteriors under other class priors: q'_k ∝ q_k π_k / π⁰_k.
-
-    It changes what is decided. The other use of new priors, weighing the instances of a metric, is the `priors`
-    argument of the metrics.
-
-    Args:
-        log_posteriors: (N, K), nats.
-        priors: (K,), the new priors π.
-        training_priors: (K,), the priors π⁰ behind the posteriors.
-
-    Returns:
-        (N, K), nats.
-
-    Raises:
-        InputError: bad priors; a training prior of 0 for a class whose new prior is positive; a row whose posteriors
-            all become 0.
-
-    Source: Saerens, Latinne and Decaestecker (2002), eq. 2.4.
-
-    >>> logs = reweight_posteriors(np.log([[0.5, 0.5]]), priors=[0.9, 0.1], training_priors=[0.5, 0.5])
-    >>> np.exp(logs).round(3).tolist()
-    [[0.9, 0.1]]
-    """
-    n_classes = log_posteriors.shape[1]
-    new = check_priors(priors, n_classes=n_classes)
-    old = check_priors(training_priors, n_classes=n_classes, name="training_priors")
-    unseen = (old == 0) & (new > 0)
-    if unseen.any():
-        k = int(unseen.argmax())
-        raise InputError(f"training_priors[{k}] is 0 but priors[{k}] is {new[k]:g}; expected a positive training prior")
-    # Only classes of positive new prior get a shift, since 0 / 0 is none: the rest get posterior 0.
-    shift = np.full(n_classes, -np.inf)
-    shift[new > 0] = np.log(new[new > 0]) - np.log(old[new > 0])
-    moved = log_posteriors + shift  # (N, K)
-    empty = np.isneginf(moved.max(axis=1))
-    if empty.any():
-        raise InputError(
-            f"log_posteriors[{int(empty.argmax())}] gives posterior 0 to every class of positive prior; "
-            "expected at least one"
-        )
-    return log_softmax(moved)
-
-
-def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:
-    """The arithmetic mean of the members' posteriors: ln q(i, k) = ln Σ_m exp(ln q_m(i, k)) − ln M.
-
-    Its logarithmic and Brier scores are at most the mean of the members' (Jensen), and a posterior is 0 only where
-    every member's is. Ids, groups and choices are those of the first member that has them.
-
-    Args:
-        members: M ≥ 1 posteriors of the same instances, such as the seeds of one configuration.
-
-    Raises:
-        InputError: no members; ids, labels or choices that differ (names the member and the first difference).
-
-    Source: Lakshminarayanan et al. (2017), section 2.4.
-
-    >>> pair = [Posteriors.from_probabilities([row], [0]) for row in ([1.0, 0.0], [0.5, 0.5])]
-    >>> np.exp(average_posteriors(pair).log_posteriors).round(3).tolist()
-    [[0.75, 0.25]]
-    """
-    if not members:
-        raise InputError("no posteriors to average; give at least one")
-    first = members[0]
-    total = first.log_posteriors
-    groups, choices = first.groups, first.choices
-    for number, unordered in enumerate(members[1:], start=1):
-        try:
-            member = align_by_id(first, unordered, purpose="an average")
-            _check_same_choices(member.ids, choices, member.choices, purpose="an average")
-        except InputError as error:
-            raise InputError(f"member 0 beside member {number}: {error}") from None
-        total = np.logaddexp(total, member.log_posteriors)
-        groups, choices = groups or member.groups, choices or member.choices
-    if len(members) == 1:
-        return first
-    # The softmax divides by the sum once more, so that a posterior near one keeps its distance from it.
-    return Posteriors(log_softmax(total - math.log(len(members))), first._labels, first.ids, groups, choices)
-
-
-def align_by_id(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> Posteriors:
-    """`b` in the order of `a`, for whatever needs both on the same instances.
-
-    Raises:
-        InputError: another number of instances or choices; ids, labels or choices that differ (names the first); ids in
-            another order of which one occurs twice.
-    """
-    if len(a) != len(b):
-        raise InputError(f"{len(a)} instances beside {len(b)}; {purpose} needs the same instances")
-    if a.n_choices != b.n_choices:
-        raise InputError(f"{a.n_choices} choices beside {b.n_choices}; {purpose} needs the same choices")
-    if a.ids != b.ids:
-        row_of = {name: row for row, name in enumerate(b.ids)}
-        for row, (one, other) in enumerate(zip(a.ids, b.ids, strict=True)):
-            if one not in row_of:
-                raise InputError(f"row {row} is id {one!r} beside id {other!r}; give both files the same ids")
-        if len(row_of) < len(b) or len(set(a.ids)) < len(a):
-            twice = next(name for ids in (a.ids, b.ids) for name, count in Counter(ids).items() if count > 1)
-            raise InputError(f"id {twice!r} occurs twice and the orders differ; give each instance an id of its own")
-        b = b.take([row_of[name] for name in a.ids])
-    _check_same_choices(a.ids, a.choices, b.choices, purpose=purpose)
-    if a.has_labels != b.has_labels:
-        raise InputError(
-            f"only the {'first' if a.has_labels else 'second'} has labels; {purpose} needs the same labels"
-        )
-    if not a.has_labels:
-        return b
-    differ = a.labels != b.labels
-    if differ.any():
-        row = int(differ.argmax())
-        raise InputError(
-            f"id {a.ids[row]!r} has label {a.labels[row]} beside {b.labels[row]}; {purpose} needs the same labels"
-        )
-    return b
-
-
-def _check_same_choices(
-    ids: tuple[str, ...],
-    one: tuple[tuple[str, ...], ...] | None,
-    other: tuple[tuple[str, ...], ...] | None,
-    *,
-    purpose: str,
-) -> None:
-    """Raise InputError where both have choices and some instance's differ: column k would not be the same answer."""
-    for name, words, others in zip(ids, one or (), other or (), strict=False):
-        if words != others:
-            raise InputError(f"id {name!r} has choices {list(words)} beside {list(others)}; {purpose} needs the same")
-
-
-@dataclass(frozen=True, eq=False)
-class PriorAdaptation:
-    """Priors estimated from unlabelled posteriors, and the posteriors under them."""
-
-    priors: Array
-    """(K,)"""
-    log_posteriors: Array
-    """(N, K), nats, re-weighted to `priors`."""
-    iterations: int
-    converged: bool
-    """Whether the priors stood still to the tolerance."""
-
-
-def adapt_priors(
-    log_posteriors: Array,
-    *,
-    training_priors: ArrayLike,
-    tolerance: float = 1e-8,
-    max_iterations: int = 10_000,
-) -> PriorAdaptation:
-    """The class priors of unlabelled instances by expectation-maximisation, and the posteriors under them.
-
-    From π = π⁰: π_k ← (1/N) Σ_i q_ik π_k/π⁰_k / Σ_j q_ij π_j/π⁰_j, until no prior moves by more than `tolerance`. Each
-    step raises the likelihood of the priors. The priors are right only as far as the posteriors are calibrated under
-    π⁰: calibrate them first, with a method that has a bias (Alexandari, Kundaje and Shrikumar, arXiv:1901.06852).
-
-    Args:
-        log_posteriors: (N, K), nats, under the training priors.
-        training_priors: (K,), π⁰.
-        tolerance: largest change of a prior at which the iteration stands still.
-        max_iterations: at most; the result says whether they were enough.
-
-    Raises:
-        InputError: bad posteriors or training priors; a training prior of 0.
-
-    Source: Saerens, Latinne and Decaestecker (2002), eq. 2.9.
-    """
-    logs = check_log_posteriors(log_posteriors)
-    old = check_priors(training_priors, n_classes=logs.shape[1], name="training_priors")
-    if not (old > 0).all():
-        raise InputError(f"training_priors[{int((old == 0).argmax())}] is 0; expected positive training priors")
-    priors = old
-    # Rows as likelihood ratios; the scale of a row cancels, so its largest entry is made one.
-    ratios = logs - np.log(old)
-    ratios = np.exp(ratios - ratios.max(axis=1, keepdims=True))
-    moved, iterations = np.inf, 0
-    while moved > tolerance and iterations < max_iterations:
-        # The expected share of each class under the present priors becomes its prior.
-        new = priors * (ratios.T @ (1.0 / (ratios @ priors))) / len(ratios)  # (K,)
-        moved = float(np.abs(new - priors).max())
-        priors, iterations = new / new.sum(), iterations + 1
-    adapted = reweight_posteriors(logs, priors=priors, training_priors=old)
-    return PriorAdaptation(priors, adapted, iterations, moved <= tolerance)

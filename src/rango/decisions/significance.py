@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 from rango.decisions.arrays import Array
 from rango.decisions.bootstrap import Resampling, percentile_interval
 from rango.decisions.metrics import error_rule
-from rango.decisions.posteriors import Posteriors, align_by_id
+from rango.decisions.pairing import align_by_id
+from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
 
 

@@ -29,7 +29,8 @@ from rango.decisions.bootstrap import (
 from rango.decisions.costs import Costs
 from rango.decisions.metrics import METRICS, Estimate
 from rango.decisions.normaliser import normalisers_of
-from rango.decisions.posteriors import Posteriors, align_by_id
+from rango.decisions.pairing import align_by_id
+from rango.decisions.posteriors import Posteriors
 from rango.decisions.significance import McNemar, mcnemar
 from rango.errors import InputError, unknown_name
 
