@@ -14,8 +14,9 @@ import pytest
 
 from rango.decisions import read_posteriors
 from rango.errors import InputError
-from rango.files import parse_json, read_bytes, read_json, read_rows, read_yaml
+from rango.files import parse_json, read_bytes, read_json, read_yaml
 from rango.options import EvaluateConfig
+from rango.rows import read_rows
 from rango.tasks.table import TableConfig
 
 
@@ -106,28 +107,3 @@ def test_a_flag_may_still_be_yes(tmp_path: Path) -> None:
     assert TableConfig.from_yaml(tmp_path / "a.yaml").choices == ("no", "yes")
     (tmp_path / "b.yaml").write_text("model: m\ntask: socialiqa\nother_data: yes\n")
     assert EvaluateConfig.from_yaml(tmp_path / "b.yaml").other_data is True
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "rows"),
-    [
-        ("a.csv", "q;gold\nx, y;1\n", [(2, {"q": "x, y", "gold": "1"})]),
-        ("a.csv", "q\tgold\nx\t1\n", [(2, {"q": "x", "gold": "1"})]),
-        ("a.tsv", "q\tgold, n\nx\t1\n", [(2, {"q": "x", "gold, n": "1"})]),
-        ("a.csv", "q,gold;n\nx,1\n", [(2, {"q": "x", "gold;n": "1"})]),
-        ("a.csv", '"a,b";c\n1;2\n', [(2, {"a,b": "1", "c": "2"})]),
-        ("a.csv", "sep=;\nq;gold\nx;1\n", [(3, {"q": "x", "gold": "1"})]),
-        ("a.csv", "q,gold,,\nx,1,,\n,,,\n", [(2, {"q": "x", "gold": "1"})]),
-        ("a.csv", ",q\n0,x\n", [(2, {"": "0", "q": "x"})]),
-        ("a.csv", "q\nx\n", [(2, {"q": "x"})]),
-    ],
-)
-def test_csv_as_spreadsheets_write_it_is_read(name: str, text: str, rows: list[Any], tmp_path: Path) -> None:
-    (tmp_path / name).write_text(text)
-    assert _rows(tmp_path / name) == rows
-
-
-def test_a_value_without_a_column_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("q,gold,\nx,1,\ny,2,3\n")
-    with pytest.raises(InputError, match=r"a\.csv:3: 3 values; expected 2 as in the first line"):
-        _rows(tmp_path / "a.csv")

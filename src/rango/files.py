@@ -6,28 +6,24 @@ Nothing is unpickled, so that no file that is read can run a program.
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import fcntl
 import glob
 import gzip
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 import tempfile
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rango.errors import InputError, first_line
+from rango.errors import InputError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import torch
 
 
@@ -371,142 +367,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}; expected `key: value` lines")
     return value
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSONL, CSV, TSV or Parquet file (all but the last also `.gz`) with their line or row number from 1.
-
-    Raises:
-        InputError: as `read_text`; also an unknown ending, a line that is not a JSON object, a ragged CSV row.
-    """
-    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-    if kind in ("jsonl", "ndjson"):
-        yield from _read_jsonl(path)
-    elif kind in ("csv", "tsv"):
-        yield from _read_csv(path, delimiter="\t" if kind == "tsv" else None)
-    elif kind == "parquet":
-        yield from _read_parquet(path)
-    else:
-        raise InputError(f"{path}: ending {path.suffix!r} is not known; expected .jsonl, .csv, .tsv or .parquet")
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        row = parse_json(line, str(path), line=number)
-        if not isinstance(row, dict):
-            raise InputError(f"{path}:{number}: holds a {type(row).__name__}; expected a JSON object on each line")
-        yield number, row
-
-
-def _read_csv(path: Path, delimiter: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    text = read_text(path)
-    skipped = 0
-    # Spreadsheets may write the delimiter into a line before the first.
-    if said := re.match(r"sep=(.)\r?\n", text):
-        text, delimiter, skipped = text[said.end() :], said[1], 1
-    begin = 1 + skipped  # a value may hold line breaks
-    try:
-        delimiter = delimiter or _delimiter(text)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        names = next(reader, [])
-        # Spreadsheets leave empty columns at the right, and empty rows, where something was deleted.
-        while names and not names[-1].strip():
-            names.pop()
-        begin = reader.line_num + skipped + 1
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise InputError(f"{path}:1: column {twice[0]!r} stands twice; give each column a name of its own")
-        for values in reader:
-            line = reader.line_num + skipped
-            begin = line + 1
-            if not any(values):
-                continue
-            kept, beyond = values[: len(names)], values[len(names) :]
-            if len(kept) < len(names) or any(beyond):
-                raise InputError(f"{path}:{line}: {len(values)} values; expected {len(names)} as in the first line")
-            yield line, dict(zip(names, kept, strict=True))
-    except csv.Error as error:  # most often a quotation mark that is never closed, so that the rest is one value
-        raise InputError(f"{path}:{begin}: not CSV ({error}); look for a missing quotation mark") from None
-
-
-def _delimiter(text: str) -> str:
-    """The delimiter of a CSV text: a comma, unless the first line has none and semicolons or tabs instead."""
-    for delimiter in ",;\t":
-        if len(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])) > 1:
-            return delimiter
-    return ","
-
-
-# A spreadsheet takes a cell that begins so for a formula and runs it; a plain number is only a number.
-_FORMULA, _ESCAPED = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
-_PLAIN_NUMBER = re.compile(r"[+-][0-9]+(\.[0-9]+)?")
-
-
-def to_csv_cell(text: str) -> str:
-    """A text as a CSV cell that no spreadsheet runs: an apostrophe before = + - @, and before an apostrophe before one.
-
-    >>> [to_csv_cell(text) for text in ("=1+1", "-3", "'=x", "a=b")]
-    ["'=1+1", '-3', "''=x", 'a=b']
-    """
-    return f"'{text}" if _FORMULA.match(text) and not _PLAIN_NUMBER.fullmatch(text) else text
-
-
-def from_csv_cell(cell: str) -> str:
-    """The text that `to_csv_cell` made a cell of."""
-    return cell[1:] if _ESCAPED.match(cell) else cell
-
-
-def read_parquet(path: Path) -> pa.Table:
-    """The table of a Parquet file.
-
-    Raises:
-        InputError: as `read_bytes`; no Parquet file, one that unpacks to too much, a column that stands twice or whose
-            name is not UTF-8.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    read_bytes(path)
-    try:
-        metadata = pq.read_metadata(path)
-        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-        chunks = [group.column(column) for group in groups for column in range(group.num_columns)]
-        # Equal values take no room in the file, but 8 bytes each in memory.
-        check_unpacked(path, sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks))
-        names = metadata.schema.to_arrow_schema().names
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        table = None if twice else pq.read_table(path)
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: the name of a column is not UTF-8; write the Parquet file again") from None
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a Parquet file ({first_line(error)}); check the file") from None
-    if twice:
-        raise InputError(f"{path}: column {twice[0]!r} stands twice; give each column a name of its own")
-    return table
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = 0
-    for batch in read_parquet(path).to_batches():
-        for row in plain(batch, str(path)):
-            number += 1
-            yield number, row
-    if not number:
-        raise InputError(f"{path} is empty; expected at least one row")
-
-
-def plain(values: Any, where: str) -> list[Any]:
-    """The Python values of an Arrow batch or column.
-
-    Raises:
-        InputError: text that is not UTF-8, a date that Python has not: Arrow reads them without a look.
-    """
-    try:
-        return list(values.to_pylist())
-    except ValueError as error:
-        raise InputError(f"{where}: a value cannot be read ({error}); write the Parquet file again") from None
 
 
 def fingerprint(*parts: str | bytes) -> str:

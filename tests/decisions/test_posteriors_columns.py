@@ -18,6 +18,7 @@ import pytest
 from rango import files
 from rango.decisions import Posteriors, read_posteriors, summarise, write_posteriors
 from rango.errors import InputError
+from rango.rows import read_rows
 
 # ln of 0.5, 0.3 and 0.2, as three numbers of any kind.
 ROWS = {"posteriors": [0.5, 0.3, 0.2], "log_posteriors": np.log([0.5, 0.3, 0.2]).tolist(), "logits": [1.0, 2.0, 3.0]}
@@ -275,7 +276,7 @@ def test_an_error_without_text_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         read_posteriors(tmp_path / "p.npz")
 
 
-@pytest.mark.parametrize("read", [read_posteriors, lambda path: list(files.read_rows(path))])
+@pytest.mark.parametrize("read", [read_posteriors, lambda path: list(read_rows(path))])
 def test_odd_parquet_columns_are_one_line(read: Callable[[Path], Any], tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     table = pa.table({"label": [0], "logits": [[0.0, 1.0]], "abcdefg": [1]})

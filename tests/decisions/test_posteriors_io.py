@@ -113,10 +113,10 @@ def test_float32_and_one_million_rows_keep_their_shape(tmp_path: Path) -> None:
         (
             "p.jsonl",
             '{"label": 1' + "0" * 400 + ', "logits": [0, 1]}\n',
-            "labels[0] is 1000000000",
+            "p.jsonl:1: a number has too many digits",
         ),
         ("p.jsonl", '{"label": "1e30", "logits": [0, 1]}\n', "labels[0] is '1e30'; expected the 0-based index"),
-        ("p.jsonl", '{"label": 0, "logits": [1' + "0" * 400 + "]}\n", "logits holds something other than lists of"),
+        ("p.jsonl", '{"label": 0, "logits": [1' + "0" * 400 + "]}\n", "p.jsonl:1: a number has too many digits"),
         ("p.jsonl", '{"label": 0, "logits": [0, 1], "choices": "' + "[" * 9999 + '"}\n', "expected a list of texts"),
         ("p.jsonl", "", "is empty; expected at least one line"),
         ("p.csv", "label,logit_0,logit_1\n", "has no rows; expected at least one instance"),

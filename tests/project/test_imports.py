@@ -17,6 +17,7 @@ ORDER = [
     "errors",
     "yaml_loader",
     "files",
+    "rows",
     "output_folder",
     "config",
     "console",

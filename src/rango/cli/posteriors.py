@@ -27,9 +27,10 @@ from rango.decisions import (
 from rango.decisions import compare as compare_systems
 from rango.decisions import decide as decide_all
 from rango.errors import InputError, unknown_name
-from rango.files import check_writable_file, to_csv_cell, write_json, write_json_lines, write_text
+from rango.files import check_writable_file, write_json, write_json_lines, write_text
 from rango.reports.run.terminal import metrics_table
 from rango.reports.tables import interval, number
+from rango.rows import to_csv_cell
 from rango.training.run_folder import Run, posteriors_file
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]

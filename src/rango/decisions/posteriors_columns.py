@@ -24,7 +24,8 @@ import numpy as np
 from rango.decisions.arrays import ROUNDED_TOLERANCE, Array
 from rango.decisions.posteriors import is_missing
 from rango.errors import InputError
-from rango.files import from_csv_cell, parse_json
+from rango.files import parse_json
+from rango.rows import from_csv_cell
 
 Column: TypeAlias = Sequence[Any] | np.ndarray[Any, Any]
 

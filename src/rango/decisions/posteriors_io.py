@@ -33,15 +33,8 @@ from rango.decisions.posteriors_columns import (
     texts_of,
 )
 from rango.errors import InputError, first_line
-from rango.files import (
-    atomic_path,
-    check_unpacked,
-    plain,
-    read_bytes,
-    read_parquet,
-    read_rows,
-    to_csv_cell,
-)
+from rango.files import atomic_path, check_unpacked, read_bytes
+from rango.rows import plain, read_parquet, read_rows, to_csv_cell
 
 _ENDINGS = ".parquet, .csv, .jsonl or .npz"
 # The column that a file holds decides how its numbers become posteriors.

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rango.errors import InputError
-from rango.files import fingerprint, read_lines, read_rows
+from rango.files import fingerprint, read_lines
 from rango.language.options import SMALLEST_VOCABULARY, PretrainConfig
+from rango.rows import read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

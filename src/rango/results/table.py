@@ -14,7 +14,7 @@ import numpy as np
 
 from rango.decisions import METRICS, Posteriors
 from rango.errors import InputError
-from rango.files import to_csv_cell, write_text
+from rango.files import write_text
 from rango.results.outcomes import Outcome
 from rango.results.statistics import (
     Mark,
@@ -28,6 +28,7 @@ from rango.results.statistics import (
     measure,
     rank,
 )
+from rango.rows import to_csv_cell
 from rango.studies.axes import ADAPTATION, TASK, Names, axis_names, axis_text, is_base, varied_axes
 from rango.studies.study import Reference
 from rango.studies.study_costs import StudyCosts, check_costs, check_metrics

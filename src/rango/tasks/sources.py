@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rango.errors import InputError
-from rango.files import read_rows
+from rango.rows import read_rows
 
 
 class Row(NamedTuple):

@@ -24,7 +24,6 @@ from rango.files import (
     naming_file,
     parse_json,
     read_json,
-    read_rows,
     read_text,
     read_yaml,
     write_json,
@@ -33,6 +32,7 @@ from rango.files import (
 )
 from rango.options import FinetuneConfig
 from rango.output_folder import check_links
+from rango.rows import read_rows
 
 if TYPE_CHECKING:
     from rango.models.adapter import TrainableModel
