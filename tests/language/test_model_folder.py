@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers.pretraining import story, tiny
+import yaml
+from helpers.pretraining import ngram, story, tiny
+from safetensors import SafetensorError
 
+from rango.cli import main
 from rango.console import Screen
-from rango.errors import InputError
+from rango.errors import DivergenceError, InputError, RunError
 from rango.files import read_yaml
 from rango.language.corpus import Corpus
-from rango.language.model_folder import held_out_measures, is_complete, work_folder
+from rango.language.model_folder import held_out_measures, is_complete, is_written, work_folder, writing
+from rango.language.options import PretrainConfig
 from rango.language.pretrain import pretrain
+from rango.language.trainer import Trainer
+from rango.training.checkpoint import load_state
 from rango.training.run_folder import versions
 
 
@@ -128,3 +139,161 @@ class TestUnfinished:
         with pytest.raises(InputError, match="bad"), work_folder(tmp_path / "new" / "lm", "y"):
             raise InputError("bad")
         assert not (tmp_path / "new").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class TestFaultsOfThePlace:
+    """What the disk does at the moment is no fault of the input, and takes no saved progress away."""
+
+    @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENOSPC, errno.EIO])
+    def test_a_save_that_fails_leaves_the_last_state(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        config = tiny(tokens=128 * 6, save_minutes=0)
+        whole = pretrain(story(100), out=tmp_path / "whole", config=config)
+        make, made = tempfile.mkstemp, []
+
+        def fail_at_the_fourth(*arguments: Any, **options: Any) -> tuple[int, str]:
+            made.append(options["prefix"])
+            if made.count(".state.safetensors.") == 4:
+                raise OSError(number, os.strerror(number))
+            return make(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("tempfile.mkstemp", fail_at_the_fourth)
+            with pytest.raises(
+                RunError, match=rf"unfinished cannot be written to \(.*{os.strerror(number)}\); what is"
+            ):
+                pretrain(story(100), out=tmp_path / "lm", config=config)
+        state = load_state(tmp_path / ".lm.unfinished" / "state.safetensors")
+        assert [counters["step"] for counters in state.progress.values()] == [3]
+        out = pretrain(story(100), out=tmp_path / "lm", config=config)
+        assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+    def test_bad_input_beside_a_state_leaves_it_and_a_divergence_does_not(self, tmp_path: Path) -> None:
+        work = tmp_path / ".lm.unfinished"
+        with pytest.raises(KeyboardInterrupt), work_folder(tmp_path / "lm", "x"):
+            raise KeyboardInterrupt
+        (work / "state.safetensors").write_bytes(b"hours of work")
+        with pytest.raises(InputError, match="cannot be read"), work_folder(tmp_path / "lm", "x"):
+            raise InputError("tokenizer cannot be read (Permission denied)")
+        assert (work / "state.safetensors").read_bytes() == b"hours of work"
+        with pytest.raises(DivergenceError), work_folder(tmp_path / "lm", "x"):
+            raise DivergenceError("the loss is nan")
+        assert not work.exists()
+
+    @pytest.mark.parametrize("error", [SafetensorError, Exception, OSError])
+    @pytest.mark.parametrize("writer", ["PreTrainedModel", "PreTrainedTokenizerFast"])
+    @pytest.mark.parametrize("config", [tiny(tokens=128 * 4, save_minutes=0), ngram(vocabulary=300)])
+    def test_a_full_disk_at_the_end_is_one_line(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        config: PretrainConfig,
+        writer: str,
+        error: type[Exception],
+    ) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise error("I/O error: No space left on device (os error 28)")
+
+        monkeypatch.setattr(f"transformers.{writer}.save_pretrained", fail)
+        (tmp_path / "a.txt").write_text("\n".join(story(300)), encoding="utf-8")
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
+        command = ["pretrain", str(tmp_path / "a.txt"), "--config", str(tmp_path / "c.yaml"), "--quiet"]
+        assert main([*command, "--out", str(tmp_path / "lm")]) == 1
+        message = capsys.readouterr().err
+        assert f"{tmp_path}/.lm.unfinished cannot be written to (I/O error: No space left on device" in message
+        assert message.count("\n") == 1
+        assert (tmp_path / ".lm.unfinished" / "state.safetensors").exists() == (config.model != "ngram")
+        monkeypatch.undo()
+        assert main([*command, "--out", str(tmp_path / "lm")]) == 0
+
+    def test_a_fault_of_the_program_is_not_hidden(self, tmp_path: Path) -> None:
+        with pytest.raises(KeyError), writing(tmp_path):
+            raise KeyError("x")
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def dying(operation: Any, count: Iterator[int], at: int) -> Any:
+    """An operation that ends the process instead, where it is number `at` of all that share a count."""
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        if next(count) == at:
+            raise Killed
+        return operation(*arguments, **options)
+
+    return run
+
+
+class TestKilled:
+    @pytest.mark.parametrize("config", [tiny(tokens=128 * 4, save_minutes=0), ngram(vocabulary=300)])
+    def test_between_any_two_operations_and_repeated_it_is_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: PretrainConfig
+    ) -> None:
+        whole = contents(pretrain(story(300), out=tmp_path / "whole", config=config))
+        for kills in range(1, 200):
+            out = tmp_path / str(kills)
+            with monkeypatch.context() as patch:
+                count = iter(range(1, 10_000))
+                for place, name in [(os, "fsync"), *((Path, name) for name in ("replace", "rename", "rmdir", "mkdir"))]:
+                    patch.setattr(place, name, dying(getattr(place, name), count, kills))
+                try:
+                    pretrain(story(300), out=out, config=config)
+                    break
+                except Killed:
+                    pass
+            record = tmp_path / f".{kills}.unfinished" / "pretrain.yaml"
+            with monkeypatch.context() as patch:
+                if record.exists() and is_written(record.parent):  # all is there, and is not made again
+                    patch.delattr("rango.language.pretrain.tokenise")
+                repeated = contents(pretrain(story(300), out=out, config=config))
+            assert repeated.keys() == whole.keys()
+            assert all(repeated[name] == whole[name] for name in whole if name != "pretrain.yaml")
+            assert read_yaml(out / "pretrain.yaml")["status"] == "complete"
+        assert kills > 15
+
+    def test_the_model_is_on_the_disk_before_the_state_goes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        events: list[str] = []
+        sync, unlink = os.fsync, Path.unlink
+
+        def noted_sync(handle: int) -> None:
+            events.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+            sync(handle)
+
+        def noted_unlink(path: Path, **options: Any) -> None:
+            events.append(f"-{path.name}")
+            unlink(path, **options)
+
+        monkeypatch.setattr(os, "fsync", noted_sync)
+        monkeypatch.setattr(Path, "unlink", noted_unlink)
+        out = pretrain(story(100), out=tmp_path / "lm", config=tiny(tokens=256, save_minutes=0))
+        gone = len(events) - 1 - events[::-1].index("-state.safetensors")
+        for path in out.iterdir():
+            if path.name != "pretrain.yaml":  # written atomically, under another name
+                assert events.index(path.name) < gone
+        assert ".lm.unfinished" in events[:gone]
+
+    def test_what_a_kill_left_half_written_goes(self, tmp_path: Path) -> None:
+        config = tiny(tokens=256)
+        half = tmp_path / ".lm.unfinished" / ".state.safetensors.x1y2"
+
+        def stop(_: object, *__: object) -> None:
+            half.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "run", stop)
+            with pytest.raises(KeyboardInterrupt):
+                pretrain(story(100), out=tmp_path / "lm", config=config)
+        assert half.exists()
+        out = pretrain(story(100), out=tmp_path / "lm", config=config)
+        assert not [path.name for path in out.iterdir() if path.name.startswith(".")]

@@ -3,7 +3,8 @@
     out.parent/.NAME.unfinished    pretrain.yaml (status: running), state.safetensors         while it is made
     out.parent/NAME                model, tokenizer, words.txt, pretrain.yaml (complete)      renamed when complete
 
-So `out` is either whole or not there, and an interrupted command finds its state beside it.
+So `out` is either whole or not there, and an interrupted command finds its state beside it, or the complete model that
+only lacks its name. The state goes after the model is on the disk, and never for an error that is not the input's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rango.errors import InputError
+from rango.errors import DivergenceError, InputError, RunError
 from rango.files import read_yaml, write_yaml
 from rango.language.corpus import Corpus, Source
 from rango.language.options import PretrainConfig
@@ -90,7 +91,8 @@ def work_folder(out: Path, identity: str) -> Iterator[Path]:
     """A hidden folder beside `out` that is renamed to `out` when the block ends without an error.
 
     After an interruption or a crash it stays, and the same pre-training goes on in it. After an `InputError`, which a
-    repeated command would only meet again, it is deleted with the parent folders that were made for it.
+    repeated command would only meet again, it is deleted with the parent folders that were made for it; unless there is
+    a state in it, which only a divergence makes worthless.
 
     Raises:
         InputError: another unfinished pre-training stands there.
@@ -111,21 +113,48 @@ def work_folder(out: Path, identity: str) -> Iterator[Path]:
         write_yaml(record, {"status": "running", "identity": identity})
     try:
         yield work
-    except InputError:
+    except InputError as error:
+        if (work / STATE).exists() and not isinstance(error, DivergenceError):
+            raise
         shutil.rmtree(work)
         with contextlib.suppress(OSError):  # somebody else uses one of them now
             for folder in new_parents:
                 folder.rmdir()
         raise
+    (work / STATE).unlink(missing_ok=True)
     if out.is_dir():
         out.rmdir()  # it was empty, as checked; what has come since is not ours to delete
     work.rename(out)
 
 
+def is_written(work: Path) -> bool:
+    """Whether a work folder holds the complete model: the command was killed before it could rename the folder."""
+    return read_yaml(work / RECORD).get("status") == "complete"
+
+
+@contextlib.contextmanager
+def writing(work: Path) -> Iterator[None]:
+    """Within the block files of the work folder are written: where that fails, the input is not at fault.
+
+    Raises:
+        RunError: no space, no permission (any more), a read-only file system.
+    """
+    try:
+        yield
+    except Exception as error:
+        # safetensors and tokenizers have errors of their own for a full disk.
+        if not isinstance(error, (InputError, OSError)) and "(os error" not in str(error):
+            raise
+        reason = error.__context__ if isinstance(error, InputError) else error  # why the place was refused
+        raise RunError(
+            f"{work} cannot be written to ({reason}); what is saved in it stays: repeat the command"
+        ) from error
+
+
 def write_folder(
     work: Path, made: Pretrained, *, config: PretrainConfig, sources: Sequence[Source], identity: str
 ) -> None:
-    """Write network, tokenizer and record into the work folder, and delete the state of the training."""
+    """Write network, tokenizer and record into the work folder, on the disk when this returns."""
     with quiet_transformers():
         made.model.network.save_pretrained(work)
         made.model.tokenizer.save_pretrained(work)
@@ -143,6 +172,11 @@ def write_folder(
         **({"text_tokens": {"train": len(corpus.train), "held_out": len(corpus.held_out)}} if corpus else {}),
         "versions": versions(),
     }
-    # The record comes after the files it vouches for.
+    for half in work.glob(".*"):  # of a file that was being written when an earlier command was killed
+        half.unlink()
+    # The record comes after the files it vouches for, which are on the disk and not only in the system's memory.
+    for path in (*work.iterdir(), work):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
     write_yaml(work / RECORD, record)
-    (work / STATE).unlink(missing_ok=True)

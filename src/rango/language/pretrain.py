@@ -36,8 +36,10 @@ from rango.language.model_folder import (
     check_place,
     held_out_measures,
     is_complete,
+    is_written,
     work_folder,
     write_folder,
+    writing,
 )
 from rango.language.networks import architecture_text
 from rango.language.ngram_estimation import count_ngrams, smooth
@@ -78,6 +80,7 @@ def pretrain(
         InputError: bad text, a vocabulary that does not fit it, a folder that holds something else (a hidden file
             too) or is the current one, a loss that is no longer finite (nothing is left behind).
         Interrupted: a signal came; the state is saved.
+        RunError: a file of the folder cannot be written; what was saved before stays.
     """
     screen = screen or Screen(quiet=True)
     place = out.resolve()
@@ -97,6 +100,9 @@ def pretrain(
         return out
 
     with only_writer(place, place.parent / f".{place.name}.lock"), work_folder(place, identity) as work:
+        if is_written(work):
+            screen.say(f"{out} was complete when the last command was stopped: it only gets its name")
+            return out
         tokenizer = make_tokenizer(config, sources)
         if arpa is not None:
             made = _read_ngram(arpa, tokenizer, screen=screen)
@@ -104,9 +110,10 @@ def pretrain(
             made = _count_ngram(config, sources, tokenizer, work=work, screen=screen)
         else:
             made = _train_network(config, sources, tokenizer, work=work, screen=screen)
-        if made.corpus is not None:
-            write_words(work / WORDS_FILE, count_words(_training_texts(sources, made.corpus, tokenizer)))
-        write_folder(work, made, config=config, sources=sources, identity=identity)
+        with writing(work):
+            if made.corpus is not None:
+                write_words(work / WORDS_FILE, count_words(_training_texts(sources, made.corpus, tokenizer)))
+            write_folder(work, made, config=config, sources=sources, identity=identity)
     return out
 
 

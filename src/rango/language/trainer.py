@@ -22,9 +22,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rango.console import Screen, SignalGuard
-from rango.errors import InputError
+from rango.errors import DivergenceError, InputError
 from rango.language.corpus import Corpus, Tokens, consecutive_windows, end_of_text, windows
-from rango.language.model_folder import held_out_measures
+from rango.language.model_folder import held_out_measures, writing
 from rango.language.networks import build_network
 from rango.language.options import PretrainConfig
 from rango.language.text_scores import MOST_NATS
@@ -149,8 +149,11 @@ class Trainer:
         self._held_out = consecutive_windows(corpus.held_out, context=config.context)  # (h, context + 1)
         self._epoch: tuple[int, Tokens] | None = None  # the number of the current epoch, and its windows
         if state_file.exists():
-            # After this error the work folder is deleted, so that the repeated command does not meet the state again.
-            state = load_state(state_file, advice="repeat the command to begin anew")
+            try:
+                state = load_state(state_file, advice="repeat the command to begin anew")
+            except InputError:
+                state_file.unlink()
+                raise
             self.progress = Position(**state.progress[self.key])
             state.restore(self)
 
@@ -180,7 +183,8 @@ class Trainer:
                     screen.say(self._evaluate())
                 # The last state needs no saving: the finished folder follows.
                 if guard.received or (not last and time.monotonic() - saved > 60 * self.config.save_minutes):
-                    save_state(self.state_file, [self])
+                    with writing(self.state_file.parent):
+                        save_state(self.state_file, [self])
                     saved = time.monotonic()
                 guard.check()
                 speed = self.progress.tokens / self.progress.seconds
@@ -229,8 +233,8 @@ class Trainer:
         """Within the block matrices are multiplied in the chosen type; sums, softmax and the loss stay in float32."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
-    def _diverged(self, what: str) -> InputError:
-        return InputError(f"{what}: lower learning_rate (now {self.config.learning_rate:g})")
+    def _diverged(self, what: str) -> DivergenceError:
+        return DivergenceError(f"{what}: lower learning_rate (now {self.config.learning_rate:g})")
 
     def _evaluate(self) -> str:
         """Measure the held-out loss, add it to the history and return a sentence about it."""
