@@ -61,6 +61,22 @@ class TestNetwork:
 
 
 class TestBadInput:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            *(
+                ({"eos_token_id": end}, "expected the end-of-text token, 0 to 3")
+                for end in (None, -1, 4, [0], "0", 0.0)
+            ),
+            *(({"vocab_size": size}, "expected 4, the first of entries") for size in (3, 0, "4", None)),
+            *(({"smoothing": name}, "expected one of kneser-ney") for name in ("none", None, 3)),
+            *(({"entries": entries}, "expected the number of n-grams") for entries in (4, None, [True])),
+        ],
+    )
+    def test_a_config_that_would_change_probabilities_is_refused(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=f"{next(iter(changes))} is .*; {message}"):
+            NGramForCausalLM(NGramConfig(**{"vocab_size": 4, "entries": [4, 2]} | changes))
+
     @pytest.mark.parametrize("entries", [[], ["a"], [-1]])
     def test_entries_that_are_no_counts(self, entries: list[Any]) -> None:
         with pytest.raises(ValueError, match="expected the number of n-grams of each order"):

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from rango.errors import DivergenceError, InputError, RunError
-from rango.files import read_yaml, write_yaml
+from rango.files import naming_file, read_yaml, write_yaml
 from rango.language.corpus import Corpus, Source
 from rango.language.options import PretrainConfig
 from rango.language.text_scores import bits_per_byte, perplexity
 from rango.models.loading import Model, quiet_transformers
-from rango.output_folder import check_links
+from rango.output_folder import LOCK, check_links, only_writer
 from rango.training.run_folder import versions
 
 STATE = "state.safetensors"
@@ -88,43 +88,39 @@ def is_complete(out: Path, identity: str) -> bool:
 
 @contextlib.contextmanager
 def work_folder(out: Path, identity: str) -> Iterator[Path]:
-    """A hidden folder beside `out` that is renamed to `out` when the block ends without an error.
+    """A hidden folder beside `out` that is renamed to `out` when the block ends without an error; for one process.
 
     After an interruption or a crash it stays, and the same pre-training goes on in it. After an `InputError`, which a
     repeated command would only meet again, it is deleted with the parent folders that were made for it; unless there is
     a state in it, which only a divergence makes worthless.
 
     Raises:
-        InputError: another unfinished pre-training stands there.
+        InputError: another unfinished pre-training stands there, another process is at work, a link leads elsewhere.
     """
     work = out.parent / f".{out.name}.unfinished"
-    check_links(work)
     record = work / RECORD
-    if record.exists() and read_yaml(record).get("identity") != identity:
-        raise InputError(
-            f"{work} holds an unfinished pre-training with another configuration or text; "
-            "give another folder, or delete this one"
-        )
-    new_parents = [folder for folder in work.parents if not folder.exists()]
-    if not record.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        # A state without its record is of unknown origin: never go on from it.
-        (work / STATE).unlink(missing_ok=True)
-        write_yaml(record, {"status": "running", "identity": identity})
-    try:
-        yield work
-    except InputError as error:
-        if (work / STATE).exists() and not isinstance(error, DivergenceError):
+    with only_writer(out, lock=out.parent / f".{out.name}{LOCK}"):
+        check_links(out.parent, work.name)
+        if record.exists() and read_yaml(record).get("identity") != identity:
+            raise InputError(
+                f"{work} holds an unfinished pre-training with another configuration or text; "
+                "give another folder, or delete this one"
+            )
+        if not record.exists():
+            work.mkdir(exist_ok=True)
+            # A state without its record is of unknown origin: never go on from it.
+            (work / STATE).unlink(missing_ok=True)
+            write_yaml(record, {"status": "running", "identity": identity})
+        try:
+            yield work
+        except InputError as error:
+            if isinstance(error, DivergenceError) or not (work / STATE).exists():
+                shutil.rmtree(work)
             raise
-        shutil.rmtree(work)
-        with contextlib.suppress(OSError):  # somebody else uses one of them now
-            for folder in new_parents:
-                folder.rmdir()
-        raise
-    (work / STATE).unlink(missing_ok=True)
-    if out.is_dir():
-        out.rmdir()  # it was empty, as checked; what has come since is not ours to delete
-    work.rename(out)
+        (work / STATE).unlink(missing_ok=True)
+        if out.is_dir():
+            out.rmdir()  # it was empty, as checked; what has come since is not ours to delete
+        work.rename(out)
 
 
 def is_written(work: Path) -> bool:
@@ -140,15 +136,14 @@ def writing(work: Path) -> Iterator[None]:
         RunError: no space, no permission (any more), a read-only file system.
     """
     try:
-        yield
-    except Exception as error:
-        # safetensors and tokenizers have errors of their own for a full disk.
-        if not isinstance(error, (InputError, OSError)) and "(os error" not in str(error):
-            raise
-        reason = error.__context__ if isinstance(error, InputError) else error  # why the place was refused
+        with naming_file(work):
+            yield
+    except (InputError, OSError) as error:
+        cause = error.__context__ if isinstance(error, InputError) else error  # why the place was refused
+        place, reason = getattr(cause, "filename", None) or work, getattr(cause, "strerror", None) or error
         raise RunError(
-            f"{work} cannot be written to ({reason}); what is saved in it stays: repeat the command"
-        ) from error
+            f"{place} cannot be written ({reason}); what was saved before stays: repeat the command to go on"
+        ) from None
 
 
 def write_folder(

@@ -48,7 +48,6 @@ from rango.language.trainer import Trainer
 from rango.language.words import WORDS_FILE, count_words, write_words
 from rango.models.loading import Model
 from rango.models.ngram import NGramForCausalLM
-from rango.output_folder import only_writer
 
 _ARPA_FILE = "model.arpa"
 _TOKENS_AT_ONCE = 200_000  # of held-out text that an n-gram scores: the tables of their histories fit into memory
@@ -99,7 +98,7 @@ def pretrain(
         screen.say(f"{out} is complete already, with this configuration and text")
         return out
 
-    with only_writer(place, place.parent / f".{place.name}.lock"), work_folder(place, identity) as work:
+    with work_folder(place, identity) as work:
         if is_written(work):
             screen.say(f"{out} was complete when the last command was stopped: it only gets its name")
             return out

@@ -27,6 +27,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 NGRAM = "rango_ngram"
 """The model type in config.json."""
+SMOOTHINGS = ("kneser-ney", "stupid-backoff", "add-k", "maximum-likelihood", "arpa")
 STUPID_WEIGHT = 0.4  # Brants et al. 2007, section 4
 
 Discounts = tuple[float, float, float]
@@ -87,9 +88,16 @@ class NGramForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: NGramConfig) -> None:
         super().__init__(config)
-        entries = config.entries
-        if not entries or not all(isinstance(size, int) and size >= 0 for size in entries):
+        entries, vocabulary, end = config.entries, config.vocab_size, config.eos_token_id
+        if not isinstance(entries, (list, tuple)) or not entries or not all(type(n) is int and n >= 0 for n in entries):
             raise ValueError(f"entries is {entries}; expected the number of n-grams of each order")
+        if type(vocabulary) is not int or vocabulary != entries[0]:
+            raise ValueError(f"vocab_size is {vocabulary!r}; expected {entries[0]}, the first of entries")
+        # Histories are cut at this token, and smoothing says how to back off: other values change probabilities unseen.
+        if type(end) is not int or not 0 <= end < vocabulary:
+            raise ValueError(f"eos_token_id is {end!r}; expected the end-of-text token, 0 to {vocabulary - 1}")
+        if config.smoothing not in SMOOTHINGS:
+            raise ValueError(f"smoothing is {config.smoothing!r}; expected one of {', '.join(SMOOTHINGS)}")
         self.log_probabilities = nn.ParameterList(_frozen(size) for size in entries)
         self.back_off = nn.ParameterList(_frozen(size) for size in entries[:-1])
         for order, size in enumerate(entries[1:], start=2):
