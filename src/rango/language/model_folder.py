@@ -101,6 +101,7 @@ def work_folder(out: Path, identity: str) -> Iterator[Path]:
     record = work / RECORD
     with only_writer(out, lock=out.parent / f".{out.name}{LOCK}"):
         check_links(out.parent, work.name)
+        check_links(work)
         if record.exists() and read_yaml(record).get("identity") != identity:
             raise InputError(
                 f"{work} holds an unfinished pre-training with another configuration or text; "
