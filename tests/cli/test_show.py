@@ -24,3 +24,17 @@ def test_tasks_are_listed_and_shown(capsys: Capture, table: Path) -> None:
     shown = capsys.readouterr().out
     assert "letter form" in shown
     assert "Mood:" in shown
+
+
+def test_tasks_tells_the_test_contexts_in_a_text(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "task.yaml").write_text('{prompt: "{text}", choices: [no, yes], label: label, splits: part}')
+    sentences = [" ".join(f"word{10 * k + n}" for n in range(10)) for k in range(9)]
+    parts = ["train"] * 4 + ["validation"] * 2 + ["test"] * 3
+    rows = [f"{text},yes,{part}" for text, part in zip(sentences, parts, strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label,part", *rows, ""]))
+    (tmp_path / "texts.txt").write_text(f"A book. {sentences[6]} and {sentences[7]}.\n")
+    assert main(["tasks", str(tmp_path), "--texts", str(tmp_path / "texts.txt")]) == 0
+    shown = capsys.readouterr().out
+    assert "train: 0 of 4 contexts stand in the texts\n" in shown
+    assert "test: 2 of 3 contexts stand in the texts, such as that of instance" in shown
+    assert "does not exist" in fails(capsys, "tasks", tmp_path, "--texts", tmp_path / "none.txt")

@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 from rango.tasks import Instance, load_task
-from rango.tasks.splits import RUN, group_overlapping
+from rango.tasks.splits import RUN, group_overlapping, instances_in_text
 
 
 def instance(name: str, context: str, ending: str, group: str | None = None) -> Instance:
@@ -33,6 +33,17 @@ def test_links_make_chains_and_equal_contexts_link() -> None:
         instance("6", " ".join(runs[2][:-1]), "end"),
     ]
     assert [i.group for i in group_overlapping(chain)] == ["1", "1", "1", "same", "same", "6"]
+
+
+def test_contexts_in_a_text_to_pretrain_on_are_found() -> None:
+    words = [f"w{k}" for k in range(40)]
+    whole, other = instance("whole", " ".join(words[:20]).upper(), "x"), instance("other", " ".join(words[30:]), "x")
+    part = instance("part", " ".join(words[12:20] + ["z"] * 20), "x")
+    short = instance("short", "w1 w2", "x")
+    # The context goes over the end of a line.
+    lines = [f"Before. {' '.join(words[:9])},", f"{' '.join(words[9:20])}! After."]
+    assert [one.id for one in instances_in_text([whole, other, part, short], lines)] == ["whole"]
+    assert instances_in_text([], lines) == []
 
 
 def test_no_run_of_words_on_both_sides_of_a_real_cut(shared_data: Path) -> None:

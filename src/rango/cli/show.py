@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from rango.console import visible
 from rango.errors import InputError
-from rango.options import TaskOptions
+from rango.options import SPLITS, TaskOptions
 from rango.tasks import TASKS, load_task
 from rango.tasks import show as show_prompts
 
@@ -18,6 +18,7 @@ def tasks(
     task: str | None = None,
     *,
     show: int = 0,
+    texts: Annotated[list[Path] | None, Parameter(negative=(), consume_multiple=True)] = None,
     options: Annotated[TaskOptions, Parameter(name="*")] = TaskOptions(),
 ) -> None:
     """List the tasks, or show one: its splits, and its prompts in both forms.
@@ -28,6 +29,9 @@ def tasks(
         The task to show: a name from the list, or the path of a table.
     show
         How many instances to print, as the model gets them.
+    texts
+        Files of text to pre-train on (.txt, or .jsonl with a field `text`): how many contexts of each split stand in
+        them. A model that has read the test contexts is no fair base.
     """
     if task is None:
         for name, loader in sorted(TASKS.items()):
@@ -36,7 +40,18 @@ def tasks(
         return
     if show < 0:
         raise InputError(f"--show is {show}; expected 0 or more")
-    print(visible(show_prompts(load_task(task, options), show)))
+    loaded = load_task(task, options)
+    print(visible(show_prompts(loaded, show)))
+    if texts:
+        from rango.language.corpus import read_sources
+        from rango.tasks.splits import instances_in_text
+
+        documents = [document for source in read_sources(texts) for document in source.documents]
+        for split in SPLITS:
+            instances = loaded.split(split)
+            known = instances_in_text(instances, documents)
+            example = f", such as that of instance {known[0].id!r}" if known else ""
+            print(visible(f"{split}: {len(known):,} of {len(instances):,} contexts stand in the texts{example}"))
 
 
 def report(run: Path) -> None:

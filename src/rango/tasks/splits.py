@@ -243,3 +243,14 @@ def near_duplicate_notes(splits: Mapping[str, Sequence[Instance]]) -> list[str]:
             f"the {names[second]} split (such as {one} and {two}); where they have one source, give them one group"
         )
     return notes
+
+
+def instances_in_text(instances: Sequence[Instance], documents: Iterable[str]) -> list[Instance]:
+    """The instances at least half of whose runs of `RUN` words stand in a text; shorter contexts are passed over.
+
+    A context may go on from one document to the next, such as the lines of a file.
+    """
+    runs = [set(_runs((instance.fields or {}).get("text") or instance.context)) for instance in instances]
+    wanted: set[int] = set().union(*runs)
+    present = {run for run in _runs(" ".join(documents)) if run in wanted}
+    return [one for one, its in zip(instances, runs, strict=True) if its and 2 * len(its & present) >= len(its)]
