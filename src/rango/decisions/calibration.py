@@ -26,6 +26,9 @@ from rango.errors import InputError, unknown_name
 
 Score: TypeAlias = Literal["cross_entropy", "brier", "expected_cost"]
 
+# With fewer instances for each parameter, what a fit gains by fitting its own sample is not known well enough.
+_FEWEST_PER_PARAMETER = 10
+
 
 def fit_calibrator(
     posteriors: Posteriors,
@@ -200,6 +203,12 @@ class CalibrationLoss:
     folds: int
     converged: bool
     """Whether the fit of every fold converged."""
+    low: float | None = None
+    """Lower end of the interval of the population's calibration loss; None where there is none."""
+    high: float | None = None
+    """Upper end of it."""
+    note: str | None = None
+    """Why there is no interval."""
 
 
 def calibration_loss(
@@ -212,6 +221,7 @@ def calibration_loss(
     folds: int = 5,
     seed: int = 0,
     groups: Sequence[str] | None = None,
+    level: float = 0.95,
 ) -> CalibrationLoss:
     """How much of a score is lost for want of calibration: EPSR(raw) − EPSR(calibrated).
 
@@ -228,15 +238,19 @@ def calibration_loss(
         seed: of the folds.
         groups: kept together in a fold; None for the posteriors' own groups, if any. Inside a bootstrap give the
             original instance of each copy, or duplicates leak between folds.
+        level: nominal coverage of the interval, a fraction.
 
     Raises:
-        InputError: fewer than two folds, instances or groups; as `fit_calibrator`.
+        InputError: fewer than two folds, instances or groups; `level` outside (0, 1); as `fit_calibrator`.
 
     Source: arXiv:2408.02841; arXiv:2209.05355.
     """
+    if not 0 < level < 1:
+        raise InputError(f"level is {level}; expected a fraction between 0 and 1, such as 0.95")
     if score not in ("cross_entropy", "brier", "expected_cost"):
         raise unknown_name("score", score, ("cross_entropy", "brier", "expected_cost"))
-    fold = fold_of(posteriors.labels, folds=folds, seed=seed, groups=posteriors.groups if groups is None else groups)
+    kept_together = posteriors.groups if groups is None else groups
+    fold = fold_of(posteriors.labels, folds=folds, seed=seed, groups=kept_together)
     calibrated = np.empty_like(posteriors.log_posteriors)  # (N, K)
     converged = True
     for index in range(int(fold.max()) + 1):
@@ -249,7 +263,61 @@ def calibration_loss(
     after = posteriors.replaced(calibrated).metric(score, costs=costs, priors=priors)
     loss = raw - after if math.isfinite(raw) else math.nan
     relative = loss / raw if raw > 0 else math.nan
-    return CalibrationLoss(score, method, raw, after, loss, relative, int(fold.max()) + 1, converged)
+    ends = _interval(posteriors, method, score, priors, kept_together, level) if math.isfinite(loss) else ""
+    low, high, note = (
+        (None, None, ends or None) if isinstance(ends, str) else (min(ends[0], loss), max(ends[1], loss), None)
+    )
+    return CalibrationLoss(score, method, raw, after, loss, relative, int(fold.max()) + 1, converged, low, high, note)
+
+
+def _interval(
+    posteriors: Posteriors,
+    method: Method,
+    score: Score,
+    priors: ArrayLike | None,
+    groups: Sequence[str] | None,
+    level: float,
+) -> tuple[float, float] | str:
+    """The interval of the population's calibration loss, or why there is none.
+
+    A calibrator of p parameters that is fitted on the instances themselves gains d on them. As a likelihood ratio,
+
+        2 N d / c ~ χ²_p with noncentrality 2 N (calibration loss) / c
+
+    and the noncentralities at which d is neither too large nor too small make the interval. c = N var(d) / 2d corrects
+    the spread for posteriors that are no true model of the labels, and for groups.
+
+    Source: Wilks (1938); van der Vaart (1998), section 16.4, for local alternatives.
+    """
+    from scipy.special import chdtr, chdtri, chndtrinc
+
+    k, n = posteriors.n_choices, len(posteriors)
+    parameters = {"temperature": 1, "bias": k - 1, "affine": k, "vector": 2 * k - 1}.get(method)
+    if score != "cross_entropy" or priors is not None or parameters is None:
+        return "no interval: it is known for the cross-entropy without target priors, of linear calibrators but matrix"
+    units = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    n_units = int(units.max()) + 1
+    if n_units < _FEWEST_PER_PARAMETER * parameters:
+        return (
+            f"no interval: {n_units:,} instances or groups are too few for the {parameters:,} parameters of {method} "
+            f"calibration (at least {_FEWEST_PER_PARAMETER * parameters:,})"
+        )
+    fitted = fit_calibrator(posteriors, method=method)
+    losses = [metrics.logarithmic_rule(p.log_posteriors, p.labels) for p in (posteriors, fitted.apply(posteriors))]
+    gains = losses[0] - losses[1]  # (N,)
+    gain = float(gains.mean())
+    # The variance of the mean, from the sums over units.
+    variance = float(np.square(np.bincount(units, weights=gains - gain)).sum()) / n**2
+    # Fitting its own sample makes the gains too equal, so that a ratio below 1 is not believed.
+    scale = max(1.0, n * variance / (2 * gain)) if gain > 0 else 1.0
+    ratio, tail = 2 * n * gain / scale, (1 - level) / 2
+    # The upper end does not fall further where a gain is smaller than in 95 % of samples of calibrated posteriors.
+    ratios = {1 - tail: ratio, tail: max(ratio, float(chdtri(parameters, 0.95)))}
+    low, high = (
+        float(chndtrinc(x, parameters, share)) * scale / (2 * n) if chdtr(parameters, x) > share else 0.0
+        for share, x in ratios.items()
+    )
+    return low, high
 
 
 def fold_of(labels: Labels, *, folds: int, seed: int, groups: Sequence[str] | None = None) -> NDArray[np.int64]:
