@@ -30,7 +30,9 @@ def test_metrics_calibrate_decide_compare(run: Path, tmp_path: Path, capsys: Cap
     assert main(["calibrate", *apply, str(tmp_path / "two.parquet"), *calibrator]) == 0
     one, two = (read_posteriors(tmp_path / f"{name}.parquet") for name in ("one", "two"))
     np.testing.assert_array_equal(one.log_posteriors, two.log_posteriors)
-    assert "calibration loss" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "calibration loss" in printed
+    assert "; 95% interval " in printed
     classes = ["happy", "sad", "angry"]
     costs = {
         "classes": classes,

@@ -113,3 +113,77 @@ def test_a_scale_is_undone() -> None:
     moved = Temperature(scale=3.0).apply(posteriors)
     split = [calibration_loss(each, method="temperature").calibrated for each in (posteriors, moved)]
     assert split[0] == pytest.approx(split[1], abs=1e-6)
+
+
+def sharpened(n: int, k: int, seed: int, *, by: float = 1.4) -> tuple[Posteriors, Posteriors]:
+    """The true posteriors of n instances of k balanced classes, and the same sharpened."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, k, n)
+    scores = rng.normal(size=(n, k))
+    scores[np.arange(n), labels] += 1.5
+    return Posteriors.from_scores(1.5 * scores, labels), Posteriors.from_scores(1.5 * by * scores, labels)
+
+
+@pytest.mark.parametrize(
+    ("method", "k", "by"), [("temperature", 2, 1.15), ("temperature", 10, 1.4), ("affine", 10, 1.4)]
+)
+def test_the_interval_holds_the_loss_of_the_population(method: str, k: int, by: float) -> None:
+    true, sharp = sharpened(40_000, k, 99, by=by)
+    truth = sharp.cross_entropy() - true.cross_entropy()
+    held = 0
+    for seed in range(60):
+        split = calibration_loss(sharpened(300, k, seed, by=by)[1], method=method)  # type: ignore[arg-type]
+        assert split.low is not None
+        assert split.high is not None
+        assert split.note is None
+        assert split.low <= split.loss <= split.high
+        held += split.low <= truth <= split.high
+    # Of 60 intervals of 95 %, 51 or fewer would be a rare accident (1 in 1,000).
+    assert held > 51
+
+
+def test_the_interval_of_one_temperature_by_hand() -> None:
+    # 2 N d / c is the square of a normal with mean √λ: the ends are where it is 1.96 away, to the far tail.
+    _, sharp = sharpened(500, 3, 1)
+    split = calibration_loss(sharp, method="temperature")
+    fitted = fit_calibrator(sharp, method="temperature").apply(sharp)
+    labels = (np.arange(500), sharp.labels)
+    gains = fitted.log_posteriors[labels] - sharp.log_posteriors[labels]
+    scale = gains.var() / (2 * gains.mean())
+    assert scale > 1
+    root = np.sqrt(1000 * gains.mean() / scale)
+    assert root > 4
+    ends = [scale / 1000 * (root + z) ** 2 for z in (-1.959964, 1.959964)]
+    assert (split.low, split.high) == pytest.approx(ends, rel=1e-4)
+
+
+def test_copies_in_groups_leave_the_interval_of_the_instances() -> None:
+    _, sharp = sharpened(200, 3, 5)
+    copies = sharp.take(np.repeat(np.arange(200), 3))
+    grouped = Posteriors(copies.log_posteriors, copies.labels, None, [str(i // 3) for i in range(600)])
+    alone, together = (calibration_loss(each, method="temperature") for each in (sharp, grouped))
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high), rel=0.02)
+    blind = calibration_loss(Posteriors(copies.log_posteriors, copies.labels), method="temperature")
+    assert blind.high - blind.low < 0.7 * (alone.high - alone.low)  # type: ignore[operator]
+
+
+def test_calibrated_posteriors_have_an_interval_from_zero_or_from_their_value() -> None:
+    true, _ = sharpened(400, 4, 0)
+    split = calibration_loss(true, method="temperature")
+    assert split.low is not None
+    assert split.high is not None
+    assert split.low == min(0.0, split.loss)
+    assert split.high > 0.001
+
+
+def test_no_interval_is_explained() -> None:
+    few = calibration_loss(sharpened(300, 50, 0)[1], method="affine")
+    assert (few.low, few.high) == (None, None)
+    assert few.note == (
+        "no interval: 300 instances or groups are too few for the 50 parameters of affine calibration (at least 500)"
+    )
+    brier = calibration_loss(sharpened(300, 3, 0)[1], score="brier")
+    assert brier.low is None
+    assert "no interval: it is known for the cross-entropy" in str(brier.note)
+    with pytest.raises(InputError, match="level is 95; expected a fraction between 0 and 1"):
+        calibration_loss(make(), level=95)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.made_posteriors import make
 
-from rango.decisions import Posteriors, compare, mcnemar, summarise_difference
+from rango.decisions import Costs, Posteriors, compare, mcnemar, summarise_difference
 from rango.errors import InputError
 
 
@@ -20,8 +20,10 @@ def test_comparison_says_which_is_better() -> None:
     sentence = found.sentence(names=("base", "adapted"))
     assert re.match(
         r"On 800 shared instances the normalised cross-entropy of adapted is lower \(better\) than that of base "
-        r"\(-0\.\d{4}, 95% interval -0\.\d{4} to -0\.\d{4}\)\. Their error rates, 0\.\d{4} and 0\.\d{4}, differ: "
-        r"only base is right on \d+, only adapted on \d+ \(exact McNemar p < 0\.0001\)\.$",
+        r"\(−0\.\d{3}, 95% interval −0\.\d{3} to −0\.\d{3}\)\. Their error rates, 0\.\d{3} and 0\.\d{3}, differ: "
+        r"only base is right on \d+, only adapted on \d+ \(exact McNemar p < 0\.0001\)\. "
+        r"Compared with base, adapted also differs in Brier score \(−0\.\d{3}, −0\.\d{3} to −0\.\d{3}; lower"
+        r".*\.$",
         sentence,
     )
     assert "of the second is higher (worse)" in compare(good, bad, replicates=200).sentence()
@@ -30,7 +32,7 @@ def test_comparison_says_which_is_better() -> None:
 
 def test_comparison_says_when_there_is_nothing_to_tell() -> None:
     sentence = compare(make(), make(), replicates=50).sentence()
-    assert "do not differ significantly (+0.0000" in sentence
+    assert "do not differ significantly (+0.000" in sentence
     assert "do not differ significantly: only the first is right on 0" in sentence
     sure = Posteriors.from_probabilities([[1, 0], [0.5, 0.5]], [1, 0])
     assert (
@@ -51,3 +53,48 @@ def test_other_instances_are_refused() -> None:
         for function in (mcnemar, summarise_difference, compare):
             with pytest.raises(InputError, match=re.escape(message)):
                 function(a, b)
+
+
+def test_a_difference_in_cost_is_said_where_nothing_else_differs() -> None:
+    # Both err on 10 of 200, b only where an error costs 9 and a only where it costs 1; all are equally sure.
+    labels = [0] * 100 + [1] * 100
+    sure, costs = np.array([[0.95, 0.05], [0.05, 0.95]]), Costs([[0, 1], [9, 0]]).with_abstention(5.0)
+    a_says, b_says = np.array(labels), np.array(labels)
+    a_says[:10], b_says[100:110] = 1, 0
+    a, b = (Posteriors.from_probabilities(sure[says], labels) for says in (a_says, b_says))
+    comparison = compare(a, b, costs=costs, replicates=400)
+    difference = comparison.difference["normalised_expected_cost"]
+    assert difference.low is not None
+    assert difference.low > 0
+    sentence = comparison.sentence()
+    assert "normalised cross-entropies of the first and the second do not differ significantly" in sentence
+    assert "error rates, 0.050 and 0.050, do not differ significantly" in sentence
+    assert "the second also differs in normalised expected cost (+" in sentence
+    assert "lower is better" in sentence
+    # Without costs there is nothing to say of them.
+    assert "also differs" not in compare(a, b, replicates=400).sentence()
+
+
+def test_the_better_of_two_bad_systems_is_not_called_good_alone() -> None:
+    labels = np.arange(120) % 3
+    wrong = np.full((120, 3), 0.005)
+    wrong[np.arange(120), (labels + 1) % 3] = 0.99
+    worse = np.full((120, 3), 0.0005)
+    worse[np.arange(120), (labels + 1) % 3] = 0.999
+    a, b = Posteriors.from_probabilities(worse, labels), Posteriors.from_probabilities(wrong, labels)
+    sentence = compare(a, b, replicates=100).sentence(names=("base", "adapted"))
+    assert "of adapted is lower (better) than that of base" in sentence
+    assert sentence.endswith("Worse than the priors (NCE above 1): base and adapted.")
+    assert "Worse than the priors" not in compare(make(), make(), replicates=50).sentence()
+
+
+def test_error_rates_under_target_priors_follow_their_interval() -> None:
+    # Each system errs on the class that the other gets right: equal counts, unequal under priors of 0.9 and 0.1.
+    labels = [0] * 50 + [1] * 50
+    sure = np.array([[0.9, 0.1], [0.1, 0.9]])
+    a_says, b_says = np.array(labels), np.array(labels)
+    a_says[:20], b_says[50:70] = 1, 0
+    a, b = (Posteriors.from_probabilities(sure[says], labels) for says in (a_says, b_says))
+    sentence = compare(a, b, priors=[0.9, 0.1], replicates=300).sentence()
+    assert "Their error rates, 0.360 and 0.040, differ: only the first is right on 20" in sentence
+    assert "(exact McNemar p = 1.0000, without the target priors)." in sentence

@@ -164,10 +164,13 @@ def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
     except InputError as error:  # too few instances to cross-validate: the calibrated file is of use all the same
         _print(f"calibration loss: not available ({error})")
         return
+    interval = parts.note or "no interval"
+    if parts.low is not None and parts.high is not None:
+        interval = f"95% interval {number(parts.low, sign=True)} to {number(parts.high, sign=True)}"
     _print(
         f"calibration loss of the raw cross-entropy (diagnosis, {parts.folds}-fold cross-validation on the data "
         f"applied to): {number(parts.raw)} = {number(parts.calibrated)} discrimination "
-        f"{number(parts.loss, sign=True)} calibration ({parts.relative:.1%})"
+        f"{number(parts.loss, sign=True)} calibration ({parts.relative:.1%}; {interval})"
     )
 
 

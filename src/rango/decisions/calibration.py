@@ -204,7 +204,7 @@ class CalibrationLoss:
     converged: bool
     """Whether the fit of every fold converged."""
     low: float | None = None
-    """Lower end of the interval of the population's calibration loss; None where there is none."""
+    """Lower end of the interval of the population's loss; it holds `loss`. None where there is no interval."""
     high: float | None = None
     """Upper end of it."""
     note: str | None = None

@@ -223,6 +223,17 @@ def _note(system: Posteriors, value: float) -> str:
     return ""
 
 
+def _excludes_zero(difference: Estimate) -> bool:
+    """Whether the whole interval lies on one side of 0."""
+    low, high = difference.low, difference.high
+    return low is not None and high is not None and not low <= 0 <= high
+
+
+def _signed(value: float) -> str:
+    """A difference as tables write it: three decimals, four where it would read as 0, with a true minus."""
+    return f"{value:+.{4 if 5e-5 <= abs(value) < 5e-4 else 3}f}".replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two systems, a and b, on the same instances."""
@@ -234,26 +245,63 @@ class Comparison:
     mcnemar: McNemar
     level: float
     """Nominal coverage of the intervals."""
+    with_costs: bool = False
+    """Whether costs were given."""
+    weighted: bool = False
+    """Whether target priors were given."""
 
     def sentence(self, *, names: tuple[str, str] = ("the first", "the second")) -> str:
-        """In words: whether the normalised cross-entropies and the error rates differ significantly."""
+        """In words: in which metrics the two differ significantly, and which of them is worse than the priors.
+
+        What it says of a metric is what its interval says, but for the error rates, which have an exact test.
+        """
         a, b = names
         nce, test = self.difference["nce"], self.mcnemar
-        # The interval decides on the cross-entropies; error rates have an exact test, which needs no resampling.
         start = f"On {nce.n:,} shared instances the normalised"
         if not math.isfinite(nce.value) or nce.low is None or nce.high is None:
             of_nce = f"{start} cross-entropies of {a} and {b} cannot be compared ({nce.note or 'no interval'})."
         else:
-            interval = f"{nce.value:+.4f}, {self.level:.0%} interval {nce.low:+.4f} to {nce.high:+.4f}"
             word = "lower (better)" if nce.value < 0 else "higher (worse)"
+            interval = f"{_signed(nce.value)}, {self.level:.0%} interval {_signed(nce.low)} to {_signed(nce.high)}"
             of_nce = f"{start} cross-entropy of {b} is {word} than that of {a} ({interval})."
-            if nce.low <= 0 <= nce.high:
+            if not _excludes_zero(nce):
                 of_nce = f"{start} cross-entropies of {a} and {b} do not differ significantly ({interval})."
-        rates = f"{self.a['error_rate'].value:.4f} and {self.b['error_rate'].value:.4f}"
-        word = "differ" if test.p < 1 - self.level else "do not differ significantly"
-        only = f"only {a} is right on {test.only_a_right:,}, only {b} on {test.only_b_right:,}"
+        by_interval = _excludes_zero(self.difference["error_rate"])
+        # McNemar's test counts instances, so it knows nothing of target priors.
+        differ = by_interval if self.weighted else test.p < 1 - self.level
+        rates = f"{self.a['error_rate'].value:.3f} and {self.b['error_rate'].value:.3f}"
         p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.4f}"
-        return f"{of_nce} Their error rates, {rates}, {word}: {only} (exact McNemar {p})."
+        word = "differ" if differ else "do not differ significantly"
+        of_rates = (
+            f"Their error rates, {rates}, {word}: only {a} is right on "
+            f"{test.only_a_right:,}, only {b} on {test.only_b_right:,} (exact McNemar {p}"
+            + (", without the target priors)" if self.weighted else ")")
+        )
+        if differ != by_interval:
+            of_rates += f", though the bootstrap interval {'excludes' if by_interval else 'holds'} 0"
+        sentences = [of_nce, f"{of_rates}."]
+        if others := self._other_differences():
+            sentences.append(f"Compared with {a}, {b} also differs in {', '.join(others)}.")
+        # The better of two systems may still be worse than ignoring the question.
+        worse = [name for name, system in ((a, self.a), (b, self.b)) if (system["nce"].low or 0.0) > 1.0]
+        if worse:
+            sentences.append(f"Worse than the priors (NCE above 1): {' and '.join(worse)}.")
+        return " ".join(sentences)
+
+    def _other_differences(self) -> list[str]:
+        """The metrics of other losses than NCE and error rate whose interval excludes 0, each with its numbers."""
+        spoken = {METRICS["nce"].definition, METRICS["error_rate"].definition}
+        parts = []
+        for name, difference in self.difference.items():
+            metric = METRICS[name]
+            # Without costs the expected cost is the error rate.
+            if metric.definition in spoken or (metric.needs_costs and not self.with_costs):
+                continue
+            spoken.add(metric.definition)
+            if _excludes_zero(difference):
+                ends = f"{_signed(difference.low or 0.0)} to {_signed(difference.high or 0.0)}"
+                parts.append(f"{metric.words} ({_signed(difference.value)}, {ends}; {metric.direction} is better)")
+        return parts
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON values."""
@@ -292,4 +340,4 @@ def compare(
         _summarise(systems, costs, priors, METRICS, replicates, seed, level, "percentile", None)
         for systems in ([a], [b], [a, b])
     )
-    return Comparison(of_a, of_b, difference, mcnemar(a, b), level)
+    return Comparison(of_a, of_b, difference, mcnemar(a, b), level, costs is not None, priors is not None)
