@@ -411,6 +411,15 @@ def test_missing_files(tmp_path: Path) -> None:
         load_task(folder)
 
 
+def test_a_folder_may_hold_rows_with_tabs(tmp_path: Path) -> None:
+    folder = table(tmp_path, [review(k) for k in range(12)])
+    task = load_task(folder, **SIZES)
+    (folder / "rows.jsonl").unlink()
+    lines = [f"film {k}\t{review(k)['verdict']}" for k in range(12)]
+    (folder / "rows.tsv").write_text("\n".join(["text\tverdict", *lines, ""]))
+    assert sorted(i.context for i in load_task(folder, **SIZES).test) == sorted(i.context for i in task.test)
+
+
 def test_two_rows_files(tmp_path: Path) -> None:
     folder = table(tmp_path, [review(k) for k in range(12)])
     (folder / "rows.csv").write_text("text,verdict\na,good\n")

@@ -32,7 +32,7 @@ from rango.tasks.task import Instance, Task, Templates, context_group
 
 TEMPLATES = Templates(letter="{context}\n{choices}\nAnswer:", cloze="{context}")
 
-ROWS = ("rows.jsonl", "rows.jsonl.gz", "rows.csv", "rows.csv.gz", "rows.parquet")
+ROWS = ("rows.jsonl", "rows.jsonl.gz", "rows.csv", "rows.csv.gz", "rows.tsv", "rows.tsv.gz", "rows.parquet")
 _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 # What a column of marks holds, such as one for each class: no text that could be a choice.
 _MARK = re.compile(r"[+-]?\d+(\.\d+)?|true|false|yes|no|", re.IGNORECASE)
