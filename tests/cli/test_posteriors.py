@@ -265,3 +265,22 @@ def test_a_result_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: Cap
     few = ["metrics", tmp_path / "p.jsonl", "--replicates", 100, "--out"]
     assert "cannot be written to (it is a file); give another" in fails(capsys, *few, tmp_path / "p.jsonl" / "m.json")
     assert "is a folder; give the path of a file" in fails(capsys, *few, tmp_path)
+
+
+def test_how_a_foreign_file_was_understood_is_said(tmp_path: Path, capsys: Capture) -> None:
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    one.write_text("id;Label;P0;P1\n=a;1;0,1;0,9\n=b;0;0,8;0,2\n")
+    two.write_text("id,label,posterior_0,posterior_1\n=b,0,0.7,0.3\n=a,1,0.2,0.8\n")
+    assert main(["compare", str(one), str(two)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for note in ("P0, P1: read as posteriors", "read as decimal commas", "they were matched by their ids"):
+        assert note in printed
+    (tmp_path / "costs.yaml").write_text("classes: [a, b]\ndecisions: [=a, b]\ncosts: [[0, 1], [1, 0]]\n")
+    out = tmp_path / "decisions.csv"
+    assert main(["decide", str(two), "--costs", str(tmp_path / "costs.yaml"), "--out", str(out)]) == 0
+    assert [line.split(",")[:2] for line in out.read_text().splitlines()[1:]] == [["'=b", "'=a"], ["'=a", "b"]]
+
+
+def test_a_hole_in_a_table_is_bad_input(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "p.csv").write_text("label,posterior_0,posterior_1,posterior_2\n1,,0.4,0.6\n")
+    assert "p.csv:2: posterior_0 is empty" in fails(capsys, "metrics", tmp_path / "p.csv")

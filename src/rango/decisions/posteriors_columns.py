@@ -377,7 +377,7 @@ def label_array(
                 continue
             place = _place(str(value), words) if isinstance(value, (str, int)) else None
             if place is None:
-                one_of = f", or one of {', '.join(words)}" if words else ""
+                one_of = f", or one of {', '.join(words)}" if words else " (for texts, add choice_0, choice_1, …)"
                 table.refuse(
                     row, f"labels[{row}] is {shown(value)}; expected the 0-based index of the right choice{one_of}"
                 )
