@@ -62,7 +62,9 @@ def test_adaptation_helps_on_what_can_be_learnt(finished: Run) -> None:
     prior = test["prior"]["nce"]
     assert (prior.value, prior.low, prior.high) == pytest.approx((1, 1, 1))
     metrics = json.loads((finished.path / "metrics.json").read_text())
-    assert set(metrics["test"]["base"]["nce"]) == {"value", "low", "high", "n", "direction"}
+    entry = metrics["test"]["base"]["nce"]
+    assert set(entry) == {"value", "low", "high", "n", "direction", "note"}
+    assert entry["note"].startswith("24 instances are few for 3 classes")
     assert {"nce", "cross_entropy", "error_rate", "accuracy", "brier"} <= set(metrics["test"]["adapted"])
 
 
