@@ -13,6 +13,7 @@ from helpers.command import Capture, fails
 
 from rango.cli import main
 from rango.decisions import Costs, Posteriors, decide, read_posteriors, write_posteriors
+from rango.errors import InputError
 from rango.training.run_folder import Run
 
 
@@ -173,6 +174,17 @@ def test_decide_takes_the_calibrated_posteriors_of_a_run(run: Path, tmp_path: Pa
     (copy / "run.yaml").write_text(yaml.safe_dump({**record, "status": "running"}))
     message = fails(capsys, "decide", copy, *costs, "--out", tmp_path / "d.csv")
     assert "is not complete; repeat its command to go on" in message
+
+
+def test_decide_takes_an_evaluation_without_labels(tmp_path: Path, capsys: Capture) -> None:
+    posteriors = overconfident(30)
+    write_posteriors(tmp_path / "e" / "posteriors" / "test-base.parquet", without_labels(posteriors))
+    (tmp_path / "e" / "metrics.json").write_text('{"test": {}}')
+    (tmp_path / "costs.yaml").write_text(yaml.safe_dump(COSTS))
+    assert len(decided(tmp_path / "e", "--costs", tmp_path / "costs.yaml", tmp_path / "d.csv")) == 30
+    assert "test, base, not calibrated" in capsys.readouterr().out
+    with pytest.raises(InputError, match="these instances have no labels"):
+        Run(tmp_path / "e").posteriors("base").nce()
 
 
 def test_calibrate_needs_labels_only_to_fit(tmp_path: Path, capsys: Capture) -> None:

@@ -122,7 +122,8 @@ class Run:
         if not file.is_file():
             stored = sorted(other.stem for other in file.parent.glob("*.parquet"))
             raise InputError(f"{self.path} has no posteriors {split}-{state}; there are: {', '.join(stored) or 'none'}")
-        return read_posteriors(file)
+        # An evaluation of instances without labels has posteriors to decide on; what needs labels asks for them.
+        return read_posteriors(file, need_labels=False)
 
     def contents(self, states: Sequence[str]) -> RunContents:
         """What a report shows, with test posteriors of `states`; a file that cannot be read is noted, not raised."""
