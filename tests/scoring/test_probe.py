@@ -16,7 +16,7 @@ from rango.models.adapter import add_adapter
 from rango.models.loading import load_model
 from rango.options import LoRA, ScoringOptions
 from rango.scoring.probe import probe_reader
-from rango.scoring.scorer import score
+from rango.scoring.scorer import score_split
 from rango.scoring.trees import encode
 
 Checkpoint = Callable[..., Path]
@@ -118,4 +118,4 @@ def test_an_instance_whose_score_is_no_number_is_named(checkpoint: Checkpoint) -
     with pytest.raises(
         InputError, match=r"instance test-\d: .* gives nan for a probability; in float32 that means damaged"
     ):
-        score(reader, trees, options=ScoringOptions(), form="cloze")
+        score_split(reader, TASK.test[:2], task=TASK, options=ScoringOptions(form="cloze"))

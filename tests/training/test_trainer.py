@@ -36,9 +36,10 @@ QUICK: dict[str, Any] = {"steps": 12, "batch": 8, "learning_rate": 1e-2, "valida
 def make_runs(model: Model, folder: Path, settings: Sequence[dict[str, Any]]) -> list[TrainingRun]:
     """Runs whose adapters have moved already: with B = 0 most gradients would be 0."""
     configs = [FinetuneConfig.build({"model": "phi", "task": "toy", **one}) for one in settings]
+    reader = probe_reader(model)  # before the bank, as fine-tuning does: a probe has not a row for each adapter
     adapters = add_bank(model, [(config.lora, config.seed) for config in configs])
     trees = encode(model, TASK.train, task=TASK, form="cloze")
-    data = BankData(probe_reader(model), "cloze", trees, trees[:4], TASK.train[:4])
+    data = BankData(reader, "cloze", trees, trees[:4], TASK.train[:4])
     runs = []
     for number, (config, adapter) in enumerate(zip(configs, adapters, strict=True)):
         generator = torch.Generator().manual_seed(number)

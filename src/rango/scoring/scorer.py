@@ -109,10 +109,14 @@ def score_split(
         trees = encode(reader.model, instances, task=task, form=form)
     if dropout is None:
         passes = [(scorer or score)(reader, trees, options=options, form=form)]
-        posteriors = as_posteriors(passes[0].values, instances)
     else:
         passes = score_samples(reader, trees, dropout=dropout, options=options, form=form)
-        posteriors = average_posteriors([as_posteriors(scores.values, instances) for scores in passes])
+    # Here and not in `score`: for a run that trains, a score that is no number is a divergence, not bad input.
+    for scores in passes:
+        for row in np.flatnonzero(np.isnan(scores.values).any(axis=1))[:1]:
+            check_numbers(reader.model, scores.values[row], f"instance {instances[row].id}")
+    members = [as_posteriors(scores.values, instances) for scores in passes]
+    posteriors = members[0] if dropout is None else average_posteriors(members)
     masses = [float(scores.letter_mass.mean()) for scores in passes if scores.letter_mass is not None]
     return ScoredSplit(
         posteriors=posteriors,
@@ -178,8 +182,6 @@ def score(
             choices = len(trees[row].branches)
             values[row, :choices] = tree_scores[:choices]
         tokens += batch.token_count
-    for row in np.flatnonzero(np.isnan(values).any(axis=1))[:1]:
-        check_numbers(reader.model, values[row], f"instance {trees[row].id}")
     mass = np.exp(values).sum(axis=1) if form == "letter" else None  # (N,), before any normalisation by length
     for row, tree in enumerate(trees):
         values[row, : len(tree.branches)] /= tree.lengths(options.normalise)
