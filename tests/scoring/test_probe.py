@@ -16,7 +16,7 @@ from rango.models.adapter import add_adapter
 from rango.models.loading import load_model
 from rango.options import LoRA, ScoringOptions
 from rango.scoring.probe import probe_reader
-from rango.scoring.scorer import score_split
+from rango.scoring.scorer import score, score_split
 from rango.scoring.trees import encode
 
 Checkpoint = Callable[..., Path]
