@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.pretraining import story
 from torch import nn
 
+from rango.language.options import PretrainConfig
+from rango.language.pretrain import pretrain
 from rango.models import loading
 from rango.models.loading import feedable_threads, limit_threads, load_model
 
@@ -40,6 +43,11 @@ def test_embeddings_and_head_do_not_count(checkpoint: Callable[..., Path]) -> No
     network = load_model(checkpoint("phi")).network
     network.resize_token_embeddings(100_000)
     assert feedable_threads(network, 4) == 1
+
+
+def test_an_ngram_has_no_matrix(tmp_path: Path) -> None:
+    counted = pretrain(story(), out=tmp_path / "ngram", config=PretrainConfig(model="ngram", vocabulary=300))
+    assert feedable_threads(load_model(counted).network, 4) == 1
 
 
 def test_a_larger_network_gets_the_threads_back() -> None:

@@ -295,9 +295,9 @@ def feedable_threads(network: torch.nn.Module, available: int) -> int:
     they compute, and they wait by spinning: beside another process that wants the cores, a step takes many times as
     long.
     """
-    outer = {id(getattr(network, get, lambda: None)()) for get in ("get_input_embeddings", "get_output_embeddings")}
-    inner = (module for module in network.modules() if id(module) not in outer)
-    entries = [p.numel() for module in inner for p in module.parameters(recurse=False) if p.dim() == 2]
+    # Embeddings are looked up, and the head is applied to few tokens: neither keeps threads busy.
+    vocabulary = getattr(getattr(network, "config", None), "vocab_size", None)
+    entries = [p.numel() for p in network.parameters() if p.dim() == 2 and vocabulary not in p.shape]
     return max(1, min(available, max(entries, default=0) // _ENTRIES_A_THREAD))
 
 
