@@ -281,7 +281,7 @@ def accepts(network: nn.Module, argument: str) -> bool:
     return argument in inspect.signature(network.forward).parameters
 
 
-_ENTRIES_A_THREAD = 250_000
+_ENTRIES_A_THREAD = 125_000
 """Entries of a network's largest inner matrix that keep one CPU thread busy; see `benchmarks/threads.py`."""
 
 _threads_taken: dict[str, int] = {}
