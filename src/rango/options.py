@@ -39,7 +39,7 @@ Normalisation = Literal["none", "tokens", "characters"]
 Objective = Literal["tokens", "answer", "choice"]
 Rule = Literal["logarithmic", "brier"]
 Decay = Literal["cosine", "constant"]
-Selection = Literal["nce", "cross_entropy", "error_rate", "accuracy", "brier"]
+Selection = Literal["nce", "calibrated_nce", "cross_entropy", "error_rate", "accuracy", "brier"]
 
 Way = Literal["none", "few-shot", "lora", "ensemble", "mc-dropout", "full"]
 """Where posteriors come from, before calibration."""
@@ -183,7 +183,8 @@ class TrainingOptions(Config):
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many validations without a better one; never when absent."""
     select: Selection = "nce"
-    """Validation metric that chooses the best checkpoint."""
+    """Validation metric that chooses the best checkpoint; calibrated_nce is the NCE after the temperature that is best
+    on validation (refine, then calibrate)."""
     seed: Seed = 0
     """Seed of the adapter's start, the order of the instances and dropout. The choice of instances has its own,
     data-seed."""

@@ -17,7 +17,9 @@ from rango.decisions import (
     cost_rule,
     entropy,
     error_rule,
+    fit_calibrator,
     logarithmic_rule,
+    summarise,
 )
 from rango.decisions.arrays import log_softmax
 from rango.decisions.metrics import brier_of_priors
@@ -123,7 +125,7 @@ def test_a_rule_is_best_at_the_true_posterior(seed: int) -> None:
 @lawful
 def test_the_system_that_outputs_the_priors_scores_one(seed: int) -> None:
     posteriors, costs, _ = case(seed)
-    for name in NORMALISED:
+    for name in (*NORMALISED, "calibrated_nce"):
         assert measure(posteriors.prior_only(), name, costs) == pytest.approx(1.0, abs=1e-12)
     for rule in rules(costs):
         of_priors = score_of_priors(posteriors.priors(), rule=rule)
@@ -209,3 +211,40 @@ def test_true_posteriors_of_the_simulated_task_meet_their_closed_form() -> None:
         losses = rule(posteriors.log_posteriors, posteriors.labels)
         four_errors = 4 * losses.std() / np.sqrt(len(losses))
         assert getattr(posteriors, name)() == pytest.approx(expected.mean(), abs=four_errors)
+
+
+def test_calibrated_nce_by_hand() -> None:
+    """Posteriors of 0.99 that are right twice in three times are worth 2/3, as those of the priors: their NCE is 1."""
+    posteriors = Posteriors(np.log([[0.99, 0.01], [0.99, 0.01], [0.01, 0.99]]), [0, 1, 1])
+    assert posteriors.nce() == pytest.approx(-(np.log(0.01) + 2 * np.log(0.99)) / 3 / entropy(np.array([1 / 3, 2 / 3])))
+    assert posteriors.calibrated_nce() == pytest.approx(1.0, abs=1e-9)
+    # Where the more probable choice is the wrong one more often, the best temperature is infinite: a uniform posterior.
+    inverted = Posteriors(np.log([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1]]), [1, 1, 0])
+    assert inverted.calibrated_nce() == pytest.approx(np.log(2) / entropy(np.array([1 / 3, 2 / 3])))
+    # A posterior of 0 at the label stays infinite; a choice that an instance lacks stays impossible.
+    impossible = Posteriors(np.array([[0.0, -np.inf], [np.log(0.5), np.log(0.5)]]), [1, 0])
+    assert impossible.calibrated_nce() == np.inf
+    lacking = Posteriors.from_scores(np.array([[0.0, 0.0, -np.inf], [0.0, 0.0, 0.0]]), [0, 2])
+    assert lacking.calibrated_nce() == pytest.approx((np.log(2) + np.log(3)) / 2 / np.log(2))
+
+
+@given(seeds, st.floats(0.05, 20.0))
+@lawful
+def test_calibrated_nce_is_at_most_nce_and_blind_to_the_scale_of_the_scores(seed: int, factor: float) -> None:
+    posteriors, _, _ = case(seed)
+    assert posteriors.calibrated_nce() <= posteriors.nce() + 1e-12
+    scaled = Posteriors.from_scores(factor * posteriors.log_posteriors, posteriors.labels)
+    assert scaled.calibrated_nce() == pytest.approx(posteriors.calibrated_nce(), abs=1e-6)
+    calibrated = fit_calibrator(posteriors, method="temperature").apply(posteriors)
+    assert posteriors.calibrated_nce() == pytest.approx(calibrated.nce(), abs=1e-9)
+
+
+def test_the_interval_of_calibrated_nce_is_that_of_fitting_again_in_each_resampling() -> None:
+    """At the optimum the temperature moves the mean to second order only, so that losses are resampled as they are."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(400, 3)) * 1.5
+    labels = [int(rng.choice(3, p=row)) for row in np.exp(log_softmax(truth))]
+    posteriors = Posteriors.from_scores(3 * truth + rng.normal(size=truth.shape), labels)
+    estimate = summarise(posteriors, metrics=["calibrated_nce"], replicates=1000)["calibrated_nce"]
+    again = [posteriors.take(rng.integers(0, 400, 400)).calibrated_nce() for _ in range(400)]
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(again, [0.025, 0.975])), abs=0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,16 +90,17 @@ def make_run(
     *,
     posteriors: list[list[list[float]]] | None = None,
     on_validation: Callable[[int, Mapping[str, float]], bool] | None = None,
+    labels: Sequence[int] = LABELS,
     **settings: Any,
 ) -> TrainingRun:
-    """A run on ten training instances and two validation instances, labelled 0 and 1."""
+    """A run on ten training instances and two validation instances, labelled 0 and 1 unless `labels` says else."""
     config = FinetuneConfig.build({"model": "none", "task": "none", "batch": 5, **settings})
     instances = [
         Instance(id=str(n), context="", question="which?", choices=("a", "b"), label=label, group=str(n))
-        for n, label in enumerate(LABELS)
+        for n, label in enumerate(labels)
     ]
     reader: Any = None
-    trees = [tree(20 + n, label) for n, label in enumerate(LABELS)]
+    trees = [tree(20 + n, label) for n, label in enumerate(labels)]
     data = BankData(reader, "cloze", TRAIN, trees, instances, Prepared(posteriors=posteriors or []))
     writer = RunWriter(folder, {})
     writer.begin()

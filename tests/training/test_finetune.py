@@ -172,6 +172,8 @@ def test_validation_of_one_class_is_refused_before_anything_is_written(checkpoin
         expected = f"select is nce, but {who} label [0-3], so that NCE is undefined; give more validation instances, or"
         with pytest.raises(InputError, match=expected):
             finetune(model, task, out=tmp_path / "run", **QUICK)
+    with pytest.raises(InputError, match="select is calibrated_nce, but all"):
+        finetune(model, ONE_LABEL, out=tmp_path / "run", **QUICK, select="calibrated_nce")
     assert not (tmp_path / "run").exists()
 
 

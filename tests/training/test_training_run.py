@@ -113,6 +113,34 @@ def test_which_checkpoint_is_best_depends_on_the_metric(tmp_path: Path, select: 
     assert run.progress.best_step == best + 1
 
 
+def test_calibrated_nce_chooses_what_separates_best_whatever_its_scale(tmp_path: Path) -> None:
+    """Three instances of four are right at both steps. The sure step loses by NCE and wins after a temperature."""
+    unsure = [[0.6, 0.4], [0.4, 0.6], [0.4, 0.6], [0.6, 0.4]]
+    # Its one mistake is nearer to one half than its right answers are.
+    sure = [[1 - 1e-9, 1e-9], [1e-9, 1 - 1e-9], [1 - 1e-9, 1e-9], [1e-5, 1 - 1e-5]]
+    best = {}
+    for select in ("nce", "calibrated_nce"):
+        run = make_run(tmp_path / select, posteriors=[unsure, sure], labels=(0, 1, 0, 0), steps=8, select=select)
+        validate(run, 2)
+        best[select] = run.progress.best_step
+        values = [record["validation"] for record in Run(tmp_path / select).log]
+        assert values[0]["nce"] < values[1]["nce"]
+        assert values[0]["calibrated_nce"] > values[1]["calibrated_nce"]
+    assert best == {"nce": 1, "calibrated_nce": 2}
+
+
+def test_patience_counts_calibrated_nce_too(tmp_path: Path) -> None:
+    """Posteriors that are right half of the time are worth nothing at any temperature, however sure they are."""
+    right, useless = [[0.6, 0.4], [0.4, 0.6]], [[0.9, 0.1], [0.9, 0.1]]
+    run = make_run(tmp_path, posteriors=[right, useless, useless], steps=9, select="calibrated_nce", patience=2)
+    steps = 0
+    while run.has_steps_left:
+        validate(run, 1)
+        steps += 1
+    assert steps == 3
+    assert run.progress.best_step == 1
+
+
 def test_scores_that_are_not_numbers_end_the_run_and_keep_the_best(tmp_path: Path) -> None:
     run = make_run(tmp_path, posteriors=[GOOD, NAN], steps=8)
     run.checkpoint(None)

@@ -19,8 +19,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from rango.decisions.arrays import Array, Labels, row_pieces
+from rango.decisions.arrays import Array, Labels, log_softmax, row_pieces
 from rango.decisions.costs import Costs, bayes_decisions, naive_cost
+from rango.decisions.logistic_fit import FitData, fit, linear_family
 from rango.errors import InputError
 
 Direction: TypeAlias = Literal["lower", "higher", "none"]
@@ -44,6 +45,35 @@ def logarithmic_rule(log_posteriors: Array, labels: Labels) -> Array:
     at_label = np.take_along_axis(log_posteriors, labels[:, None], axis=1)[:, 0]  # (N,)
     # Subtracting from zero gives 0.0, not -0.0, for a posterior of one.
     return np.asarray(0.0 - at_label, dtype=np.float64)
+
+
+def calibrated_logarithmic_rule(log_posteriors: Array, labels: Labels) -> Array:
+    """The logarithmic score after the best temperature: −ln softmax(a s)_y, with the a ≥ 0 of the least mean.
+
+    a is fitted on these same instances, all of one weight. One parameter gains about 1/(2N) nats on its own sample, the
+    same for every system, so that folds would add more noise than they take away. At its optimum the mean does not
+    change with a to first order: the losses may be resampled as they are, without fitting again.
+
+    Source: Berta et al. (2025), arXiv:2501.19195; van der Vaart (1998), chapter 5.
+
+    >>> sure = np.log([[0.99, 0.01], [0.99, 0.01], [0.01, 0.99]])
+    >>> calibrated_logarithmic_rule(sure, np.array([0, 1, 1])).round(4).tolist()
+    [0.4055, 1.0986, 0.4055]
+    """
+    usable = np.isfinite(log_posteriors[np.arange(len(labels)), labels])
+    # A posterior of 0 at the label costs infinity at every temperature.
+    if not usable.any():
+        return logarithmic_rule(log_posteriors, labels)
+    family = linear_family("temperature", log_posteriors.shape[1])
+    data = FitData.of(log_posteriors[usable], labels[usable], priors=None)
+    scale = fit(family, data, objective="cross_entropy").theta[0]
+    losses = np.empty(len(labels), dtype=np.float64)
+    for rows in row_pieces(*log_posteriors.shape):
+        part = log_posteriors[rows]
+        # A scale of 0 leaves what is impossible impossible.
+        scaled = np.multiply(scale, part, out=np.full_like(part, -np.inf), where=np.isfinite(part))  # (n, K)
+        losses[rows] = logarithmic_rule(log_softmax(scaled), labels[rows])
+    return losses
 
 
 def brier_rule(log_posteriors: Array, labels: Labels) -> Array:
@@ -124,6 +154,8 @@ class Metric:
     """(priors (..., K), costs) → the mean loss (...,) of the best constant system, by which a metric is normalised."""
     usual: bool = True
     """Whether every study measures it and every run shows it."""
+    on_validation: bool = True
+    """Whether validation measures it, so that it may choose a checkpoint."""
     twin: str | None = None
     """The metric that is 1 minus this one; a table shows only the first of the two."""
 
@@ -141,11 +173,6 @@ class Metric:
     def is_mean(self) -> bool:
         """Whether it is made of a loss for each instance. Only such a metric can select, or be compared in pairs."""
         return self.definition is not None
-
-    @property
-    def on_validation(self) -> bool:
-        """Whether validation measures it, so that it may choose a checkpoint."""
-        return self.usual and self.is_mean
 
     @property
     def arrow(self) -> str:
@@ -214,6 +241,7 @@ METRICS: dict[str, Metric] = {
             rule_of_costs=cost_rule,
             reference=lambda priors, costs: naive_cost(priors, costs=costs),
             usual=False,
+            on_validation=False,
         ),
         Metric(
             "brier",
@@ -229,6 +257,7 @@ METRICS: dict[str, Metric] = {
             "lower",
             f"mean gap of confidence and accuracy over {BINS} bins; a diagnosis, not a verdict",
             words="ECE",
+            on_validation=False,
         ),
         Metric(
             "accuracy",
@@ -240,6 +269,16 @@ METRICS: dict[str, Metric] = {
             twin="error_rate",
         ),
         Metric(
+            "calibrated_nce",
+            "Cal. NCE",
+            "lower",
+            "NCE after the temperature that is best on the same instances: what one temperature cannot mend",
+            words="NCE after the best temperature",
+            rule=calibrated_logarithmic_rule,
+            reference=lambda priors, _: entropy(priors),
+            usual=False,
+        ),
+        Metric(
             "normalised_brier",
             "Norm. Brier",
             "lower",
@@ -248,6 +287,7 @@ METRICS: dict[str, Metric] = {
             rule=brier_rule,
             reference=lambda priors, _: brier_of_priors(priors),
             usual=False,
+            on_validation=False,
         ),
         Metric(
             "expected_cost",
@@ -257,6 +297,7 @@ METRICS: dict[str, Metric] = {
             words="expected cost",
             rule_of_costs=cost_rule,
             usual=False,
+            on_validation=False,
         ),
     )
 }

@@ -287,6 +287,10 @@ class Posteriors:
         """Cross-entropy / H(π); 1 = no better than the priors, NaN where H(π) = 0. Lower is better."""
         return self.metric("nce", priors=priors)
 
+    def calibrated_nce(self, *, priors: ArrayLike | None = None) -> float:
+        """NCE after the temperature that is best on these same instances; at most the NCE. Lower is better."""
+        return self.metric("calibrated_nce", priors=priors)
+
     def brier(self, *, priors: ArrayLike | None = None) -> float:
         """Mean of Σ_k (1[k = y] − q_k)², summed over classes. Lower is better."""
         return self.metric("brier", priors=priors)

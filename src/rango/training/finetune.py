@@ -370,18 +370,18 @@ def _check_base(base: Mapping[str, Posteriors], task: Task) -> None:
 
 
 def _check_selection(config: FinetuneConfig, task: Task) -> None:
-    """Raise InputError where no checkpoint has an NCE to select by.
+    """Raise InputError where no checkpoint has an NCE, calibrated or not, to select by.
 
     NCE divides by the entropy of the priors, which is 0 where all right answers have one label.
     """
     # The regime `all` never selects.
     labels = {instance.label for instance in task.validation}
-    if config.regime != "all" and config.select == "nce" and len(labels) == 1:
+    if config.regime != "all" and config.select in ("nce", "calibrated_nce") and len(labels) == 1:
         count = len(task.validation)
         who = f"all {count:,} validation instances have" if count > 1 else "the one validation instance has"
         raise InputError(
-            f"select is nce, but {who} label {labels.pop()}, so that NCE is undefined; give more validation instances, "
-            "or select cross_entropy"
+            f"select is {config.select}, but {who} label {labels.pop()}, so that NCE is undefined; give more "
+            "validation instances, or select cross_entropy"
         )
 
 

@@ -84,6 +84,9 @@ def test_page_tells_what_was_run_and_what_came_out(page: Page, written: Path) ->
         "lora.targets q, v",
         "data.validation bb02",
         "torch 2.13.0",
+        "Best step by each metric on validation error_rate 200",
+        "nce 140 (",
+        "accuracy 20 (0.700)",
         "asked for 2,000 test instances, 600 exist: all taken",
         "Largest gains",
     ):

@@ -7,7 +7,7 @@ was run. A file that is missing or broken costs its own part only, and the page 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rango.decisions import Posteriors
+from rango.decisions import METRICS, Posteriors
 from rango.errors import InputError
 from rango.files import write_text
 from rango.output_folder import check_links
@@ -92,7 +92,7 @@ def render_page(run: RunContents) -> str:
         "reliability": list(_reliability_drawings(run)),
         "decisions": list(_decision_drawings(posteriors)),
         "selections": extreme_instances(*both) if both else {},
-        "facts": list(_facts(record)),
+        "facts": [*_facts(record), *_choices_of_step(run.log)],
         "notes": [*_notes(record.get("notes")), *estimate_notes(states), *reasons],
     }
     return render("run/page.html", content)
@@ -246,6 +246,20 @@ def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str
     rest = {key: value for key, value in record.items() if not isinstance(value, Mapping) and key != "notes"}
     if rest:
         yield "Run", _pairs(rest)
+
+
+def _choices_of_step(log: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """The step at which each metric of the log is best, the first of equal ones: what another `select` would choose."""
+    pairs = []
+    for metric in (metric for metric in METRICS.values() if metric.on_validation):
+        # An undefined value is never the best; a log of an earlier version lacks metrics that are new.
+        measured = {record["step"]: (record.get("validation") or {}).get(metric.name, math.nan) for record in log}
+        values = {step: value for step, value in measured.items() if math.isfinite(value)}
+        if values:
+            best = (max if metric.direction == "higher" else min)(values, key=values.__getitem__)
+            pairs.append((metric.name, f"{best} ({number(values[best])})"))
+    if pairs:
+        yield "Best step by each metric on validation", pairs
 
 
 def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
