@@ -8,7 +8,9 @@ AdaptationOptions   what a study varies beside them
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -75,6 +77,38 @@ def _split_names(value: Any) -> Any:
     return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
 
 
+def _pattern_entries(value: Any) -> Any:
+    """Make `("mlp=16", "k=4")` of `"mlp=16,k=4"` or `{mlp: 16, k: 4}`."""
+    # The names of a mapping, as PEFT has it, may hold commas.
+    return (
+        tuple(f"{name}={number}" for name, number in value.items()) if isinstance(value, dict) else _split_names(value)
+    )
+
+
+def _check_pattern_entry(entry: str) -> str:
+    name, _, number = entry.rpartition("=")
+    # Of all numbers `1e-400` is 0 and `1e999` infinite, so the value is looked at, not only its text.
+    value = float(number) if re.fullmatch(r"\d+(\.\d+)?([eE][+-]?\d+)?", number) else 0.0
+    if not name or not 0 < value < math.inf:
+        raise ValueError(f"{entry!r}: expected NAME=NUMBER above 0, such as mlp=16")
+    try:
+        re.compile(name)
+    except re.error as error:
+        raise ValueError(f"{entry!r}: {name} is no regular expression ({error})") from None
+    return f"{name}={int(value) if value.is_integer() else value}"
+
+
+def _check_whole(entry: str) -> str:
+    if not entry.rpartition("=")[2].isdecimal():
+        raise ValueError(f"{entry!r}: a rank is a whole number")
+    return entry
+
+
+PatternEntry = Annotated[str, AfterValidator(_check_pattern_entry)]
+RankEntry = Annotated[PatternEntry, AfterValidator(_check_whole)]
+"""NAME=NUMBER of a pattern."""
+
+
 class ModelAndTask(Config):
     """The two things that finetune and evaluate cannot do without; on the command line they need no flag."""
 
@@ -124,6 +158,51 @@ class LoRA(Config):
     """Which projections are adapted: a comma-separated list among q, k, v, o, mlp, head."""
     layers: str | None = None
     """Which decoder layers are adapted, for example 0-7 or 0,3; all when absent."""
+    rank_pattern: Annotated[tuple[RankEntry, ...], BeforeValidator(_pattern_entries)] = ()
+    """Other ranks in some modules: a comma-separated list such as mlp=16,k=4. A name is a placement, or a regular
+    expression that the end of a module's name fits; the first that fits counts."""
+    alpha_pattern: Annotated[tuple[PatternEntry, ...], BeforeValidator(_pattern_entries)] = ()
+    """Other alphas in some modules, as rank-pattern."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead: rank-stabilised LoRA (arXiv:2312.03732)."""
+    plus: Annotated[float, Field(ge=1)] = 1.0
+    """Learning rate of B over that of A: LoRA+ (arXiv:2402.12354). The magnitudes of dora have that of B."""
+    dora: bool = False
+    """Also learn the norm of each row of the adapted weights: DoRA (arXiv:2402.09353)."""
+    init: Literal["normal", "pissa"] = "normal"
+    """How A and B start: normal (A random and B zero) or pissa (the principal singular vectors of the weights, which
+    keep the rest: arXiv:2404.02948)."""
+
+    def rank_of(self, module: str, placement: str | None = None) -> int:
+        """The rank in a module, by its name and its placement."""
+        return int(_first_fit(self.rank_pattern, module, placement) or self.rank)
+
+    def scaling_of(self, module: str, placement: str | None = None) -> float:
+        """What multiplies B A in a module: alpha / r, with rslora alpha / sqrt(r)."""
+        alpha = _first_fit(self.alpha_pattern, module, placement) or self.alpha
+        return alpha / scaling_divisor(self.rank_of(module, placement), rslora=self.rslora)
+
+
+def _first_fit(entries: Iterable[str], module: str, placement: str | None) -> float | None:
+    """The number of the first entry of a pattern whose name fits a module."""
+    for name, number in (entry.rsplit("=", 1) for entry in entries):
+        if pattern_fits(name, module, placement):
+            return float(number)
+    return None
+
+
+def pattern_fits(name: str, module: str, placement: str | None = None) -> bool:
+    """Whether a name in a pattern means a module, by its placement or as PEFT reads such a name.
+
+    >>> pattern_fits("q_proj", "model.layers.0.q_proj"), pattern_fits("proj", "q_proj"), pattern_fits("q", "a.b", "q")
+    (True, False, True)
+    """
+    return name == placement or re.match(rf"(.*\.)?({name})$", module) is not None
+
+
+def scaling_divisor(rank: int, *, rslora: bool) -> float:
+    """What alpha is divided by: r, or sqrt(r) for rsLoRA."""
+    return math.sqrt(rank) if rslora else rank
 
 
 class ScoringOptions(Config):

@@ -30,6 +30,9 @@ class TwoNumbers:
     def parameters(self) -> list[torch.nn.Parameter]:
         return [self.weight]
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": self.parameters(), "ratio": 1.0}]
+
     def parameter_count(self) -> int:
         return 2
 

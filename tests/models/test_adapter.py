@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.adapters import ALL, IDS, logits, peft_twin, shaken
 
+from rango.errors import InputError
 from rango.models.adapter import add_adapter, add_bank
 from rango.models.loading import load_model
 from rango.models.lora import LoRALinear
@@ -125,6 +126,36 @@ def test_the_adapter_stays_float32_on_a_half_precision_base(checkpoint: Checkpoi
     assert torch.equal(logits(model), before)
     assert {parameter.dtype for parameter in adapter.parameters()} == {torch.float32}
     assert model.fingerprint == load_model(checkpoint("phi")).fingerprint
+
+
+def test_an_optimizer_has_the_rates_of_lora_plus(checkpoint: Checkpoint) -> None:
+    """PEFT's optimizer for LoRA+ gives each parameter the same rate."""
+    model = load_model(checkpoint("phi"))
+    adapter = add_adapter(model, LoRA(targets=ALL, plus=16), seed=0)
+    rates = {id(p): 0.1 * group["ratio"] for group in adapter.parameter_groups() for p in group["params"]}
+    assert {name: rates[id(p)] for name, p in adapter.named_parameters().items()} == {
+        name: 0.1 if "lora_A" in name else 1.6 for name in adapter.named_parameters()
+    }
+
+
+def test_ranks_and_scalings_of_modules_follow_the_patterns(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint("phi")
+    lora = LoRA(targets=("q", "v", "mlp"), rank_pattern=("mlp=3", r"layers\.1\..*=5"), alpha_pattern=("q_proj=6",))
+    adapter = shaken(model := load_model(folder), lora.model_copy(update={"rslora": True}))
+    ranks = {name: len(layer.weights()[0]) for name, layer in adapter.layers.items()}
+    assert ranks["model.layers.0.self_attn.q_proj"] == 8
+    assert ranks["model.layers.1.self_attn.v_proj"] == 5
+    assert ranks["model.layers.1.mlp.fc2"] == 3, "the first that fits"
+    assert adapter.layers["model.layers.1.self_attn.q_proj"].scaling == {0: 6 / 5**0.5}
+    twin, _ = peft_twin(folder, adapter, tmp_path)
+    torch.testing.assert_close(logits(model), logits(twin.eval()), rtol=1e-5, atol=1e-5)
+
+
+def test_a_pattern_that_fits_no_adapted_module_is_refused(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("phi"))
+    with pytest.raises(InputError, match=r"lora.rank_pattern: 'mlp' fits none of the adapted modules .*q_proj"):
+        add_adapter(model, LoRA(rank_pattern=("q=2", "mlp=4")), seed=0)
+    assert not any(isinstance(module, LoRALinear) for module in model.network.modules())
 
 
 def test_equal_adapters_are_equal_files(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -63,6 +63,16 @@ def test_one_step_by_hand(tmp_path: Path) -> None:
     assert run.adapter.parameters()[0].grad is None, "the next step begins with no gradient"
 
 
+def test_a_group_of_parameters_learns_at_its_ratio_of_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = lambda self: [{"params": self.parameters(), "ratio": 4.0}]  # noqa: E731
+    monkeypatch.setattr("helpers.training_runs.TwoNumbers.parameter_groups", groups)
+    run = make_run(tmp_path, steps=4, learning_rate=0.1, warmup=0.5, clip=10.0)
+    record = take_step(run, gradient=(0.3, -0.4))
+    assert record is not None
+    assert record["learning_rate"] == pytest.approx(0.05), "the log has the rate of A"
+    assert weight(run) == pytest.approx([1 - 0.2, 2 + 0.2], abs=1e-6)
+
+
 def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=4, clip=0.5)
     take_step(run, gradient=(3.0, 4.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,8 +20,8 @@ from rango.errors import InputError
 from rango.files import ADAPTER_CONFIG, write_json, write_tensors
 from rango.models.loading import Model
 from rango.models.lora import Grouping, LoRALinear
-from rango.models.placement import head_name, place
-from rango.options import LoRA
+from rango.models.placement import head_name, place, placement_of
+from rango.options import LoRA, pattern_fits, scaling_divisor
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # how PEFT names the wrapped network
@@ -72,6 +73,10 @@ class TrainableModel(ABC):
         """The trainable parameters in their fixed order."""
         return list(self.named_parameters().values())
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The parameters as an optimizer takes them; `ratio` is what multiplies the learning rate of a group."""
+        return [{"params": self.parameters(), "ratio": 1.0}]
+
     def parameter_count(self) -> int:
         """How many numbers are trained."""
         return sum(parameter.numel() for parameter in self.parameters())
@@ -110,6 +115,15 @@ class Adapter(TrainableModel):
             for name, layer in self.layers.items()
             for letter, parameter in zip("AB", layer.weights(self.number), strict=True)
         }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """A and B, as LoRA+ has them learn: B at `lora.plus` times the rate of A."""
+        named = self.named_parameters()
+        ratios = {"lora_A.weight": 1.0, "lora_B.weight": self.lora.plus}
+        return [
+            {"params": [named[name] for name in named if name.endswith(end)], "ratio": ratio}
+            for end, ratio in ratios.items()
+        ]
 
     def module_count(self) -> int:
         """How many linear maps are adapted."""
@@ -176,8 +190,8 @@ class Adapter(TrainableModel):
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": self.model.name,
-            "r": self.lora.rank,
-            "lora_alpha": self.lora.alpha,
+            **self._ranks_and_alphas(),
+            "use_rslora": self.lora.rslora,
             "lora_dropout": self.lora.dropout,
             "target_modules": list(self.layers),
             "bias": "none",
@@ -185,6 +199,22 @@ class Adapter(TrainableModel):
             "inference_mode": True,
         }
         write_json(folder / ADAPTER_CONFIG, config)
+
+    def _ranks_and_alphas(self) -> dict[str, Any]:
+        """Rank and alpha of every layer as PEFT writes them: one for all, and patterns for the others."""
+        ranks = {name: len(layer.weights(self.number)[0]) for name, layer in self.layers.items()}
+        alphas = {
+            name: layer.scaling[self.number] * scaling_divisor(ranks[name], rslora=self.lora.rslora)
+            for name, layer in self.layers.items()
+        }
+        # scaling came from alpha by a division, whose rounding must not make a pattern of equal alphas
+        alphas = {name: alpha for name, alpha in alphas.items() if not math.isclose(alpha, self.lora.alpha)}
+        return {
+            "r": self.lora.rank,
+            "lora_alpha": self.lora.alpha,
+            "rank_pattern": {name: rank for name, rank in ranks.items() if rank != self.lora.rank},
+            "alpha_pattern": alphas,
+        }
 
 
 def add_adapter(model: Model, lora: LoRA, *, seed: int) -> Adapter:
@@ -207,19 +237,44 @@ def add_bank(model: Model, configurations: Sequence[tuple[LoRA, int]]) -> tuple[
     """
     check_unadapted(model)
     # All placements are checked before the first layer is replaced.
-    bank = [
-        (lora, dict.fromkeys(place(model.network, lora.targets, lora.layers), lora.rank)) for lora, _ in configurations
-    ]
-    adapters = wrap(model, bank)
+    adapters = wrap(model, [(lora, _plan(model.network, lora)) for lora, _ in configurations])
     for adapter, (_, seed) in zip(adapters, configurations, strict=True):
         adapter.reset(seed)
     return adapters
 
 
-def wrap(model: Model, bank: Sequence[tuple[LoRA, Mapping[str, int]]]) -> tuple[Adapter, ...]:
+@dataclass(frozen=True)
+class LayerPlan:
+    """The update that a layer gets."""
+
+    rank: int
+    scaling: float
+
+
+def _plan(network: nn.Module, lora: LoRA) -> dict[str, LayerPlan]:
+    """The update of each module that `lora` places, by module name.
+
+    Raises:
+        InputError: as `place`, or a pattern has a name that fits none of the modules.
+    """
+    names = place(network, lora.targets, lora.layers)
+    placements = {name: placement_of(network, name) for name in names}
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in (entry.rpartition("=")[0] for entry in getattr(lora, key)):
+            if not any(pattern_fits(pattern, name, placements[name]) for name in names):
+                raise InputError(
+                    f"lora.{key}: {pattern!r} fits none of the adapted modules ({', '.join(names[:3])}, ...); "
+                    "name a placement among the targets, or the end of a module's name"
+                )
+    return {
+        name: LayerPlan(lora.rank_of(name, placements[name]), lora.scaling_of(name, placements[name])) for name in names
+    }
+
+
+def wrap(model: Model, bank: Sequence[tuple[LoRA, Mapping[str, LayerPlan]]]) -> tuple[Adapter, ...]:
     """Put adapters of zeros into a network and freeze everything else.
 
-    `bank` holds the configuration of each adapter and the rank of each of its layers by module name.
+    `bank` holds the configuration of each adapter and the update of each of its layers by module name.
     """
     network = model.network
     for parameter in network.parameters():
@@ -227,15 +282,15 @@ def wrap(model: Model, bank: Sequence[tuple[LoRA, Mapping[str, int]]]) -> tuple[
     grouping = Grouping(range(len(bank)))
     layers: dict[str, LoRALinear] = {}
     # One wrapper for each module, shared by all adapters that adapt the module.
-    for number, (lora, ranks) in enumerate(bank):
-        for name, rank in ranks.items():
+    for number, (lora, plans) in enumerate(bank):
+        for name, plan in plans.items():
             if name not in layers:
                 layers[name] = LoRALinear(network.get_submodule(name), grouping)
                 _replace(network, name, layers[name])
-            layers[name].add(rank=rank, scaling=lora.alpha / rank, dropout=lora.dropout, adapter=number)
+            layers[name].add(rank=plan.rank, scaling=plan.scaling, dropout=lora.dropout, adapter=number)
     return tuple(
-        Adapter(model, lora, {name: layers[name] for name in ranks}, grouping, number)
-        for number, (lora, ranks) in enumerate(bank)
+        Adapter(model, lora, {name: layers[name] for name in plans}, grouping, number)
+        for number, (lora, plans) in enumerate(bank)
     )
 
 

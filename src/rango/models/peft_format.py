@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
 from rango.files import ADAPTER_CONFIG, FULL_RECORD, check_adapter_folder, read_json
-from rango.models.adapter import PREFIX, WEIGHTS, TrainableModel, check_unadapted, wrap
+from rango.models.adapter import PREFIX, WEIGHTS, LayerPlan, TrainableModel, check_unadapted, wrap
 from rango.models.full_finetuning import FullTuning, add_full
 from rango.models.loading import Model, quiet_transformers
 from rango.models.lora import weight_shape
@@ -24,8 +24,15 @@ from rango.options import LoRA
 
 # Options of PEFT with which the network computes something else than W x + (alpha / r) B A x in the named layers.
 _UNREAD = (
-    *("use_dora", "use_rslora", "lora_bias", "bias", "modules_to_save", "rank_pattern", "alpha_pattern"),
-    *("trainable_token_indices", "target_parameters", "layer_replication", "alora_invocation_tokens"),
+    *(
+        "use_dora",
+        "lora_bias",
+        "bias",
+        "trainable_token_indices",
+        "target_parameters",
+        "layer_replication",
+        "alora_invocation_tokens",
+    ),
     *("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config"),
 )
 # Starts of A and B that PEFT takes out of the base weights, each time it loads the adapter.
@@ -50,29 +57,28 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
     made_for = metadata.get("base_fingerprint")
     _check_base(model, checkpoint, config.get("base_model_name_or_path"), made_for)
     state = _without_copies(model, state)
-    # PEFT's rank_pattern is refused above, so that each layer's A has to have r rows; what it has is checked below.
-    ranks = {
-        key.removesuffix(".lora_A.weight"): tensor.shape[0] if tensor.ndim else 0
-        for key, tensor in state.items()
-        if key.endswith(".lora_A.weight")
-    }
-    _check_tensors(model, state, ranks, checkpoint)
+    lora = _read_options(config, checkpoint / ADAPTER_CONFIG)
+    plans = _check_tensors(model, state, lora, checkpoint)
     notes = () if made_for is not None else (_check_architecture(model, checkpoint, config),)
-    for key in ("r", "lora_alpha"):
-        if key not in config:
-            raise InputError(
-                f"{checkpoint / ADAPTER_CONFIG}: {key} is missing; expected a configuration that PEFT or Rango wrote"
-            )
-    values = {"rank": config["r"], "alpha": config["lora_alpha"], "dropout": config.get("lora_dropout", 0.0)}
-    lora = LoRA.build(values, where=str(checkpoint / ADAPTER_CONFIG))
-    for name, rank in ranks.items():
-        if rank != lora.rank:
-            raise InputError(
-                f"{checkpoint}: {name} has rank {rank}, but {ADAPTER_CONFIG} says r {lora.rank}; they must agree"
-            )
-    (adapter,) = wrap(model, [(lora, ranks)])
+    (adapter,) = wrap(model, [(lora, plans)])
     adapter.load_state(state)
     return replace(adapter, notes=notes)
+
+
+def _read_options(config: Mapping[str, Any], path: Path) -> LoRA:
+    """The options that a configuration of PEFT has the names of; placements and layers are those of the weights."""
+    for key in ("r", "lora_alpha"):
+        if key not in config:
+            raise InputError(f"{path}: {key} is missing; expected a configuration that PEFT or Rango wrote")
+    values = {
+        "rank": config["r"],
+        "alpha": config["lora_alpha"],
+        "dropout": config.get("lora_dropout", 0.0),
+        "rank_pattern": config.get("rank_pattern") or {},
+        "alpha_pattern": config.get("alpha_pattern") or {},
+        "rslora": config.get("use_rslora") or False,
+    }
+    return LoRA.build(values, where=str(path))
 
 
 def _load_full(model: Model, folder: Path) -> FullTuning:
@@ -119,11 +125,15 @@ def _check_architecture(model: Model, folder: Path, config: Mapping[str, Any]) -
 
 
 def _without_copies(model: Model, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of an adapter without those that equal the base's own: PEFT can save embeddings and head along."""
+    """The tensors of an adapter without those that equal the base's own: PEFT can save embeddings and head along.
+
+    A head that is adapted as well is saved as the layer within the adapted one.
+    """
     base = model.network.state_dict()
 
     def copied(name: str, tensor: torch.Tensor) -> bool:
-        own = base.get(name)
+        module = name.removesuffix(".base_layer.weight")
+        own = base.get(f"{module}.weight" if f"{module}.lora_A.weight" in state else name)
         if own is None or own.shape != tensor.shape:
             return False
         own = own.cpu()  # either may have been rounded to the other's type
@@ -180,27 +190,42 @@ def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str
         raise InputError(f"{path} is not a safetensors file ({error}); the adapter is damaged") from None
 
 
-def _check_tensors(model: Model, state: Mapping[str, torch.Tensor], ranks: Mapping[str, int], folder: Path) -> None:
+def _check_tensors(model: Model, state: Mapping[str, torch.Tensor], lora: LoRA, folder: Path) -> dict[str, LayerPlan]:
+    """The update of each adapted module by its name.
+
+    Raises:
+        InputError: tensors that are not A and B of linear maps of the model, or of other ranks than `lora` says.
+    """
+    names = [key.removesuffix(".lora_A.weight") for key in state if key.endswith(".lora_A.weight")]
     # `load_state` would pass over any other tensor, and its update would be missing from every probability.
-    read = {f"{name}.lora_{letter}.weight" for name in ranks for letter in "AB"}
+    read = {f"{name}.lora_{letter}.weight" for name in names for letter in "AB"}
     for name in sorted(state.keys() - read):
         raise InputError(
             f"{folder}: {WEIGHTS} holds {name}, which Rango does not read; expected lora_A and lora_B of linear "
             "layers, beside them at most weights equal to the base model's"
         )
-    if not ranks:
+    if not names:
         raise InputError(f"{folder}: {WEIGHTS} holds no lora_A weights; the adapter is damaged")
     modules = dict(model.network.named_modules())
-    for name, rank in ranks.items():
+    plans = {}
+    for name in names:
         if not isinstance(modules.get(name), (nn.Linear, Conv1D)):
             raise InputError(
                 f"{folder} adapts {name}, which {model.name} does not have; give the model it was trained on"
             )
         outputs, inputs = weight_shape(modules[name])
         A, B = state[f"{name}.lora_A.weight"], state.get(f"{name}.lora_B.weight")
+        rank = A.shape[0] if A.ndim else 0
         if B is None or (A.shape, B.shape) != ((rank, inputs), (outputs, rank)):
             seen = "no lora_B" if B is None else f"({', '.join(map(str, (*B.shape[:1], *A.shape[1:])))})"
             raise InputError(
                 f"{folder} adapts {name} with shape {seen}, but in {model.name} it is ({outputs}, {inputs}); "
                 "give the model it was trained on"
             )
+        # The scaling comes from the configuration's rank, which must then be that of the matrices.
+        if rank != lora.rank_of(name):
+            raise InputError(
+                f"{folder}: {name} has rank {rank}, but {ADAPTER_CONFIG} says r {lora.rank_of(name)}; they must agree"
+            )
+        plans[name] = LayerPlan(rank, lora.scaling_of(name))
+    return plans

@@ -157,6 +157,13 @@ def _wanted_ends(ends: _Ends, targets: list[str], model_type: str) -> dict[str, 
     return wanted
 
 
+def placement_of(network: nn.Module, name: str) -> str | None:
+    """The placement that a module belongs to; None of a fused module, which belongs to several."""
+    ends = ARCHITECTURES.get(str(network.config.model_type), {})  # type: ignore[union-attr]
+    placements = [target for target in ends if any(name.endswith("." + end) for end in ends[target])]
+    return placements[0] if len(placements) == 1 else None if placements else "head"
+
+
 def layer_of(name: str) -> int | None:
     """The decoder layer in a module name; None outside the layers.
 

@@ -74,7 +74,7 @@ class TrainingRun:
             seed=config.seed,
         )
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            self.adapter.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.adapter.parameter_groups(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
 
     def resume(self, state: State | None) -> None:
@@ -160,7 +160,7 @@ class TrainingRun:
         # In retraining too the schedule spans the whole length, so that each step has the rate it had in the search.
         factor = learning_rate_factor(self._step_of_phase, self.total, warmup=config.warmup, decay=config.decay)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
+            group["lr"] = config.learning_rate * factor * group["ratio"]
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
