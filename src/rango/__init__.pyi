@@ -4,6 +4,7 @@ from .decisions import Costs as Costs
 from .decisions import Posteriors as Posteriors
 from .errors import InputError as InputError
 from .language.pretrain import pretrain as pretrain
+from .models.adapter_set import load_adapters as load_adapters
 from .models.loading import Model as Model
 from .models.loading import load_model as load_model
 from .models.peft_format import load_adapter as load_adapter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,33 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
     checkpoint = check_adapter_folder(folder)
     if (checkpoint / FULL_RECORD).is_file():
         return _load_full(model, checkpoint)
+    check_unadapted(model)
+    stored = read_adapter(model, folder)
+    (adapter,) = wrap(model, [(stored.lora, stored.plans)])
+    adapter.load_state(stored.state)
+    return replace(adapter, notes=stored.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredAdapter:
+    """A LoRA adapter that was read from a folder and fits a model."""
+
+    lora: LoRA
+    plans: Mapping[str, LayerPlan]
+    """The update of each layer by module name."""
+    state: Mapping[str, torch.Tensor]
+    """Its matrices, by the names that `Adapter.load_state` takes."""
+    notes: tuple[str, ...]
+    """What could not be checked, in words."""
+
+
+def read_adapter(model: Model, folder: Path) -> StoredAdapter:
+    """Read a LoRA adapter for a model, without putting it into the network; errors as in `load_adapter`."""
+    checkpoint = check_adapter_folder(folder)
+    if (checkpoint / FULL_RECORD).is_file():
+        raise InputError(f"{folder} is a checkpoint of full fine-tuning, a whole model; expected a LoRA adapter")
     config = _read_record(checkpoint / ADAPTER_CONFIG)
     _check_kinds(config, checkpoint)
-    check_unadapted(model)
     state, metadata = _read_weights(checkpoint / WEIGHTS)
     made_for = metadata.get("base_fingerprint")
     _check_base(model, checkpoint, config.get("base_model_name_or_path"), made_for)
@@ -60,9 +84,7 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
     lora = _read_options(config, checkpoint / ADAPTER_CONFIG)
     plans = _check_tensors(model, state, lora, checkpoint)
     notes = () if made_for is not None else (_check_architecture(model, checkpoint, config),)
-    (adapter,) = wrap(model, [(lora, plans)])
-    adapter.load_state(state)
-    return replace(adapter, notes=notes)
+    return StoredAdapter(lora, plans, state, notes)
 
 
 def _read_options(config: Mapping[str, Any], path: Path) -> LoRA:

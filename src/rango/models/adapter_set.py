@@ -1,0 +1,96 @@
+"""Several named adapters on one loaded base: one of them at work, or rows of different ones in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from rango.errors import InputError, unknown_name
+from rango.models.adapter import Adapter, check_unadapted, wrap
+from rango.models.loading import Model
+from rango.models.peft_format import read_adapter
+
+_BASE = -1
+"""The number of no adapter: rows that belong to it are the base model's."""
+
+
+class AdapterSet(Mapping[str, Adapter]):
+    """Adapters by name, in one network. Outside of the blocks below the network is the base model.
+
+    with adapters.only("tone"):                     # every row
+        network(tokens)
+    with adapters.mixed(["tone", "law", None]):     # a batch of three rows, the last one the base model's
+        network(tokens)
+    """
+
+    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
+        self._adapters = dict(adapters)
+        self._grouping = next(iter(self._adapters.values())).grouping
+        self._grouping.members = ()
+
+    def __getitem__(self, name: str) -> Adapter:
+        """The adapter of a name."""
+        if name not in self._adapters:
+            raise unknown_name("adapter", name, list(self._adapters))
+        return self._adapters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in the order in which they were given."""
+        return iter(self._adapters)
+
+    def __len__(self) -> int:
+        """How many adapters there are."""
+        return len(self._adapters)
+
+    def only(self, name: str) -> AbstractContextManager[None]:
+        """Within the block every row belongs to one adapter.
+
+        Raises:
+            InputError: no adapter has that name.
+        """
+        return self[name].alone()
+
+    def mixed(self, names: Sequence[str | None]) -> AbstractContextManager[None]:
+        """Within the block row i of a batch belongs to the adapter `names[i]`, or to the base model where it is None.
+
+        The network's forward pass must then be given as many rows as there are names. Rows of one adapter that stand
+        together are computed together.
+
+        Raises:
+            InputError: no adapter has one of the names, or there are none.
+        """
+        if not names:
+            raise InputError("mixed has no names; give one for each row of the batch")
+        owners = [_BASE if name is None else self[name].number for name in names]
+        spans = [(owner, len(list(rows))) for owner, rows in groupby(owners)]
+        return self._grouping.split([owner for owner, _ in spans], [count for _, count in spans])
+
+    def remove(self) -> None:
+        """Take all adapters out of the network, which is the base model again."""
+        for adapter in self._adapters.values():
+            adapter.remove()
+
+
+def load_adapters(model: Model, folders: Mapping[str, Path | str]) -> AdapterSet:
+    """Put saved LoRA adapters into one model, each under a name; none is at work before one is asked for.
+
+    Args:
+        model: a loaded base without adapters.
+        folders: by name, a run directory or a folder in PEFT's format, as `load_adapter` takes it.
+
+    Raises:
+        InputError: there are no folders, or one cannot be read for this model; the network is then as it was.
+    """
+    check_unadapted(model)
+    if not folders:
+        raise InputError("load_adapters has no folders; give at least one, by name")
+    # All are read and checked before the first layer is replaced.
+    stored = [read_adapter(model, Path(folder)) for folder in folders.values()]
+    adapters = wrap(model, [(each.lora, each.plans) for each in stored])
+    for adapter, each in zip(adapters, stored, strict=True):
+        adapter.load_state(each.state)
+    named = (replace(adapter, notes=each.notes) for adapter, each in zip(adapters, stored, strict=True))
+    return AdapterSet(dict(zip(folders, named, strict=True)))

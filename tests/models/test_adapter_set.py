@@ -1,0 +1,80 @@
+"""Named adapters on one base: each, and each row of a mixed batch, equals the adapter alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.adapters import ALL, logits, shaken
+
+from rango.errors import InputError
+from rango.models.adapter_set import load_adapters
+from rango.models.loading import load_model
+from rango.models.lora import LoRALinear
+from rango.models.peft_format import load_adapter
+from rango.options import LoRA
+
+Checkpoint = Callable[..., Path]
+IDS = torch.arange(2, 62).reshape(5, 12)
+KINDS = {
+    "plain": LoRA(rank=2, targets=("q", "v")),
+    "wide": LoRA(rank=5, targets=ALL, rslora=True, rank_pattern=("mlp=3",)),
+    "late": LoRA(rank=2, layers="1", targets=("mlp",), alpha=3),
+}
+
+
+@pytest.fixture
+def saved(checkpoint: Checkpoint, tmp_path: Path) -> dict[str, Path]:
+    model = load_model(checkpoint("phi"))
+    for number, (name, lora) in enumerate(KINDS.items()):
+        adapter = shaken(model, lora, seed=number)
+        adapter.save(tmp_path / name)
+        adapter.remove()
+    return {name: tmp_path / name for name in KINDS}
+
+
+def test_each_adapter_and_each_row_equals_the_adapter_alone(checkpoint: Checkpoint, saved: dict[str, Path]) -> None:
+    base = logits(load_model(checkpoint("phi")), IDS)
+    alone: dict[str | None, torch.Tensor] = {None: base}
+    for name, folder in saved.items():
+        load_adapter(single := load_model(checkpoint("phi")), folder)
+        alone[name] = logits(single, IDS)
+    model = load_model(checkpoint("phi"))
+    adapters = load_adapters(model, saved)
+    assert list(adapters) == list(KINDS)
+    assert torch.equal(logits(model, IDS), base), "none is at work before one is asked for"
+    for name in adapters:
+        with adapters.only(name):
+            torch.testing.assert_close(logits(model, IDS), alone[name], rtol=1e-5, atol=1e-5)
+    for names in (
+        ["wide", "plain", None, "plain", "late"],
+        ["late"] * 5,
+        [None] * 5,
+        ["plain", "plain", "wide", "late", None],
+    ):
+        with adapters.mixed(names):
+            expected = torch.stack([alone[name][row] for row, name in enumerate(names)])
+            torch.testing.assert_close(logits(model, IDS), expected, rtol=1e-5, atol=1e-5)
+    adapters.remove()
+    assert torch.equal(logits(model, IDS), base)
+    assert not any(isinstance(module, LoRALinear) for module in model.network.modules())
+
+
+def test_what_names_and_folders_must_be(checkpoint: Checkpoint, saved: dict[str, Path], tmp_path: Path) -> None:
+    model = load_model(checkpoint("phi"))
+    with pytest.raises(InputError, match="has no folders; give at least one"):
+        load_adapters(model, {})
+    with pytest.raises(InputError, match="holds no adapter_config.json"):
+        load_adapters(model, {**saved, "none": tmp_path / "nothing"})
+    assert not any(isinstance(module, LoRALinear) for module in model.network.modules()), "one mistake, no adapter"
+    adapters = load_adapters(model, saved)
+    with pytest.raises(InputError, match="adapter 'plane': did you mean 'plain'"):
+        adapters.only("plane")
+    with pytest.raises(InputError, match="mixed has no names"):
+        adapters.mixed([])
+    with adapters.mixed(["plain", None]), pytest.raises(ValueError, match="5 rows for a bank of 2 with"):
+        logits(model, IDS)
+    with pytest.raises(InputError, match="carries an adapter already"):
+        load_adapters(model, saved)
