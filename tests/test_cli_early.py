@@ -45,7 +45,7 @@ REFUSED = {
     "calibrate --fit NOWHERE --apply NOWHERE --method temperature --out OUT": "NOWHERE",
     "calibrate --fit FILE --apply FILE --method temperature --out FULL": "is a folder; give the path of a file",
     "decide FILE --costs NOWHERE --out OUT.csv": "NOWHERE does not exist",
-    "decide FILE --costs NOWHERE --out OUT.txt": "expected .csv or .jsonl",
+    "decide FILE --costs NOWHERE --out OUT.txt": "expected .csv, .jsonl, .parquet",
     "compare NOWHERE NOWHERE": "NOWHERE",
     "study NOWHERE": "NOWHERE does not exist",
     "study STUDY --out OUT": "data folder NOWHERE does not exist",

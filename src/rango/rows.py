@@ -1,17 +1,18 @@
-"""Rows of tables that people bring: JSONL, CSV as spreadsheets write it, Parquet; and texts as cells of a CSV."""
+"""Rows of tables that people bring or take away: JSONL, CSV as spreadsheets write it, Parquet; texts as CSV cells."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rango.errors import InputError, first_line
-from rango.files import check_unpacked, parse_json, read_bytes, read_text
+from rango.files import atomic_path, check_unpacked, parse_json, read_bytes, read_text, write_json_lines, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,6 +100,58 @@ def to_csv_cell(text: str) -> str:
 def from_csv_cell(cell: str) -> str:
     """The text that `to_csv_cell` made a cell of."""
     return cell[1:] if _ESCAPED.match(cell) else cell
+
+
+WRITTEN = (".csv", ".jsonl", ".parquet")
+"""The endings that `write_rows` knows."""
+
+
+def check_written(path: Path) -> None:
+    """Raise InputError for an ending that `write_rows` does not know."""
+    if path.suffix not in WRITTEN:
+        raise InputError(f"--out {path}: ending {path.suffix!r} is not known; expected {', '.join(WRITTEN)}")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows to a CSV, JSONL or Parquet file, whole or not at all.
+
+    In a CSV, texts are cells that no spreadsheet runs (`to_csv_cell`), None is an empty cell, and a list or an object
+    is its JSON. A row that lacks a column of others has None there.
+
+    Raises:
+        InputError: as `check_written`; a column with values of several kinds, which Parquet cannot hold.
+    """
+    check_written(path)
+    if path.suffix == ".jsonl":
+        write_json_lines(path, rows)
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".csv":
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow([to_csv_cell(name) for name in columns])
+        writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+        write_text(path, text.getvalue())
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = {}
+    for name in columns:
+        try:
+            arrays[name] = pa.array([row.get(name) for row in rows])
+        except (pa.ArrowException, OverflowError) as error:
+            raise InputError(
+                f"column {name} cannot be written as Parquet ({first_line(error)}); write .jsonl or .csv"
+            ) from None
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(arrays), temporary)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        value = json.dumps(value, ensure_ascii=False)
+    return to_csv_cell(value) if isinstance(value, str) else value
 
 
 def read_parquet(path: Path) -> pa.Table:

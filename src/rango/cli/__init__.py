@@ -36,6 +36,7 @@ _COMMANDS = {
     "generate": ("language:generate", "Continue a text with a model, token by token."),
     "metrics": ("posteriors:metrics", "Every metric of a posteriors file from anywhere, with intervals."),
     "calibrate": ("posteriors:calibrate", "Fit a calibrator on one posteriors file and apply it to another."),
+    "predict": ("predict:predict", "Answer new rows with a run: probabilities, decision, expected cost."),
     "decide": ("posteriors:decide", "The Bayes decision of each instance under given costs."),
     "compare": ("posteriors:compare", "Compare two systems on the same instances."),
     "study": ("study:study", "Run every configuration of a study file, and show them in one table."),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 from cyclopts import Parameter
 
-from rango.console import Terminal
+from rango.console import Terminal, visible
 from rango.decisions import (
     Calibrator,
     Costs,
@@ -26,11 +24,12 @@ from rango.decisions import (
 )
 from rango.decisions import compare as compare_systems
 from rango.decisions import decide as decide_all
+from rango.decisions.risk import Decisions
 from rango.errors import InputError, unknown_name
-from rango.files import check_writable_file, write_json, write_json_lines, write_text
+from rango.files import check_writable_file, write_json
 from rango.reports.run.terminal import metrics_table
 from rango.reports.tables import interval, number
-from rango.rows import to_csv_cell
+from rango.rows import check_written, write_rows
 from rango.training.run_folder import Run, posteriors_file
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
@@ -65,7 +64,7 @@ def metrics(
     if out is not None:
         write_json(out, {name: estimate.as_dict() for name, estimate in estimates.items()})
     _print(metrics_table({file.stem: estimates}))
-    if table is not None and (note := _place_note(posteriors, table)):
+    if note := place_note(posteriors, table):
         _print(f"note: {note}")
 
 
@@ -94,7 +93,7 @@ def calibrate(
     calibrator
         JSON file to write the fitted calibrator to, or to read it from when --fit is absent.
     """
-    _check_output(out, fit, apply)
+    check_output(out, fit, apply)
     # Instances to calibrate need no labels; those to fit on do.
     raw = _read(apply, need_labels=False)
     fitted = _read_or_fit(fit, method, calibrator, apply=raw)
@@ -193,11 +192,10 @@ def decide(
     file
         A posteriors file, with labels or without, or a run directory (its calibrated posteriors on test).
     out
-        .csv or .jsonl to write.
+        The file to write: .csv, .jsonl or .parquet.
     """
-    if out.suffix not in (".csv", ".jsonl"):
-        raise InputError(f"--out {out}: ending {out.suffix!r} is not known; expected .csv or .jsonl")
-    _check_output(out, file, costs)
+    check_written(out)
+    check_output(out, file, costs)
     table = Costs.from_yaml(costs)
     posteriors, used = _run_posteriors(file) if file.is_dir() else (_read(file, need_labels=False), "")
     target, training = (_priors(text, posteriors) for text in (priors, training_priors))
@@ -208,23 +206,13 @@ def decide(
     matched = posteriors.match_costs(table)
     decisions = decide_all(posteriors, costs=matched)
     rows = list(decisions.rows())
-    if out.suffix == ".csv":
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: to_csv_cell(v) if isinstance(v, str) else v for key, v in row.items()} for row in rows)
-        write_text(out, text.getvalue())
-    else:
-        write_json_lines(out, rows)
-
-    for note in (used, _place_note(posteriors, table)):
+    write_rows(out, rows)
+    for note in (used, place_note(posteriors, table)):
         if note:
             _print(f"note: {note}")
-    counts = {name: sum(row["decision"] == name for row in rows) for name in decisions.names}
-    _print(f"{len(rows):,} decisions: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
-    _print(f"mean expected cost {number(float(decisions.expected_costs.mean()))}, as the posteriors forecast it")
+    print_decisions(decisions)
     if posteriors.has_labels:
-        _print_real_cost(posteriors, matched, target, replicates=replicates, seed=seed)
+        print_real_cost(posteriors, matched, target, replicates=replicates, seed=seed)
 
 
 def _run_posteriors(folder: Path) -> tuple[Posteriors, str]:
@@ -243,8 +231,18 @@ def _run_posteriors(folder: Path) -> tuple[Posteriors, str]:
     return posteriors, f"{folder}, test, {kind}"
 
 
-def _place_note(posteriors: Posteriors, costs: Costs) -> str:
+def print_decisions(decisions: Decisions) -> None:
+    """How often each decision was taken, and what the posteriors promise."""
+    counts = np.bincount(decisions.chosen, minlength=len(decisions.names))
+    shares = ", ".join(f"{visible(name)} {count:,}" for name, count in zip(decisions.names, counts, strict=True))
+    _print(f"{len(decisions.ids):,} decisions: {shares}")
+    _print(f"mean expected cost {number(float(decisions.expected_costs.mean()))}, as the posteriors forecast it")
+
+
+def place_note(posteriors: Posteriors, costs: Costs | None) -> str:
     """That costs and choices are matched by place, and why; "" where they are matched by name."""
+    if costs is None:
+        return ""
     if posteriors.column_names is None and costs.named:
         why = "name no choices" if posteriors.choices is None else "have other choices for each instance"
         return f"the rows of the costs are taken as columns 0, 1, … in order, because the posteriors {why}"
@@ -254,7 +252,7 @@ def _place_note(posteriors: Posteriors, costs: Costs) -> str:
     return ""
 
 
-def _print_real_cost(
+def print_real_cost(
     posteriors: Posteriors, costs: Costs, priors: list[float] | None, *, replicates: int, seed: int
 ) -> None:
     """What the decisions cost by the labels, beside the best single decision for all."""
@@ -285,7 +283,7 @@ def _bounds(estimate: Estimate) -> str:
     return f" (95% interval {span})" if span else ""
 
 
-def _check_output(out: Path, *inputs: Path | None) -> None:
+def check_output(out: Path, *inputs: Path | None) -> None:
     """Raise InputError where `out` cannot be written, or is one of the inputs, which would be lost."""
     check_writable_file(out)
     for path in inputs:

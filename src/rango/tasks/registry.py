@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rango.errors import InputError, unknown_name
 from rango.options import TaskOptions
+from rango.tasks import hellaswag, socialiqa
 from rango.tasks.hellaswag import load_hellaswag
 from rango.tasks.simulated import load_simulated, load_simulated_continuations
 from rango.tasks.socialiqa import load_socialiqa
-from rango.tasks.table import load_table
-from rango.tasks.task import Task
+from rango.tasks.sources import Row
+from rango.tasks.table import TEMPLATES, TableConfig, further_instances, load_table
+from rango.tasks.task import Instance, Task, Templates
 
 TASKS: dict[str, Callable[[TaskOptions], Task]] = {
     "simulated": load_simulated,
@@ -22,6 +24,12 @@ TASKS: dict[str, Callable[[TaskOptions], Task]] = {
     "hellaswag": load_hellaswag,
 }
 """The tasks that have a name."""
+
+_ROW_READERS: dict[str, tuple[Callable[[Row, str, bool], Instance], Templates]] = {
+    "socialiqa": (socialiqa.read_row, socialiqa.TEMPLATES),
+    "hellaswag": (hellaswag.read_row, hellaswag.TEMPLATES),
+}
+"""Those of them that are read from rows, with their words."""
 
 
 def load_task(name_or_path: str | os.PathLike[str], options: TaskOptions | None = None, **overrides: Any) -> Task:
@@ -51,3 +59,33 @@ def load_task(name_or_path: str | os.PathLike[str], options: TaskOptions | None 
     if os.sep in name or path.suffix:
         raise InputError(f"table {name} does not exist; give the path of a rows file, a task.yaml, or their folder")
     raise InputError(f"{unknown_name('task', name, TASKS)}; the path of a table works too")
+
+
+def load_further(name: str, rows: Iterable[Row], *, table: Mapping[str, Any] | None, source: Path) -> Task:
+    """Rows that came after a model was trained on a task, as the test split of a task that asks in the same words.
+
+    Each row gives an instance, in the order of the rows; its label may be missing.
+
+    Args:
+        name: the task's name, or the path of the table.
+        rows: with the columns that the task's own rows have.
+        table: the table's keys, as `Task.table` has them; None for a task with a name.
+        source: the file that `table` is from, for messages.
+
+    Raises:
+        InputError: no rows, a row that the task's own loader would refuse, a task whose instances are generated.
+    """
+    if table is not None:
+        instances = further_instances(TableConfig.build(dict(table), where=str(source)), rows, source=source)
+        templates = TEMPLATES
+    elif name in _ROW_READERS:
+        read, templates = _ROW_READERS[name]
+        instances = tuple(read(row, "new", False) for row in rows)
+    else:
+        raise InputError(
+            f"{source}: rows of the task {name} cannot be read; it is generated, or its run.yaml has no `table` "
+            "(repeat the run with this version)"
+        )
+    if not instances:
+        raise InputError("there are no rows; give at least one")
+    return Task(name, (), (), instances, templates, table=table)

@@ -39,7 +39,7 @@ def load_socialiqa(options: TaskOptions) -> Task:
     else:
         check_folder(options.data)
         train_rows, test_rows = _folder_rows(options.data, "train"), _folder_rows(options.data, "dev")
-    train, test = ([_instance(row, part) for row in rows] for rows, part in ((train_rows, "train"), (test_rows, "dev")))
+    train, test = ([read_row(row, part) for row in rows] for rows, part in ((train_rows, "train"), (test_rows, "dev")))
     parts = cut(train, options, test=test)
     return Task(
         name="socialiqa",
@@ -76,13 +76,19 @@ def _folder_rows(folder: Path, part: str) -> list[Row]:
     ]
 
 
-def _instance(row: Row, part: str) -> Instance:
+def read_row(row: Row, part: str, need_label: bool = True) -> Instance:
+    """The instance of a row; `part` begins its id.
+
+    Raises:
+        InputError: a column that is missing or no text, a label other than 1, 2, 3, or none where it is needed.
+    """
     label = str(row.values.get("label", "")).strip()
-    if label not in ("1", "2", "3"):
+    if label not in ("1", "2", "3") and (need_label or label not in ("", "None")):
         where = row.values.get("label_at", row.where)
         raise InputError(f"{where}: label is {label or 'missing'}; expected 1, 2 or 3 (answerA, answerB, answerC)")
     context, question = text_of(row, "context"), text_of(row, "question")
     choices = tuple(text_of(row, name) for name in CHOICES)
     identity, group = f"{part}:{row.number}", context_group(context)
+    right = int(label) - 1 if label in ("1", "2", "3") else None
     with located(row.where):
-        return Instance(identity, context, question, choices, int(label) - 1, group, where=row.where)
+        return Instance(identity, context, question, choices, right, group, where=row.where)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,31 @@ def load_table(path: Path, options: TaskOptions) -> Task:
         notes=(*notes, *parts.notes, *near),
         options=options,
         rest=parts.rest,
+        table=reader.settled(),
     )
+
+
+def further_instances(config: TableConfig, rows: Iterable[Row], *, source: Path) -> tuple[Instance, ...]:
+    """Instances of rows that came later, one for each row and in their order; a row may have a label or none.
+
+    Ids are `new:` and the numbers of the rows, and rows with equal prompts share a group. The columns of ids, groups
+    and splits are not needed: they tell rows of one table apart, and these rows are in no split.
+
+    Args:
+        config: as the table that a model was trained on was read, `label_is` included.
+        rows: with the columns of prompt and choices.
+        source: the file that `config` is from, for messages.
+
+    Raises:
+        InputError: as `load_table`, for the columns that are needed, and for a label that fits no choice.
+    """
+    plain = config.model_copy(update={"id": None, "group": None, "splits": None})
+    reader = _Reader(plain, source, further=True)
+    drafts = []
+    for row in rows:
+        drafts.append(reader.draft(row))
+        reader.columns |= row.values.keys()
+    return tuple(reader.instance(draft) for draft in drafts)
 
 
 def _find(path: Path) -> tuple[Path, Path]:
@@ -183,6 +207,8 @@ class _Reader:
 
     config: TableConfig
     yaml_path: Path
+    further: bool = False
+    """Whether the rows came after the table was trained on: the label may be missing, column and all."""
     readings: tuple[Reading, ...] = READINGS
     seen: dict[str, str] = field(default_factory=dict)
     columns: set[str] = field(default_factory=set)
@@ -200,11 +226,11 @@ class _Reader:
         for row in rows:
             if not drafts:
                 self._check_choices_are_no_columns(row)
-            drafts.append(self._draft(row))
+            drafts.append(self.draft(row))
             self.columns |= row.values.keys()
         drafts = self._with_test_unlabelled(drafts)
         self._check_one_reading([draft for draft in drafts if draft.labels])
-        instances = self._linked([self._instance(draft) for draft in drafts], drafts)
+        instances = self._linked([self.instance(draft) for draft in drafts], drafts)
         pools: dict[Split, list[Instance]] = {split: [] for split in SPLITS}
         for draft, instance in zip(drafts, instances, strict=True):
             pools[draft.split].append(instance)
@@ -213,7 +239,13 @@ class _Reader:
             self.notes.append(f"{twins:,} row(s) name the same text twice among their choices: it is one choice")
         return pools
 
-    def _instance(self, draft: _Draft) -> Instance:
+    def settled(self) -> dict[str, Any]:
+        """The keys of task.yaml with the one reading of the label that fits all rows: what further rows need."""
+        keys = self.config.model_dump(mode="json", exclude_none=True)
+        return {**keys, "label_is": self.readings[0]}
+
+    def instance(self, draft: _Draft) -> Instance:
+        """The instance of a draft; its label by the first reading that fits all rows."""
         choices = draft.choices.distinct()
         label = choices.index(draft.choices.texts[draft.labels[self.readings[0]]]) if draft.labels else None
         with located(draft.where):
@@ -259,12 +291,15 @@ class _Reader:
             )
         return linked
 
-    def _draft(self, row: Row) -> _Draft:
+    def draft(self, row: Row) -> _Draft:
+        """A row with each of its label's readings that fits this row and all before it."""
         config = self.config
         prompt = self._filled(row, config.prompt, "prompt").strip()
         text = " ".join(self._text(row, column, "prompt") for column in dict.fromkeys(_columns_of(config.prompt)))
         choices = self._choices(row)
         identity = self._text(row, config.id, "id") if config.id else str(row.number)
+        if self.further:
+            identity = f"new:{row.number}"  # no row of the table itself, which may stand in the prompt as a shot
         first = self.seen.setdefault(identity, row.where)  # posteriors are matched by id
         if first != row.where:
             raise InputError(f"{row.where}: id {identity!r} is already that of {first}; give each row its own")
@@ -291,6 +326,8 @@ class _Reader:
         """The value of a column, None where the row lacks it; `a.b` is b in the object of column a."""
         if column in row.values or column in self.columns:
             return row.values.get(column)
+        if self.further and key == "label":
+            return None
         outer, _, inner = column.partition(".")
         if inner and isinstance(row.values.get(outer), dict):
             value: Any = row.values[outer]

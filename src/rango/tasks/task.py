@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from rango.errors import InputError, unknown_name
 from rango.files import fingerprint
@@ -150,6 +150,8 @@ class Task:
     """Train-side instances in none of the splits, no context of which occurs in any split: text to pre-train on."""
     shots: tuple[Instance, ...] = ()
     """Instances that stand answered before every prompt, see `few_shot`; in none of the splits."""
+    table: Mapping[str, Any] | None = None
+    """How rows become instances, where the task is a table: the keys of its task.yaml."""
 
     def split(self, name: str) -> tuple[Instance, ...]:
         """The instances of a split.

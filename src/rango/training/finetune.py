@@ -179,6 +179,7 @@ def _train(
                 "instances": {name: len(split) for name, split in trees.items()},
                 "fingerprints": {"model": model.fingerprint, "task": task_fingerprint},
                 "versions": versions(),
+                **({"table": dict(task.table)} if task.table is not None else {}),
                 "notes": [*model.notes, *reader.notes, *task.notes],
             }
             # A run that was begun before keeps the record of its beginning.

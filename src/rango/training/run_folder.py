@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rango import __version__
 from rango.decisions import Calibrator, Estimate, Posteriors, read_posteriors, write_posteriors
-from rango.errors import InputError
+from rango.errors import InputError, unknown_name
 from rango.files import (
     holds_files,
     naming_file,
@@ -35,8 +35,11 @@ from rango.output_folder import check_links
 from rango.rows import read_rows
 
 if TYPE_CHECKING:
+    from rango.decisions import Costs
     from rango.models.adapter import TrainableModel
+    from rango.models.loading import Model
     from rango.tasks import Task
+    from rango.training.prediction import Predictions, Predictor
 
 T = TypeVar("T")
 
@@ -125,6 +128,73 @@ class Run:
         # An evaluation of instances without labels has posteriors to decide on; what needs labels asks for them.
         return read_posteriors(file, need_labels=False)
 
+    def predictor(self, state: str | None = None) -> Predictor:
+        """What answers for further rows: the adapted model with its calibrator, unless `state` says otherwise.
+
+        Args:
+            state: `calibrated`, `adapted` or `base`; when absent, calibrated where the run has a calibrator.
+
+        Raises:
+            InputError: the run is not complete, an unknown state, or a state that the run lacks.
+        """
+        from rango.training.prediction import Predictor
+
+        if not self.complete:
+            raise InputError(f"{self.path} is not complete; repeat its command to go on")
+        calibrator, states = self.path / "calibrator.json", ("calibrated", "adapted", "base")
+        state = state or ("calibrated" if calibrator.is_file() else "adapted")
+        if state not in states:
+            raise unknown_name("state", state, states)
+        if state == "calibrated" and not calibrator.is_file():
+            raise InputError(f"{self.path} has no calibrator.json; give the state adapted")
+        form = self.record.get("form") or self.config.form
+        return Predictor(
+            source=self.path / "run.yaml",
+            config=FinetuneConfig.build({**self.part("config"), "form": form}, where=str(self.path / "run.yaml")),
+            adapter=None if state == "base" else self.path,
+            calibrator=Calibrator.read(calibrator) if state == "calibrated" else None,
+            table=self.record.get("table"),
+            fingerprint=str(self.part("fingerprints").get("model")),
+        )
+
+    def predict(
+        self,
+        rows: Path | str | Iterable[Mapping[str, Any]],
+        *,
+        costs: Costs | None = None,
+        state: str | None = None,
+        model: Model | None = None,
+    ) -> Predictions:
+        """Answers for rows that came later; their labels may be missing.
+
+        Args:
+            rows: with the columns of the task's own rows: a file (JSONL, CSV, TSV, Parquet), or mappings.
+            costs: what mistakes cost, matched to the choices by name; 0-1 costs when absent.
+            state: as in `predictor`.
+            model: the base model where it is loaded already; loaded as the run had it when absent.
+
+        Raises:
+            InputError: as `predictor` and `load_further`; a column that would be added stands in the rows.
+        """
+        from rango.models.loading import load_model
+        from rango.tasks.registry import load_further
+        from rango.tasks.sources import Row, file_rows
+        from rango.training.prediction import added_columns, check_costs
+
+        predictor = self.predictor(state)
+        if isinstance(rows, Path | str):
+            numbered = list(file_rows(Path(rows)))
+        else:
+            numbered = [Row(number, f"row {number}", dict(row)) for number, row in enumerate(rows, start=1)]
+        task = load_further(self.config.task, numbered, table=predictor.table, source=predictor.source)
+        values = [row.values for row in numbered]
+        # Before the seconds that a model takes.
+        added_columns(values, task.test)
+        if costs is not None:
+            check_costs(costs, task.test)
+        model = model or load_model(self.config.model, dtype=self.config.dtype, device=self.config.device)
+        return predictor.predict(task, values, model=model, costs=costs)
+
     def contents(self, states: Sequence[str]) -> RunContents:
         """What a report shows, with test posteriors of `states`; a file that cannot be read is noted, not raised."""
         missing: dict[str, str] = {}
@@ -154,6 +224,14 @@ class Run:
         return RunContents(record, tuple(log), metrics, posteriors, missing)
 
 
+def parse_state(text: str) -> tuple[Run, str | None]:
+    """The run, and the state if one is named, of `RUN` or `RUN:STATE`; a folder whose name has a colon wins."""
+    folder, colon, state = text.rpartition(":")
+    if colon and not Path(text).exists():
+        return Run(folder), state
+    return Run(text), None
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A run.yaml, with the kinds of value that its readers count on.
 
@@ -171,7 +249,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 _MAPPING, _NUMBER, _COUNT = (dict, "keys and values"), ((int, float), "a number"), (int, "a whole number")
 _RECORD_KINDS: Mapping[str, tuple[Any, str]] = {
-    **dict.fromkeys(("config", "fingerprints", "letter_mass", "model"), _MAPPING),
+    **dict.fromkeys(("config", "fingerprints", "letter_mass", "model", "table"), _MAPPING),
     **dict.fromkeys(("seconds", "trainable_parameters"), _NUMBER),
     **dict.fromkeys(("best_step", "steps"), _COUNT),
     "status": (str, "a word"),

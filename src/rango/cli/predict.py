@@ -1,0 +1,72 @@
+"""`rango predict`: the answers of a run for rows that came later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from rango.cli import Quiet
+from rango.cli.posteriors import check_output, place_note, print_decisions, print_real_cost
+from rango.console import Screen, visible
+from rango.decisions import Costs
+from rango.files import check_model_folder
+from rango.rows import check_written, write_rows
+from rango.tasks.registry import load_further
+from rango.tasks.sources import file_rows
+from rango.training.prediction import added_columns, check_costs
+from rango.training.run_folder import parse_state
+
+
+def predict(
+    run: Annotated[str, Parameter(help="A run directory, or RUN:STATE with calibrated, adapted or base.")],
+    rows: Path,
+    *,
+    costs: Annotated[Path | None, Parameter(help="YAML file: classes, decisions, costs (row = true class).")] = None,
+    out: Path,
+    device: str = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Answer new rows with a run: every column kept, probabilities, decision, expected cost and runner-up added.
+
+    Model, form, adapter and calibrator are the run's. Rows need no label; with labels the real cost is printed too.
+
+    Parameters
+    ----------
+    rows
+        New rows with the columns of the run's own (JSONL, CSV, TSV, Parquet).
+    out
+        The file to write: .csv, .jsonl or .parquet.
+    device
+        Where to compute: auto, cpu, cuda or cuda:N.
+    """
+    check_written(out)
+    folder, state = parse_state(run)
+    check_output(out, rows, costs)
+    table = None if costs is None else Costs.from_yaml(costs)
+    # Bad input is refused above and below, before the seconds that torch takes.
+    source = folder.path / "run.yaml"
+    read = list(file_rows(rows))
+    task = load_further(folder.config.task, read, table=folder.record.get("table"), source=source)
+    values = [row.values for row in read]
+    added_columns(values, task.test)
+    if table is not None:
+        check_costs(table, task.test)
+    predictor = folder.predictor(state)
+    check_model_folder(folder.config.model)
+    from rango.models.loading import load_model
+
+    screen = Screen(quiet=quiet)
+    model = load_model(folder.config.model, dtype=folder.config.dtype, device=device)
+    screen.say(f"Scoring {len(task.test):,} rows ...")
+    predictions = predictor.predict(task, values, model=model, costs=table)
+    write_rows(out, list(predictions.table()))
+    kind = state or ("adapted and calibrated" if predictor.calibrator is not None else "adapted, not calibrated")
+    for note in (*predictions.notes, f"{folder.path}, {kind}", place_note(predictions.posteriors, table)):
+        if note:
+            screen.say(f"· {visible(note)}")
+    print_decisions(predictions.decisions)
+    if predictions.labelled is not None:
+        print_real_cost(predictions.labelled, predictions.costs, None, replicates=1000, seed=0)
+    print(out)

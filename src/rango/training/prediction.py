@@ -1,0 +1,174 @@
+"""Answers of a run for rows that came later: posteriors, the decision for each row, and what it is expected to cost.
+
+rows ── load_further ──> instances ── score ──> posteriors ── calibrator ──> Predictions ── table ──> rows, more columns
+
+What is wrong with rows or costs is found without a model: torch is loaded where scoring begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rango.decisions import Calibrator, Costs, Posteriors, decide
+from rango.decisions.risk import Decisions
+from rango.errors import InputError
+from rango.options import FinetuneConfig
+from rango.tasks import Instance, Task, few_shot, load_task
+
+if TYPE_CHECKING:
+    from rango.models.loading import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a run answers for N rows."""
+
+    rows: tuple[Mapping[str, Any], ...]
+    """The rows as they were given."""
+    instances: tuple[Instance, ...]
+    """What was asked for each row."""
+    posteriors: Posteriors
+    """Of all N rows, without labels."""
+    costs: Costs
+    """What the decisions are taken under; 0-1 costs where none were given."""
+    notes: tuple[str, ...] = ()
+    """What was used and what could not be checked, in words."""
+
+    @cached_property
+    def decisions(self) -> Decisions:
+        """The Bayes decision of each row with its expected cost, and the runner-up."""
+        return decide(self.posteriors, costs=self.costs)
+
+    @cached_property
+    def labelled(self) -> Posteriors | None:
+        """The posteriors of the rows that have a label, to measure on; None where no row has one."""
+        rows = [row for row, instance in enumerate(self.instances) if instance.label is not None]
+        if not rows:
+            return None
+        having = [self.instances[row] for row in rows]
+        return Posteriors(
+            self.posteriors.log_posteriors[rows],
+            np.array([instance.answer for instance in having]),
+            ids=tuple(instance.id for instance in having),
+            groups=tuple(instance.group for instance in having),
+            choices=tuple(instance.choices for instance in having),
+        )
+
+    def table(self) -> Iterator[dict[str, Any]]:
+        """Each row with its own columns, one probability for each choice, and the columns of `Decisions.rows`.
+
+        A decision for a choice has the choice's text. A row with fewer choices than others has None behind them.
+
+        Raises:
+            InputError: a row has a column that would be added.
+        """
+        columns = added_columns(self.rows, self.instances)
+        probabilities = np.exp(self.posteriors.log_posteriors)  # (N, K)
+        places = {name: place for place, name in enumerate(self.costs.classes)} if not self.costs.named else {}
+        for row, instance, values, decision in zip(
+            self.rows, self.instances, probabilities, self.decisions.rows(), strict=True
+        ):
+            count = len(instance.choices)
+            shares = [float(value) if k < count else None for k, value in enumerate(values)]
+            # Costs without names call a decision by its place, which means another text in each row.
+            words = [decision[key] for key in ("decision", "runner_up")]
+            words = [instance.choices[places[word]] if places.get(word, count) < count else word for word in words]
+            added = (*shares, words[0], decision["expected_cost"], words[1], decision["runner_up_cost"])
+            yield {**row, **dict(zip(columns, added, strict=True))}
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """What a run needs to answer: its configuration, form, adapter and calibrator. `Run.predictor` makes it."""
+
+    source: Path
+    """The run's folder, for messages."""
+    config: FinetuneConfig
+    """With the form that the run used."""
+    adapter: Path | None
+    """None for the base model."""
+    calibrator: Calibrator | None
+    table: Mapping[str, Any] | None
+    fingerprint: str
+    """Of the base model that the run adapted."""
+
+    def predict(
+        self, task: Task, rows: Iterable[Mapping[str, Any]], *, model: Model, costs: Costs | None = None
+    ) -> Predictions:
+        """Score rows with the run's model and decide.
+
+        Args:
+            task: the rows as a task, from `load_further`.
+            rows: the rows themselves, which `Predictions` keeps.
+            model: the run's base model.
+            costs: matched to the choices by name; 0-1 costs when absent.
+
+        Raises:
+            InputError: another base model than the run's; costs of other classes; a row that cannot be encoded.
+        """
+        from rango.models.peft_format import load_adapter
+        from rango.scoring.probe import probe_reader
+        from rango.scoring.scorer import score_split
+
+        if model.fingerprint != self.fingerprint:
+            raise InputError(
+                f"{model.name} has fingerprint {model.fingerprint}, but {self.source} adapted {self.config.model} with "
+                f"{self.fingerprint}; give the model that it was trained on"
+            )
+        instances = task.test
+        # Scoring takes a split with labels or without: here some rows may have them, and none is needed.
+        bare = tuple(replace(instance, label=None) for instance in instances)
+        if self.config.shots:
+            trained_on = few_shot(
+                load_task(self.config.task, self.config), shots=self.config.shots, seed=self.config.shots_seed
+            )
+            task = replace(task, shots=trained_on.shots)
+        adapter = load_adapter(model, self.adapter) if self.adapter is not None else None
+        try:
+            reader = probe_reader(model)
+            posteriors = score_split(reader, bare, task=task, options=self.config).posteriors
+        finally:
+            if adapter is not None:
+                adapter.remove()
+        if self.calibrator is not None:
+            posteriors = self.calibrator.apply(posteriors)
+        if costs is None:
+            costs = Costs.zero_one(posteriors.column_names or posteriors.n_choices)
+        else:
+            costs = posteriors.match_costs(costs)
+        notes = (*model.notes, *(adapter.notes if adapter is not None else ()), *reader.notes)
+        return Predictions(tuple(rows), instances, posteriors, costs, notes)
+
+
+def added_columns(rows: Iterable[Mapping[str, Any]], instances: Sequence[Instance]) -> tuple[str, ...]:
+    """The columns that `Predictions.table` adds to the rows: one for each choice, then those of the decisions.
+
+    Raises:
+        InputError: the rows have one of them already.
+    """
+    names = max((instance.choices for instance in instances), key=len)
+    # Both spellings are read back by `rango metrics`: a class by its name, a choice by its place.
+    if all(names[: len(instance.choices)] == instance.choices for instance in instances):
+        shares = [f"probability_{name}" for name in names]
+    else:
+        shares = [f"posterior_{place}" for place in range(len(names))]
+    columns = (*shares, "decision", "expected_cost", "runner_up", "runner_up_cost")
+    for row in rows:
+        for name in columns:
+            if name in row:
+                raise InputError(f"the rows have a column {name} already; rename it, or leave it out")
+    return columns
+
+
+def check_costs(costs: Costs, instances: Sequence[Instance]) -> None:
+    """Raise InputError where costs do not fit the choices of instances: before any of them is scored."""
+    costs.check_classes(max(len(instance.choices) for instance in instances))
+    choices = {instance.choices for instance in instances}
+    if len(choices) == 1:
+        costs.for_choices(choices.pop())
