@@ -1,12 +1,13 @@
 """How often the intervals hold what they should: 95 % intervals over 1,000 simulated data sets.
 
     python benchmarks/decisions_coverage.py [--repetitions 1000]
-    python benchmarks/decisions_coverage.py --classes balanced|skewed [--repetitions 500] [--sizes 300,500]
+    python benchmarks/decisions_coverage.py --classes balanced|skewed [--repetitions 500] [--numbers 10,77]
+        [--sizes 300,500] [--calibrations temperature,affine] [--out FILE.jsonl]
 
 Every repetition draws a data set from a distribution whose metric is known from many draws, makes the interval, and
 counts whether it holds that value. The binomial error of a coverage over 1,000 repetitions is 0.7 points, over 500 one.
 With --classes the cells are numbers of classes and of instances, and the intervals those of normalised metrics and of
-the calibration loss.
+the calibration loss. Each cell is a line of --out, and cells that stand there are not measured again.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
 from rango.decisions import Costs, Posteriors, calibration_loss, entropy, naive_cost, summarise, summarise_difference
-from rango.decisions.bootstrap import IntervalKind, Resample
+from rango.decisions.bootstrap import Resample
 from rango.decisions.metrics import brier_of_priors
 
 METRICS = ("nce", "cross_entropy", "error_rate", "brier", "normalised_expected_cost")
@@ -66,7 +70,6 @@ def coverage(
     repetitions: int,
     *,
     difference: bool = False,
-    interval: IntervalKind = "percentile",
     resample: Resample | None = None,
 ) -> dict[str, float]:
     """The share of intervals that hold the true value, by metric."""
@@ -75,7 +78,7 @@ def coverage(
     hits = dict.fromkeys(METRICS, 0)
     for repetition in range(repetitions):
         a, b = draw(n, repetition, grouped=grouped)
-        options = {"costs": COSTS, "metrics": METRICS, "seed": repetition, "interval": interval, "resample": resample}
+        options = {"costs": COSTS, "metrics": METRICS, "seed": repetition, "resample": resample}
         found = summarise_difference(a, b, **options) if difference else summarise(a, **options)  # type: ignore[arg-type]
         for name, estimate in found.items():
             assert estimate.low is not None
@@ -93,8 +96,15 @@ def draw_classes(n: int, priors: np.ndarray, rng: np.random.Generator) -> tuple[
     return Posteriors.from_scores(logits, labels), Posteriors.from_scores(1.4 * logits, labels)
 
 
-def classes_coverage(k: int, sizes: list[int], *, skewed: bool, repetitions: int) -> dict[str, dict[str, float]]:
-    """For each size the coverage of each normalised metric and calibration loss; NaN where there is no interval."""
+def classes_coverage(
+    k: int,
+    sizes: list[int],
+    *,
+    skewed: bool,
+    repetitions: int,
+    calibrations: list[str],
+) -> Iterator[dict[str, Any]]:
+    """For each size the coverage of each normalised metric and calibration loss; absent where there is no interval."""
     priors = 1.0 / np.arange(1, k + 1) if skewed else np.ones(k)
     priors /= priors.sum()
     means: dict[str, list[float]] = {name: [] for name in ("cross_entropy", "brier", "error_rate", "calibration")}
@@ -109,9 +119,9 @@ def classes_coverage(k: int, sizes: list[int], *, skewed: bool, repetitions: int
         name: float(np.mean(values) / reference)
         for name, values, reference in zip(NORMALISED, means.values(), references, strict=False)
     }
-    result = {}
     for n in sizes:
-        hits: dict[str, list[float]] = {name: [] for name in (*NORMALISED, "holds its value", *CALIBRATIONS)}
+        start = time.perf_counter()
+        hits: dict[str, list[float]] = {name: [] for name in (*NORMALISED, "holds its value", *calibrations)}
         for repetition in range(repetitions):
             _, posteriors = draw_classes(n, priors, np.random.default_rng(repetition))
             estimates = summarise(posteriors, metrics=NORMALISED, seed=repetition, replicates=400)
@@ -122,36 +132,49 @@ def classes_coverage(k: int, sizes: list[int], *, skewed: bool, repetitions: int
                 hits[name].append(estimate.low <= truth[name] <= estimate.high)
                 inside.append(estimate.low <= estimate.value <= estimate.high)
             hits["holds its value"].append(all(inside))
-            for method in CALIBRATIONS:
+            for method in calibrations:
                 if method == "affine" and n < 10 * k:
                     continue
                 parts = calibration_loss(posteriors, method=method, folds=2, seed=repetition)  # type: ignore[arg-type]
                 assert parts.low is not None
                 assert parts.high is not None
                 hits[method].append(parts.low <= np.mean(means["calibration"]) <= parts.high)
-        result[f"K = {k}, N = {n}"] = {name: float(np.mean(hit)) if hit else np.nan for name, hit in hits.items()}
-        row = "  ".join(f"{name} {value:.3f}" for name, value in result[f"K = {k}, N = {n}"].items())
-        print(f"K = {k:3}, N = {n:4}:  {row}", flush=True)
-    return result
+        coverages = {name: float(np.mean(hit)) for name, hit in hits.items() if hit}
+        row = "  ".join(f"{name} {value:.3f}" for name, value in coverages.items())
+        print(f"K = {k:3}, N = {n:4}:  {row}   ({time.perf_counter() - start:.0f} s)", flush=True)
+        yield {"k": k, "n": n, "skewed": skewed, "repetitions": repetitions, "coverage": coverages}
+
+
+def measure_classes(options: argparse.Namespace) -> None:
+    """The cells that `--out` does not hold yet, each appended as soon as it is measured."""
+    stored = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    measured = {(cell["k"], cell["n"], cell["skewed"]) for cell in stored}
+    skewed = options.classes == "skewed"
+    for k in (int(number) for number in options.numbers.split(",")):
+        sizes = [n for n in (int(size) for size in options.sizes.split(",")) if (k, n, skewed) not in measured]
+        calibrations = [name for name in options.calibrations.split(",") if name]
+        cells = classes_coverage(k, sizes, skewed=skewed, repetitions=options.repetitions, calibrations=calibrations)
+        for cell in cells:
+            with options.out.open("a") as lines:
+                lines.write(json.dumps(cell) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--classes", choices=("balanced", "skewed"))
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
+    parser.add_argument("--numbers", default=",".join(map(str, CLASSES)), help="numbers of classes")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of instances")
+    parser.add_argument("--calibrations", default=",".join(CALIBRATIONS), help="empty for none")
+    parser.add_argument("--out", type=Path, default=Path("coverage.jsonl"), help="a line of JSON per cell")
     options = parser.parse_args()
     repetitions = options.repetitions
     if options.classes:
-        sizes = [int(size) for size in options.sizes.split(",")]
-        skewed = options.classes == "skewed"
-        rows = [classes_coverage(k, sizes, skewed=skewed, repetitions=repetitions) for k in CLASSES]
-        print(json.dumps(rows))
+        measure_classes(options)
         return
     cases = {
         "percentile, N = 300": lambda: coverage(300, repetitions),
         "percentile, N = 2000": lambda: coverage(2000, repetitions),
-        "BCa, N = 300": lambda: coverage(300, repetitions, interval="bca"),
         "difference, N = 300": lambda: coverage(300, repetitions, difference=True),
         "groups of 3, whole groups drawn, N = 600": lambda: coverage(600, repetitions, resample="groups"),
         "groups of 3, instances drawn again inside, N = 600": lambda: coverage(

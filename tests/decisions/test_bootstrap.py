@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.stats
 from helpers.made_posteriors import make
 
-from rango.decisions import (
-    METRICS,
-    Costs,
-    Resampling,
-    summarise,
-)
-from rango.decisions.bootstrap import LossTable, bca_interval, percentile_interval
+from rango.decisions import METRICS, Costs, Resampling
+from rango.decisions.bootstrap import LossTable, percentile_interval
 
 COSTS = Costs([[0, 1, 2], [2, 0, 1], [1, 3, 0]]).with_abstention(0.5)
 PRIORS = np.array([0.2, 0.3, 0.5])
@@ -35,21 +29,6 @@ def test_replicates_are_the_metrics_of_the_drawn_instances(
             assert values[name][replicate] == pytest.approx(
                 drawn.metric(name, costs=COSTS, priors=priors), rel=1e-10
             ), name
-
-
-@pytest.mark.parametrize("group_size", [0, 4])
-def test_leaving_each_unit_out_is_recomputing_without_it(group_size: int) -> None:
-    posteriors = make(n=30, group_size=group_size)
-    resampling = Resampling(posteriors.labels, groups=posteriors.groups)
-    table = LossTable(posteriors, metrics=list(METRICS), costs=COSTS)
-    (sums,) = table.leave_one_out(resampling.unit_of)
-    values = sums.metrics(list(METRICS), costs=COSTS, priors=PRIORS)
-    units = np.empty(30, dtype=int)
-    units[resampling.order] = resampling.unit_of
-    for unit in range(units.max() + 1):
-        rest = posteriors.take(units != unit)
-        for name in METRICS:
-            assert values[name][unit] == pytest.approx(rest.metric(name, costs=COSTS, priors=PRIORS), rel=1e-9), name
 
 
 def test_whole_groups_are_drawn() -> None:
@@ -84,24 +63,7 @@ def test_percentiles_are_numpys() -> None:
     assert percentile_interval(values, level=0.9) == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])))
 
 
-def test_bca_is_scipys() -> None:
-    posteriors = make(n=80)
-    losses = -posteriors.log_posteriors[np.arange(80), posteriors.labels]
-    resampling = Resampling(posteriors.labels)
-    drawn = np.array([losses[resampling.indices(b)].mean() for b in range(4000)])
-    left = np.array([np.delete(losses, i).mean() for i in range(80)])
-    ours = bca_interval(drawn, value=losses.mean(), jackknife=left, level=0.95)
-    theirs = scipy.stats.bootstrap((losses,), np.mean, n_resamples=4000, method="BCa", rng=1).confidence_interval
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.02)
-    summarised = summarise(posteriors, metrics=["cross_entropy"], replicates=4000, interval="bca")["cross_entropy"]
-    assert (summarised.low, summarised.high) == pytest.approx(ours)
-
-
 def test_intervals_of_the_infinite_and_the_undefined() -> None:
     assert percentile_interval(np.array([1.0, 2.0, np.inf, np.inf]), level=0.99) == (pytest.approx(1.015), np.inf)
     assert percentile_interval(np.array([1.0, np.nan]), level=0.9) is None
     assert percentile_interval(np.array([1.0] * 99 + [np.nan]), level=0.9) == (1.0, 1.0)
-    ones = np.ones(10)
-    assert bca_interval(ones, value=2.0, jackknife=ones, level=0.9) is None
-    assert bca_interval(ones, value=np.inf, jackknife=ones, level=0.9) is None
-    assert bca_interval(ones, value=1.0, jackknife=ones, level=0.9) == (1.0, 1.0)

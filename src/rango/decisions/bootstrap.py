@@ -3,7 +3,7 @@
 Resampling.counts   how often each instance is drawn     (R, N)
 LossTable.sums      losses summed over the draws         (R, K, rules), by class
 Sums.metrics        each metric of each replicate        (R,); a `Normaliser` takes the bias out of normalised ones
-percentile_interval, bca_interval                        (low, high)
+percentile_interval                                      (low, high)
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
 
 Resample: TypeAlias = Literal["instances", "groups", "groups_then_instances"]
-IntervalKind: TypeAlias = Literal["percentile", "bca"]
 Interval: TypeAlias = tuple[float, float] | None
 
 # Entries of a block of counts or sums: 4 MB, whatever the number of replicates.
@@ -201,34 +200,6 @@ class LossTable:
             infinite[:, self.labels[row], column] += counts[:, row]
         return Sums(totals, infinite, None if self.gaps is None else self.gaps.sums(counts), self.columns)
 
-    def leave_one_out(self, unit_of: NDArray[np.intp]) -> Iterator[Sums]:
-        """Sums without each unit in turn (an instance, or a group), a piece of the units at a time.
-
-        `unit_of` (N,) is the unit of each instance in class order.
-        """
-        whole = self.sums(np.ones((1, self.n)))
-        by_unit = np.argsort(unit_of, kind="stable")
-        n_units = int(unit_of.max()) + 1
-        starts = np.searchsorted(unit_of[by_unit], np.arange(n_units + 1))
-        width = self.losses.shape[1]
-        step = max(1, _BLOCK // (self.n_classes * (BINS + width)))
-        for start in range(0, n_units, step):
-            stop = min(start + step, n_units)
-            rows = by_unit[starts[start] : starts[stop]]
-            unit, labels = unit_of[rows] - start, self.labels[rows]
-            # What each unit of the piece adds to the sums is taken from those of all instances.
-            totals = np.zeros((stop - start, self.n_classes, width))
-            np.add.at(totals, (unit, labels), self.losses[rows])
-            infinite = np.zeros_like(totals)
-            for row, column in self.infinite[np.isin(self.infinite[:, 0], rows)]:
-                infinite[unit_of[row] - start, self.labels[row], column] += 1.0
-            gaps = None
-            if self.gaps is not None and whole.gaps is not None:
-                own = np.zeros((stop - start, self.n_classes, BINS))
-                np.add.at(own, (unit, labels, self.gaps.bins[rows]), self.gaps.values[rows])
-                gaps = whole.gaps - own
-            yield Sums(whole.totals - totals, whole.infinite - infinite, gaps, self.columns)
-
 
 class _Gaps:
     """Right − confidence of every instance, and its bin: what the expected calibration error sums."""
@@ -266,58 +237,16 @@ def percentile_interval(replicates: Array, *, level: float, value: float = math.
     >>> round(low), high
     (40, 90.0)
     """
-    tail = (1 - level) / 2
-    interval = _between(replicates, tail, 1 - tail)
-    if interval is None or not math.isfinite(value) or interval[0] <= value <= interval[1]:
-        return interval
-    values = replicates[~np.isnan(replicates)]
-    if value > interval[1]:
-        return _quantile(np.sort(values), 1 - level - float((values > value).mean())), value
-    return value, _quantile(np.sort(values), level + float((values < value).mean()))
-
-
-def bca_interval(replicates: Array, *, value: float, jackknife: Array, level: float) -> Interval:
-    """The bias-corrected and accelerated interval.
-
-    z₀ = Φ⁻¹(share of replicates below the value), a = Σ d³ / (6 (Σ d²)^{3/2}) with d = mean − leave-one-out value;
-    the ends are the quantiles at Φ(z₀ + (z₀ + z) / (1 − a (z₀ + z))) for z = Φ⁻¹((1 ∓ level)/2).
-
-    Args:
-        replicates: (B,) bootstrap values.
-        value: the metric on the full set.
-        jackknife: (units,) the metric without each unit.
-        level: nominal coverage, a fraction.
-
-    Returns:
-        (low, high); None where it is undefined: over 5 % undefined replicates, or all of them on one side of the value.
-
-    Source: Efron (1987).
-    """
-    from scipy.special import ndtr, ndtri
-
-    defined = replicates[~np.isnan(replicates)]
-    if not defined.size or not math.isfinite(value):
-        return None
-    # A replicate that equals the value, as many do on few instances, counts half on each side.
-    share = float((defined < value).mean() + 0.5 * (defined == value).mean())
-    if not 0 < share < 1:
-        return None
-    finite = jackknife[np.isfinite(jackknife)]
-    spread = finite.mean() - finite if finite.size else np.zeros(1)
-    scale = float(np.square(spread).sum()) ** 1.5
-    acceleration = float((spread**3).sum()) / (6 * scale) if scale > 0 else 0.0
-    bias = float(ndtri(share))
-    ends = [bias + float(ndtri(tail)) for tail in ((1 - level) / 2, (1 + level) / 2)]
-    low, high = (float(ndtr(bias + end / (1 - acceleration * end))) for end in ends)
-    return _between(replicates, low, high)
-
-
-def _between(replicates: Array, low: float, high: float) -> Interval:
-    """Two quantiles of the replicates that are defined; None where too few are."""
     values = np.sort(replicates[~np.isnan(replicates)])
     if values.size == 0 or values.size < (1 - _MAX_UNDEFINED) * replicates.size:
         return None
-    return _quantile(values, low), _quantile(values, high)
+    tail = (1 - level) / 2
+    low, high = _quantile(values, tail), _quantile(values, 1 - tail)
+    if not math.isfinite(value) or low <= value <= high:
+        return low, high
+    if value > high:
+        return _quantile(values, 1 - level - float((values > value).mean())), value
+    return value, _quantile(values, level + float((values < value).mean()))
 
 
 def _quantile(values: Array, share: float) -> float:

@@ -18,11 +18,8 @@ from numpy.typing import ArrayLike
 from rango.decisions.arrays import Array, check_priors
 from rango.decisions.bootstrap import (
     Interval,
-    IntervalKind,
     LossTable,
     Resample,
-    Sums,
-    bca_interval,
     percentile_interval,
     resampling_of,
 )
@@ -44,7 +41,6 @@ def summarise(
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-    interval: IntervalKind = "percentile",
     resample: Resample | None = None,
 ) -> dict[str, Estimate]:
     """Each metric with a bootstrap interval for the sampling of instances; it does not cover training noise.
@@ -57,7 +53,6 @@ def summarise(
         replicates: bootstrap replicates; 0 for no intervals.
         seed: replicate b draws from a stream of its own, made from (seed, b).
         level: nominal coverage, a fraction.
-        interval: "percentile", or "bca" (bias-corrected and accelerated; slower).
         resample: "instances", "groups" (whole ones) or "groups_then_instances"; None for groups where there are any.
 
     Returns:
@@ -75,7 +70,7 @@ def summarise(
     >>> summarise(posteriors, replicates=100)["error_rate"]
     Estimate(value=0.3333333333333333, low=0.0, high=1.0, n=3, direction='lower', note=None)
     """
-    return _summarise([posteriors], costs, priors, metrics, replicates, seed, level, interval, resample)
+    return _summarise([posteriors], costs, priors, metrics, replicates, seed, level, resample)
 
 
 def summarise_difference(
@@ -88,7 +83,6 @@ def summarise_difference(
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-    interval: IntervalKind = "percentile",
     resample: Resample | None = None,
 ) -> dict[str, Estimate]:
     """metric(b) − metric(a) with a paired bootstrap: both systems are resampled on shared instances.
@@ -101,7 +95,7 @@ def summarise_difference(
     Source: Efron and Tibshirani (1993), section 10.3.
     """
     b = align_by_id(a, b)
-    return _summarise([a, b], costs, priors, metrics, replicates, seed, level, interval, resample)
+    return _summarise([a, b], costs, priors, metrics, replicates, seed, level, resample)
 
 
 def summarise_prior_only(
@@ -136,7 +130,6 @@ def _summarise(
     replicates: int,
     seed: int,
     level: float,
-    interval: IntervalKind,
     resample: Resample | None,
 ) -> dict[str, Estimate]:
     """The estimates of one system, or of the second minus the first."""
@@ -149,8 +142,6 @@ def _summarise(
         raise InputError(f"level is {level}; expected a fraction between 0 and 1, such as 0.95")
     if replicates < 0:
         raise InputError(f"replicates is {replicates}; expected 0 (no intervals) or more")
-    if interval not in ("percentile", "bca"):
-        raise InputError(f"interval is {interval!r}; expected 'percentile' or 'bca'")
     used = Costs.zero_one(first.n_choices) if costs is None else first.match_costs(costs)
     target = None if priors is None else check_priors(priors, n_classes=first.n_choices)
 
@@ -171,32 +162,17 @@ def _summarise(
     intervals: dict[str, Interval] = {}
     if replicates:
         tables = [LossTable(system, metrics=names, costs=used) for system in systems]
-
-        def collect(blocks: Iterable[Sequence[Sums]]) -> dict[str, Array]:
-            # Each block holds the sums of every system over the same resamplings, hence the pairing.
-            options: dict[str, Any] = {"costs": used, "priors": target, "normalisers": normalisers}
-            parts = [_last_minus_first([sums.metrics(names, **options) for sums in block]) for block in blocks]
-            return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-        drawn = collect([table.sums(counts) for table in tables] for counts in resampling.counts(replicates))
-        if interval == "percentile":
+        options: dict[str, Any] = {"costs": used, "priors": target, "normalisers": normalisers}
+        # Every system is summed over the same resamplings, hence the pairing.
+        parts = [
+            _last_minus_first([table.sums(counts).metrics(names, **options) for table in tables])
+            for counts in resampling.counts(replicates)
+        ]
+        for name in names:
             # Only corrected replicates can leave the value outside.
-            held = {name: float(values[name]) for name in normalisers}
-            intervals = {
-                name: percentile_interval(drawn[name], level=level, value=held.get(name, math.nan)) for name in names
-            }
-        else:
-            # BCa compares the replicates with the full sample, corrected as they are; its acceleration needs the metric
-            # without each instance, or without each group.
-            full = collect([[table.sums(np.ones((1, len(first)))) for table in tables]])
-            without_one = collect(zip(*(table.leave_one_out(resampling.unit_of) for table in tables), strict=True))
-            intervals = {
-                name: bca_interval(drawn[name], value=float(full[name][0]), jackknife=without_one[name], level=level)
-                for name in names
-            }
-            for name in normalisers:
-                if (ends := intervals[name]) is not None and math.isfinite(values[name]):
-                    intervals[name] = min(ends[0], float(values[name])), max(ends[1], float(values[name]))
+            held = float(values[name]) if name in normalisers else math.nan
+            drawn = np.concatenate([part[name] for part in parts])
+            intervals[name] = percentile_interval(drawn, level=level, value=held)
     estimates = {}
     for name, value in values.items():
         low, high = intervals.get(name) or (None, None)
@@ -337,7 +313,6 @@ def compare(
     """
     b = align_by_id(a, b)
     of_a, of_b, difference = (
-        _summarise(systems, costs, priors, METRICS, replicates, seed, level, "percentile", None)
-        for systems in ([a], [b], [a, b])
+        _summarise(systems, costs, priors, METRICS, replicates, seed, level, None) for systems in ([a], [b], [a, b])
     )
     return Comparison(of_a, of_b, difference, mcnemar(a, b), level, costs is not None, priors is not None)
