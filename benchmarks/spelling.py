@@ -37,8 +37,9 @@ from rango.files import read_text, write_json
 from rango.language.options import SpellingOptions
 from rango.language.spelling.candidates import Candidates, Channel, as_typed
 from rango.language.spelling.checker import SpellChecker, SpellingCheck
-from rango.language.words import WordList, fold, read_words, words_of, words_of_model
+from rango.language.words import WordList, read_words, words_of_model
 from rango.models.loading import load_model
+from rango.unicode_words import fold, words_of
 
 EDITS = ("insert", "delete", "replace", "swap")
 

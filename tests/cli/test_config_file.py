@@ -122,3 +122,29 @@ def test_all_that_is_missing_at_once(tmp_path: Path, capsys: Capture) -> None:
         line = fails(capsys, "finetune", *arguments)
         assert [part.split()[0] for part in line.removeprefix("rango: ").split("; ") if "missing" in part] == [*names]
     assert "--seed has no value; give one behind it" in fails(capsys, "finetune", "m", "t", "--seed")
+
+
+@pytest.mark.parametrize("number", ["1_0", "0x10", "10.7", "1e2", "١٠", " 3"])
+def test_a_flag_takes_a_number_as_a_person_writes_it(number: str, capsys: Capture) -> None:
+    for flags in (("tasks", "simulated", "--show"), ("tasks", "simulated", "--train"), ("metrics", "x", "--seed")):
+        assert f"{flags[-1]} is {number!r}; expected a whole number in plain digits" in fails(capsys, *flags, number)
+    if number in ("1_0", "١٠", " 3"):
+        line = fails(capsys, "study", "x", "--ray", "local", "--gpus", number)
+        assert f"--gpus is {number!r}; expected a number in plain digits, such as 0.5" in line
+        assert f"--threshold is {number!r}; expected nats" in fails(
+            capsys, "score-text", "m", "x", "--threshold", number
+        )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--seed", "-1"), "for --seed. Must be >= 0"),
+        (("--replicates", "-1"), "for --replicates. Must be >= 0"),
+        (("--replicates", "9999999999999"), "for --replicates. Must be <= 1000000"),
+    ],
+)
+def test_a_number_that_nothing_can_be_done_with_is_refused(
+    flags: tuple[str, ...], message: str, capsys: Capture
+) -> None:
+    assert message in fails(capsys, "metrics", "x.csv", *flags)

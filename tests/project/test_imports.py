@@ -19,6 +19,7 @@ ORDER = [
     "files",
     "rows",
     "output_folder",
+    "unicode_words",
     "config",
     "console",
     "options",

@@ -163,6 +163,11 @@ def test_the_data_option_is_refused() -> None:
         load_task("simulated", data="x")
 
 
+def test_a_world_without_end_is_not_drawn_without_end() -> None:
+    with pytest.raises(InputError, match="train is 999,999,999,999 but the task simulated, .* gives at most 1,000,000"):
+        load_task("simulated", train=999_999_999_999)
+
+
 def test_narratives_repeat_by_seed_and_are_short() -> None:
     lines = list(simulated_narratives(3000, seed=1))
     assert lines == list(simulated_narratives(3000, seed=1))

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, Unused
 from pydantic import ValidationError
 
 from rango import __version__
-from rango.cli.config_file import ConfigFile, check_complete
+from rango.cli.config_file import ConfigFile, check_arguments
 from rango.config import mistakes
 from rango.errors import InputError, Interrupted, RunError
 
@@ -62,7 +62,7 @@ def _launch(
     if config is not None and not config.name:
         raise InputError(_NO_FILE)
     # cyclopts reads the flags first. The file then fills the arguments that no flag has filled.
-    app.config = (check_complete,) if config is None else (ConfigFile(config), check_complete)
+    app.config = (check_arguments,) if config is None else (ConfigFile(config), check_arguments)
     app(tokens, result_action="return_value")
 
 

@@ -1,4 +1,4 @@
-"""`--config FILE.yaml`: a file gives what flags give, under the same names; flags win.
+"""`--config FILE.yaml`: a file gives what flags give, under the same names; flags win. And what both are checked for.
 
 cyclopts puts the values into a command's arguments. By itself it would stop at the first mistake, take a number for a
 text and the last of two spellings of a key, so the file is checked as a whole before.
@@ -6,6 +6,7 @@ text and the last of two spellings of a key, so the file is checked as a whole b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,21 +50,34 @@ class ConfigFile:
         Dict(values, source=str(self.path), use_commands_as_keys=False)(app, commands, arguments)
 
 
-def check_complete(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Raise InputError naming everything that neither the command line nor the file gives."""
-    missing = []
+def check_arguments(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Check what a command was given before it is converted.
+
+    Raises:
+        InputError: everything that neither the command line nor the file gives, and every flag whose number Python or
+            cyclopts would read as another than a person would: 1_0 and 0xA as 10, 2.5 instances as 2.
+    """
+    mistakes = []
     for argument in arguments:
+        kinds = set(get_args(argument.hint) or (argument.hint,))
+        for token in argument.tokens:
+            if token.source != "cli":
+                continue  # of the file, which is checked as a whole
+            if int in kinds and not re.fullmatch("[+-]?[0-9]+", token.value):
+                mistakes.append(f"{argument.name} is {token.value!r}; expected a whole number in plain digits")
+            elif float in kinds and re.search("[^-+.0-9a-zA-Z]", token.value):
+                mistakes.append(f"{argument.name} is {token.value!r}; expected a number in plain digits, such as 0.5")
         if argument.children or not argument.required or argument.has_tokens:
             continue
         key = argument.name.lstrip("-")
         shown = argument.name if argument.index is None else key.upper()
-        missing.append(f"{shown} is missing; give it on the command line or as `{key}:` in --config")
-    if missing:
-        raise InputError(*missing)
+        mistakes.append(f"{shown} is missing; give it on the command line or as `{key}:` in --config")
+    if mistakes:
+        raise InputError(*mistakes)
 
 
 def _optional(annotation: Any, metadata: Iterable[Any] = ()) -> Any:
-    """A field that may be absent: what the file lacks, a flag may give, and `check_complete` looks at both."""
+    """A field that may be absent: what the file lacks, a flag may give, and `check_arguments` looks at both."""
     return Annotated[(annotation, *metadata, Field(validate_default=False))], None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,8 +157,9 @@ def spell(
     from rango.language.printing import print_spelling
     from rango.language.spelling.checker import SpellChecker
     from rango.language.text_scores import check_readable
-    from rango.language.words import read_words, words_of
+    from rango.language.words import read_words
     from rango.models.loading import load_model
+    from rango.unicode_words import words_of
 
     # Every line is checked before the model is loaded for the first of them.
     for number, line in lines.items():
@@ -182,10 +184,8 @@ def _numbered_lines(file: Path) -> dict[int, str]:
 def _threshold(text: str) -> tuple[float | None, float | None]:
     """`--threshold` as (nats, None) or (None, share)."""
     percent = text.endswith("%")
-    try:
-        value = float(text.removesuffix("%"))
-    except ValueError:
-        value = -1.0
+    plain = re.fullmatch(r"[0-9]*\.?[0-9]+%?", text)  # float() alone would take 1_0 for 10
+    value = float(text.removesuffix("%")) if plain else -1.0
     if not (0 <= value <= 100 if percent else 0 <= value < float("inf")):
         raise InputError(f"--threshold is {text!r}; expected nats such as 8, or a share of the tokens such as 5%")
     return (None, value / 100) if percent else (value, None)

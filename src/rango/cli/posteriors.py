@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from rango.console import Terminal, visible
 from rango.decisions import (
@@ -33,10 +33,11 @@ from rango.rows import check_written, write_rows
 from rango.training.run_folder import Run, posteriors_file
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
-Seed = Annotated[int, Parameter(help="Seed of the bootstrap and of folds.")]
+Seed = Annotated[int, Parameter(help="Seed of the bootstrap and of folds.", validator=validators.Number(gte=0))]
 CostsFile = Annotated[Path | None, Parameter(help="YAML: classes, decisions, costs (row = true class); 0-1 if absent.")]
 Priors = Annotated[str | None, Parameter(help="Class priors to measure or decide under: 0.2,0.8 or no=0.2,yes=0.8.")]
-Replicates = Annotated[int, Parameter(help="Bootstrap replicates.")]
+# A million replicates move no digit that is shown.
+Replicates = Annotated[int, Parameter(help="Bootstrap replicates.", validator=validators.Number(gte=0, lte=1_000_000))]
 
 
 def metrics(

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from rango.language.spelling.checker import SpellingCheck, WordCheck
 from rango.language.text_scores import TextScore, bits_per_byte, perplexity
-from rango.language.words import replaced, segments_of
+from rango.unicode_words import replaced, segments_of
 
 _MARK = "bold red"
 _OFFERED = 3

@@ -28,6 +28,8 @@ CONTINUATION_TEMPLATES = Templates(
     cloze="{context}",
 )
 
+# A million instances take a minute to draw and 0.8 GB.
+MOST_INSTANCES = 1_000_000
 _TRAITS, _EVENTS, _RELATIONS = tuple(TRAITS), tuple(EVENTS), tuple(RELATIONS)
 _QUESTIONS: dict[Kind, str] = {
     "feeling": "How did {name} feel?",
@@ -76,6 +78,12 @@ def load_simulated_continuations(options: TaskOptions) -> Task:
 def _load(name: str, options: TaskOptions, templates: Templates, *, kinds: tuple[Kind, ...], n_choices: int) -> Task:
     if options.data is not None:
         raise InputError(f"data is {str(options.data)!r} but the task {name} is generated; leave the option out")
+    for split in SPLITS:
+        if (size := getattr(options, split)) > MOST_INSTANCES:
+            raise InputError(
+                f"{split} is {size:,} but the task {name}, whose world never ends, gives at most {MOST_INSTANCES:,} "
+                "instances of a split; ask for fewer"
+            )
     streams = {split: _instances(split, kinds, n_choices, options.data_seed) for split in SPLITS}
     drawn = {split: tuple(islice(stream, getattr(options, split))) for split, stream in streams.items()}
     return Task(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, replace
 from rango.errors import InputError
 from rango.options import TaskOptions
 from rango.tasks.task import Instance
+from rango.unicode_words import parts_of
 
 Groups = list[list[Instance]]
 
@@ -19,7 +19,6 @@ Groups = list[list[Instance]]
 # most 63; runs of 6 are idiom ("is standing in front of a") and link 1,100 into two groups, and runs of 12 miss endings
 # that were shortened.
 RUN = 8
-_WORD = re.compile(r"\w+")
 
 # Of near-duplicates. Below 40 characters one other word makes another text of it, and texts are alike by chance ("What
 # is 7 plus 8?"). 8 bands of 4 values: of the pairs at the limit 98 of 100 become candidates, to be compared exactly.
@@ -189,7 +188,7 @@ def link(instances: Sequence[Instance], keys: Iterable[Iterable[int | str]]) -> 
 
 def _runs(text: str) -> Iterable[int]:
     """A number for each run of `RUN` words; equal runs have equal numbers within one process."""
-    words = _WORD.findall(text.casefold())
+    words = list(parts_of(text.casefold()))
     return (hash(tuple(words[start : start + RUN])) for start in range(len(words) - RUN + 1))
 
 

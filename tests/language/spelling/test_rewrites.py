@@ -17,8 +17,9 @@ from rango.language.pretrain import pretrain
 from rango.language.spelling.checker import SpellChecker
 from rango.language.spelling.rewrites import Paths, Place
 from rango.language.text_scores import score_texts
-from rango.language.words import WordList, count_words, sentence_end, words_of
+from rango.language.words import WordList, count_words
 from rango.models.loading import Model, load_model
+from rango.unicode_words import sentence_end, words_of
 
 TEXT = sentences(ENGLISH, 150) + sentences(SPANISH, 150)
 TEXTS = [

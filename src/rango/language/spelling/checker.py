@@ -33,12 +33,13 @@ from rango.language.spelling.candidates import Candidate, Candidates, Channel, a
 from rango.language.spelling.rewrites import Paths, Place, reach_of
 from rango.language.spelling.word_forms import WordForms, capitalised, in_small_letters, may_be_name
 from rango.language.text_scores import check_readable
-from rango.language.words import WordList, fold, replaced, words_of, words_of_model
+from rango.language.words import WordList, words_of_model
 from rango.models.loading import Model
 from rango.options import ScoringOptions
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import score
 from rango.scoring.trees import TokenTree
+from rango.unicode_words import fold, replaced, words_of
 
 # Tokens of one tree, or twice its trunk if that is more; further branches go into another tree with the same trunk.
 # Larger trees cost more, because a mask grows with the square; smaller ones read the trunk more often.

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rango.language.text_scores import beginning, ending
-from rango.language.words import sentence_end
 from rango.models.loading import Model
 from rango.models.ngram import NGramForCausalLM
+from rango.unicode_words import sentence_end
 
 # Words kept on both sides of the one that changes, so that no token of the chunk's ends can depend on it.
 _MARGIN = 1

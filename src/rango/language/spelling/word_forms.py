@@ -21,8 +21,9 @@ from typing import Any
 
 from rango.language.spelling.candidates import Channel
 from rango.language.text_scores import unknown_token
-from rango.language.words import WordList, fold, replaced, sentences_of, words_of
+from rango.language.words import WordList
 from rango.models.loading import Model
+from rango.unicode_words import fold, replaced, sentences_of, words_of
 
 # A sentence is in capitals if it has at least so many words of two and more letters in capitals, and most are.
 _FEWEST_CAPITALS = 2
