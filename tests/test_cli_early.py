@@ -27,6 +27,7 @@ REFUSED = {
     "evaluate m simulated --out OUT --adapter NOWHERE": "NOWHERE holds no adapter_config.json",
     "evaluate m socialiqa --data NOWHERE --out OUT": "data folder NOWHERE does not exist",
     "pretrain NOWHERE --out OUT": "NOWHERE does not exist",
+    "pretrain FILE --out OUT": "FILE: ending '' is not known; expected .txt",
     "pretrain FILE --out FILE/model": "cannot be written to",
     "pretrain FILE --out OUT --tokenizer NOWHERE": "tokenizer NOWHERE is not a folder",
     "pretrain FILE --out OUT --architecture NOWHERE.json": "NOWHERE.json does not exist",

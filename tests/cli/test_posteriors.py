@@ -141,6 +141,10 @@ def test_costs_and_priors_are_matched_by_name(tmp_path: Path, capsys: Capture) -
     write_posteriors(tmp_path / "n.parquet", Posteriors(posteriors.log_posteriors, posteriors.labels))
     decided(tmp_path / "n.parquet", "--costs", tmp_path / "costs.yaml", d)
     assert "in order, because the posteriors name no choices" in capsys.readouterr().out
+    for command in (["metrics", tmp_path / "n.parquet"], ["compare", tmp_path / "n.parquet", tmp_path / "n.parquet"]):
+        options = ["--costs", tmp_path / "costs.yaml", "--replicates", 20]
+        assert main([*map(str, [*command, *options])]) == 0
+        assert "in order, because the posteriors name no choices" in capsys.readouterr().out
 
     with_costs = ["--costs", tmp_path / "costs.yaml"]
     by_place = decided(p, *with_costs, "--priors", "0.2,0.3,0.5", d)

@@ -13,9 +13,12 @@ import pytest
 import torch
 from helpers.adapters import logits
 from helpers.checkpoints import tiny_tokenizer, write_checkpoint
+from helpers.spelling_corpus import SPANISH, sentences
 from safetensors.torch import load_file, save_file
 
 from rango.errors import InputError
+from rango.language.options import PretrainConfig
+from rango.language.pretrain import pretrain
 from rango.models import loading
 from rango.models.loading import choose_device, choose_dtype, load_model
 
@@ -63,6 +66,38 @@ def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint: Checkpoint, tmp_
     del weights["model.layers.1.self_attn.q_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks 1 weights \(model\.layers\.1\.self_attn\.q_proj\.weight"):
+        load_model(folder)
+
+
+def test_a_config_that_would_leave_layers_out_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint("llama"), tmp_path / "copy"))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)  # an old buffer changes nothing
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    load_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    shorter = {key: value for key, value in config.items() if key != "layer_types"}
+    (folder / "config.json").write_text(json.dumps(shorter | {"num_hidden_layers": config["num_hidden_layers"] - 1}))
+    with pytest.raises(InputError, match=r"config.json has no place for \d+ weights of the checkpoint \(model.layers."):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda config: {"entries": config["entries"][:2]}, r"no place for \d weights of the checkpoint \("),
+        (lambda _: {"eos_token_id": 7}, "texts of the n-grams end in token 7, by config.json, and .* tokenizer in 0"),
+    ],
+)
+def test_an_n_gram_with_a_config_of_another_is_refused(
+    changes: Callable[[dict[str, Any]], dict[str, Any]], message: str, tmp_path: Path
+) -> None:
+    config = PretrainConfig.build({"model": "ngram", "vocabulary": 340, "ngram": {"order": 3}})
+    folder = pretrain(sentences(SPANISH), out=tmp_path / "lm", config=config)
+    load_model(folder)
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stored | changes(stored)))
+    with pytest.raises(InputError, match=message):
         load_model(folder)
 
 

@@ -44,6 +44,16 @@ def test_folder(tmp_path: Path) -> None:
     assert all(i.id.startswith("dev:") for i in task.test)
 
 
+def test_an_answer_that_is_named_twice_is_said(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    assert not load_task("socialiqa", data=folder, **SIZES).notes
+    rows = (folder / "dev.jsonl").read_text().replace('"late"', '"sore "')
+    (folder / "dev.jsonl").write_text(rows)
+    task = load_task("socialiqa", data=folder, **SIZES)
+    assert task.notes[0].startswith("4 instance(s) name one answer twice, as published")
+    assert all(len(instance.choices) == 3 for instance in task.test)
+
+
 def test_prompts_by_hand(tmp_path: Path) -> None:
     task = load_task("socialiqa", data=write_folder(tmp_path), **SIZES)
     first = next(i for i in (*task.train, *task.validation, *task.rest) if i.id == "train:1")
@@ -175,7 +185,10 @@ def test_the_real_data(shared_data: Path) -> None:
     task = load_task("socialiqa", data=shared_data / "socialiqa")
     seconds = time.perf_counter() - start
     assert [len(task.split(name)) for name in ("train", "validation", "test")] == [5000, 300, 1954]
-    assert task.notes == ("asked for 2,000 test instances, 1,954 exist: all taken",)
+    assert task.notes == (
+        "asked for 2,000 test instances, 1,954 exist: all taken",
+        "9 instance(s) name one answer twice, as published: the two share its probability",
+    )
     assert [sum(i.label == k for i in task.test) for k in range(3)] == [643, 654, 657]
     assert len(task.rest) > 28_000
     splits = [{i.group for i in part} for part in (task.train, task.validation, task.test, task.rest)]

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from rango.cli import Quiet
 from rango.errors import InputError
 from rango.files import check_file, check_writable
+from rango.language.corpus import arpa_file, check_ending
 from rango.language.options import PretrainConfig
 
 
@@ -37,6 +38,9 @@ def pretrain(
     if settings.architecture_file:
         check_file(Path(settings.architecture))
     check_writable(out.parent)
+    if arpa_file(texts, settings) is None:
+        for text in texts:
+            check_ending(text)
     from rango.console import Screen
     from rango.language.pretrain import pretrain as train
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rango.errors import InputError
 from rango.files import fingerprint, read_lines
-from rango.language.options import SMALLEST_VOCABULARY, PretrainConfig
+from rango.language.options import SMALLEST_VOCABULARY, NGramOptions, PretrainConfig
 from rango.rows import read_rows
 
 if TYPE_CHECKING:
@@ -70,6 +70,35 @@ class Corpus:
         return np.split(self.train, self.starts[1:])
 
 
+def arpa_file(texts: Sequence[Path | str], config: PretrainConfig) -> Path | None:
+    """The ARPA file (.arpa, .arpa.gz) that is given instead of text; None for text.
+
+    Raises:
+        InputError: other texts beside it, another kind of model, no tokenizer, or options for counting.
+    """
+    files = [text for text in texts if isinstance(text, Path) and text.name.removesuffix(".gz").endswith(".arpa")]
+    if not files:
+        return None
+    file = files[0]
+    if len(texts) > 1:
+        raise InputError(f"{file} is a whole model and {len(texts) - 1} other texts are given; give it alone")
+    if config.model != "ngram":
+        raise InputError(f"{file} holds n-grams and model is {config.model}; give --model ngram")
+    if config.tokenizer is None:
+        raise InputError(f"{file}: which tokenizer has its words as tokens? Give --tokenizer FOLDER, that of a model")
+    if config.ngram != NGramOptions():
+        raise InputError(f"{file}: its n-grams are counted and smoothed already; leave the ngram options out")
+    return file
+
+
+def check_ending(path: Path) -> str:
+    """The kind of a text file, `txt` or `jsonl`; InputError for a file of another ending."""
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if kind not in ("txt", "jsonl"):
+        raise InputError(f"{path}: ending {path.suffix!r} is not known; expected .txt, .txt.gz, .jsonl or .jsonl.gz")
+    return kind
+
+
 def read_sources(texts: Iterable[Path | str]) -> list[Source]:
     """Read text files (paths), or take documents as they are (strings).
 
@@ -95,17 +124,14 @@ def count_sources(sources: Sequence[Source]) -> str:
 
 def _read_documents(path: Path) -> Iterator[str]:
     """The documents of a file: its lines, or the `text` of its lines of JSON."""
-    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-    if kind == "txt":
+    if check_ending(path) == "txt":
         yield from read_lines(path)
-    elif kind == "jsonl":
-        for number, row in read_rows(path):
-            text = row.get("text")
-            if not isinstance(text, str):
-                raise InputError(f"{path}:{number}: `text` is {text!r}; expected a string in every line")
-            yield text
-    else:
-        raise InputError(f"{path}: ending {path.suffix!r} is not known; expected .txt, .txt.gz, .jsonl or .jsonl.gz")
+        return
+    for number, row in read_rows(path):
+        text = row.get("text")
+        if not isinstance(text, str):
+            raise InputError(f"{path}:{number}: `text` is {text!r}; expected a string in every line")
+        yield text
 
 
 def _source(name: str, where: str, texts: Iterable[str]) -> Source:

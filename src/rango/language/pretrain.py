@@ -22,6 +22,7 @@ from rango.language.arpa import read_arpa, write_arpa
 from rango.language.corpus import (
     Corpus,
     Source,
+    arpa_file,
     count_sources,
     documents,
     end_of_text,
@@ -43,7 +44,7 @@ from rango.language.model_folder import (
 )
 from rango.language.networks import architecture_text
 from rango.language.ngram_estimation import count_ngrams, smooth
-from rango.language.options import NGramOptions, PretrainConfig
+from rango.language.options import PretrainConfig
 from rango.language.trainer import Trainer
 from rango.language.words import WORDS_FILE, count_words, write_words
 from rango.models.loading import Model
@@ -85,7 +86,7 @@ def pretrain(
     place = out.resolve()
     check_place(place)
     items: list[Path | str] = list(texts)
-    arpa = _arpa_file(items, config)
+    arpa = arpa_file(items, config)
     # An ARPA file has no documents: it is a source by its bytes alone.
     sources = read_sources(items) if arpa is None else [Source(arpa.name, (), fingerprint(read_bytes(arpa)))]
 
@@ -213,27 +214,6 @@ def _held_out_loss(network: NGramForCausalLM, corpus: Corpus) -> dict[str, float
         values = network.sequence_log_probabilities(tokens[None, first : start + _TOKENS_AT_ONCE])[0]
         total -= float(values[start - first - 1 :].double().sum())
     return held_out_measures(total / count, count, corpus)
-
-
-def _arpa_file(texts: Sequence[Path | str], config: PretrainConfig) -> Path | None:
-    """The ARPA file (.arpa, .arpa.gz) that is given instead of text; None for text.
-
-    Raises:
-        InputError: other texts beside it, another kind of model, no tokenizer, or options for counting.
-    """
-    files = [text for text in texts if isinstance(text, Path) and text.name.removesuffix(".gz").endswith(".arpa")]
-    if not files:
-        return None
-    file = files[0]
-    if len(texts) > 1:
-        raise InputError(f"{file} is a whole model and {len(texts) - 1} other texts are given; give it alone")
-    if config.model != "ngram":
-        raise InputError(f"{file} holds n-grams and model is {config.model}; give --model ngram")
-    if config.tokenizer is None:
-        raise InputError(f"{file}: which tokenizer has its words as tokens? Give --tokenizer FOLDER, that of a model")
-    if config.ngram != NGramOptions():
-        raise InputError(f"{file}: its n-grams are counted and smoothed already; leave the ngram options out")
-    return file
 
 
 def _read_ngram(file: Path, tokenizer: PreTrainedTokenizerFast, *, screen: Screen) -> Pretrained:

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -172,6 +173,15 @@ def load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTr
             raise InputError(
                 f"model {source}: the checkpoint lacks {len(missing)} weights ({missing[0]}, ...); they would be random"
             )
+        # A config.json with fewer layers, or shorter n-grams, loads as another model. Weights of other kinds that an
+        # architecture has no place for, such as old buffers, are harmless.
+        places = {re.sub(r"\d+", "0", name) for name in network.state_dict()}
+        dropped = sorted(name for name in info["unexpected_keys"] if re.sub(r"\d+", "0", name) in places)
+        if dropped:
+            raise InputError(
+                f"model {source}: config.json has no place for {len(dropped)} weights of the checkpoint "
+                f"({dropped[0]}, ...); put back the config.json that it was saved with"
+            )
         network.to(device)
     network.eval()
     for parameter in network.parameters():
@@ -260,6 +270,11 @@ def _check_vocabulary(source: str, network: PreTrainedModel, tokenizer: PreTrain
             raise InputError(
                 f"model {source}: the n-grams are over a vocabulary of {counted} tokens, the tokenizer has "
                 f"{highest + 1}; put the tokenizer that the n-grams were counted with into the folder"
+            )
+        if network.config.eos_token_id != tokenizer.eos_token_id:
+            raise InputError(
+                f"model {source}: texts of the n-grams end in token {network.config.eos_token_id}, by config.json, and "
+                f"those of the tokenizer in {tokenizer.eos_token_id}; put back the files that were saved together"
             )
         return ()
     rows = getattr(network.get_input_embeddings(), "num_embeddings", None)
