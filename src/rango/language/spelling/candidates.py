@@ -14,7 +14,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from rango.language.words import WordList, fold
+from rango.language.words import WordList
+from rango.unicode_words import fold
 
 _MOST_EDITS = 2
 # Most misspellings are one edit from what was meant: 80 to 95 % in the collections that Kukich (1992) reviews.
