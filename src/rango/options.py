@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from rango.config import Config, Seed
+from rango.errors import unknown_name
 
 Form = Literal["letter", "cloze"]
 """letter: the choices are listed and the answer is a letter; cloze: the answer's text continues the prompt."""
@@ -34,8 +35,9 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Words = Literal["right", "all"]
 """What HellaSwag's limit of 100 words counts: context and right ending, or context and all four endings."""
 
-Placement = Literal["q", "k", "v", "o", "mlp", "head"]
-PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+PLACEMENTS = ("q", "k", "v", "o", "mlp", "head")
+ALL_LINEAR = "all-linear"
+"""The target that is every linear map of the decoder layers."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Normalisation = Literal["none", "tokens", "characters"]
 Objective = Literal["tokens", "answer", "choice"]
@@ -109,6 +111,15 @@ RankEntry = Annotated[PatternEntry, AfterValidator(_check_whole)]
 """NAME=NUMBER of a pattern."""
 
 
+def _check_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
+    # Which modules a network has, only the network can say; a mistyped placement is refused before torch is loaded.
+    for target in targets:
+        if target not in (*PLACEMENTS, ALL_LINEAR) and not re.search(r"[._\d]", target):
+            error = unknown_name("placement", target, [*PLACEMENTS, ALL_LINEAR])
+            raise ValueError(f"{error}; or name linear maps by the end of their names, such as self_attn.q_proj")
+    return targets
+
+
 class ModelAndTask(Config):
     """The two things that finetune and evaluate cannot do without; on the command line they need no flag."""
 
@@ -154,8 +165,11 @@ class LoRA(Config):
     """The update is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which an input of the update is dropped while training."""
-    targets: Annotated[tuple[Placement, ...], BeforeValidator(_split_names), Field(min_length=1)] = ("q", "v")
-    """Which projections are adapted: a comma-separated list among q, k, v, o, mlp, head."""
+    targets: Annotated[
+        tuple[str, ...], BeforeValidator(_split_names), AfterValidator(_check_targets), Field(min_length=1)
+    ] = ("q", "v")
+    """Which projections are adapted: a comma-separated list among q, k, v, o, mlp, head. Also all-linear (every linear
+    map of the decoder layers) and, for any architecture, ends of module names, such as self_attn.q_proj."""
     layers: str | None = None
     """Which decoder layers are adapted, for example 0-7 or 0,3; all when absent."""
     rank_pattern: Annotated[tuple[RankEntry, ...], BeforeValidator(_pattern_entries)] = ()

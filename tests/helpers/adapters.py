@@ -29,8 +29,9 @@ def shaken(model: Model, lora: LoRA, seed: int = 0) -> Any:
     adapter = add_adapter(model, lora, seed=seed)
     torch.manual_seed(seed)
     with torch.no_grad():
-        for layer in adapter.layers.values():
-            layer.weights(adapter.number)[1].normal_(std=0.3)
+        for name, parameter in adapter.named_parameters().items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
     return adapter
 
 

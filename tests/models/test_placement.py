@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.adapters import logits, peft_twin, shaken
+from helpers.architectures import tiny_model
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from rango.errors import InputError
 from rango.models.loading import load_model
@@ -15,6 +17,10 @@ from rango.models.placement import parse_layers, place
 from rango.options import LoRA
 
 Checkpoint = Callable[..., Path]
+
+
+def names_of(network: torch.nn.Module, targets: tuple[str, ...], layers: str | None = None) -> list[str]:
+    return [site.name for site in place(network, targets, layers)]
 
 
 def test_a_subset_of_layers(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -34,21 +40,51 @@ def test_layer_lists() -> None:
         parse_layers("2-5", 4)
 
 
-def test_fused_projections_are_adapted_together_or_refused(checkpoint: Checkpoint) -> None:
-    model = load_model(checkpoint("gpt2"))
-    assert place(model.network, ("q", "k", "v"), None) == ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"]
+def test_modules_by_hand_and_all_linear(checkpoint: Checkpoint) -> None:
+    network = load_model(checkpoint("llama")).network
+    linear = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert names_of(network, ("all-linear",)) == [name for name in linear if name != "lm_head"]
+    assert names_of(network, ("all-linear", "head")) == linear
+    assert names_of(network, ("self_attn.q_proj",)) == names_of(network, ("q",))
+    assert names_of(network, ("lm_head",)) == ["lm_head"]
+    assert names_of(network, ("0.mlp.up_proj",)) == ["model.layers.0.mlp.up_proj"]
+    # Named twice, a module has one update, and the order is the network's.
+    assert names_of(network, ("head", "v", "q_proj", "q")) == names_of(network, ("q", "v", "head"))
+    assert names_of(network, ("all-linear",), "1") == [name for name in linear if ".1." in name]
+
+
+def test_an_architecture_outside_of_the_table_takes_names_by_hand() -> None:
+    network = tiny_model("rwkv").network
     with pytest.raises(
-        InputError, match=r"placement 'q': gpt2 computes q, k, v in one matrix \(attn\.c_attn\); name all"
+        InputError,
+        match=r"architecture 'rwkv' is not in the table of placements, so nothing says what 'q' is; use all-linear, "
+        r"head, or ends of the names of its linear maps: attention\.key, attention\.value, attention\.receptance, ",
     ):
-        place(model.network, ("q", "v"), None)
+        place(network, ("q",), None)
+    assert names_of(network, ("attention.key", "head"), "0") == ["rwkv.blocks.0.attention.key", "head"]
+    assert len(names_of(network, ("all-linear",))) == 7 * 4
+
+
+def test_the_encoder_of_images_beside_a_decoder_is_not_adapted() -> None:
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    text |= {"num_hidden_layers": 2, "head_dim": 8, "vocab_size": 300}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = CONFIG_MAPPING["gemma3"](text_config=text, vision_config={**vision, "image_size": 28, "patch_size": 14})
+    network = AutoModelForCausalLM.from_config(config)
+    names = names_of(network, ("q", "self_attn.v_proj", "head"), "1")
+    assert names == [*(f"model.language_model.layers.1.self_attn.{p}_proj" for p in "qv"), "lm_head"]
 
 
 def test_bad_placements_are_refused_in_words(checkpoint: Checkpoint) -> None:
     model = load_model(checkpoint("phi"))
     with pytest.raises(InputError, match="unknown placement 'w'"):
         place(model.network, ("w",), None)
+    with pytest.raises(InputError, match=r"unknown placement 'self_atn\.q_proj': did you mean 'self_attn\.q_proj'\?"):
+        place(model.network, ("self_atn.q_proj",), None)
+    with pytest.raises(InputError, match=r"lora\.targets layers\.0\.mlp\.fc1 is nowhere in lora\.layers 1; change"):
+        place(model.network, ("layers.0.mlp.fc1",), "1")
     model.network.config.model_type = "mamba"
-    with pytest.raises(InputError, match=r"architecture 'mamba' is not in the placement table"):
+    with pytest.raises(InputError, match=r"architecture 'mamba' is not in the table of placements"):
         place(model.network, ("q",), None)
     model.network.config.model_type = "gpt_neo"
     with pytest.raises(InputError, match=r"placement 'q': this PhiForCausalLM \(gpt_neo\) has no linear module named"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from rango.errors import InputError
 from rango.files import ADAPTER_CONFIG, write_json, write_tensors
 from rango.models.loading import Model
-from rango.models.lora import Grouping, LoRALinear
-from rango.models.placement import head_name, place, placement_of
+from rango.models.lora import Grouping, LoRALinear, Slice, weight_shape
+from rango.models.placement import head_name, place
 from rango.options import LoRA, pattern_fits, scaling_divisor
 
 WEIGHTS = "adapter_model.safetensors"
@@ -109,11 +110,25 @@ class Adapter(TrainableModel):
     notes: tuple[str, ...] = ()
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """A and B of each layer by its name, `NAME.lora_A.weight` (r, in) and `NAME.lora_B.weight` (out, r)."""
+        """A and B of each layer by its name, `NAME.lora_A.weight` (r, in) and `NAME.lora_B.weight` (out, r).
+
+        Those of a slice are `NAME.q.lora_A.weight` (r, in) and `NAME.q.lora_B.weight` (n, r).
+        """
         return {
-            f"{name}.lora_{letter}.weight": parameter
+            f"{update_name(name, part)}.lora_{letter}.weight": parameter
             for name, layer in self.layers.items()
-            for letter, parameter in zip("AB", layer.weights(self.number), strict=True)
+            for part in layer.slices[self.number]
+            for letter, parameter in zip("AB", layer.weights(self.number, part), strict=True)
+        }
+
+    def plans(self) -> dict[str, dict[str, UpdatePlan]]:
+        """The updates of each layer by module name, then by the slice's name."""
+        return {
+            name: {
+                part: UpdatePlan(len(layer.weights(self.number, part)[0]), layer.scaling[self.number][part], piece)
+                for part, piece in layer.slices[self.number].items()
+            }
+            for name, layer in self.layers.items()
         }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -126,24 +141,25 @@ class Adapter(TrainableModel):
         ]
 
     def module_count(self) -> int:
-        """How many linear maps are adapted."""
-        return len(self.layers)
+        """How many linear maps are adapted; a slice of a fused one counts as one."""
+        return sum(len(layer.slices[self.number]) for layer in self.layers.values())
 
     def load(self, folder: Path) -> None:
         """Copy A and B from a checkpoint of this same adapter."""
-        state = load_file(folder / WEIGHTS)
-        self.load_state({name.removeprefix(PREFIX): tensor for name, tensor in state.items()})
+        state = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+        self.load_state(split_updates(state, self.plans()))
 
     def reset(self, seed: int) -> None:
         """Start afresh: A drawn again, B zero.
 
-        Each layer's A is drawn from a stream of its own, seeded by `seed` and the layer's name, so that it does not
+        Each update's A is drawn from a stream of its own, seeded by `seed` and the layer's name, so that it does not
         depend on which other layers are adapted.
         """
         for name, layer in self.layers.items():
-            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-            stream = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-            layer.initialise(stream, self.number)
+            for part in layer.slices[self.number]:
+                digest = hashlib.sha256(f"{seed}:{update_name(name, part)}".encode()).digest()
+                stream = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+                layer.initialise(stream, self.number, part)
 
     def alone(self) -> AbstractContextManager[None]:
         """Within the block the network is the base model with this adapter."""
@@ -181,10 +197,22 @@ class Adapter(TrainableModel):
                 _replace(self.model.network, name, layer.base)
 
     def save(self, folder: Path) -> None:
-        """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT reads them."""
-        tensors = {PREFIX + name: tensor for name, tensor in self.state().items()}
+        """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT reads them.
+
+        PEFT knows no slices: those of a layer are written as one update of the whole, see `join_updates`.
+        """
+        plans = self.plans()
+        outputs = {name: weight_shape(layer.base)[0] for name, layer in self.layers.items()}
+        tensors = {PREFIX + name: tensor for name, tensor in join_updates(self.state(), plans, outputs).items()}
         # PEFT passes over the metadata; Rango refuses an adapter whose base is another.
         metadata = {"format": "pt", "base_fingerprint": self.model.fingerprint}
+        sliced = {
+            name: {part: asdict(plan) for part, plan in parts.items()}
+            for name, parts in plans.items()
+            if "" not in parts
+        }
+        if sliced:
+            metadata["slices"] = json.dumps(sliced)
         write_tensors(folder / WEIGHTS, tensors, metadata=metadata)
         config = {
             "peft_type": "LORA",
@@ -202,10 +230,11 @@ class Adapter(TrainableModel):
 
     def _ranks_and_alphas(self) -> dict[str, Any]:
         """Rank and alpha of every layer as PEFT writes them: one for all, and patterns for the others."""
-        ranks = {name: len(layer.weights(self.number)[0]) for name, layer in self.layers.items()}
+        plans = self.plans()
+        ranks = {name: sum(plan.rank for plan in parts.values()) for name, parts in plans.items()}
         alphas = {
-            name: layer.scaling[self.number] * scaling_divisor(ranks[name], rslora=self.lora.rslora)
-            for name, layer in self.layers.items()
+            name: joint_scaling(parts) * scaling_divisor(ranks[name], rslora=self.lora.rslora)
+            for name, parts in plans.items()
         }
         # scaling came from alpha by a division, whose rounding must not make a pattern of equal alphas
         alphas = {name: alpha for name, alpha in alphas.items() if not math.isclose(alpha, self.lora.alpha)}
@@ -244,37 +273,44 @@ def add_bank(model: Model, configurations: Sequence[tuple[LoRA, int]]) -> tuple[
 
 
 @dataclass(frozen=True)
-class LayerPlan:
-    """The update that a layer gets."""
+class UpdatePlan:
+    """An update that a layer gets, of all its outputs or of a slice."""
 
     rank: int
     scaling: float
+    slice: Slice | None = None
 
 
-def _plan(network: nn.Module, lora: LoRA) -> dict[str, LayerPlan]:
-    """The update of each module that `lora` places, by module name.
+Plans = Mapping[str, Mapping[str, UpdatePlan]]
+"""The updates of an adapter: by module name, then by the name of the slice, which is empty for all outputs."""
+
+
+def _plan(network: nn.Module, lora: LoRA) -> Plans:
+    """The updates that `lora` places.
 
     Raises:
         InputError: as `place`, or a pattern has a name that fits none of the modules.
     """
-    names = place(network, lora.targets, lora.layers)
-    placements = {name: placement_of(network, name) for name in names}
+    sites = place(network, lora.targets, lora.layers)
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in (entry.rpartition("=")[0] for entry in getattr(lora, key)):
-            if not any(pattern_fits(pattern, name, placements[name]) for name in names):
+            if not any(pattern_fits(pattern, site.name, site.placement) for site in sites):
+                names = dict.fromkeys(site.name for site in sites)
                 raise InputError(
-                    f"lora.{key}: {pattern!r} fits none of the adapted modules ({', '.join(names[:3])}, ...); "
+                    f"lora.{key}: {pattern!r} fits none of the adapted modules ({', '.join([*names][:3])}, ...); "
                     "name a placement among the targets, or the end of a module's name"
                 )
-    return {
-        name: LayerPlan(lora.rank_of(name, placements[name]), lora.scaling_of(name, placements[name])) for name in names
-    }
+    plans: dict[str, dict[str, UpdatePlan]] = {}
+    for site in sites:
+        rank, scaling = lora.rank_of(site.name, site.placement), lora.scaling_of(site.name, site.placement)
+        plans.setdefault(site.name, {})[site.part] = UpdatePlan(rank, scaling, site.slice)
+    return plans
 
 
-def wrap(model: Model, bank: Sequence[tuple[LoRA, Mapping[str, LayerPlan]]]) -> tuple[Adapter, ...]:
+def wrap(model: Model, bank: Sequence[tuple[LoRA, Plans]]) -> tuple[Adapter, ...]:
     """Put adapters of zeros into a network and freeze everything else.
 
-    `bank` holds the configuration of each adapter and the update of each of its layers by module name.
+    `bank` holds the configuration of each adapter and its updates.
     """
     network = model.network
     for parameter in network.parameters():
@@ -283,15 +319,69 @@ def wrap(model: Model, bank: Sequence[tuple[LoRA, Mapping[str, LayerPlan]]]) -> 
     layers: dict[str, LoRALinear] = {}
     # One wrapper for each module, shared by all adapters that adapt the module.
     for number, (lora, plans) in enumerate(bank):
-        for name, plan in plans.items():
+        for name, parts in plans.items():
             if name not in layers:
                 layers[name] = LoRALinear(network.get_submodule(name), grouping)
                 _replace(network, name, layers[name])
-            layers[name].add(rank=plan.rank, scaling=plan.scaling, dropout=lora.dropout, adapter=number)
+            for part, plan in parts.items():
+                layers[name].add(
+                    rank=plan.rank,
+                    scaling=plan.scaling,
+                    dropout=lora.dropout,
+                    adapter=number,
+                    part=part,
+                    piece=plan.slice,
+                )
     return tuple(
         Adapter(model, lora, {name: layers[name] for name in plans}, grouping, number)
         for number, (lora, plans) in enumerate(bank)
     )
+
+
+def update_name(layer: str, part: str) -> str:
+    """The name of an update: its layer's, and the slice's where it has one."""
+    return f"{layer}.{part}" if part else layer
+
+
+def joint_scaling(parts: Mapping[str, UpdatePlan]) -> float:
+    """The scaling of a layer's updates when they are written as one; that of the first."""
+    return next(iter(parts.values())).scaling
+
+
+def join_updates(
+    state: Mapping[str, torch.Tensor], plans: Plans, outputs: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """A and B of each layer from those of its slices: the same function as one update of all outputs.
+
+            ⎡ A_q ⎤ (r_q + r_v, in)      ⎡ B_q  0  ⎤
+        A = ⎣ A_v ⎦                  B = ⎢  0   0  ⎥ (out, r_q + r_v), each B at the outputs of its slice
+                                         ⎣  0  B_v ⎦
+
+    The joint update has one scaling, so a B of another scaling is multiplied by what it lacks: with equal ranks and
+    alphas, or ranks that differ by powers of two, nothing is rounded.
+    """
+    joined: dict[str, torch.Tensor] = {}
+    for name, parts in plans.items():
+        A = torch.cat([state[f"{update_name(name, part)}.lora_A.weight"] for part in parts])
+        columns = []
+        for part, plan in parts.items():
+            B = state[f"{update_name(name, part)}.lora_B.weight"] * (plan.scaling / joint_scaling(parts))
+            columns.append(B if plan.slice is None else plan.slice.widen(B.T, outputs[name]).T)  # (out, r)
+        joined |= {f"{name}.lora_A.weight": A, f"{name}.lora_B.weight": torch.cat(columns, dim=1).contiguous()}
+    return joined
+
+
+def split_updates(state: Mapping[str, torch.Tensor], plans: Plans) -> dict[str, torch.Tensor]:
+    """Undo `join_updates`."""
+    split: dict[str, torch.Tensor] = {}
+    for name, parts in plans.items():
+        A, B = state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"]
+        ranks = [plan.rank for plan in parts.values()]
+        for (part, plan), a, b in zip(parts.items(), A.split(ranks), B.split(ranks, dim=1), strict=True):
+            rows = b if plan.slice is None else b[plan.slice.index(len(b))]
+            split[f"{update_name(name, part)}.lora_A.weight"] = a
+            split[f"{update_name(name, part)}.lora_B.weight"] = rows / (plan.scaling / joint_scaling(parts))
+    return split
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:

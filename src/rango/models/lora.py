@@ -4,13 +4,15 @@
                 ├── rows of adapter 0: s₀ B₀ A₀ x ────────┼── + ── y (b, out)
                 └── rows of adapter 1: s₁ B₁ A₁ x ────────┘
 
-`Grouping` says which rows belong to which adapter.
+`Grouping` says which rows belong to which adapter. Where one matrix computes q, k and v, an update of q alone has the
+outputs of q; its `Slice` says which of the matrix's outputs these are.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -66,16 +68,51 @@ class Grouping:
             self.members, self.rows = before
 
 
+@dataclass(frozen=True)
+class Slice:
+    """Some outputs of a linear map: in each of `blocks` equal blocks, those from `start` to before `stop`.
+
+    Attention's fused projections are all of this kind. In Phi-3, one block is [q q q q, k k, v v]; in GPT-NeoX each
+    head is a block [q, k, v]:
+
+    >>> Slice(blocks=1, start=4, stop=6).index(8).tolist(), Slice(blocks=2, start=2, stop=3).index(6).tolist()
+    ([4, 5], [2, 5])
+    """
+
+    blocks: int
+    start: int
+    stop: int
+
+    def count(self) -> int:
+        """How many outputs the slice has."""
+        return self.blocks * (self.stop - self.start)
+
+    def fits(self, outputs: int) -> bool:
+        """Whether a map of so many outputs has this slice."""
+        return self.blocks > 0 and outputs % self.blocks == 0 and 0 <= self.start < self.stop <= outputs // self.blocks
+
+    def index(self, outputs: int) -> torch.Tensor:
+        """The numbers of the slice's outputs among `outputs`, (n,), in the map's order."""
+        return torch.arange(outputs).view(self.blocks, -1)[:, self.start : self.stop].reshape(-1)
+
+    def widen(self, y: torch.Tensor, outputs: int) -> torch.Tensor:
+        """The slice's outputs at their places among zeros: (..., n) gives (..., outputs)."""
+        blocks = y.reshape(*y.shape[:-1], self.blocks, self.stop - self.start)
+        return nn.functional.pad(blocks, (self.start, outputs // self.blocks - self.stop)).flatten(-2)
+
+
 class LoRALinear(nn.Module):
     """A frozen linear map W₀ with low-rank updates: y = W₀ x + s B A x, s = alpha / r (arXiv:2106.09685, eq. 3).
 
-    The layer holds one update for each adapter of a bank that adapts it; an ordinary run is a bank of one. Which rows
-    of a batch belong to which adapter is in `grouping`, shared by all layers of the network.
+    The layer holds the updates of each adapter of a bank that adapts it; an ordinary run is a bank of one. Which rows
+    of a batch belong to which adapter is in `grouping`, shared by all layers of the network. An adapter has one update
+    of all outputs, or one of each slice that it adapts, with an A and a B of its own: what it would have if the slices
+    were linear maps of their own.
 
     Shapes:
         x: (b, ..., in); y: (b, ..., out)
-        lora_A[i]: (r_i, in); lora_B[i]: (out, r_i) of adapter i, parameters of their own: ranks, learning rates and
-        gradient norms differ by adapter
+        A of adapter i: (r_i, in); B: (out, r_i), or (n, r_i) for a slice of n outputs. They are parameters of their
+        own: ranks, learning rates and gradient norms differ by adapter
 
     B starts at zero, so a fresh adapter adds exactly 0 and changes no output.
     """
@@ -86,35 +123,51 @@ class LoRALinear(nn.Module):
         self.grouping = grouping or Grouping()
         self.lora_A = nn.ParameterDict()  # the paper's A and B, PEFT's names
         self.lora_B = nn.ParameterDict()
-        self.scaling: dict[int, float] = {}
+        self.slices: dict[int, dict[str, Slice | None]] = {}
+        """Of each adapter, the slices that it adapts by their names; all outputs are None, named ""."""
+        self.scaling: dict[int, dict[str, float]] = {}
         self.dropout: dict[int, float] = {}
         self.merged: torch.Tensor | None = None
         self._small: dict[str, tuple[object, torch.Tensor]] = {}
 
-    def add(self, *, rank: int, scaling: float, dropout: float = 0.0, adapter: int = 0) -> None:
-        """Make room for the update of one adapter, all zeros."""
+    def add(
+        self,
+        *,
+        rank: int,
+        scaling: float,
+        dropout: float = 0.0,
+        adapter: int = 0,
+        part: str = "",
+        piece: Slice | None = None,
+    ) -> None:
+        """Make room for one update of an adapter, all zeros: of all outputs, or of the slice `piece` named `part`."""
         outputs, inputs = weight_shape(self.base)
+        rows = outputs if piece is None else piece.count()
         device = next(self.base.parameters()).device
         # fp32 whatever the base's type: Adam's small steps vanish in half precision.
-        self.lora_A[str(adapter)] = nn.Parameter(torch.zeros(rank, inputs, device=device, dtype=torch.float32))
-        self.lora_B[str(adapter)] = nn.Parameter(torch.zeros(outputs, rank, device=device, dtype=torch.float32))
-        self.scaling[adapter] = scaling
+        A = torch.zeros(rank, inputs, device=device, dtype=torch.float32)
+        B = torch.zeros(rows, rank, device=device, dtype=torch.float32)
+        self.lora_A[f"{adapter}{part}"], self.lora_B[f"{adapter}{part}"] = nn.Parameter(A), nn.Parameter(B)
+        self.slices.setdefault(adapter, {})[part] = piece
+        self.scaling.setdefault(adapter, {})[part] = scaling
         self.dropout[adapter] = dropout
 
     def drop(self, adapter: int) -> None:
-        """Forget the update of one adapter."""
-        del self.lora_A[str(adapter)], self.lora_B[str(adapter)], self.scaling[adapter], self.dropout[adapter]
+        """Forget the updates of one adapter."""
+        for part in self.slices.pop(adapter):
+            del self.lora_A[f"{adapter}{part}"], self.lora_B[f"{adapter}{part}"]
+        del self.scaling[adapter], self.dropout[adapter]
 
-    def weights(self, adapter: int = 0) -> tuple[nn.Parameter, nn.Parameter]:
-        """A (r, in) and B (out, r) of one adapter."""
-        return self.lora_A[str(adapter)], self.lora_B[str(adapter)]
+    def weights(self, adapter: int = 0, part: str = "") -> tuple[nn.Parameter, nn.Parameter]:
+        """A (r, in) and B (out, r) of one adapter; of one of its slices of n outputs, A (r, in) and B (n, r)."""
+        return self.lora_A[f"{adapter}{part}"], self.lora_B[f"{adapter}{part}"]
 
-    def initialise(self, generator: torch.Generator, adapter: int = 0) -> None:
+    def initialise(self, generator: torch.Generator, adapter: int = 0, part: str = "") -> None:
         """Draw A from N(0, 1/(3 in)) and set B to zero.
 
         The variance is that of the reference implementation's uniform draw, so learning rates carry over.
         """
-        A, B = self.weights(adapter)
+        A, B = self.weights(adapter, part)
         noise = torch.randn(A.shape, generator=generator) / (3 * A.shape[1]) ** 0.5
         with torch.no_grad():
             A.copy_(noise)
@@ -131,13 +184,20 @@ class LoRALinear(nn.Module):
         return self._add_bank(x, y)
 
     def update(self, x: torch.Tensor, adapter: int = 0) -> torch.Tensor:
-        """The update s B A x of one adapter alone, (b, ..., out)."""
+        """The updates s B A x of one adapter alone, each at the outputs of its slice, (b, ..., out)."""
+        updates = [self._widen(self._update(x, adapter, part), piece) for part, piece in self.slices[adapter].items()]
+        return sum(updates[1:], updates[0])  # (b, ..., out)
+
+    def _update(self, x: torch.Tensor, adapter: int, part: str) -> torch.Tensor:
         if self.dropout[adapter]:
             x = nn.functional.dropout(x, self.dropout[adapter], self.training)
-        A, B = (weight.to(x.dtype) for weight in self.weights(adapter))  # (r, in), (out, r)
-        # s multiplies the r numbers of A x, not the `out` numbers of B A x: less work, same product.
-        low = x @ A.T * self.scaling[adapter]  # (b, ..., r)
-        return low @ B.T  # (b, ..., out)
+        A, B = (weight.to(x.dtype) for weight in self.weights(adapter, part))  # (r, in), (n, r)
+        # s multiplies the r numbers of A x, not the `n` numbers of B A x: less work, same product.
+        low = x @ A.T * self.scaling[adapter][part]  # (b, ..., r)
+        return low @ B.T  # (b, ..., n)
+
+    def _widen(self, update: torch.Tensor, piece: Slice | None) -> torch.Tensor:
+        return update if piece is None else piece.widen(update, weight_shape(self.base)[0])
 
     def _add_bank(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """y plus each adapter's update on its own rows."""
@@ -151,25 +211,38 @@ class LoRALinear(nn.Module):
             for number, member in zip(mine, members, strict=True):
                 parts[number] = parts[number] + self.update(rows[number], member).to(y.dtype)
             return torch.cat(parts)  # (b, ..., out)
-        if len(mine) == len(spans):
-            return y + self._together(x, members).reshape(y.shape).to(y.dtype)
-        # Whole groups are picked and added to in place: slices would cost a tensor of zeros each in the backward pass.
-        index = self._kept("index", mine, torch.long, x.device)
-        picked = x.reshape(len(spans), -1, x.shape[-1]).index_select(0, index)  # (n, positions, in)
-        update = self._together(picked, members).to(y.dtype)  # (n, positions, out)
-        return y.reshape(len(spans), -1, y.shape[-1]).index_add_(0, index, update).reshape(y.shape)
+        # Equal shares: one batched product for each slice, over the adapters that adapt it.
+        for part, piece in {item: None for member in members for item in self.slices[member].items()}:
+            having = [n for n in mine if (part, piece) in self.slices[spans[n][0]].items()]
+            y = self._add_together(x, y, having, part, piece)
+        return y  # (b, ..., out)
 
-    def _together(self, x: torch.Tensor, members: list[int]) -> torch.Tensor:
-        """Updates of n adapters with equal rows in two batched products, (n, positions, out).
+    def _add_together(
+        self, x: torch.Tensor, y: torch.Tensor, mine: list[int], part: str, piece: Slice | None
+    ) -> torch.Tensor:
+        """y plus the updates of one slice by the adapters of the groups `mine`, where all groups have equal rows."""
+        members = [self.grouping.members[number] for number in mine]
+        groups = len(self.grouping.members)
+        if len(mine) == groups:
+            return y + self._widen(self._together(x, members, part), piece).reshape(y.shape).to(y.dtype)
+        # Whole groups are picked and added to in place: splits would cost a tensor of zeros each in the backward pass.
+        index = self._kept(f"index {part}", mine, torch.long, x.device)
+        picked = x.reshape(groups, -1, x.shape[-1]).index_select(0, index)  # (n, positions, in)
+        update = self._widen(self._together(picked, members, part), piece).to(y.dtype)  # (n, positions, out)
+        return y.reshape(groups, -1, y.shape[-1]).index_add_(0, index, update).reshape(y.shape)
+
+    def _together(self, x: torch.Tensor, members: list[int], part: str) -> torch.Tensor:
+        """Updates of n adapters with equal rows in two batched products, (n, positions, outputs of the slice).
 
         Smaller ranks are padded with zeros to the largest, R, which adds exact zeros to the sums.
         """
-        pairs = [self.weights(member) for member in members]
+        pairs = [self.weights(member, part) for member in members]
         A = pad_sequence([a for a, _ in pairs], batch_first=True).to(x.dtype)  # (n, R, in)
         B = pad_sequence([b.T for _, b in pairs], batch_first=True).to(x.dtype)  # (n, R, out)
         low = torch.bmm(x.reshape(len(members), -1, x.shape[-1]), A.transpose(1, 2))  # (n, positions, R)
-        scaling = self._kept("scaling", [self.scaling[member] for member in members], x.dtype, x.device)  # (n,)
-        return torch.bmm(low * scaling[:, None, None], B)  # (n, positions, out)
+        scaling = [self.scaling[member][part] for member in members]
+        low = low * self._kept(f"scaling {part}", scaling, x.dtype, x.device)[:, None, None]
+        return torch.bmm(low, B)  # (n, positions, out)
 
     def _kept(self, name: str, values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """A small tensor, made once: copying it to a GPU at each step would wait for the GPU."""
@@ -191,11 +264,13 @@ class LoRALinear(nn.Module):
         if self.merged is not None or not members or members[0] not in self.scaling:
             return y
         A, B = self.weights(members[0])
-        low = hidden @ A.to(hidden.dtype).T * self.scaling[members[0]]  # (m, r)
+        low = hidden @ A.to(hidden.dtype).T * self.scaling[members[0]][""]  # (m, r)
         return y + low @ B[rows].to(hidden.dtype).T  # (m, K)
 
     def merge(self) -> None:
         """Add s B A to W₀, in fp32, keeping a copy of W₀ so that `unmerge` gives it back to the bit.
+
+        Only the rows of the adapter's slices are written.
 
         Raises:
             ValueError: merged already, or a bank of more than one.
@@ -204,14 +279,15 @@ class LoRALinear(nn.Module):
             raise ValueError("only a single adapter that is not merged yet can be merged")
         weight = self.base.weight
         assert isinstance(weight, torch.Tensor)
-        [(adapter, scaling)] = self.scaling.items()
-        A, B = self.weights(adapter)
-        update = scaling * (B @ A)  # (out, in)
-        if isinstance(self.base, Conv1D):
-            update = update.T
+        [adapter] = self.scaling
         self.merged = weight.detach().clone()
         with torch.no_grad():
-            weight.copy_((weight.float() + update).to(weight.dtype))
+            matrix = weight.T if isinstance(self.base, Conv1D) else weight  # (out, in), a view
+            for part, piece in self.slices[adapter].items():
+                A, B = self.weights(adapter, part)
+                rows = slice(None) if piece is None else piece.index(len(matrix)).to(matrix.device)
+                update = self.scaling[adapter][part] * (B @ A)  # (n, in)
+                matrix[rows] = (matrix[rows].float() + update).to(matrix.dtype)
 
     def unmerge(self) -> None:
         """Give W₀ back, bit for bit.
@@ -230,10 +306,10 @@ class LoRALinear(nn.Module):
 
 def weight_shape(linear: nn.Module) -> tuple[int, int]:
     """(out, in) of a Linear or of GPT-2's Conv1D, which stores its weight transposed."""
-    weight = linear.weight
-    assert isinstance(weight, torch.Tensor)
-    rows, columns = weight.shape
-    return (columns, rows) if isinstance(linear, Conv1D) else (rows, columns)
+    if isinstance(linear, Conv1D):
+        return int(linear.nf), int(linear.nx)
+    assert isinstance(linear, nn.Linear)
+    return linear.out_features, linear.in_features
 
 
 def linear_rows(linear: nn.Module, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

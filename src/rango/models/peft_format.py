@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +18,19 @@ from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
 from rango.files import ADAPTER_CONFIG, FULL_RECORD, check_adapter_folder, read_json
-from rango.models.adapter import PREFIX, WEIGHTS, LayerPlan, TrainableModel, check_unadapted, wrap
+from rango.models.adapter import (
+    PREFIX,
+    WEIGHTS,
+    TrainableModel,
+    UpdatePlan,
+    check_unadapted,
+    joint_scaling,
+    split_updates,
+    wrap,
+)
 from rango.models.full_finetuning import FullTuning, add_full
 from rango.models.loading import Model, quiet_transformers
-from rango.models.lora import weight_shape
+from rango.models.lora import Slice, weight_shape
 from rango.options import LoRA
 
 # Options of PEFT with which the network computes something else than W x + (alpha / r) B A x in the named layers.
@@ -212,8 +223,10 @@ def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str
         raise InputError(f"{path} is not a safetensors file ({error}); the adapter is damaged") from None
 
 
-def _check_tensors(model: Model, state: Mapping[str, torch.Tensor], lora: LoRA, folder: Path) -> dict[str, LayerPlan]:
-    """The update of each adapted module by its name.
+def _check_tensors(
+    model: Model, state: Mapping[str, torch.Tensor], lora: LoRA, folder: Path
+) -> dict[str, dict[str, UpdatePlan]]:
+    """The updates of the adapted modules, as PEFT has them: one of all outputs each.
 
     Raises:
         InputError: tensors that are not A and B of linear maps of the model, or of other ranks than `lora` says.
@@ -249,5 +262,39 @@ def _check_tensors(model: Model, state: Mapping[str, torch.Tensor], lora: LoRA, 
             raise InputError(
                 f"{folder}: {name} has rank {rank}, but {ADAPTER_CONFIG} says r {lora.rank_of(name)}; they must agree"
             )
-        plans[name] = LayerPlan(rank, lora.scaling_of(name))
+        plans[name] = {"": UpdatePlan(rank, lora.scaling_of(name))}
+    return plans
+
+
+def _read_slices(
+    model: Model, metadata: Mapping[str, str], state: Mapping[str, torch.Tensor], lora: LoRA, folder: Path
+) -> dict[str, dict[str, UpdatePlan]]:
+    """The updates that Rango wrote joined, from the metadata; the tensors are checked already.
+
+    Raises:
+        InputError: the weights are not the joint update of such slices.
+    """
+    damaged = InputError(f"{folder}: the slices in {WEIGHTS}'s metadata do not fit its weights; the adapter is damaged")
+    try:
+        plans = {
+            name: {
+                part: UpdatePlan(int(plan["rank"]), float(plan["scaling"]), Slice(**plan["slice"]))
+                for part, plan in parts.items()
+            }
+            for name, parts in json.loads(metadata.get("slices", "{}")).items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise damaged from None
+    for name, parts in plans.items():
+        B = state.get(f"{name}.lora_B.weight")
+        if B is None or sum(plan.rank for plan in parts.values()) != B.shape[1]:
+            raise damaged
+        if not math.isclose(joint_scaling(parts), lora.scaling_of(name), rel_tol=1e-6):
+            raise damaged
+        if not all(plan.slice and plan.slice.fits(len(B)) for plan in parts.values()):
+            raise damaged
+        # A number outside of the slices would be lost in silence.
+        split = split_updates(state, {name: parts})
+        if sum(int(x.count_nonzero()) for key, x in split.items() if "lora_B" in key) != int(B.count_nonzero()):
+            raise damaged
     return plans

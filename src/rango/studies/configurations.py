@@ -18,7 +18,6 @@ from rango.options import (
     AdaptationOptions,
     FinetuneConfig,
     ModelOptions,
-    Placement,
     ScoringOptions,
     TaskOptions,
 )
@@ -108,5 +107,6 @@ def run_config(options: AdaptationOptions, values: Mapping[str, Any], *, seed: i
     return config.model_copy(update=changes)
 
 
-def _in_order(targets: tuple[Placement, ...]) -> tuple[Placement, ...]:
-    return tuple(name for name in PLACEMENTS if name in targets)
+def _in_order(targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Placements in the order of a layer, then what is named by hand."""
+    return (*(name for name in PLACEMENTS if name in targets), *sorted(set(targets) - set(PLACEMENTS)))
