@@ -63,9 +63,12 @@ def test_a_yaml_file_has_the_same_keys_and_flags_win(
     assert "did you mean 'lora.rank'?" in fails(capsys, *command)
 
 
-def test_a_fused_placement_is_refused(checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture) -> None:
-    line = fails(capsys, "finetune", checkpoint("gpt2"), table, *SIZES, "--out", tmp_path / "out")
-    assert "gpt2 computes q, k, v in one matrix" in line
+def test_a_module_that_is_not_there_is_refused(
+    checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    asked = ["finetune", checkpoint("gpt2"), table, *SIZES, "--out", tmp_path / "out", "--lora.targets"]
+    assert "unknown placement 'attn.c_atn': did you mean 'attn.c_attn'?" in fails(capsys, *asked, "attn.c_atn")
+    assert "unknown placement 'hed': did you mean 'head'? (known: all-linear, head" in fails(capsys, *asked, "q,hed")
     assert not (tmp_path / "out").exists()
 
 

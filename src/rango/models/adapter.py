@@ -377,7 +377,8 @@ def split_updates(state: Mapping[str, torch.Tensor], plans: Plans) -> dict[str, 
     for name, parts in plans.items():
         A, B = state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"]
         ranks = [plan.rank for plan in parts.values()]
-        for (part, plan), a, b in zip(parts.items(), A.split(ranks), B.split(ranks, dim=1), strict=True):
+        pairs = zip(torch.split(A, ranks), torch.split(B, ranks, dim=1), strict=True)
+        for (part, plan), (a, b) in zip(parts.items(), pairs, strict=True):
             rows = b if plan.slice is None else b[plan.slice.index(len(b))]
             split[f"{update_name(name, part)}.lora_A.weight"] = a
             split[f"{update_name(name, part)}.lora_B.weight"] = rows / (plan.scaling / joint_scaling(parts))

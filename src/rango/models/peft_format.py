@@ -21,6 +21,7 @@ from rango.files import ADAPTER_CONFIG, FULL_RECORD, check_adapter_folder, read_
 from rango.models.adapter import (
     PREFIX,
     WEIGHTS,
+    Plans,
     TrainableModel,
     UpdatePlan,
     check_unadapted,
@@ -73,8 +74,7 @@ class StoredAdapter:
     """A LoRA adapter that was read from a folder and fits a model."""
 
     lora: LoRA
-    plans: Mapping[str, LayerPlan]
-    """The update of each layer by module name."""
+    plans: Plans
     state: Mapping[str, torch.Tensor]
     """Its matrices, by the names that `Adapter.load_state` takes."""
     notes: tuple[str, ...]
@@ -93,9 +93,9 @@ def read_adapter(model: Model, folder: Path) -> StoredAdapter:
     _check_base(model, checkpoint, config.get("base_model_name_or_path"), made_for)
     state = _without_copies(model, state)
     lora = _read_options(config, checkpoint / ADAPTER_CONFIG)
-    plans = _check_tensors(model, state, lora, checkpoint)
+    plans = _check_tensors(model, state, lora, checkpoint) | _read_slices(metadata, state, lora, checkpoint)
     notes = () if made_for is not None else (_check_architecture(model, checkpoint, config),)
-    return StoredAdapter(lora, plans, state, notes)
+    return StoredAdapter(lora, plans, split_updates(state, plans), notes)
 
 
 def _read_options(config: Mapping[str, Any], path: Path) -> LoRA:
@@ -267,7 +267,7 @@ def _check_tensors(
 
 
 def _read_slices(
-    model: Model, metadata: Mapping[str, str], state: Mapping[str, torch.Tensor], lora: LoRA, folder: Path
+    metadata: Mapping[str, str], state: Mapping[str, torch.Tensor], lora: LoRA, folder: Path
 ) -> dict[str, dict[str, UpdatePlan]]:
     """The updates that Rango wrote joined, from the metadata; the tensors are checked already.
 
@@ -291,7 +291,7 @@ def _read_slices(
             raise damaged
         if not math.isclose(joint_scaling(parts), lora.scaling_of(name), rel_tol=1e-6):
             raise damaged
-        if not all(plan.slice and plan.slice.fits(len(B)) for plan in parts.values()):
+        if not all(plan.slice and plan.slice.fits(len(B)) and plan.scaling > 0 < plan.rank for plan in parts.values()):
             raise damaged
         # A number outside of the slices would be lost in silence.
         split = split_updates(state, {name: parts})
