@@ -39,6 +39,7 @@ PLACEMENTS = ("q", "k", "v", "o", "mlp", "head")
 ALL_LINEAR = "all-linear"
 """The target that is every linear map of the decoder layers."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantisation = Literal["none", "int8", "nf4"]
 Normalisation = Literal["none", "tokens", "characters"]
 Objective = Literal["tokens", "answer", "choice"]
 Rule = Literal["logarithmic", "brier"]
@@ -152,6 +153,9 @@ class ModelOptions(Config):
 
     dtype: Dtype = "auto"
     """Type of the frozen weights."""
+    quantise: Quantisation = "none"
+    """Hold the frozen matrices in fewer bits: int8 (a scale for each row), or nf4 (4 bits, a scale for each 64
+    weights); the rest keeps its dtype."""
     device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
@@ -271,6 +275,9 @@ class TrainingOptions(Config):
     """Tokens per optimizer step with padding, instead of a number of instances."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Instances per forward pass, to save memory; the loss does not depend on it."""
+    gradient_checkpointing: bool = False
+    """Keep only the input of each layer and compute the layer again in the backward pass, to save memory; a step takes
+    about a third longer and the result does not depend on it."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps between validations; a twentieth of the run when absent."""
     patience: Annotated[int, Field(ge=1)] | None = None
@@ -294,6 +301,15 @@ class FinetuneConfig(TrainingOptions, ScoringOptions, TaskOptions, ModelOptions,
 
     lora: LoRA = LoRA()
     """The low-rank update."""
+
+    @model_validator(mode="after")
+    def _quantised_weights_are_frozen(self) -> Self:
+        if self.adaptation == "full" and self.quantise != "none":
+            raise ValueError(
+                f"adaptation is full and quantise is {self.quantise}: weights in so few bits cannot be trained; "
+                "use adaptation lora, or quantise none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shots_are_not_learned(self) -> Self:

@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import Quiet
-from rango.files import check_adapter_folder, check_model_folder, check_writable
+from rango.files import check_adapter_folder, check_writable
+from rango.models.sources import check_source
 from rango.options import EvaluateConfig
 from rango.tasks import load_task
 from rango.training.evaluation_of_run import as_the_run, check_evaluation_output
@@ -22,10 +23,10 @@ def evaluate(settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: P
     out
         The folder to write: posteriors/*.parquet, metrics.json, evaluation.yaml.
     """
-    check_model_folder(settings.model)
     if settings.adapter is not None:
         check_adapter_folder(settings.adapter)
     settings, notes = as_the_run(settings)
+    check_source(settings.model, settings.quantise)
     check_writable(out)
     check_evaluation_output(out, settings)
     task = load_task(settings.task, settings)
@@ -35,7 +36,7 @@ def evaluate(settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: P
     from rango.reports.run.terminal import print_result
     from rango.training.evaluate import write_evaluation
 
-    base = load_model(settings.model, dtype=settings.dtype, device=settings.device)
+    base = load_model(settings.model, dtype=settings.dtype, device=settings.device, quantise=settings.quantise)
     metrics = write_evaluation(base, task, out=out, config=settings, screen=Screen(quiet=quiet), notes=notes)
     if metrics:
         print_result(out, split=settings.split, shown=out / "metrics.json")

@@ -9,7 +9,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import Quiet
-from rango.files import check_model_folder, check_writable
+from rango.files import check_writable
+from rango.models.sources import check_source
 from rango.options import FinetuneConfig
 from rango.tasks import load_task
 from rango.training.run_folder import check_output
@@ -26,7 +27,7 @@ def finetune(settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: P
     out
         The run directory to write.
     """
-    check_model_folder(settings.model)
+    check_source(settings.model, settings.quantise)
     # The check makes the folder and removes it again: processes of one run would take it from each other.
     if os.environ.get("RANK", "0") == "0":
         check_writable(out)
@@ -42,7 +43,7 @@ def finetune(settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: P
 
     with launched(settings.device) as (processes, device):
         screen = Screen(quiet=quiet or not processes.is_main)
-        base = load_model(settings.model, dtype=settings.dtype, device=device)
+        base = load_model(settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
         run = train(base, task, out=out, config=settings, screen=screen)
         if processes.is_main:
             print_result(run.path, split="test", shown=write_report(run.path))

@@ -16,12 +16,12 @@ from rango.errors import InputError
 from rango.files import (
     check_adapter_folder,
     check_file,
-    check_model_folder,
     check_writable_file,
     read_lines,
     write_json_lines,
 )
 from rango.language.options import GenerateOptions, SpellingOptions
+from rango.models.sources import check_source
 from rango.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def generate(
     prompt
         The text to continue; "" begins a new text.
     """
-    check_model_folder(model)
+    check_source(model, options.quantise)
     if options.adapter is not None:
         check_adapter_folder(options.adapter)
     from rango.language.generate import generate as continue_text
@@ -62,7 +62,7 @@ def generate(
     from rango.models.peft_format import load_adapter
 
     screen = Screen(quiet=quiet)
-    loaded = load_model(model, dtype=options.dtype, device=options.device)
+    loaded = load_model(model, dtype=options.dtype, device=options.device, quantise=options.quantise)
     adapter = load_adapter(loaded, options.adapter) if options.adapter is not None else None
     generation = continue_text(loaded, prompt, options=options)
     screen.say(f"{model}: {'; '.join([*loaded.notes, *(adapter.notes if adapter else ())])}")
@@ -106,13 +106,13 @@ def score_text(
     nats, share = _threshold(threshold)
     if out is not None:
         check_writable_file(out)
-    check_model_folder(model)
+    check_source(model, options.quantise)
     lines = _numbered_lines(file)
     from rango.language.printing import improbable_below, print_scores
     from rango.language.text_scores import score_texts
     from rango.models.loading import load_model
 
-    loaded = load_model(model, dtype=options.dtype, device=options.device)
+    loaded = load_model(model, dtype=options.dtype, device=options.device, quantise=options.quantise)
     scores = score_texts(loaded, list(lines.values()))
     if out is not None:
         write_json_lines(out, [_score_row(number, score) for number, score in zip(lines, scores, strict=True)])
@@ -150,7 +150,7 @@ def spell(
         raise InputError("give the text to check, or --file FILE" + (", not both" if text is not None else ""))
     if out is not None:
         check_writable_file(out)
-    check_model_folder(model)
+    check_source(model, options.quantise)
     if words is not None:
         check_file(words)
     lines = _numbered_lines(file) if file is not None else {1: text or ""}
@@ -165,7 +165,7 @@ def spell(
     for number, line in lines.items():
         check_readable(line, f"line {number}" if file is not None else "the text")
     known = read_words(words) if words is not None else None
-    loaded = load_model(model, dtype=options.dtype, device=options.device)
+    loaded = load_model(model, dtype=options.dtype, device=options.device, quantise=options.quantise)
     checker = SpellChecker(loaded, words=known, options=spelling)
     total = sum(1 for line in lines.values() for _ in words_of(line))
     with Screen(quiet=total < _LONG_TEXT).bar("words", total) as bar:

@@ -323,9 +323,10 @@ def compare(
     _print(metrics_table({first: comparison.a, second: comparison.b, "difference": comparison.difference}))
     if pair[0].ids != pair[1].ids:
         _print("note: the instances stand in another order in the second file; they were matched by their ids")
-    for note in dict.fromkeys(place_note(posteriors, table) for posteriors in pair):
-        if note:
-            _print(f"note: {note}")
+    if table is not None:
+        for note in dict.fromkeys(_place_note(posteriors, table) for posteriors in pair):
+            if note:
+                _print(f"note: {note}")
     _print("\n" + comparison.sentence(names=(first, second)))
 
 

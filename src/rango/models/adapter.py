@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
 from rango.files import ADAPTER_CONFIG, write_json, write_tensors
 from rango.models.loading import Model
-from rango.models.lora import Grouping, LoRALinear, Slice, weight_shape
+from rango.models.lora import Grouping, LoRALinear, Slice, stored_transposed, weight_shape
 from rango.models.placement import head_name, place
 from rango.options import LoRA, pattern_fits, scaling_divisor
 
@@ -206,6 +205,8 @@ class Adapter(TrainableModel):
         tensors = {PREFIX + name: tensor for name, tensor in join_updates(self.state(), plans, outputs).items()}
         # PEFT passes over the metadata; Rango refuses an adapter whose base is another.
         metadata = {"format": "pt", "base_fingerprint": self.model.fingerprint}
+        if self.model.quantise != "none":
+            metadata["base_quantise"] = self.model.quantise
         sliced = {
             name: {part: asdict(plan) for part, plan in parts.items()}
             for name, parts in plans.items()
@@ -223,7 +224,7 @@ class Adapter(TrainableModel):
             "lora_dropout": self.lora.dropout,
             "target_modules": list(self.layers),
             "bias": "none",
-            "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in self.layers.values()),
+            "fan_in_fan_out": any(stored_transposed(layer.base) for layer in self.layers.values()),
             "inference_mode": True,
         }
         write_json(folder / ADAPTER_CONFIG, config)

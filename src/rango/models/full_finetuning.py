@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from rango.errors import InputError
 from rango.files import FULL_RECORD, UNFINISHED, atomic_path, naming_file, write_json
 from rango.models.adapter import TrainableModel, check_unadapted
 from rango.models.loading import Model, load_network, quiet_transformers
@@ -103,9 +104,11 @@ def add_full(model: Model) -> FullTuning:
     """Make every parameter of the model's network trainable, in float32: Adam's small steps vanish in half precision.
 
     Raises:
-        InputError: the network carries an adapter already.
+        InputError: the network carries an adapter already, or is quantised.
     """
     check_unadapted(model)
+    if model.quantise != "none":
+        raise InputError(f"{model.name} is quantised ({model.quantise}): its weights cannot be replaced; load it plain")
     assert model.fingerprint  # computed now, of the base weights, and cached
     full = FullTuning(model, {name: p.detach().cpu().clone() for name, p in model.network.named_parameters()})
     for parameter in full.parameters():

@@ -1,4 +1,4 @@
-"""Loading a causal language model from the Hub, a folder or a GGUF file; notes report the chosen device and dtype."""
+"""Loading a causal language model from the Hub or a folder; its notes report the device and dtype that were chosen."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from rango.errors import InputError
-from rango.files import ADAPTER_CONFIG, check_model_folder, fingerprint
-from rango.models.dequantised import checkpoint_of
+from rango.files import ADAPTER_CONFIG, fingerprint
 from rango.models.lstm import LSTMConfig, LSTMForCausalLM
 from rango.models.ngram import NGRAM, NGramConfig, NGramForCausalLM
-from rango.options import Dtype
+from rango.models.quantisation import QuantisedLoading, quantised_layers, weight_sample
+from rango.models.sources import check_source, check_tokenizer, check_unquantised, loading_error
+from rango.options import Dtype, Quantisation
 
 # From here on transformers loads the folders of these two as those of its own architectures.
 AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
@@ -32,8 +33,6 @@ AutoConfig.register(NGRAM, NGramConfig, exist_ok=True)
 AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(NGramConfig, NGramForCausalLM, exist_ok=True)
 
-# Names of the files of which a tokenizer's folder has at least one.
-_VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
 # A tokenizer with a smaller share of the network's tokens may not be the network's: padding takes a few hundred.
 _FEW_TOKENS = 0.9
 
@@ -43,7 +42,7 @@ class Model:
     """A causal language model with its tokenizer, ready to score."""
 
     name: str
-    """The Hub id, folder or GGUF file it was loaded from, as the user wrote it."""
+    """The Hub id or folder it was loaded from."""
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     notes: tuple[str, ...] = ()
@@ -56,13 +55,20 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the frozen weights."""
-        return next(self.network.parameters()).dtype
+        """The type of the frozen weights; of a quantised network that in which it computes."""
+        return next(p.dtype for p in self.network.parameters() if p.is_floating_point())
+
+    @property
+    def quantise(self) -> Quantisation:
+        """How the matrices are quantised."""
+        return next((layer.kind for layer in quantised_layers(self.network).values()), "none")
 
     @property
     def parameter_count(self) -> int:
         """Parameters of the base network, tied ones once."""
-        return sum(p.numel() for name, p in self.network.named_parameters() if ".lora_" not in name)
+        layers = quantised_layers(self.network).values()
+        packed = sum(layer.in_features * layer.out_features - layer.weight.numel() for layer in layers)
+        return packed + sum(p.numel() for name, p in self.network.named_parameters() if ".lora_" not in name)
 
     @property
     def context_length(self) -> int | None:
@@ -73,18 +79,18 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short hash of architecture and weights, whatever the files' layout or the dtype they were loaded in.
+        """A short hash of architecture and weights, whatever the files' layout, the dtype and the quantisation.
 
-        It samples 64 numbers of every parameter, so that a large model costs no more than a look.
+        It samples 64 numbers of every parameter, so that a large model costs no more than a look. Of a quantised matrix
+        they were taken before it was quantised.
         """
         parts = [type(self.network).__name__]
+        quantised = {f"{name}.weight": layer.sample for name, layer in quantised_layers(self.network).items()}
         for name, parameter in sorted(self.network.named_parameters()):
             if ".lora_" in name:  # an adapter does not make it another base
                 continue
-            flat = parameter.detach().reshape(-1)
-            # bfloat16 is what float32, float16 and bfloat16 copies of the same weights have in common.
-            sample = flat[:: max(1, flat.numel() // 64)][:64].to(torch.bfloat16).float().cpu()  # (64,) at most
-            parts.append(f"{name.replace('.base.', '.')}{tuple(parameter.shape)}{sample.tolist()}")
+            shape, sample = quantised[name] if name in quantised else weight_sample(parameter)
+            parts.append(f"{name.replace('.base.', '.')}{shape}{sample}")
         return fingerprint(*parts)
 
     @cached_property
@@ -98,28 +104,30 @@ class Model:
         return ()
 
 
-def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto") -> Model:
+def load_model(
+    name: str | Path, *, dtype: Dtype = "auto", device: str = "auto", quantise: Quantisation = "none"
+) -> Model:
     """Load a transformers causal language model and its tokenizer. Code from the Hub is never run.
 
     Args:
-        name: a Hub id, a folder with config.json, weights and tokenizer, a GGUF file or a short name of one.
+        name: a Hub id, or a folder with config.json, weights and tokenizer.
         dtype: of the frozen weights. `auto`: bfloat16 (or float16 on older cards) on a GPU; on a CPU float32, or
             bfloat16 when the checkpoint is stored in half precision and the processor multiplies bfloat16 natively.
         device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, ...
+        quantise: `int8` or `nf4` (see `models/quantisation.py`), or `none`.
 
     Raises:
         InputError: no such model, no causal language model, a checkpoint that lacks weights, no such device, a token of
             the tokenizer that the network does not know.
     """
-    check_model_folder(str(name))
+    source = str(name)
+    check_source(source, quantise)
     chosen_device = choose_device(device)
-    with _loading(str(name)):
-        source = checkpoint_of(str(name))
     with _loading(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
     tokenizer = load_tokenizer(source)
-    network = load_network(source, chosen_dtype, chosen_device)
+    network = load_network(source, chosen_dtype, chosen_device, quantise)
     if config.model_type == NGRAM:
         chosen_dtype = network.dtype  # its tables stay float32
     threads = ""
@@ -128,17 +136,17 @@ def load_model(name: str | Path, *, dtype: Dtype = "auto", device: str = "auto")
     notes = (
         f"device {chosen_device} ({'asked for' if device != 'auto' else 'chosen'}){threads}, "
         f"dtype {str(chosen_dtype).removeprefix('torch.')} ({'asked for' if dtype != 'auto' else 'chosen'})",
+        *_speed_note(chosen_dtype, chosen_device),
+        *_quantised_note(network),
         *_check_vocabulary(source, network, tokenizer),
     )
-    return Model(name=str(name), network=network, tokenizer=tokenizer, notes=notes)
+    return Model(name=source, network=network, tokenizer=tokenizer, notes=notes)
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer from the Hub or a folder; errors as in `load_model`."""
-    folder = Path(source)
-    # transformers makes an empty tokenizer of the model's kind where there are no files.
-    if folder.is_dir() and not any(file for pattern in _VOCABULARIES for file in folder.glob(pattern)):
-        raise InputError(f"model folder {source} has no tokenizer; put the model's tokenizer.json into it")
+    if Path(source).is_dir():
+        check_tokenizer(Path(source))
     with _loading(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer("a")  # a tokenizer can be so damaged that it loads and fails in use
@@ -146,12 +154,21 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_network(
+    source: str, dtype: torch.dtype, device: torch.device, quantise: Quantisation = "none"
+) -> PreTrainedModel:
     """Load the network alone, frozen; errors as in `load_model`."""
+    # Each matrix is quantised on the device as it is read: the plain network may fit into no memory of this machine.
+    quantising: dict[str, Any] = {}
+    if quantise != "none":
+        quantising = {"quantization_config": QuantisedLoading(quantise)}
+        if device.type != "cpu":
+            quantising["device_map"] = {"": device}
     # Plain matrix products beat the fused kernel's backward pass on a CPU for the short sequences of choice tasks.
     attention = "eager" if device.type == "cpu" else "sdpa"
     with _loading(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        check_unquantised(source, config.to_dict())
         # What config.json says of these goes before the arguments: it could fetch a kernel of the Hub, or give tuples.
         config._attn_implementation, config._experts_implementation, config.return_dict = attention, None, True
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -159,8 +176,10 @@ def load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTr
             config=config,
             dtype=dtype,
             trust_remote_code=False,
+            use_safetensors=True,
             attn_implementation=attention,
             output_loading_info=True,
+            **quantising,
         )
         network, info = loaded
         # With PEFT installed, transformers puts an adapter beside the weights into the network: of a repository too.
@@ -184,6 +203,11 @@ def load_network(source: str, dtype: torch.dtype, device: torch.device) -> PreTr
                 f"model {source}: config.json has no place for {len(dropped)} weights of the checkpoint "
                 f"({dropped[0]}, ...); put back the config.json that it was saved with"
             )
+        if quantise != "none":
+            # To transformers it is a plain network again: what it does with its own quantised ones is not for this.
+            network.hf_quantizer.remove_quantization_config(network)
+            if not quantised_layers(network):
+                raise InputError(f"quantise is {quantise!r}, but model {source} has no linear maps; leave it out")
         network.to(device)
     network.eval()
     for parameter in network.parameters():
@@ -201,11 +225,7 @@ def _loading(source: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise InputError(
-            f"model {source!r} cannot be loaded ({lines[0].strip()[:300]}); "
-            "give a Hub id or a folder of a causal language model"
-        ) from None
+        raise loading_error(source, error) from None
 
 
 @contextlib.contextmanager
@@ -258,6 +278,30 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _speed_note(dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
+    """What to know of a type that the processor emulates. Its products take 10 to 200 times as long as float32's."""
+    native = dtype == torch.float32 or (device.type == "cuda" and dtype == torch.float16)
+    if dtype == torch.bfloat16:
+        native = multiplies_bfloat16(device)
+    elif dtype == torch.float16 and device.type == "cpu":
+        native = bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    name = str(dtype).removeprefix("torch.")
+    where = "processor" if device.type == "cpu" else "card"
+    return (
+        () if native else (f"this {where} only emulates {name}, many times slower than float32: use --dtype float32",)
+    )
+
+
+def _quantised_note(network: PreTrainedModel) -> tuple[str, ...]:
+    layers = quantised_layers(network)
+    if not layers:
+        return ()
+    size = sum(layer.in_features * layer.out_features for layer in layers.values())
+    rest = sum(p.numel() for p in network.parameters() if p.is_floating_point())
+    kind = next(iter(layers.values())).kind
+    return (f"{kind}: {len(layers)} matrices with {size / (size + rest):.0%} of the parameters, the rest as they are",)
 
 
 def _check_vocabulary(source: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.pytorch_utils import Conv1D
 
+from rango.models.quantisation import QuantisedLinear
+
 
 class Grouping:
     """What the LoRA layers of one network share: the adapters at work now, and how many rows each of them has.
@@ -128,6 +130,8 @@ class LoRALinear(nn.Module):
         self.scaling: dict[int, dict[str, float]] = {}
         self.dropout: dict[int, float] = {}
         self.merged: torch.Tensor | None = None
+        self.quantised: tuple[QuantisedLinear, ...] = ()
+        """The base of a merged layer where it is quantised; in a tuple, so that it is no part of the network then."""
         self._small: dict[str, tuple[object, torch.Tensor]] = {}
 
     def add(
@@ -270,13 +274,16 @@ class LoRALinear(nn.Module):
     def merge(self) -> None:
         """Add s B A to W₀, in fp32, keeping a copy of W₀ so that `unmerge` gives it back to the bit.
 
-        Only the rows of the adapter's slices are written.
+        Only the rows of the adapter's slices are written. The sum with a quantised W₀ is held as an ordinary matrix: in
+        so few bits a small update would vanish.
 
         Raises:
             ValueError: merged already, or a bank of more than one.
         """
         if self.merged is not None or len(self.scaling) != 1:
             raise ValueError("only a single adapter that is not merged yet can be merged")
+        if isinstance(self.base, QuantisedLinear):
+            self.quantised, self.base = (self.base,), self.base.plain()
         weight = self.base.weight
         assert isinstance(weight, torch.Tensor)
         [adapter] = self.scaling
@@ -302,6 +309,8 @@ class LoRALinear(nn.Module):
         with torch.no_grad():
             weight.copy_(self.merged)
         self.merged = None
+        if self.quantised:
+            (self.base,), self.quantised = self.quantised, ()
 
 
 def weight_shape(linear: nn.Module) -> tuple[int, int]:
@@ -310,6 +319,11 @@ def weight_shape(linear: nn.Module) -> tuple[int, int]:
         return int(linear.nf), int(linear.nx)
     assert isinstance(linear, nn.Linear)
     return linear.out_features, linear.in_features
+
+
+def stored_transposed(linear: nn.Module) -> bool:
+    """Whether the checkpoint stores the matrix as (in, out), quantised or not."""
+    return isinstance(linear, Conv1D) or (isinstance(linear, QuantisedLinear) and linear.transposed)
 
 
 def linear_rows(linear: nn.Module, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

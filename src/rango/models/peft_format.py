@@ -94,7 +94,7 @@ def read_adapter(model: Model, folder: Path) -> StoredAdapter:
     state = _without_copies(model, state)
     lora = _read_options(config, checkpoint / ADAPTER_CONFIG)
     plans = _check_tensors(model, state, lora, checkpoint) | _read_slices(metadata, state, lora, checkpoint)
-    notes = () if made_for is not None else (_check_architecture(model, checkpoint, config),)
+    notes = (_check_architecture(model, checkpoint, config),) if made_for is None else _quantise_note(model, metadata)
     return StoredAdapter(lora, plans, split_updates(state, plans), notes)
 
 
@@ -132,6 +132,14 @@ def _check_base(model: Model, folder: Path, name: str | None, made_for: str | No
             f"{folder} adapts another base model: it was made for {name} "
             f"(fingerprint {made_for}), {model.name} has {model.fingerprint}; give the model it was trained on"
         )
+
+
+def _quantise_note(model: Model, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """What to know of an adapter that was trained on the same base in other bits: it acts, but not as measured."""
+    then = metadata.get("base_quantise", "none")
+    if then == model.quantise:
+        return ()
+    return (f"the adapter was trained on the base with quantise {then}, and this is {model.quantise}",)
 
 
 def _check_architecture(model: Model, folder: Path, config: Mapping[str, Any]) -> str:

@@ -194,7 +194,7 @@ class Planner:
             values["model"] = str(self.out / MODELS / folder)
         else:
             with self._collecting():
-                check_model(model, own=self.models)
+                check_model(model, own=self.models, quantise=values.get("quantise") or "none")
         where = ", ".join(f"{key} {value}" for key, value in axes.items()) or "base"
         try:
             options = AdaptationOptions.build(own, where="")
@@ -252,7 +252,7 @@ class Planner:
         """
         task = self._task(config.task, config)
         scoring = config.model_dump_json(include=set(ScoringOptions.model_fields))
-        parts = [self._identity(config.model), config.dtype, config.device, scoring]
+        parts = [self._identity(config.model), config.dtype, config.device, config.quantise, scoring]
         parts += [config.task, task.fingerprint_of("validation", "test")]
         if config.shots:
             parts.append(task.fingerprint_of("train"))
@@ -278,7 +278,8 @@ class Planner:
 
     def _group(self, config: FinetuneConfig) -> str:
         task = config.model_dump_json(include=set(TaskOptions.model_fields))
-        return fingerprint(self._identity(config.model), config.task, task, config.dtype, config.device)
+        model = self._identity(config.model), config.dtype, config.device, config.quantise
+        return fingerprint(config.task, task, *model)
 
     def _identity(self, model: str) -> str:
         """The model's name, without the folder of this study: a study that is moved keeps its runs."""

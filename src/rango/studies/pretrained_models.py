@@ -12,8 +12,10 @@ from pydantic import Field
 
 from rango.config import Config
 from rango.errors import InputError, unknown_name
-from rango.files import check_model_folder, fingerprint
+from rango.files import fingerprint
 from rango.language.options import PretrainConfig
+from rango.models.sources import check_source
+from rango.options import Quantisation
 
 _LINES = 70_000
 
@@ -100,13 +102,13 @@ def plan_models(models: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ModelSp
     return planned
 
 
-def check_model(model: str, *, own: Collection[str]) -> None:
+def check_model(model: str, *, own: Collection[str], quantise: Quantisation = "none") -> None:
     """Raise InputError where a name can be no model's: a path where there is none; nearly the name of an own model.
 
     Whether the Hub has it is not asked.
     """
     if model:
-        check_model_folder(model)
+        check_source(model, quantise)
     # Any other word may be a Hub id; one that is nearly an own model's name is more likely a slip.
     near = difflib.get_close_matches(model, own, n=1, cutoff=0.7)
     if near and "/" not in model and not (Path(model) / "config.json").is_file():

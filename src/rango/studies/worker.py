@@ -19,7 +19,7 @@ from rango.language.pretrain import pretrain
 from rango.models.adapter import Adapter
 from rango.models.loading import Model, load_model
 from rango.models.peft_format import load_adapter
-from rango.options import Dtype, Split
+from rango.options import Dtype, Quantisation, Split
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import DropoutPasses, evaluate, score_split
 from rango.studies.plan import MODELS, Job, Plan
@@ -48,7 +48,7 @@ class Worker:
     _group: str | None = None
     _loaded: tuple[Model, Task] | None = None
     """What the last item of this group needed: loading takes longer than many a run."""
-    _model: tuple[str, Dtype, str] | None = None
+    _model: tuple[str, Dtype, str, Quantisation] | None = None
     """Source of the loaded model: groups may differ in the task alone, as with several training sizes."""
 
     def work(self) -> None:
@@ -129,11 +129,11 @@ class Worker:
     def _load(self, job: Job) -> tuple[Model, Task]:
         """The model and task of a job, from memory where the last item had them."""
         if self._loaded is None or self._group != job.group:
-            source = self.store.model(job, self.plan), job.config.dtype, job.config.device
+            source = self.store.model(job, self.plan), job.config.dtype, job.config.device, job.config.quantise
             model = self._loaded[0] if self._loaded is not None and self._model == source else None
             self._loaded = None  # frees the old base before the new one is read
             task = load_task(job.config.task, job.config)
-            self._loaded = model or load_model(source[0], dtype=source[1], device=source[2]), task
+            self._loaded = model or load_model(source[0], dtype=source[1], device=source[2], quantise=source[3]), task
             self._model, self._group = source, job.group
         return self._loaded
 

@@ -16,7 +16,7 @@ from rango.training.run_folder import Run
 
 RECORD = "evaluation.yaml"
 
-SCORING_KEYS = ("form", "normalise", "shots", "shots_seed", "dtype")
+SCORING_KEYS = ("form", "normalise", "shots", "shots_seed", "dtype", "quantise")
 """What an evaluation takes over from the adapter's run whatever the task."""
 
 

@@ -1,0 +1,185 @@
+"""Where a model comes from, a folder or the Hub, and what can be wrong with it. Nothing in this file needs torch.
+
+A folder is checked before torch is loaded, so that a missing shard of 30 files costs no minute. A repository of the Hub
+is looked into only when it is loaded; what the Hub answers then is put into words here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rango.errors import InputError, first_line
+from rango.files import check_model_folder, read_json
+from rango.options import Quantisation
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+"""Names the file of each tensor where the weights are cut into several."""
+# Names of the files of which a tokenizer's folder has at least one.
+_VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+_CONVERSION = (
+    "where you trust it, convert it: "
+    'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+    "[kind.from_pretrained('{0}').save_pretrained('{1}') for kind in (M, T)]\" and give {1}"
+)
+
+
+def check_source(source: str, quantise: Quantisation = "none") -> None:
+    """Raise InputError where a model cannot be loaded, as far as that shows in its name, its folder and the extras.
+
+    Of a folder these are its config.json, whether all files of weights are there and whole, and whether it has a
+    tokenizer. A Hub id is not looked up.
+    """
+    check_model_folder(source)
+    if quantise != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"quantise is {quantise!r}, which needs bitsandbytes; pip install 'rango-lm[quantise]', or leave it out"
+        )
+    folder = Path(source)
+    if not (folder / "config.json").is_file():
+        return
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise InputError(
+            f"model {source!r} cannot be loaded (config.json holds a {type(config).__name__}, not an object); "
+            "give a Hub id or a folder of a causal language model"
+        )
+    check_unquantised(source, config)
+    check_weights(folder)
+    check_tokenizer(folder)
+
+
+def check_unquantised(source: str, config: Mapping[str, Any]) -> None:
+    """Raise InputError for a checkpoint whose weights are stored in a quantised form.
+
+    Each such form comes with layers of its own, of which some lose gradients or compute with rounded inputs.
+    """
+    stored = config.get("quantization_config")
+    if isinstance(stored, Mapping):
+        raise InputError(
+            f"model {source} is stored quantised ({stored.get('quant_method', 'in an unnamed way')}); give the model "
+            "that it was made from, with --quantise nf4 or int8 where memory is short"
+        )
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise InputError for a folder without a tokenizer: transformers would make an empty one of the model's kind."""
+    if not any(file for pattern in _VOCABULARIES for file in folder.glob(pattern)):
+        raise InputError(f"model folder {folder} has no tokenizer; put the model's tokenizer.json into it")
+
+
+def check_weights(folder: Path) -> None:
+    """Raise InputError where a file of weights is missing or cut off, or where all are pickles."""
+    if (folder / WEIGHTS_FILE).is_file():
+        names = [WEIGHTS_FILE]
+    elif (folder / INDEX_FILE).is_file():
+        index = read_json(folder / INDEX_FILE)
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise InputError(f"{folder / INDEX_FILE} has no weight_map of tensors to files; download it again")
+        names = sorted(set(places.values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise InputError(
+                f"model folder {folder} lacks {len(missing)} of the {len(names)} files of its weights ({missing[0]}"
+                f"{', ...' if len(missing) > 1 else ''}); download them again"
+            )
+    else:
+        pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+        if pickles:
+            raise InputError(
+                f"model folder {folder} has its weights as a pickle only ({pickles[0]}), and reading a pickle can run "
+                f"code; {_conversion(str(folder))}"
+            )
+        raise InputError(
+            f"model folder {folder} has no weights; expected {WEIGHTS_FILE} or {INDEX_FILE} with its files"
+        )
+    for name in names:
+        _check_whole(folder / name)
+
+
+def _conversion(source: str) -> str:
+    return _CONVERSION.format(source, f"{Path(source).resolve().name}-safe")
+
+
+def _check_whole(path: Path) -> None:
+    """Raise InputError for a safetensors file that is shorter or longer than its header says.
+
+    The file begins with the length of the header, 8 bytes; the header, JSON, says where each tensor begins and ends.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        beginning = file.read(8)
+        if beginning == b"version ":
+            raise InputError(f"{path} is a pointer of Git LFS, not the file itself; run git lfs pull in its folder")
+        length = int.from_bytes(beginning, "little")
+        header: Any = None
+        if len(beginning) == 8 and length <= size - 8:
+            try:
+                header = json.loads(file.read(length))
+                ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+                expected = 8 + length + max(ends, default=0)
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+                raise InputError(f"{path} is no safetensors file: its header is damaged; download it again") from None
+    if header is None:
+        raise InputError(f"{path} is cut off or no safetensors file ({size:,} bytes); download it again")
+    if size != expected:
+        raise InputError(f"{path} is damaged: {size:,} bytes, its header says {expected:,}; download it again")
+
+
+def loading_error(source: str, error: Exception) -> InputError:
+    """The one line for what a library raised while it loaded a model: the Hub's answer, a lack of memory, damage."""
+    reason, advice = _reason(source, error) or (
+        # Libraries write paragraphs, and some put nothing into the first line.
+        next((line.strip() for line in str(error).splitlines() if line.strip()), first_line(error))[:300],
+        "give a Hub id or a folder of a causal language model",
+    )
+    return InputError(f"model {source!r} cannot be loaded ({reason}); {advice}")
+
+
+def _reason(source: str, error: Exception) -> tuple[str, str] | None:
+    """Why a model is not there and what to do, where an error or one of its causes shows it; None where none does."""
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{source}"
+    for cause in _causes(error):
+        # A gated repository is also one that is not found: the order matters.
+        if isinstance(cause, errors.GatedRepoError):
+            return "its repository is gated", f"ask for access at {page} and log in with hf auth login"
+        if isinstance(cause, errors.RepositoryNotFoundError | errors.HFValidationError):
+            return "the Hub has no such repository, or it is private", (
+                "check the spelling, log in with hf auth login, or give a folder"
+            )
+        if isinstance(cause, errors.OfflineModeIsEnabled) or (
+            constants.HF_HUB_OFFLINE and isinstance(cause, errors.LocalEntryNotFoundError)
+        ):
+            return "it is not in the local cache, and HF_HUB_OFFLINE forbids asking the Hub", (
+                "give a Hub id that has been downloaded, or a folder"
+            )
+        # The HTTP library has changed its name once.
+        of_network = isinstance(cause, ConnectionError) or type(cause).__module__.startswith("httpx")
+        if of_network or isinstance(cause, errors.LocalEntryNotFoundError):
+            return "the Hub cannot be reached, and the model is not in the local cache", (
+                "check the network, or give a folder"
+            )
+        if "trust_remote_code" in str(cause):
+            return "its architecture is code in its own repository, which is never run", (
+                "give a model whose architecture transformers itself has"
+            )
+        if f"no file named {WEIGHTS_FILE}" in str(cause) or f"a file named {WEIGHTS_FILE}" in str(cause):
+            return "it has no weights as safetensors, and reading a pickle can run code", _conversion(source)
+        if type(cause).__name__ == "OutOfMemoryError" or isinstance(cause, MemoryError):
+            return "the memory is too small for it", "use --quantise nf4, --device cpu or a smaller model"
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it was raised from or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
