@@ -5,10 +5,9 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 
-import pytest
-
 from rango.tasks import Instance, load_task
-from rango.tasks.splits import RUN, group_overlapping, instances_in_text
+from rango.tasks.splits import group_overlapping
+from rango.tasks.text_runs import RUN
 
 
 def instance(name: str, context: str, ending: str, group: str | None = None) -> Instance:
@@ -35,33 +34,6 @@ def test_links_make_chains_and_equal_contexts_link() -> None:
         instance("6", " ".join(runs[2][:-1]), "end"),
     ]
     assert [i.group for i in group_overlapping(chain)] == ["1", "1", "1", "same", "same", "6"]
-
-
-def test_contexts_in_a_text_to_pretrain_on_are_found() -> None:
-    words = [f"w{k}" for k in range(40)]
-    whole, other = instance("whole", " ".join(words[:20]).upper(), "x"), instance("other", " ".join(words[30:]), "x")
-    part = instance("part", " ".join(words[12:20] + ["z"] * 20), "x")
-    short = instance("short", "w1 w2", "x")
-    # The context goes over the end of a line.
-    lines = [f"Before. {' '.join(words[:9])},", f"{' '.join(words[9:20])}! After."]
-    assert [one.id for one in instances_in_text([whole, other, part, short], lines)] == ["whole"]
-    assert instances_in_text([], lines) == []
-
-
-@pytest.mark.parametrize(
-    "context",
-    [
-        "她今天早上很早就起床了，因为她要坐火车去北京看望她的奶奶。",
-        "เด็กนักเรียนไปโรงเรียนทุกวันเพราะว่าพวกเขาชอบเรียนภาษาไทย",
-        "राम ने आज सुबह बाज़ार से हिन्दी की एक नई किताब खरीदी और उसे घर ले गया।",
-    ],
-)
-def test_contexts_of_every_script_are_found(context: str) -> None:
-    text = [f"… {context[: len(context) // 2]}", f"{context[len(context) // 2 :]} …"] if " " in context else [context]
-    assert instances_in_text([instance("it", context, "x")], text)
-    # A run is words, not the pieces between marks.
-    short = instance("short", "हिन्दी में लिखी किताबें", "x")
-    assert not instances_in_text([short], ["वह हिन्दी में लिखी किताबें पढ़ती है।"])
 
 
 def test_no_run_of_words_on_both_sides_of_a_real_cut(shared_data: Path) -> None:

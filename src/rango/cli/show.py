@@ -44,12 +44,12 @@ def tasks(
     print(visible(show_prompts(loaded, show)))
     if texts:
         from rango.language.corpus import read_sources
-        from rango.tasks.splits import instances_in_text
+        from rango.tasks.text_runs import TextRuns
 
-        documents = [document for source in read_sources(texts) for document in source.documents]
+        runs = TextRuns.of(document for source in read_sources(texts) for document in source.documents)
         for split in SPLITS:
             instances = loaded.split(split)
-            known = instances_in_text(instances, documents)
+            known = runs.holding(instances)
             example = f", such as that of instance {known[0].id!r}" if known else ""
             print(visible(f"{split}: {len(known):,} of {len(instances):,} contexts stand in the texts{example}"))
 

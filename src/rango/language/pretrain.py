@@ -49,6 +49,7 @@ from rango.language.trainer import Trainer
 from rango.language.words import WORDS_FILE, count_words, write_words
 from rango.models.loading import Model
 from rango.models.ngram import NGramForCausalLM
+from rango.tasks.text_runs import RUNS_FILE, TextRuns
 
 _ARPA_FILE = "model.arpa"
 _TOKENS_AT_ONCE = 200_000  # of held-out text that an n-gram scores: the tables of their histories fit into memory
@@ -66,7 +67,8 @@ def pretrain(
         texts: text files (.txt, .jsonl with a `text` field, also .gz), or documents as strings; or for an n-gram
             one ARPA file (.arpa, .arpa.gz), over the words of the `tokenizer` that `config` names.
         out: the folder to make: config.json, model.safetensors, tokenizer files, `pretrain.yaml`, and of a text
-            `words.txt` (its words and their counts). It appears when all is complete; until then the work stands in a
+            `words.txt` (its words and their counts) and `text_runs.gz` (by which test contexts in it are known). It
+            appears when all is complete; until then the work stands in a
             hidden folder beside it, from which the same call goes on after an interruption. A complete folder of the
             same configuration and text is left as it is.
         config: size, budget, schedule. With a `tokens` budget and the same seed, machine and number of threads the
@@ -113,6 +115,8 @@ def pretrain(
         with writing(work):
             if made.corpus is not None:
                 write_words(work / WORDS_FILE, count_words(_training_texts(sources, made.corpus, tokenizer)))
+                # Of all the text, also what is held out: to whoever tests the model later, it is known text.
+                TextRuns.of(text for source in sources for text in source.documents).write(work / RUNS_FILE)
             write_folder(work, made, config=config, sources=sources, identity=identity)
     return out
 

@@ -11,14 +11,9 @@ from dataclasses import dataclass, replace
 from rango.errors import InputError
 from rango.options import TaskOptions
 from rango.tasks.task import Instance
-from rango.unicode_words import parts_of
+from rango.tasks.text_runs import runs_of
 
 Groups = list[list[Instance]]
-
-# The length of a run in words. In HellaSwag's validation file runs of 8 link 2,400 of 9,799 instances into groups of at
-# most 63; runs of 6 are idiom ("is standing in front of a") and link 1,100 into two groups, and runs of 12 miss endings
-# that were shortened.
-RUN = 8
 
 # Of near-duplicates. Below 40 characters one other word makes another text of it, and texts are alike by chance ("What
 # is 7 plus 8?"). 8 bands of 4 values: of the pairs at the limit 98 of 100 become candidates, to be compared exactly.
@@ -156,12 +151,14 @@ def _carved_sizes(n: int, options: TaskOptions, *, carved: tuple[bool, bool]) ->
 
 
 def group_overlapping(instances: Sequence[Instance]) -> list[Instance]:
-    """The instances with one group for all that are linked by shared runs of words, in context and right answer.
+    """The instances with one group for all that are linked by shared runs of eight words, in context and right answer.
 
-    Two instances are linked when they share a run of `RUN` words (case and punctuation ignored), or their context;
+    Two instances are linked when they share a run of 8 words (case and punctuation ignored), or their context;
     linked ones share the first group name, in alphabetical order, of any of them.
     """
-    return link(instances, [(i.group, *_runs(f"{i.context} {i.choices[i.answer]}")) for i in instances])
+    texts = [f"{instance.context} {instance.choices[instance.answer]}" for instance in instances]
+    runs = [[number for block in runs_of([text]) for number in block.tolist()] for text in texts]
+    return link(instances, [(one.group, *numbers) for one, numbers in zip(instances, runs, strict=True)])
 
 
 def link(instances: Sequence[Instance], keys: Iterable[Iterable[int | str]]) -> list[Instance]:
@@ -184,12 +181,6 @@ def link(instances: Sequence[Instance], keys: Iterable[Iterable[int | str]]) -> 
         top = root(number)
         names[top] = min(names.get(top, instance.group), instance.group)
     return [replace(instance, group=names[root(number)]) for number, instance in enumerate(instances)]
-
-
-def _runs(text: str) -> Iterable[int]:
-    """A number for each run of `RUN` words; equal runs have equal numbers within one process."""
-    words = list(parts_of(text.casefold()))
-    return (hash(tuple(words[start : start + RUN])) for start in range(len(words) - RUN + 1))
 
 
 def near_duplicates(splits: Sequence[Sequence[Instance]]) -> dict[tuple[int, int], list[Pair]]:
@@ -242,14 +233,3 @@ def near_duplicate_notes(splits: Mapping[str, Sequence[Instance]]) -> list[str]:
             f"the {names[second]} split (such as {one} and {two}); where they have one source, give them one group"
         )
     return notes
-
-
-def instances_in_text(instances: Sequence[Instance], documents: Iterable[str]) -> list[Instance]:
-    """The instances at least half of whose runs of `RUN` words stand in a text; shorter contexts are passed over.
-
-    A context may go on from one document to the next, such as the lines of a file.
-    """
-    runs = [set(_runs((instance.fields or {}).get("text") or instance.context)) for instance in instances]
-    wanted: set[int] = set().union(*runs)
-    present = {run for run in _runs(" ".join(documents)) if run in wanted}
-    return [one for one, its in zip(instances, runs, strict=True) if its and 2 * len(its & present) >= len(its)]

@@ -26,6 +26,7 @@ from rango.scoring.scorer import DropoutPasses, as_posteriors, check_dropout, sc
 from rango.scoring.trees import encode
 from rango.tasks import Instance, Task, few_shot, true_log_posteriors
 from rango.tasks.task import unlabelled
+from rango.tasks.text_runs import pretraining_notes
 from rango.training.evaluation_of_run import RECORD, check_data, check_evaluation_output
 from rango.training.run_folder import as_json, posteriors_file, versions
 
@@ -57,6 +58,7 @@ def _write_evaluation(
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     instances = task.split(config.split)
     check_not_empty(instances, shots=config.shots)
+    notes = (*notes, *pretraining_notes(model.name, instances, split=config.split))
     form = config.form or task.default_form
     adapter = load_adapter(model, config.adapter) if config.adapter is not None else None
     try:

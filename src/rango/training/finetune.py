@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from rango.scoring.scorer import score_split
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Task, few_shot
 from rango.tasks.task import unlabelled
+from rango.tasks.text_runs import pretraining_notes
 from rango.training.bank import OnValidation, TrainingJob, check_bankable, run_key
 from rango.training.checkpoint import load_state
 from rango.training.distributed import ProcessGroup
@@ -150,6 +151,7 @@ def _train(
         )
     for job, _ in unfinished:
         _check_selection(job.config, task)
+    task = replace(task, notes=(*task.notes, *pretraining_notes(model.name, task.test, split="test")))
     # All splits are encoded now, so that an instance which does not fit is refused before hours of training.
     form = config.form or task.default_form
     reader = probe_reader(model)
