@@ -12,7 +12,7 @@ import yaml
 from helpers.command import Capture, fails
 
 from rango.cli import main
-from rango.decisions import Costs, Posteriors, decide, read_posteriors, write_posteriors
+from rango.decisions import Costs, Posteriors, decide, fit_calibrator, read_posteriors, write_posteriors
 from rango.errors import InputError
 from rango.training.run_folder import Run
 
@@ -243,7 +243,7 @@ def test_two_files_of_one_name_have_different_headings(tmp_path: Path, capsys: C
     heading = "".join(shown.split("\u2500")[0].split())
     assert heading.count("-1") == heading.count("-2") == 1
     assert main(["compare", str(files[0]), str(files[0]), "--replicates", "20"]) == 0
-    assert "test-adapted (first) and test-adapted (second) do not" in capsys.readouterr().out
+    assert "test-adapted (1) and test-adapted (2) do not" in capsys.readouterr().out
     assert main(["compare", str(files[0]), str(tmp_path / "difference.parquet"), "--replicates", "20"]) == 0
 
 
@@ -300,3 +300,33 @@ def test_how_a_foreign_file_was_understood_is_said(tmp_path: Path, capsys: Captu
 def test_a_hole_in_a_table_is_bad_input(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "p.csv").write_text("label,posterior_0,posterior_1,posterior_2\n1,,0.4,0.6\n")
     assert "p.csv:2: posterior_0 is empty" in fails(capsys, "metrics", tmp_path / "p.csv")
+
+
+def test_a_run_stands_wherever_a_posteriors_file_goes(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    """RUN means what one would act on, RUN:STATE any state; what was taken is printed."""
+    best = "calibrated" if (run / "posteriors" / "test-calibrated.parquet").is_file() else "adapted"
+    base, adapted = (run / "posteriors" / f"test-{state}.parquet" for state in ("base", "adapted"))
+    few = ("--replicates", "50")
+    assert main(["metrics", str(run), f"{run}:base", str(adapted), *few, "--out", str(tmp_path / "m.json")]) == 0
+    printed = capsys.readouterr().out
+    assert f"note: {run}, test, {'adapted and calibrated' if best == 'calibrated' else 'adapted, not cal'}" in printed
+    assert f"note: {run}, test, base, not calibrated" in printed
+    written = json.loads((tmp_path / "m.json").read_text())
+    values = [row["nce"]["value"] for row in written.values()]
+    assert values == [Run(run).posteriors(state).nce() for state in (best, "base", "adapted")]
+    # The same numbers as of the files themselves.
+    outputs = []
+    for pair in ((base, adapted), (f"{run}:base", f"{run}:adapted")):
+        assert main(["compare", *map(str, pair), *few, "--out", str(tmp_path / "c.json")]) == 0
+        outputs.append(json.loads((tmp_path / "c.json").read_text())["difference"])
+    assert outputs[0] == outputs[1]
+    command = ["calibrate", "--fit", str(run), "--apply", str(run), "--method", "temperature"]
+    assert main([*command, "--out", str(tmp_path / "calibrated.parquet")]) == 0
+    expected = fit_calibrator(Run(run).posteriors("adapted", "validation"), method="temperature")
+    np.testing.assert_array_equal(
+        read_posteriors(tmp_path / "calibrated.parquet").log_posteriors,
+        expected.apply(Run(run).posteriors("adapted")).log_posteriors,
+    )
+    capsys.readouterr()
+    assert "there are: test-adapted" in fails(capsys, "metrics", f"{run}:tuned")
+    assert "there are no posteriors" in fails(capsys, "metrics")

@@ -27,52 +27,68 @@ from rango.decisions import decide as decide_all
 from rango.decisions.risk import Decisions
 from rango.errors import InputError, unknown_name
 from rango.files import check_writable_file, write_json
+from rango.options import Split
 from rango.reports.run.terminal import metrics_table
 from rango.reports.tables import interval, number
 from rango.rows import check_written, write_rows
-from rango.training.run_folder import Run, posteriors_file
+from rango.training.run_folder import parse_state, posteriors_file
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
 Seed = Annotated[int, Parameter(help="Seed of the bootstrap and of folds.", validator=validators.Number(gte=0))]
+Source = Annotated[str, Parameter(help="A posteriors file, or RUN, or RUN:STATE (base, adapted, calibrated, floor).")]
 CostsFile = Annotated[Path | None, Parameter(help="YAML: classes, decisions, costs (row = true class); 0-1 if absent.")]
 Priors = Annotated[str | None, Parameter(help="Class priors to measure or decide under: 0.2,0.8 or no=0.2,yes=0.8.")]
 # A million replicates move no digit that is shown.
 Replicates = Annotated[int, Parameter(help="Bootstrap replicates.", validator=validators.Number(gte=0, lte=1_000_000))]
 
+_BEST = ("calibrated", "adapted", "base")
+"""Which posteriors of a run are meant where none are named: those that one would act on."""
+_RAW = ("adapted", "base")
+"""The same where posteriors are calibrated."""
+
 
 def metrics(
-    file: Path,
-    *,
+    *sources: Source,
     costs: CostsFile = None,
     priors: Priors = None,
     out: Path | None = None,
     replicates: Replicates = 1000,
     seed: Seed = 0,
 ) -> None:
-    """Print every metric of a posteriors file, with 95 % bootstrap intervals.
+    """Print every metric of posteriors, with 95 % bootstrap intervals; of several, side by side.
 
     Parameters
     ----------
-    file
-        Parquet, CSV, JSONL or NPZ with label and one of posteriors, log_posteriors, logits.
+    sources
+        Posteriors (Parquet, CSV, JSONL or NPZ with label and one of posteriors, log_posteriors, logits), or RUN, or
+        RUN:STATE.
     out
-        JSON file to write the metrics to.
+        JSON file to write the metrics to; of several sources, under the name of each.
     """
+    if not sources:
+        raise InputError("there are no posteriors; give a file, or a run directory")
     if out is not None:
         check_writable_file(out)
-    posteriors, table = _read(file), _costs(costs)
-    estimates = summarise(posteriors, costs=table, priors=_priors(priors, posteriors), replicates=replicates, seed=seed)
+    table, names = _costs(costs), _headings(*sources)
+    estimates: dict[str, dict[str, Estimate]] = {}
+    notes: dict[str, None] = {}
+    for name, source in zip(names, sources, strict=True):
+        posteriors = _read(source)
+        weights = _priors(priors, posteriors)
+        estimates[name] = summarise(posteriors, costs=table, priors=weights, replicates=replicates, seed=seed)
+        notes[place_note(posteriors, table)] = None  # once, where it is the same for all
     if out is not None:
-        write_json(out, {name: estimate.as_dict() for name, estimate in estimates.items()})
-    _print(metrics_table({file.stem: estimates}))
-    if note := place_note(posteriors, table):
+        written = {name: {key: value.as_dict() for key, value in row.items()} for name, row in estimates.items()}
+        write_json(out, written if len(sources) > 1 else written[names[0]])
+    _print(metrics_table(estimates))
+    for note in filter(None, notes):
         _print(f"note: {note}")
 
 
 def calibrate(
     *,
-    fit: Path | None = None,
-    apply: Path,
+    fit: Source | None = None,
+    apply: Source,
     method: Method | None = None,
     out: Path,
     calibrator: Path | None = None,
@@ -83,9 +99,10 @@ def calibrate(
     Parameters
     ----------
     fit
-        Posteriors file to fit on: validation data, never the data applied to. Without it, --calibrator is applied.
+        Posteriors to fit on: validation data, never the data applied to; of RUN, those of its adapted model on
+        validation. Without it, --calibrator is applied.
     apply
-        Posteriors file to calibrate.
+        Posteriors to calibrate; of RUN, those of its adapted model on test.
     method
         How posteriors are transformed; temperature where the order of the choices means nothing, affine where
         column k is always class k.
@@ -96,7 +113,7 @@ def calibrate(
     """
     check_output(out, fit, apply)
     # Instances to calibrate need no labels; those to fit on do.
-    raw = _read(apply, need_labels=False)
+    raw = _read(apply, need_labels=False, states=_RAW)
     fitted = _read_or_fit(fit, method, calibrator, apply=raw)
     calibrated = fitted.apply(raw)
     write_posteriors(out, calibrated)
@@ -110,7 +127,7 @@ def calibrate(
     _print_fit(fitted, raw, seed)
 
 
-def _read_or_fit(fit: Path | None, method: Method | None, calibrator: Path | None, *, apply: Posteriors) -> Calibrator:
+def _read_or_fit(fit: str | None, method: Method | None, calibrator: Path | None, *, apply: Posteriors) -> Calibrator:
     """The calibrator that `calibrate` applies: read from its file, or fitted and written to it."""
     if fit is None:
         if calibrator is None:
@@ -122,7 +139,7 @@ def _read_or_fit(fit: Path | None, method: Method | None, calibrator: Path | Non
         raise InputError("--method is missing; give temperature, bias, affine, vector or matrix")
     if calibrator is not None:
         check_writable_file(calibrator)
-    fitting = _read(fit)
+    fitting = _read(fit, split="validation", states=_RAW)
     _check_held_out(fitting, apply)
     fitted = fit_calibrator(fitting, method=method)
     if calibrator is not None:
@@ -175,7 +192,7 @@ def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
 
 
 def decide(
-    file: Path,
+    source: Source,
     *,
     costs: Annotated[Path, Parameter(help="YAML file: classes, decisions, costs (row = true class).")],
     priors: Priors = None,
@@ -190,15 +207,15 @@ def decide(
 
     Parameters
     ----------
-    file
-        A posteriors file, with labels or without, or a run directory (its calibrated posteriors on test).
+    source
+        Posteriors with labels or without, or RUN, or RUN:STATE.
     out
         The file to write: .csv, .jsonl or .parquet.
     """
     check_written(out)
-    check_output(out, file, costs)
+    check_output(out, source, costs)
     table = Costs.from_yaml(costs)
-    posteriors, used = _run_posteriors(file) if file.is_dir() else (_read(file, need_labels=False), "")
+    posteriors = _read(source, need_labels=False)
     target, training = (_priors(text, posteriors) for text in (priors, training_priors))
     if target is not None:
         posteriors = posteriors.with_priors(target, training_priors=training)
@@ -208,28 +225,11 @@ def decide(
     decisions = decide_all(posteriors, costs=matched)
     rows = list(decisions.rows())
     write_rows(out, rows)
-    for note in (used, place_note(posteriors, table)):
-        if note:
-            _print(f"note: {note}")
+    if note := place_note(posteriors, table):
+        _print(f"note: {note}")
     print_decisions(decisions)
     if posteriors.has_labels:
         print_real_cost(posteriors, matched, target, replicates=replicates, seed=seed)
-
-
-def _run_posteriors(folder: Path) -> tuple[Posteriors, str]:
-    """The posteriors of a run's or an evaluation's result on test, and a sentence that says which they are."""
-    run = Run(folder)
-    if (folder / "run.yaml").is_file() and not run.complete:
-        raise InputError(f"{folder} is not complete; repeat its command to go on")
-    for state in ("calibrated", "adapted", "base"):
-        if posteriors_file(folder, state, "test").is_file():
-            break
-    posteriors = run.posteriors(state)
-    # A folder may lack the calibrated posteriors, but not what makes them.
-    if state == "adapted" and (folder / "calibrator.json").is_file():
-        return Calibrator.read(folder / "calibrator.json").apply(posteriors), f"{folder}, test, adapted and calibrated"
-    kind = {"calibrated": "adapted and calibrated"}.get(state, f"{state}, not calibrated")
-    return posteriors, f"{folder}, test, {kind}"
 
 
 def print_decisions(decisions: Decisions) -> None:
@@ -284,17 +284,17 @@ def _bounds(estimate: Estimate) -> str:
     return f" (95% interval {span})" if span else ""
 
 
-def check_output(out: Path, *inputs: Path | None) -> None:
+def check_output(out: Path, *inputs: Path | str | None) -> None:
     """Raise InputError where `out` cannot be written, or is one of the inputs, which would be lost."""
     check_writable_file(out)
-    for path in inputs:
-        if path is not None and out.exists() and path.exists() and out.samefile(path):
+    for path in (Path(source) for source in inputs if source is not None):
+        if out.exists() and path.exists() and out.samefile(path):
             raise InputError(f"--out {out} is one of the inputs, which would be overwritten; give another file")
 
 
 def compare(
-    a: Path,
-    b: Path,
+    a: Source,
+    b: Source,
     *,
     costs: CostsFile = None,
     priors: Priors = None,
@@ -307,9 +307,9 @@ def compare(
     Parameters
     ----------
     a
-        Posteriors file of the first system.
+        Posteriors of the first system.
     b
-        Posteriors file of the second.
+        Posteriors of the second.
     out
         JSON file to write the comparison to.
     """
@@ -330,24 +330,55 @@ def compare(
     _print("\n" + comparison.sentence(names=(first, second)))
 
 
-def _headings(a: Path, b: Path) -> tuple[str, str]:
-    """Two short names that differ: the files' stems, or where these are one, the parts in which the paths differ."""
-    if a.stem != b.stem and "difference" not in (a.stem, b.stem):
-        return a.stem, b.stem
-    one, other = list(a.absolute().parts), list(b.absolute().parts)
-    # What both paths begin with, and what both end with, tells nothing.
-    while one and other and one[0] == other[0]:
-        del one[0], other[0]
-    while len(one) > 1 and len(other) > 1 and one[-1] == other[-1]:
-        del one[-1], other[-1]
-    return ("/".join(one), "/".join(other)) if one and other else (f"{a.stem} (first)", f"{b.stem} (second)")
+def _headings(*sources: str) -> tuple[str, ...]:
+    """Short names that differ: what stands last in each path, or where that is one, what differs before it."""
+    shortest = tuple(Path(source).stem for source in sources)
+    if len(set(shortest)) == len(shortest) and "difference" not in shortest:
+        return shortest
+    paths = [list(Path(source).absolute().parts) for source in sources]
+    # What all paths begin with, and what all end with, tells nothing.
+    while all(paths) and len({path[0] for path in paths}) == 1:
+        for path in paths:
+            del path[0]
+    while all(len(path) > 1 for path in paths) and len({path[-1] for path in paths}) == 1:
+        for path in paths:
+            del path[-1]
+    names = tuple("/".join(path) for path in paths)
+    if all(names) and len(set(names)) == len(names):
+        return names
+    return tuple(f"{stem} ({number})" for number, stem in enumerate(shortest, start=1))
 
 
-def _read(file: Path, *, need_labels: bool = True) -> Posteriors:
-    """The posteriors of a file; how it was understood is printed, since it may not be what its writer meant."""
-    posteriors = read_posteriors(file, need_labels=need_labels)
-    for note in posteriors.notes:
-        _print(f"note: {file}: {note}")
+def _read(
+    source: str, *, need_labels: bool = True, split: Split = "test", states: tuple[str, ...] = _BEST
+) -> Posteriors:
+    """The posteriors of a file, of RUN (the first of `states` that it has) or of RUN:STATE, on `split`.
+
+    How a file was understood, and which posteriors of a run were taken, is printed.
+    """
+    folder = source if Path(source).is_dir() else source.rpartition(":")[0]
+    if not folder or not Path(folder).is_dir():
+        posteriors = read_posteriors(source, need_labels=need_labels)
+        for note in posteriors.notes:
+            _print(f"note: {source}: {note}")
+        return posteriors
+    run, state = parse_state(source)
+    if (run.path / "run.yaml").is_file() and not run.complete:
+        raise InputError(f"{run.path} is not complete; repeat its command to go on")
+    if state is None:
+        state = next((name for name in states if posteriors_file(run.path, name, split).is_file()), states[-1])
+    posteriors, used = run.posteriors(state, split), state
+    if state == "calibrated":
+        used = "adapted and calibrated"
+    elif state == "adapted" and ":" not in source and states is _BEST and (run.path / "calibrator.json").is_file():
+        # A folder may lack the calibrated posteriors, but not what makes them.
+        posteriors = Calibrator.read(run.path / "calibrator.json").apply(posteriors)
+        used = "adapted and calibrated"
+    elif state in _BEST:
+        used = f"{state}, not calibrated"
+    if need_labels and not posteriors.has_labels:
+        raise InputError(f"{source}: the instances of {split} have no labels; what is measured needs them")
+    _print(f"note: {run.path}, {split}, {used}")
     return posteriors
 
 
