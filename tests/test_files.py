@@ -14,7 +14,7 @@ import pytest
 
 from rango.decisions import read_posteriors
 from rango.errors import InputError
-from rango.files import parse_json, read_bytes, read_json, read_yaml
+from rango.files import model_file, parse_json, read_bytes, read_json, read_yaml
 from rango.options import EvaluateConfig
 from rango.rows import read_rows
 from rango.tasks.table import TableConfig
@@ -107,3 +107,13 @@ def test_a_flag_may_still_be_yes(tmp_path: Path) -> None:
     assert TableConfig.from_yaml(tmp_path / "a.yaml").choices == ("no", "yes")
     (tmp_path / "b.yaml").write_text("model: m\ntask: socialiqa\nother_data: yes\n")
     assert EvaluateConfig.from_yaml(tmp_path / "b.yaml").other_data is True
+
+
+def test_a_file_of_a_model_is_read_or_absent(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Base")
+    assert model_file(str(tmp_path), "README.md") == tmp_path / "README.md"
+    assert model_file(str(tmp_path), "tokenizer.model") is None
+    assert model_file(str(tmp_path / "README.md"), "config.json") is None
+    # Tests have no network: a repository that is not in the cache has no files.
+    assert model_file("org/none", "config.json") is None
+    assert model_file("no hub id", "config.json") is None

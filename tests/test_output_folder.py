@@ -16,7 +16,7 @@ from helpers.studies_made import hostile_study
 from rango.errors import InputError
 from rango.files import write_text, write_yaml
 from rango.options import EvaluateConfig, FinetuneConfig
-from rango.output_folder import check_links, only_writer
+from rango.output_folder import check_links, new_folder, only_writer
 from rango.reports.run.page import write_report
 from rango.reports.study.report import write_study
 from rango.studies.execution import prepare
@@ -117,3 +117,22 @@ def test_the_path_that_the_user_gives_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("target")
     write_text(tmp_path / "link", "new")
     assert (tmp_path / "target").read_text() == "new"
+
+
+def test_a_new_folder_is_whole_or_absent(tmp_path: Path) -> None:
+    out, leftover = tmp_path / "out", tmp_path / ".out.killed.tmp"
+    leftover.mkdir()
+    with pytest.raises(FileNotFoundError), new_folder(out) as work:
+        (work / "half.txt").write_text((work / "missing.txt").read_text())
+    assert list(tmp_path.iterdir()) == []
+    out.mkdir()  # an empty folder may stand there already
+    with new_folder(out) as work:
+        (work / "whole.txt").write_text("whole")
+        with pytest.raises(InputError, match="is being written by process"), new_folder(out):
+            pass
+    assert [file.name for file in out.iterdir()] == ["whole.txt"]
+    (tmp_path / "other").mkdir()
+    assert out.stat().st_mode == (tmp_path / "other").stat().st_mode  # as any folder that the user makes
+    with pytest.raises(InputError, match="exists already; give a folder that does not exist yet"), new_folder(out):
+        pass
+    assert [file.name for file in out.iterdir()] == ["whole.txt"]

@@ -8,8 +8,10 @@ from .models.adapter_set import load_adapters as load_adapters
 from .models.loading import Model as Model
 from .models.loading import load_model as load_model
 from .models.peft_format import load_adapter as load_adapter
+from .options import ExportOptions as ExportOptions
 from .options import FinetuneConfig as FinetuneConfig
 from .options import LoRA as LoRA
+from .reports.run.export import export as export
 from .scoring.scorer import evaluate as evaluate
 from .tasks import Instance as Instance
 from .tasks import Task as Task

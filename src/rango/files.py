@@ -107,6 +107,19 @@ def check_model_folder(source: str) -> None:
     raise InputError(f"model folder {source} {problem}; expected a Hub id or a folder with a transformers checkpoint")
 
 
+def model_file(source: str, name: str) -> Path | None:
+    """A file of a model's folder or Hub repository; None where it has none, or where the Hub cannot be reached."""
+    folder = Path(source)
+    if folder.exists():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import hf_hub_download
+
+    # Whatever goes wrong (no such file, no network, a name that is no Hub id), the file is not to be had.
+    with contextlib.suppress(Exception):
+        return Path(hf_hub_download(source, name))
+    return None
+
+
 def check_adapter_folder(folder: Path) -> Path:
     """The folder that holds the adapter itself: that of a run's best checkpoint, or `folder`.
 

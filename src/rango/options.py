@@ -4,6 +4,7 @@ ModelAndTask, TaskOptions, ModelOptions, ScoringOptions, TrainingOptions, LoRA  
 FinetuneConfig      all groups: `rango finetune`, its run.yaml, and one run of a study
 EvaluateConfig      all but training and LoRA, with an adapter and a split: `rango evaluate`, its evaluation.yaml
 AdaptationOptions   what a study varies beside them
+ExportOptions       `rango export`: what is written of a run, and where it goes
 """
 
 from __future__ import annotations
@@ -376,3 +377,29 @@ class AdaptationOptions(Config):
     def calibrated(self) -> bool:
         """Whether a calibrator fitted on validation is applied."""
         return self.adaptation.endswith("calibration")
+
+
+class ExportOptions(Config):
+    """What `rango export` writes of a run, and where it goes."""
+
+    merge: bool = False
+    """Write a whole model, the adapter merged into its base, instead of the adapter alone."""
+    state: Literal["adapted", "last"] = "adapted"
+    """adapted (the checkpoint that was measured), or last (that of the last validation, which was not tested)."""
+    dtype: Dtype = "auto"
+    """Type of the weights of a whole model; auto is the base's own, and float32 after full fine-tuning."""
+    base_model: str | None = None
+    """Hub id of the base model (ORG/NAME), where the run names a folder."""
+    license: str | None = None
+    """Licence to state for what is exported, as the Hub writes it (apache-2.0); none is stated when absent."""
+    push_to_hub: str | None = None
+    """Hub repository to push to (ORG/NAME), private unless --public; the token is that of HF_TOKEN or of `hf auth
+    login`."""
+    public: bool = False
+    """Let everybody see the repository that is pushed to."""
+
+    @model_validator(mode="after")
+    def _public_is_of_a_push(self) -> Self:
+        if self.public and self.push_to_hub is None:
+            raise ValueError("public is given but nothing is pushed: give push_to_hub too, or leave public out")
+        return self

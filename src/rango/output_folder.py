@@ -9,14 +9,17 @@ such a link.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from rango.errors import InputError
-from rango.files import place_refused
+from rango.files import UNFINISHED, holds_files, naming_file, place_refused
 
 LOCK = ".lock"
 
@@ -60,6 +63,41 @@ def only_writer(folder: Path, lock: Path | None = None) -> Iterator[None]:
         for place in made:  # the innermost first
             with contextlib.suppress(OSError):
                 place.rmdir()
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder` that gets its name when the block ends without an error: whole or not at all.
+
+    What killed processes left of earlier attempts is removed.
+
+    Raises:
+        InputError: `folder` holds files already, or another process writes it.
+    """
+    place = folder.resolve()
+    with only_writer(folder, lock=place.parent / f".{place.name}{LOCK}"):
+        if holds_files(place) or place.is_file():
+            raise InputError(f"--out {folder} exists already; give a folder that does not exist yet")
+        for leftover in place.parent.glob(f".{glob.escape(place.name)}.*{UNFINISHED}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.", suffix=UNFINISHED))
+        try:
+            with naming_file(folder):
+                yield work
+                # The files are on the disk, and not only in the system's memory, before the name says that they are.
+                for path in (*(path for path in work.rglob("*") if path.is_file()), work):
+                    handle = os.open(path, os.O_RDONLY)
+                    os.fsync(handle)
+                    os.close(handle)
+                # mkdtemp gives 0700. The mask can only be read by setting another.
+                mask = os.umask(0)
+                os.umask(mask)
+                work.chmod(0o777 & ~mask)
+                if place.is_dir():
+                    place.rmdir()  # it was empty
+                work.rename(place)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def check_links(folder: Path, *names: str) -> None:

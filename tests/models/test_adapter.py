@@ -100,6 +100,10 @@ def test_merge_gives_the_same_logits_and_unmerge_gives_the_weights_back(
             assert torch.equal(parameter, base[plain]), name
     with pytest.raises(ValueError, match="not merged"):
         adapter.unmerge()
+    adapter.merge(keep=False)
+    torch.testing.assert_close(logits(model), adapted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="merged without keeping a copy"):
+        adapter.unmerge()
 
 
 def test_disabled_and_removed_adapters_leave_the_base(checkpoint: Checkpoint) -> None:

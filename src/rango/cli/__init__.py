@@ -43,6 +43,7 @@ _COMMANDS = {
     "score-text": ("language:score_text", "Log-probability and perplexity of each line, its improbable tokens marked."),
     "spell": ("language:spell", "Flag words in improbable places, and offer more probable ones."),
     "tasks": ("show:tasks", "List the tasks, or show one: its splits and its prompts."),
+    "export": ("export:export", "Write a run for other programs: an adapter or a whole model, with a model card."),
     "report": ("show:report", "Write the page of a run or study again, from its stored files."),
     "demo": ("demo:demo", "Run the whole job on the simulated task and a tiny model, in minutes."),
 }

@@ -47,3 +47,4 @@ def finetune(settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: P
         run = train(base, task, out=out, config=settings, screen=screen)
         if processes.is_main:
             print_result(run.path, split="test", shown=write_report(run.path))
+            screen.say(f"rango export {out} --out DIR hands it on: as an adapter with its card, or --merge as a model.")

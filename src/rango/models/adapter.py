@@ -173,15 +173,18 @@ class Adapter(TrainableModel):
         for layer in self.layers.values():
             layer.train()
 
-    def merge(self) -> None:
-        """Add the update to the frozen weights. A tied head is untied first, or the embeddings would change too."""
+    def merge(self, *, keep: bool = True) -> None:
+        """Add the update to the frozen weights. A tied head is untied first, or the embeddings would change too.
+
+        Without `keep` no copy of the weights is held, and nothing can be unmerged.
+        """
         network: Any = self.model.network
         head: Any = self.layers.get(head_name(network))
         if head is not None and head.base.weight is network.get_input_embeddings().weight:
             head.base.weight = nn.Parameter(head.base.weight.detach().clone(), requires_grad=False)
             network.config.tie_word_embeddings = False
         for layer in self.layers.values():
-            layer.merge()
+            layer.merge(keep=keep)
 
     def unmerge(self) -> None:
         """Take the update out of the weights again, bit for bit."""

@@ -271,8 +271,8 @@ class LoRALinear(nn.Module):
         low = hidden @ A.to(hidden.dtype).T * self.scaling[members[0]][""]  # (m, r)
         return y + low @ B[rows].to(hidden.dtype).T  # (m, K)
 
-    def merge(self) -> None:
-        """Add s B A to W₀, in fp32, keeping a copy of W₀ so that `unmerge` gives it back to the bit.
+    def merge(self, *, keep: bool = True) -> None:
+        """Add s B A to W₀, in fp32, keeping a copy of W₀ so that `unmerge` gives it back to the bit, unless not `keep`.
 
         Only the rows of the adapter's slices are written. The sum with a quantised W₀ is held as an ordinary matrix: in
         so few bits a small update would vanish.
@@ -287,7 +287,7 @@ class LoRALinear(nn.Module):
         weight = self.base.weight
         assert isinstance(weight, torch.Tensor)
         [adapter] = self.scaling
-        self.merged = weight.detach().clone()
+        self.merged = weight.detach().clone() if keep else weight.new_empty(0)
         with torch.no_grad():
             matrix = weight.T if isinstance(self.base, Conv1D) else weight  # (out, in), a view
             for part, piece in self.slices[adapter].items():
@@ -300,10 +300,12 @@ class LoRALinear(nn.Module):
         """Give W₀ back, bit for bit.
 
         Raises:
-            ValueError: not merged.
+            ValueError: not merged, or merged without a copy.
         """
         if self.merged is None:
             raise ValueError("the adapter is not merged")
+        if not self.merged.numel():
+            raise ValueError("the adapter was merged without keeping a copy of the weights")
         weight = self.base.weight
         assert isinstance(weight, torch.Tensor)
         with torch.no_grad():
