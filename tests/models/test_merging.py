@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.adapters import ALL, logits, shaken
+from helpers.gguf_files import write_gguf
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -33,8 +34,8 @@ def adapted(base: Path, folder: Path, *, targets: tuple[str, ...] = ALL, scale: 
     model = load_model(base)
     adapter = shaken(model, LoRA.build({"targets": targets}))
     with torch.no_grad():
-        for layer in adapter.layers.values():
-            layer.weights(adapter.number)[1].mul_(scale)
+        for name, parameter in adapter.named_parameters().items():
+            parameter.mul_(scale if "lora_B" in name else 1.0)
     adapter.save(folder)
     with torch.no_grad():
         return logits(model)
@@ -89,6 +90,22 @@ def test_a_tied_head_that_is_not_adapted_stays_tied(checkpoint: Checkpoint, tmp_
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "gate_proj", "up_proj", "down_proj"}
     assert read_json(tmp_path / "merged" / "config.json")["tie_word_embeddings"] is True
+
+
+def test_a_gguf_file_is_merged_as_it_is_dequantised(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANGO_CACHE", str(tmp_path / "cache"))
+    plain = load_model(checkpoint("llama", **TIED))
+    base = write_gguf(tmp_path / "base.gguf", plain.network, plain.tokenizer)
+    expected = adapted(base, tmp_path / "adapter", targets=("q", "mlp"))
+    write_merged(str(base), tmp_path / "adapter", tmp_path / "merged")
+    torch.testing.assert_close(logits_of(tmp_path / "merged"), expected, rtol=0, atol=1e-5)
+    config = read_json(tmp_path / "merged" / "config.json")
+    # transformers 4 and other programs read the second.
+    assert config["rope_parameters"]["rope_theta"] == config["rope_theta"] == 10000.0
+    ids = AutoTokenizer.from_pretrained(tmp_path / "merged")("Tracy had tea")["input_ids"]
+    assert ids == plain.tokenizer("Tracy had tea")["input_ids"]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -23,6 +23,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from rango.errors import RunError
 from rango.files import FULL_RECORD, model_file, read_json, write_json
 from rango.models.adapter import Adapter
+from rango.models.dequantised import checkpoint_of
 from rango.models.loading import Model, load_model, load_network, quiet_transformers
 from rango.models.peft_format import load_adapter
 from rango.options import Dtype
@@ -69,7 +70,8 @@ def write_merged(
     checkpoint is then loaded again, when that copy is gone, and compared on 32 tokens.
 
     Args:
-        base: the model that the adapter was trained on: a Hub id, or a folder.
+        base: the model that the adapter was trained on: a Hub id, a folder, or a GGUF file, whose dequantised weights
+            are then merged.
         adapter: the folder of an adapter, or of the checkpoint of full fine-tuning.
         folder: where to write, an empty folder.
         dtype: of the weights. `auto`: the base's own; of full fine-tuning that in which it was trained, float32.
@@ -80,8 +82,9 @@ def write_merged(
         RunError: what was written gives other logits than base and adapter.
     """
     full = (adapter / FULL_RECORD).is_file()
-    chosen: Dtype = dtype if dtype != "auto" else "float32" if full else stored_dtype(base)
-    written = _write(base, adapter, folder, chosen, shard_size, full=full)
+    files = checkpoint_of(base)
+    chosen: Dtype = dtype if dtype != "auto" else "float32" if full else stored_dtype(files)
+    written = _write(base, files, adapter, folder, chosen, shard_size, full=full)
     again = load_network(str(folder), getattr(torch, chosen), torch.device("cpu"))
     error = (_logits(again, written.tokens) - written.logits).abs()
     difference = float(error.max() / written.logits.abs().max())
@@ -113,7 +116,9 @@ class _Written:
     notes: tuple[str, ...]
 
 
-def _write(base: str, adapter: Path, folder: Path, dtype: Dtype, shard_size: str, *, full: bool) -> _Written:
+def _write(
+    base: str, files: str, adapter: Path, folder: Path, dtype: Dtype, shard_size: str, *, full: bool
+) -> _Written:
     """Merge and write. When this returns, the weights are no longer in memory."""
     if full:
         model = load_model(adapter, dtype="float32", device="cpu")
@@ -133,10 +138,10 @@ def _write(base: str, adapter: Path, folder: Path, dtype: Dtype, shard_size: str
     network: Any = model.network
     with quiet_transformers():
         network.save_pretrained(folder, max_shard_size=shard_size)
-    config = _write_config(folder, base, dtype, tied=_is_tied(network))
-    if (file := model_file(base, "generation_config.json")) is not None:
+    config = _write_config(folder, files, dtype, tied=_is_tied(network))
+    if (file := model_file(files, "generation_config.json")) is not None:
         shutil.copyfile(file, folder / file.name)
-    _write_tokenizer(folder, base, model.tokenizer)
+    _write_tokenizer(folder, files, model.tokenizer)
     # Modules refer to each other in rings, so that the network itself would stay until the next garbage collection.
     for parameter in network.parameters():
         parameter.data = parameter.data.new_empty(0)
@@ -189,9 +194,9 @@ def _write_config(folder: Path, base: str, dtype: Dtype, *, tied: bool) -> dict[
     config = read_json(file) if file is not None else {}
     if config.get("model_type") != own["model_type"] or "text_config" in config:
         config = own
-        rope = own.get("rope_parameters")
-        if isinstance(rope, dict) and "rope_theta" in rope:
-            config.setdefault("rope_theta", rope["rope_theta"])
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        config.setdefault("rope_theta", rope["rope_theta"])
     # The weights are no longer quantised, and no code of the base's repository comes along.
     for key in ("quantization_config", "auto_map", "_name_or_path"):
         config.pop(key, None)
@@ -204,7 +209,7 @@ def _write_config(folder: Path, base: str, dtype: Dtype, *, tied: bool) -> dict[
 
 
 def _write_tokenizer(folder: Path, base: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Copy the base's own tokenizer files; where it has none, as in a GGUF file, write the loaded tokenizer."""
+    """Copy the base's own tokenizer files; where they are of another kind, write the loaded tokenizer."""
     files = [file for name in _TOKENIZER_FILES if (file := model_file(base, name)) is not None]
     if any(file.name in _VOCABULARIES for file in files):
         for file in files:

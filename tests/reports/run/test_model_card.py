@@ -119,9 +119,17 @@ def test_the_python_of_the_card_gives_the_posteriors_of_the_run(
                 np.testing.assert_allclose(values.numpy(), expected, rtol=0, atol=1e-4)
 
 
+def test_an_adapter_of_a_gguf_file_is_loaded_by_what_reads_it(runs: dict[str, Run]) -> None:
+    made = Exported("adapter", False, "base.gguf", False, "base.gguf", None, True, True, adapter_config={"r": 8})
+    use = render_card(runs["letter"], made).split("## Use")[1]
+    assert "base = load_model('base.gguf')" in use
+    assert "`rango export RUN --merge` writes a whole model for them" in use
+    assert "vllm serve" not in use
+
+
 def test_a_licence_is_what_is_known_and_never_invented(runs: dict[str, Run], tmp_path: Path) -> None:
     def licence(source: Path) -> str:
-        made = Exported("adapter", False, "base", False, str(source), None, True, adapter_config={"r": 8})
+        made = Exported("adapter", False, "base", False, str(source), None, False, True, adapter_config={"r": 8})
         return render_card(runs["letter"], made).split("## Licence")[1]
 
     unknown = licence(tmp_path)
@@ -141,14 +149,14 @@ def test_texts_of_a_run_are_no_markup(runs: dict[str, Run], tmp_path: Path) -> N
     hostile.mkdir()
     write_yaml(hostile / "run.yaml", {**run.record, "notes": [note]})
     (hostile / "metrics.json").write_bytes((run.path / "metrics.json").read_bytes())
-    made = Exported("adapter", False, "base", False, "base", None, True, adapter_config={"r": 8})
+    made = Exported("adapter", False, "base", False, "base", None, False, True, adapter_config={"r": 8})
     (line,) = [line for line in render_card(Run(hostile), made).splitlines() if "script" in line]
     assert line == r"- a \| b \<script\>alert(1)\</script\> \[x\](y) \# heading"
 
 
 def test_what_vllm_does_not_take_is_said(runs: dict[str, Run]) -> None:
     def use(config: dict[str, Any]) -> str:
-        made = Exported("adapter", False, "base", False, "base", None, True, adapter_config=config)
+        made = Exported("adapter", False, "base", False, "base", None, False, True, adapter_config=config)
         return render_card(runs["letter"], made).split("## Use")[1]
 
     assert "--max-lora-rank 64 " in use({"r": 8, "rank_pattern": {"q": 33}})

@@ -30,6 +30,7 @@ from rango.files import (
     write_text,
     write_yaml,
 )
+from rango.models.gguf import ENDING, WHEELS
 from rango.options import ExportOptions
 from rango.output_folder import LOCK, new_folder
 from rango.reports.run.model_card import Exported, render_card
@@ -140,7 +141,11 @@ def _check_push(run: Run, options: ExportOptions, *, whole: bool) -> None:
 
 
 def _is_hub_id(name: str) -> bool:
-    return not Path(name).exists() and _HUB_ID.fullmatch(name) is not None and not name.endswith(".gguf")
+    return _HUB_ID.fullmatch(name) is not None and not (Path(name).exists() or _is_gguf(name))
+
+
+def _is_gguf(name: str) -> bool:
+    return name in WHEELS or name.endswith(ENDING)
 
 
 def _checkpoint(run: Run, options: ExportOptions) -> Path:
@@ -172,6 +177,7 @@ def _write(run: Run, work: Path, options: ExportOptions, screen: Screen) -> None
         full=full,
         base=base or _short(model),
         base_on_hub=base is not None,
+        base_is_gguf=base is None and _is_gguf(model),
         source=model,
         license=options.license,
         measured=options.state == "adapted",

@@ -45,6 +45,8 @@ class Exported:
     source: str
     """The base as the run names it: where its own card may be."""
     license: str | None
+    base_is_gguf: bool
+    """Whether only Rango and llama.cpp read the base as it was."""
     measured: bool
     """Whether this is the checkpoint that the run's metrics are of."""
     written: WrittenModel | None = None
@@ -226,6 +228,12 @@ def prompt_template(task: str, form: Form) -> str | None:
 
 def _loading(made: Exported) -> str:
     """Python that loads the model with transformers, and with PEFT for an adapter."""
+    if made.kind == "adapter" and made.base_is_gguf:
+        return (
+            "from peft import PeftModel\nfrom rango import load_model\n\n"
+            f"base = load_model({made.source!r})  # a GGUF file: Rango reads it\n"
+            'tokenizer, model = base.tokenizer, PeftModel.from_pretrained(base.network, "THIS").eval()'
+        )
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
     if made.written and made.written.architecture in ("LSTMForCausalLM", "NGramForCausalLM"):
         lines.insert(0, "import rango.models.loading")
@@ -264,7 +272,7 @@ def _flags(run: Run, form: Form) -> str:
 def _served_rank(made: Exported) -> int | None:
     """vLLM's --max-lora-rank for this adapter; None where vLLM does not take it, or it is no adapter."""
     config = made.adapter_config
-    if config is None or config.get("use_dora"):
+    if config is None or config.get("use_dora") or made.base_is_gguf:
         return None
     highest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
     return next((rank for rank in _RANKS if rank >= highest), None)
