@@ -324,7 +324,7 @@ def compare(
     if pair[0].ids != pair[1].ids:
         _print("note: the instances stand in another order in the second file; they were matched by their ids")
     if table is not None:
-        for note in dict.fromkeys(_place_note(posteriors, table) for posteriors in pair):
+        for note in dict.fromkeys(place_note(posteriors, table) for posteriors in pair):
             if note:
                 _print(f"note: {note}")
     _print("\n" + comparison.sentence(names=(first, second)))
