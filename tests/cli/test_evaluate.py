@@ -33,10 +33,8 @@ def test_evaluate_gives_the_posteriors_of_the_run(
     assert "NCE" in capsys.readouterr().out or (tmp_path / "base" / "metrics.json").is_file()
 
 
-def test_instances_without_labels_get_posteriors_and_decisions(
-    checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
-) -> None:
-    """The posteriors are those of the same instances with labels; nothing is measured, and training refuses them."""
+def test_instances_without_labels_get_posteriors_and_decisions(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """The posteriors are those of the same instances with labels; nothing is measured."""
     model = str(checkpoint("phi"))
     for name, labels in (("with", ["happy", "sad"] * 3), ("without", [""] * 6)):
         folder = tmp_path / name
@@ -55,12 +53,6 @@ def test_instances_without_labels_get_posteriors_and_decisions(
     (tmp_path / "costs.yaml").write_text("{classes: [happy, sad], decisions: [happy, sad], costs: [[0, 1], [2, 0]]}")
     decisions = ["--costs", str(tmp_path / "costs.yaml"), "--out", str(tmp_path / "decisions.csv")]
     assert main(["decide", str(without), *decisions]) == 0
-    (tmp_path / "without" / "rows.csv").write_text(
-        "\n".join(["text,mood,part"] + [f"Bo {k},sad,{'train' if k < 9 else 'validation'}" for k in range(12)] + lines)
-    )
-    line = fails(capsys, "finetune", model, tmp_path / "without", "--quiet", "--out", tmp_path / "run")
-    assert "have no labels, so that nothing can be measured" in line
-    assert not (tmp_path / "run").exists()
 
 
 def test_an_adapter_of_another_model_is_refused(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from helpers.command import SIZES, Capture, fails
@@ -119,3 +120,55 @@ def test_a_loss_that_is_no_number_is_one_line(
     line = fails(capsys, "finetune", checkpoint("phi"), table, *SIZES, *wild, "--out", tmp_path / "out")
     assert "became nan at step" in line
     assert "lower --learning-rate" in line
+
+
+def test_a_test_split_without_labels_is_answered_and_not_measured(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
+) -> None:
+    """The posteriors are those of the same run with labels; the page, a decision and a comparison say what they can."""
+    model = str(checkpoint("phi"))
+    costs = "{classes: [happy, sad], decisions: [happy, sad], costs: [[0, 1], [2, 0]]}"
+    (tmp_path / "costs.yaml").write_text(costs)
+    runs = {}
+    for name, labels in (("with", ["happy", "sad"] * 3), ("without", [""] * 6)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "task.yaml").write_text('{prompt: "{text}. Mood:", choices: [happy, sad], label: mood, splits: part}')
+        rows = [f"Bo {k},{('happy', 'sad')[k % 2]},{'train' if k < 9 else 'validation'}" for k in range(13)]
+        rows += [f"Ann {k},{label},test" for k, label in enumerate(labels)]
+        (folder / "rows.csv").write_text("\n".join(["text,mood,part", *rows, ""]))
+        runs[name] = tmp_path / f"{name}-run"
+        command = ["finetune", model, str(folder), "--steps", "2", "--out", str(runs[name])]
+        assert main(command) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("Nothing is measured on test, whose instances have no labels" in said) == (name == "without")
+        assert main([*command, "--quiet"]) == 0  # it is complete
+    for state in ("base", "adapted", "calibrated"):
+        labelled, bare = (Run(runs[name]).posteriors(state) for name in ("with", "without"))
+        np.testing.assert_array_equal(bare.log_posteriors, labelled.log_posteriors)
+        assert (bare.has_labels, bare.ids, bare.choices) == (False, labelled.ids, labelled.choices)
+    assert Run(runs["without"]).metrics == {"test": {}}
+    assert any("have no label" in note for note in Run(runs["without"]).record["notes"])
+    assert main(["report", str(runs["without"])]) == 0
+    page = " ".join((runs["without"] / "report.html").read_text().split())
+    assert "No verdict: there are no test metrics" in page
+    assert "posteriors/test-adapted.parquet holds no labels, so that nothing can be measured" in page
+    assert "Validation NCE" in page
+
+    capsys.readouterr()
+    written = tmp_path / "d.csv"
+    assert main(["decide", str(runs["without"]), "--costs", str(tmp_path / "costs.yaml"), "--out", str(written)]) == 0
+    assert "6 decisions" in capsys.readouterr().out
+    base, adapted = (runs["without"] / "posteriors" / f"test-{state}.parquet" for state in ("base", "adapted"))
+    assert main(["compare", str(base), str(adapted), "--out", str(tmp_path / "c.json")]) == 0
+    assert "6 instances without labels, so that neither can be called better" in capsys.readouterr().out
+    one, other = (np.exp(Run(runs["without"]).posteriors(state).log_posteriors) for state in ("base", "adapted"))
+    agreement = json.loads((tmp_path / "c.json").read_text())
+    assert agreement["total_variation"] == pytest.approx(np.abs(one - other)[:, 0].mean())
+    assert agreement["same_choice"] == (one.argmax(axis=1) == other.argmax(axis=1)).mean()
+    labelled_file = runs["with"] / "posteriors" / "test-base.parquet"
+    assert "only the first has labels" in fails(capsys, "compare", labelled_file, adapted)
+
+    (tmp_path / "study.yaml").write_text(json.dumps({"base": {"model": model, "task": str(tmp_path / "without")}}))
+    line = fails(capsys, "study", tmp_path / "study.yaml", "--out", tmp_path / "study")
+    assert "have no labels, by which a study compares" in line

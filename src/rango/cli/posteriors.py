@@ -24,6 +24,7 @@ from rango.decisions import (
 )
 from rango.decisions import compare as compare_systems
 from rango.decisions import decide as decide_all
+from rango.decisions.pairing import align_by_id
 from rango.decisions.risk import Decisions
 from rango.errors import InputError, unknown_name
 from rango.files import check_writable_file, write_json
@@ -304,6 +305,8 @@ def compare(
 ) -> None:
     """Compare two systems on the same instances: difference of every metric, exact McNemar test, and a sentence.
 
+    Without labels, say how far the two agree.
+
     Parameters
     ----------
     a
@@ -315,7 +318,19 @@ def compare(
     """
     if out is not None:
         check_writable_file(out)
-    pair, table = (_read(a), _read(b)), _costs(costs)
+    pair, table = (_read(a, need_labels=False), _read(b, need_labels=False)), _costs(costs)
+    if not any(posteriors.has_labels for posteriors in pair):
+        one, other = np.exp(pair[0].log_posteriors), np.exp(align_by_id(*pair).log_posteriors)  # (N, K)
+        same, distance = one.argmax(axis=1) == other.argmax(axis=1), 0.5 * np.abs(one - other).sum(axis=1)
+        agreement = {"n": len(one), "same_choice": float(same.mean()), "total_variation": float(distance.mean())}
+        if out is not None:
+            write_json(out, agreement)
+        _print(
+            f"{len(one):,} instances without labels, so that neither can be called better: the two prefer the same "
+            f"choice on {int(same.sum()):,}; their posteriors differ by {number(agreement['total_variation'])} on "
+            "average (total variation: 0 equal, 1 disjoint)"
+        )
+        return
     comparison = compare_systems(*pair, costs=table, priors=_priors(priors, pair[0]), replicates=replicates, seed=seed)
     if out is not None:
         write_json(out, comparison.as_dict())

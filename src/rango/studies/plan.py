@@ -25,6 +25,7 @@ from rango.studies.pretrained_models import ModelSpec, check_model, check_texts,
 from rango.studies.study import Axes, Reference, Study
 from rango.studies.study_costs import StudyCosts, check_costs
 from rango.tasks import Task, load_task
+from rango.tasks.task import unlabelled
 
 MODELS = "models"
 
@@ -237,7 +238,12 @@ class Planner:
         key = (name, options.model_dump_json(include=set(TaskOptions.model_fields)))
         if key not in self.tasks:
             try:
-                self.tasks[key] = load_task(name, options)
+                self.tasks[key] = loaded = load_task(name, options)
+                if unlabelled(loaded.test):
+                    raise InputError(
+                        f"the test instances of {name} have no labels, by which a study compares; give a table that "
+                        "has them, or adapt to this one with rango finetune"
+                    )
             except InputError as error:
                 self.tasks[key] = error
         task = self.tasks[key]

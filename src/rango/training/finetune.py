@@ -144,11 +144,6 @@ def _train(
     # In training the shots are ordinary tokens of every trunk: the adapter changes their keys, so none can be kept.
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     check_not_empty(task.train, shots=config.shots)
-    if unlabelled(task.test):
-        raise InputError(
-            f"the test instances of {task.name} have no labels, so that nothing can be measured; train on a table "
-            "without them, and then give them, as a table of their own, to rango evaluate --adapter RUN"
-        )
     for job, _ in unfinished:
         _check_selection(job.config, task)
     task = replace(task, notes=(*task.notes, *pretraining_notes(model.name, task.test, split="test")))
@@ -317,7 +312,8 @@ class _Bank:
         if floor is not None:
             writer.write_posteriors("floor", "test", floor)
             states["floor"] = floor
-        writer.write_metrics({"test": measure(states, seed=run.config.seed)})
+        # Without labels there are posteriors to decide on, and nothing to measure.
+        writer.write_metrics({"test": {} if unlabelled(self.task.test) else measure(states, seed=run.config.seed)})
 
     def _calibrate(self, adapted: Posteriors, validation: Posteriors, writer: RunWriter) -> Posteriors | None:
         """Store a calibrator fitted on validation and the calibrated test posteriors; None if it cannot be fitted.

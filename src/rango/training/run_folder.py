@@ -218,8 +218,11 @@ class Run:
         metrics = read("metrics.json", read_metrics) or {}
         posteriors = {}
         for state in states:
-            stored = read(f"posteriors/test-{state}.parquet", read_posteriors)
-            if stored is not None:
+            name = f"posteriors/test-{state}.parquet"
+            stored = read(name, lambda file: read_posteriors(file, need_labels=False))
+            if stored is not None and not stored.has_labels:
+                missing[name] = f"{name} holds no labels, so that nothing can be measured"
+            elif stored is not None:
                 posteriors[state] = stored
         return RunContents(record, tuple(log), metrics, posteriors, missing)
 

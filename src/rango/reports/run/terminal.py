@@ -103,6 +103,9 @@ def _cell(cell: Estimate | None, style: str = "", *, in_line: bool = False, sign
 
 def print_result(folder: Path, *, split: str, shown: Path) -> None:
     """Print the table of a folder's metrics.json and the path of the file to look at next."""
-    console = Terminal()
-    console.print(result_table(read_metrics(folder / "metrics.json"), split=split, width=console.width))
+    console, metrics = Terminal(), read_metrics(folder / "metrics.json")
+    if split_metrics(metrics, split=split):
+        console.print(result_table(metrics, split=split, width=console.width))
+    else:
+        console.print(f"Nothing is measured on {split}, whose instances have no labels; their posteriors are written.")
     console.print(f"\n{shown}", soft_wrap=True)
