@@ -39,6 +39,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
     "gpt_neox": {k: v for k, v in SMALL.items() if k != "num_key_value_heads"},
     "olmo2": SMALL,
+    "smollm3": SMALL,
     "opt": {
         **{k: v for k, v in SMALL.items() if k not in ("intermediate_size", "num_key_value_heads")},
         "ffn_dim": 48,

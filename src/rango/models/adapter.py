@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -19,11 +19,12 @@ from torch import nn
 from rango.errors import InputError
 from rango.files import ADAPTER_CONFIG, write_json, write_tensors
 from rango.models.loading import Model
-from rango.models.lora import Grouping, LoRALinear, Slice, stored_transposed, weight_shape
+from rango.models.lora import Grouping, LoRALinear, Slice, output_numbers, stored_transposed, weight_shape
 from rango.models.placement import head_name, place
 from rango.options import LoRA, pattern_fits, scaling_divisor
 
 WEIGHTS = "adapter_model.safetensors"
+MAGNITUDE = "lora_magnitude_vector"
 PREFIX = "base_model.model."  # how PEFT names the wrapped network
 
 
@@ -111,33 +112,44 @@ class Adapter(TrainableModel):
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """A and B of each layer by its name, `NAME.lora_A.weight` (r, in) and `NAME.lora_B.weight` (out, r).
 
-        Those of a slice are `NAME.q.lora_A.weight` (r, in) and `NAME.q.lora_B.weight` (n, r).
+        Those of a slice are `NAME.q.lora_A.weight` (r, in) and `NAME.q.lora_B.weight` (n, r). DoRA has
+        `NAME.lora_magnitude_vector` (out,) beside them.
         """
-        return {
-            f"{update_name(name, part)}.lora_{letter}.weight": parameter
-            for name, layer in self.layers.items()
-            for part in layer.slices[self.number]
-            for letter, parameter in zip("AB", layer.weights(self.number, part), strict=True)
-        }
+        named: dict[str, nn.Parameter] = {}
+        for name, layer in self.layers.items():
+            for part in layer.slices[self.number]:
+                update = update_name(name, part)
+                named[f"{update}.lora_A.weight"], named[f"{update}.lora_B.weight"] = layer.weights(self.number, part)
+                if f"{self.number}{part}" in layer.lora_magnitude:
+                    named[f"{update}.{MAGNITUDE}"] = layer.lora_magnitude[f"{self.number}{part}"]
+        return named
 
     def plans(self) -> dict[str, dict[str, UpdatePlan]]:
-        """The updates of each layer by module name, then by the slice's name."""
+        """The updates of each layer as they are written, by module name, then by the slice's name."""
         return {
             name: {
-                part: UpdatePlan(len(layer.weights(self.number, part)[0]), layer.scaling[self.number][part], piece)
+                part: UpdatePlan(len(layer.pair(self.number, part)[0]), layer.scaling[self.number][part], piece)
                 for part, piece in layer.slices[self.number].items()
             }
             for name, layer in self.layers.items()
         }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """A and B, as LoRA+ has them learn: B at `lora.plus` times the rate of A."""
+        """A and B, as LoRA+ has them learn: B at `lora.plus` times the rate of A, and DoRA's magnitudes as B.
+
+        Magnitudes do not decay: at 0 the base's own weights would be gone.
+        """
         named = self.named_parameters()
-        ratios = {"lora_A.weight": 1.0, "lora_B.weight": self.lora.plus}
-        return [
-            {"params": [named[name] for name in named if name.endswith(end)], "ratio": ratio}
-            for end, ratio in ratios.items()
+        options: dict[str, dict[str, Any]] = {
+            "lora_A.weight": {"ratio": 1.0},
+            "lora_B.weight": {"ratio": self.lora.plus},
+            MAGNITUDE: {"ratio": self.lora.plus, "weight_decay": 0.0},
+        }
+        groups = [
+            {"params": [named[name] for name in named if name.endswith(end)], **values}
+            for end, values in options.items()
         ]
+        return [group for group in groups if group["params"]]
 
     def module_count(self) -> int:
         """How many linear maps are adapted; a slice of a fused one counts as one."""
@@ -146,10 +158,16 @@ class Adapter(TrainableModel):
     def load(self, folder: Path) -> None:
         """Copy A and B from a checkpoint of this same adapter."""
         state = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
-        self.load_state(split_updates(state, self.plans()))
+        split = split_updates(state, self.plans())
+        for name, layer in self.layers.items():
+            for part in layer.slices[self.number]:
+                update = update_name(name, part)
+                layer.take(split[f"{update}.lora_A.weight"], split[f"{update}.lora_B.weight"], self.number, part)
+                if f"{self.number}{part}" in layer.lora_magnitude:
+                    layer.lora_magnitude[f"{self.number}{part}"].data.copy_(split[f"{update}.{MAGNITUDE}"])
 
     def reset(self, seed: int) -> None:
-        """Start afresh: A drawn again, B zero.
+        """Start afresh: A drawn again, B zero; or both as PiSSA begins.
 
         Each update's A is drawn from a stream of its own, seeded by `seed` and the layer's name, so that it does not
         depend on which other layers are adapted.
@@ -201,11 +219,22 @@ class Adapter(TrainableModel):
     def save(self, folder: Path) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT reads them.
 
-        PEFT knows no slices: those of a layer are written as one update of the whole, see `join_updates`.
+        PEFT knows no slices: those of a layer are written as one update of the whole, see `join_updates`. PiSSA is
+        written as a plain update of the base of twice the rank, as PEFT converts it, and loads everywhere.
         """
         plans = self.plans()
         outputs = {name: weight_shape(layer.base)[0] for name, layer in self.layers.items()}
-        tensors = {PREFIX + name: tensor for name, tensor in join_updates(self.state(), plans, outputs).items()}
+        pairs = {
+            f"{update_name(name, part)}.lora_{letter}.weight": matrix.detach().cpu().clone()
+            for name, parts in plans.items()
+            for part in parts
+            for letter, matrix in zip("AB", self.layers[name].pair(self.number, part), strict=True)
+        }
+        tensors = {PREFIX + name: tensor for name, tensor in join_updates(pairs, plans, outputs).items()}
+        for name, layer in self.layers.items():
+            magnitude = layer.joint_magnitude(self.number)
+            if magnitude is not None:
+                tensors[f"{PREFIX}{name}.{MAGNITUDE}"] = magnitude.cpu()
         # PEFT passes over the metadata; Rango refuses an adapter whose base is another.
         metadata = {"format": "pt", "base_fingerprint": self.model.fingerprint}
         if self.model.quantise != "none":
@@ -224,6 +253,7 @@ class Adapter(TrainableModel):
             "base_model_name_or_path": self.model.name,
             **self._ranks_and_alphas(),
             "use_rslora": self.lora.rslora,
+            "use_dora": self.lora.dora,
             "lora_dropout": self.lora.dropout,
             "target_modules": list(self.layers),
             "bias": "none",
@@ -234,19 +264,17 @@ class Adapter(TrainableModel):
 
     def _ranks_and_alphas(self) -> dict[str, Any]:
         """Rank and alpha of every layer as PEFT writes them: one for all, and patterns for the others."""
-        plans = self.plans()
-        ranks = {name: sum(plan.rank for plan in parts.values()) for name, parts in plans.items()}
-        alphas = {
-            name: joint_scaling(parts) * scaling_divisor(ranks[name], rslora=self.lora.rslora)
-            for name, parts in plans.items()
-        }
-        # scaling came from alpha by a division, whose rounding must not make a pattern of equal alphas
-        alphas = {name: alpha for name, alpha in alphas.items() if not math.isclose(alpha, self.lora.alpha)}
+        ranks, alphas = {}, {}
+        for name, parts in self.plans().items():
+            ranks[name] = sum(plan.rank for plan in parts.values())
+            alpha = joint_scaling(parts) * scaling_divisor(ranks[name], rslora=self.lora.rslora)
+            alphas[name] = float(f"{alpha:.12g}")  # without the rounding of the division by which scaling was made
+        [(common, _)] = Counter(zip(ranks.values(), alphas.values(), strict=True)).most_common(1)
         return {
-            "r": self.lora.rank,
-            "lora_alpha": self.lora.alpha,
-            "rank_pattern": {name: rank for name, rank in ranks.items() if rank != self.lora.rank},
-            "alpha_pattern": alphas,
+            "r": common[0],
+            "lora_alpha": common[1],
+            "rank_pattern": {name: rank for name, rank in ranks.items() if rank != common[0]},
+            "alpha_pattern": {name: alpha for name, alpha in alphas.items() if alpha != common[1]},
         }
 
 
@@ -307,6 +335,13 @@ def _plan(network: nn.Module, lora: LoRA) -> Plans:
     plans: dict[str, dict[str, UpdatePlan]] = {}
     for site in sites:
         rank, scaling = lora.rank_of(site.name, site.placement), lora.scaling_of(site.name, site.placement)
+        outputs, inputs = weight_shape(network.get_submodule(site.name))
+        most = min(site.slice.count() if site.slice else outputs, inputs)
+        if lora.init == "pissa" and rank > most:
+            raise InputError(
+                f"lora.init is pissa and the rank of {'.'.join(filter(None, (site.name, site.part)))} is {rank}, but "
+                f"its weights have {most} singular values; give a rank of at most that"
+            )
         plans.setdefault(site.name, {})[site.part] = UpdatePlan(rank, scaling, site.slice)
     return plans
 
@@ -335,6 +370,8 @@ def wrap(model: Model, bank: Sequence[tuple[LoRA, Plans]]) -> tuple[Adapter, ...
                     adapter=number,
                     part=part,
                     piece=plan.slice,
+                    dora=lora.dora,
+                    pissa=lora.init == "pissa",
                 )
     return tuple(
         Adapter(model, lora, {name: layers[name] for name in plans}, grouping, number)
@@ -384,6 +421,8 @@ def split_updates(state: Mapping[str, torch.Tensor], plans: Plans) -> dict[str, 
         pairs = zip(torch.split(A, ranks), torch.split(B, ranks, dim=1), strict=True)
         for (part, plan), (a, b) in zip(parts.items(), pairs, strict=True):
             rows = b if plan.slice is None else b[plan.slice.index(len(b))]
+            if (magnitude := state.get(f"{name}.{MAGNITUDE}")) is not None:
+                split[f"{update_name(name, part)}.{MAGNITUDE}"] = magnitude[output_numbers(plan.slice, len(b))]
             split[f"{update_name(name, part)}.lora_A.weight"] = a
             split[f"{update_name(name, part)}.lora_B.weight"] = rows / (plan.scaling / joint_scaling(parts))
     return split

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 from rango.errors import InputError, unknown_name
-from rango.models.adapter import Adapter, check_unadapted, wrap
+from rango.models.adapter import Adapter, check_unadapted
 from rango.models.loading import Model
-from rango.models.peft_format import read_adapter
+from rango.models.peft_format import put_adapters, read_adapter
 
 _BASE = -1
 """The number of no adapter: rows that belong to it are the base model's."""
@@ -89,8 +88,4 @@ def load_adapters(model: Model, folders: Mapping[str, Path | str]) -> AdapterSet
         raise InputError("load_adapters has no folders; give at least one, by name")
     # All are read and checked before the first layer is replaced.
     stored = [read_adapter(model, Path(folder)) for folder in folders.values()]
-    adapters = wrap(model, [(each.lora, each.plans) for each in stored])
-    for adapter, each in zip(adapters, stored, strict=True):
-        adapter.load_state(each.state)
-    named = (replace(adapter, notes=each.notes) for adapter, each in zip(adapters, stored, strict=True))
-    return AdapterSet(dict(zip(folders, named, strict=True)))
+    return AdapterSet(dict(zip(folders, put_adapters(model, stored), strict=True)))

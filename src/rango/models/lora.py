@@ -117,6 +117,12 @@ class LoRALinear(nn.Module):
         own: ranks, learning rates and gradient norms differ by adapter
 
     B starts at zero, so a fresh adapter adds exactly 0 and changes no output.
+
+    With PiSSA (arXiv:2404.02948) W₀ keeps what its start B₀ A₀ leaves of it, y = (W₀ − s B₀ A₀) x + s B A x, which is
+    computed as an update of W₀ of twice the rank (see `pair`): W₀ is never written to.
+
+    With DoRA (arXiv:2402.09353, eq. 5) each row of V = W₀ + s B A is brought to a learnt norm m,
+    y = m/‖V‖ · V x, where ‖V‖ counts as a constant in the gradient, as the paper's section 4.3 proposes.
     """
 
     def __init__(self, base: nn.Module, grouping: Grouping | None = None) -> None:
@@ -125,6 +131,10 @@ class LoRALinear(nn.Module):
         self.grouping = grouping or Grouping()
         self.lora_A = nn.ParameterDict()  # the paper's A and B, PEFT's names
         self.lora_B = nn.ParameterDict()
+        self.lora_magnitude = nn.ParameterDict()
+        """DoRA's m of each update, (out,) or (n,); empty without DoRA."""
+        self.lora_start_A, self.lora_start_B = nn.ParameterDict(), nn.ParameterDict()
+        """PiSSA's A₀ and B₀ of each update, frozen; empty without PiSSA."""
         self.slices: dict[int, dict[str, Slice | None]] = {}
         """Of each adapter, the slices that it adapts by their names; all outputs are None, named ""."""
         self.scaling: dict[int, dict[str, float]] = {}
@@ -143,15 +153,27 @@ class LoRALinear(nn.Module):
         adapter: int = 0,
         part: str = "",
         piece: Slice | None = None,
+        dora: bool = False,
+        pissa: bool = False,
     ) -> None:
-        """Make room for one update of an adapter, all zeros: of all outputs, or of the slice `piece` named `part`."""
+        """Make room for one update of an adapter, all zeros: of all outputs, or of the slice `piece` named `part`.
+
+        PiSSA's start is computed from W₀ now.
+        """
         outputs, inputs = weight_shape(self.base)
         rows = outputs if piece is None else piece.count()
         device = next(self.base.parameters()).device
         # fp32 whatever the base's type: Adam's small steps vanish in half precision.
         A = torch.zeros(rank, inputs, device=device, dtype=torch.float32)
         B = torch.zeros(rows, rank, device=device, dtype=torch.float32)
-        self.lora_A[f"{adapter}{part}"], self.lora_B[f"{adapter}{part}"] = nn.Parameter(A), nn.Parameter(B)
+        key = f"{adapter}{part}"
+        self.lora_A[key], self.lora_B[key] = nn.Parameter(A), nn.Parameter(B)
+        if pissa:
+            A, B = principal_pair(matrix_of(self.base)[output_numbers(piece, outputs)], rank, scaling)
+            self.lora_start_A[key] = nn.Parameter(A.contiguous(), requires_grad=False)
+            self.lora_start_B[key] = nn.Parameter(B.contiguous(), requires_grad=False)
+        if dora:
+            self.lora_magnitude[key] = nn.Parameter(torch.zeros(rows, device=device, dtype=torch.float32))
         self.slices.setdefault(adapter, {})[part] = piece
         self.scaling.setdefault(adapter, {})[part] = scaling
         self.dropout[adapter] = dropout
@@ -159,23 +181,70 @@ class LoRALinear(nn.Module):
     def drop(self, adapter: int) -> None:
         """Forget the updates of one adapter."""
         for part in self.slices.pop(adapter):
-            del self.lora_A[f"{adapter}{part}"], self.lora_B[f"{adapter}{part}"]
+            for held in (self.lora_A, self.lora_B, self.lora_magnitude, self.lora_start_A, self.lora_start_B):
+                if f"{adapter}{part}" in held:
+                    del held[f"{adapter}{part}"]
         del self.scaling[adapter], self.dropout[adapter]
 
     def weights(self, adapter: int = 0, part: str = "") -> tuple[nn.Parameter, nn.Parameter]:
         """A (r, in) and B (out, r) of one adapter; of one of its slices of n outputs, A (r, in) and B (n, r)."""
         return self.lora_A[f"{adapter}{part}"], self.lora_B[f"{adapter}{part}"]
 
+    def pair(self, adapter: int = 0, part: str = "") -> tuple[torch.Tensor, torch.Tensor]:
+        """The A and B whose product is added to W₀: those of `weights` or, with PiSSA, two of rank 2 r.
+
+        B A − B₀ A₀ = [B − B₀, B₀] · [A; A − A₀]: in this form nothing large cancels, so that in half precision too
+        small steps of A and B are seen, and a start that was not trained gives exactly 0.
+        """
+        key = f"{adapter}{part}"
+        A, B = self.weights(adapter, part)
+        if key not in self.lora_start_A:
+            return A, B
+        A0, B0 = self.lora_start_A[key], self.lora_start_B[key]
+        return torch.cat([A, A - A0]), torch.cat([B - B0, B0], dim=1)  # (2 r, in), (n, 2 r)
+
+    def take(self, A: torch.Tensor, B: torch.Tensor, adapter: int = 0, part: str = "") -> None:
+        """Set A and B, and PiSSA's start, to what `pair` gave."""
+        own_A, own_B = self.weights(adapter, part)
+        with torch.no_grad():
+            own_A.copy_(A[: len(own_A)])
+            own_B.copy_(B[:, : len(own_A)])
+            if f"{adapter}{part}" in self.lora_start_A:
+                self.lora_start_A[f"{adapter}{part}"].copy_(A[: len(own_A)] - A[len(own_A) :])
+                self.lora_start_B[f"{adapter}{part}"].copy_(B[:, len(own_A) :])
+                own_B.add_(self.lora_start_B[f"{adapter}{part}"])
+
+    def joint_magnitude(self, adapter: int) -> torch.Tensor | None:
+        """DoRA's m of all outputs, (out,): where the adapter has slices, the others keep the norm that they have."""
+        if not self._has_magnitudes(adapter):
+            return None
+        joint: torch.Tensor = torch.linalg.vector_norm(matrix_of(self.base).float(), dim=1)  # (out,)
+        for part, piece in self.slices[adapter].items():
+            joint[output_numbers(piece, len(joint))] = self.lora_magnitude[f"{adapter}{part}"].detach()
+        return joint
+
+    def _has_magnitudes(self, adapter: int) -> bool:
+        return any(f"{adapter}{part}" in self.lora_magnitude for part in self.slices[adapter])
+
     def initialise(self, generator: torch.Generator, adapter: int = 0, part: str = "") -> None:
-        """Draw A from N(0, 1/(3 in)) and set B to zero.
+        """Draw A from N(0, 1/(3 in)) and set B to zero, or both to PiSSA's start; DoRA's magnitudes to norms of W₀.
 
         The variance is that of the reference implementation's uniform draw, so learning rates carry over.
         """
+        key = f"{adapter}{part}"
         A, B = self.weights(adapter, part)
         noise = torch.randn(A.shape, generator=generator) / (3 * A.shape[1]) ** 0.5
         with torch.no_grad():
-            A.copy_(noise)
-            B.zero_()
+            A.copy_(self.lora_start_A.get(key, noise))
+            B.copy_(self.lora_start_B.get(key, torch.zeros_like(B)))
+            if key in self.lora_magnitude:
+                self.lora_magnitude[key].copy_(torch.linalg.vector_norm(self.directions(adapter, part), dim=1))
+
+    def directions(self, adapter: int, part: str = "", rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """V = W₀ + s B A of one update in float32, without DoRA's magnitudes: (n, in), or of its chosen `rows`."""
+        W = matrix_of(self.base)[output_numbers(self.slices[adapter][part], weight_shape(self.base)[0])]
+        A, B = self.pair(adapter, part)
+        return torch.addmm(W[rows].float(), B[rows], A, alpha=self.scaling[adapter][part])  # (n, in)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """W₀ x + s B A x; W₀ x alone when the update is merged into W₀ or no adapter of this layer is at work."""
@@ -184,18 +253,44 @@ class LoRALinear(nn.Module):
         if self.merged is not None or not any(member in self.scaling for member in members):
             return y
         if len(members) == 1:
-            return y + self.update(x, members[0]).to(y.dtype)
+            return y + self.update(x, members[0], y).to(y.dtype)
         return self._add_bank(x, y)
 
-    def update(self, x: torch.Tensor, adapter: int = 0) -> torch.Tensor:
-        """The updates s B A x of one adapter alone, each at the outputs of its slice, (b, ..., out)."""
-        updates = [self._widen(self._update(x, adapter, part), piece) for part, piece in self.slices[adapter].items()]
+    def update(self, x: torch.Tensor, adapter: int = 0, y: torch.Tensor | None = None) -> torch.Tensor:
+        """What one adapter alone adds to the base's output, each update at the outputs of its slice, (b, ..., out).
+
+        DoRA reads the base's output `y`, which is computed where it is not given.
+        """
+        updates = []
+        for part, piece in self.slices[adapter].items():
+            update = self._update(x, adapter, part)  # (b, ..., n)
+            if f"{adapter}{part}" in self.lora_magnitude:
+                y = self.base(x) if y is None else y
+                update = self._scaled(update, y[..., output_numbers(piece, y.shape[-1])], adapter, part)
+            updates.append(self._widen(update, piece))
         return sum(updates[1:], updates[0])  # (b, ..., out)
+
+    def _scaled(
+        self, update: torch.Tensor, y: torch.Tensor, adapter: int, part: str, rows: torch.Tensor | slice = slice(None)
+    ) -> torch.Tensor:
+        """DoRA's m/‖V‖ V x − W₀ x from s B A x and the base's y, of all of a slice's outputs or of `rows`: (..., n).
+
+        Dropout acts in s B A x only. PEFT's drops inputs of W₀ x too, for which it computes a second product with W₀.
+        """
+        with torch.no_grad():
+            norm = torch.linalg.vector_norm(self.directions(adapter, part, rows), dim=1)  # (n,)
+        factor: torch.Tensor = self.lora_magnitude[f"{adapter}{part}"][rows] / norm  # (n,)
+        bias = self.base.bias
+        if bias is not None:
+            assert isinstance(bias, torch.Tensor)
+            y = y - bias[output_numbers(self.slices[adapter][part], len(bias))][rows]
+        # The factor is near 1: how much it differs is computed before it is rounded to half precision.
+        return (factor - 1).to(y.dtype) * y + factor.to(update.dtype) * update  # (..., n)
 
     def _update(self, x: torch.Tensor, adapter: int, part: str) -> torch.Tensor:
         if self.dropout[adapter]:
             x = nn.functional.dropout(x, self.dropout[adapter], self.training)
-        A, B = (weight.to(x.dtype) for weight in self.weights(adapter, part))  # (r, in), (n, r)
+        A, B = (weight.to(x.dtype) for weight in self.pair(adapter, part))  # (r, in), (n, r)
         # s multiplies the r numbers of A x, not the `n` numbers of B A x: less work, same product.
         low = x @ A.T * self.scaling[adapter][part]  # (b, ..., r)
         return low @ B.T  # (b, ..., n)
@@ -209,11 +304,11 @@ class LoRALinear(nn.Module):
         counts = [stop - start for _, start, stop in spans]
         mine = [number for number, (member, _, _) in enumerate(spans) if member in self.scaling]
         members = [spans[number][0] for number in mine]
-        # Unequal shares do not fit one batched product, and each adapter's dropout draws its own mask.
-        if len(set(counts)) > 1 or any(self.dropout[member] for member in members):
+        # Unequal shares do not fit one batched product, each adapter's dropout draws a mask, and DoRA reads y.
+        if len(set(counts)) > 1 or any(self.dropout[member] or self._has_magnitudes(member) for member in members):
             parts, rows = list(torch.split(y, counts)), torch.split(x, counts)
             for number, member in zip(mine, members, strict=True):
-                parts[number] = parts[number] + self.update(rows[number], member).to(y.dtype)
+                parts[number] = parts[number] + self.update(rows[number], member, parts[number]).to(y.dtype)
             return torch.cat(parts)  # (b, ..., out)
         # Equal shares: one batched product for each slice, over the adapters that adapt it.
         for part, piece in {item: None for member in members for item in self.slices[member].items()}:
@@ -240,7 +335,7 @@ class LoRALinear(nn.Module):
 
         Smaller ranks are padded with zeros to the largest, R, which adds exact zeros to the sums.
         """
-        pairs = [self.weights(member, part) for member in members]
+        pairs = [self.pair(member, part) for member in members]
         A = pad_sequence([a for a, _ in pairs], batch_first=True).to(x.dtype)  # (n, R, in)
         B = pad_sequence([b.T for _, b in pairs], batch_first=True).to(x.dtype)  # (n, R, out)
         low = torch.bmm(x.reshape(len(members), -1, x.shape[-1]), A.transpose(1, 2))  # (n, positions, R)
@@ -267,12 +362,15 @@ class LoRALinear(nn.Module):
             raise ValueError("chosen rows are computed for one adapter at a time")
         if self.merged is not None or not members or members[0] not in self.scaling:
             return y
-        A, B = self.weights(members[0])
+        A, B = self.pair(members[0])
         low = hidden @ A.to(hidden.dtype).T * self.scaling[members[0]][""]  # (m, r)
-        return y + low @ B[rows].to(hidden.dtype).T  # (m, K)
+        update = low @ B[rows].to(hidden.dtype).T  # (m, K)
+        if str(members[0]) in self.lora_magnitude:
+            update = self._scaled(update, y, members[0], "", rows)
+        return y + update  # (m, K)
 
     def merge(self, *, keep: bool = True) -> None:
-        """Add s B A to W₀, in fp32, keeping a copy of W₀ so that `unmerge` gives it back to the bit, unless not `keep`.
+        """Put the adapter into W₀, in fp32, and `keep` a copy of W₀ so that `unmerge` gives it back to the bit.
 
         Only the rows of the adapter's slices are written. The sum with a quantised W₀ is held as an ordinary matrix: in
         so few bits a small update would vanish.
@@ -289,12 +387,12 @@ class LoRALinear(nn.Module):
         [adapter] = self.scaling
         self.merged = weight.detach().clone() if keep else weight.new_empty(0)
         with torch.no_grad():
-            matrix = weight.T if isinstance(self.base, Conv1D) else weight  # (out, in), a view
+            matrix = matrix_of(self.base)
             for part, piece in self.slices[adapter].items():
-                A, B = self.weights(adapter, part)
-                rows = slice(None) if piece is None else piece.index(len(matrix)).to(matrix.device)
-                update = self.scaling[adapter][part] * (B @ A)  # (n, in)
-                matrix[rows] = (matrix[rows].float() + update).to(matrix.dtype)
+                V = self.directions(adapter, part)  # (n, in)
+                if f"{adapter}{part}" in self.lora_magnitude:
+                    V *= (self.lora_magnitude[f"{adapter}{part}"] / torch.linalg.vector_norm(V, dim=1))[:, None]
+                matrix[output_numbers(piece, len(matrix))] = V.to(matrix.dtype)
 
     def unmerge(self) -> None:
         """Give W₀ back, bit for bit.
@@ -326,6 +424,31 @@ def weight_shape(linear: nn.Module) -> tuple[int, int]:
 def stored_transposed(linear: nn.Module) -> bool:
     """Whether the checkpoint stores the matrix as (in, out), quantised or not."""
     return isinstance(linear, Conv1D) or (isinstance(linear, QuantisedLinear) and linear.transposed)
+
+
+def matrix_of(linear: nn.Module) -> torch.Tensor:
+    """The weight of a Linear or a Conv1D as (out, in), a view; of a quantised map it is dequantised."""
+    if isinstance(linear, QuantisedLinear):
+        return linear.dequantise(linear.dtype)
+    weight = linear.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.T if isinstance(linear, Conv1D) else weight
+
+
+def output_numbers(piece: Slice | None, outputs: int) -> torch.Tensor | slice:
+    """An index of the outputs that a slice has; of all of them where there is no slice."""
+    return slice(None) if piece is None else piece.index(outputs)
+
+
+def principal_pair(matrix: torch.Tensor, rank: int, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """PiSSA's start, A (r, in) and B (out, r): s B A is the best approximation of rank r to a matrix (out, in).
+
+    With the singular values S of the matrix U S V: A = √(S/s) V and B = U √(S/s), cut to the first r
+    (arXiv:2404.02948, eq. 2 and 3).
+    """
+    U, S, V = torch.linalg.svd(matrix.float(), full_matrices=False)
+    root = (S[:rank] / scaling).sqrt()
+    return root[:, None] * V[:rank], U[:, :rank] * root
 
 
 def linear_rows(linear: nn.Module, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from transformers.pytorch_utils import Conv1D
 from rango.errors import InputError
 from rango.files import ADAPTER_CONFIG, FULL_RECORD, check_adapter_folder, read_json
 from rango.models.adapter import (
+    MAGNITUDE,
     PREFIX,
     WEIGHTS,
+    Adapter,
     Plans,
     TrainableModel,
     UpdatePlan,
@@ -36,19 +38,11 @@ from rango.options import LoRA
 
 # Options of PEFT with which the network computes something else than W x + (alpha / r) B A x in the named layers.
 _UNREAD = (
-    *(
-        "use_dora",
-        "lora_bias",
-        "bias",
-        "trainable_token_indices",
-        "target_parameters",
-        "layer_replication",
-        "alora_invocation_tokens",
-    ),
-    *("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config"),
+    *("lora_bias", "bias", "trainable_token_indices", "target_parameters", "layer_replication"),
+    *("alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config"),
 )
 # Starts of A and B that PEFT takes out of the base weights, each time it loads the adapter.
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_CHANGES_BASE = ("pissa_niter", "olora", "corda", "loftq", "lora_ga")
 
 
 def load_adapter(model: Model, folder: Path) -> TrainableModel:
@@ -64,9 +58,8 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
         return _load_full(model, checkpoint)
     check_unadapted(model)
     stored = read_adapter(model, folder)
-    (adapter,) = wrap(model, [(stored.lora, stored.plans)])
-    adapter.load_state(stored.state)
-    return replace(adapter, notes=stored.notes)
+    (adapter,) = put_adapters(model, [stored])
+    return adapter
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +72,44 @@ class StoredAdapter:
     """Its matrices, by the names that `Adapter.load_state` takes."""
     notes: tuple[str, ...]
     """What could not be checked, in words."""
+
+
+def put_adapters(model: Model, stored: Sequence[StoredAdapter]) -> tuple[Adapter, ...]:
+    """Put adapters that were read for a model into its network.
+
+    Raises:
+        InputError: one began as PiSSA does from the weights of another base; the network is then as it was.
+    """
+    adapters = wrap(model, [(each.lora, each.plans) for each in stored])
+    try:
+        for adapter, each in zip(adapters, stored, strict=True):
+            adapter.load_state(each.state)
+            _check_start(adapter)
+    except InputError:
+        for adapter in adapters:
+            adapter.remove()
+        raise
+    return tuple(replace(adapter, notes=each.notes) for adapter, each in zip(adapters, stored, strict=True))
+
+
+def _check_start(adapter: Adapter) -> None:
+    """Raise InputError where B A is farther from PiSSA's start on this base than zero is.
+
+    PEFT's file holds A and B alone: their start, which was taken out of the base, is computed from the base again, and
+    on another base it is another. What training adds is small beside it.
+    """
+    moved, start = 0.0, 0.0
+    with torch.no_grad():
+        for layer in adapter.layers.values():
+            for key, A0 in layer.lora_start_A.items():
+                beginning = layer.lora_start_B[key] @ A0  # (out, in)
+                moved += float((layer.lora_B[key] @ layer.lora_A[key] - beginning).square().sum())
+                start += float(beginning.square().sum())
+    if moved > start:
+        raise InputError(
+            f"init_lora_weights is pissa, but the adapter did not begin with the principal part of the weights of "
+            f"{adapter.model.name}; give the model it was trained on"
+        )
 
 
 def read_adapter(model: Model, folder: Path) -> StoredAdapter:
@@ -110,6 +141,8 @@ def _read_options(config: Mapping[str, Any], path: Path) -> LoRA:
         "rank_pattern": config.get("rank_pattern") or {},
         "alpha_pattern": config.get("alpha_pattern") or {},
         "rslora": config.get("use_rslora") or False,
+        "dora": config.get("use_dora") or False,
+        "init": "pissa" if str(config.get("init_lora_weights")).lower() == "pissa" else "normal",
     }
     return LoRA.build(values, where=str(path))
 
@@ -173,8 +206,8 @@ def _without_copies(model: Model, state: Mapping[str, torch.Tensor]) -> dict[str
     base = model.network.state_dict()
 
     def copied(name: str, tensor: torch.Tensor) -> bool:
-        module = name.removesuffix(".base_layer.weight")
-        own = base.get(f"{module}.weight" if f"{module}.lora_A.weight" in state else name)
+        module, _, kind = name.rpartition(".base_layer.")
+        own = base.get(f"{module}.{kind}" if f"{module}.lora_A.weight" in state else name)
         if own is None or own.shape != tensor.shape:
             return False
         own = own.cpu()  # either may have been rounded to the other's type
@@ -207,9 +240,11 @@ def _check_kinds(config: Mapping[str, Any], folder: Path) -> None:
             )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+        # The fast start of PiSSA is drawn at random: whoever loads the file draws another.
+        drawn = " by what is drawn at random each time" if start.lower().startswith("pissa") else ""
         raise InputError(
-            f"{folder}: init_lora_weights is {start!r}, which changes the base model's weights too; convert it into a "
-            "plain LoRA adapter with PEFT (path_initial_model_for_weight_conversion)"
+            f"{folder}: init_lora_weights is {start!r}, which changes the base model's weights too{drawn}; convert it "
+            "into a plain LoRA adapter with PEFT (path_initial_model_for_weight_conversion)"
         )
 
 
@@ -242,7 +277,12 @@ def _check_tensors(
     names = [key.removesuffix(".lora_A.weight") for key in state if key.endswith(".lora_A.weight")]
     # `load_state` would pass over any other tensor, and its update would be missing from every probability.
     read = {f"{name}.lora_{letter}.weight" for name in names for letter in "AB"}
+    read |= {f"{name}.{MAGNITUDE}" for name in names if lora.dora}
     for name in sorted(state.keys() - read):
+        if name.endswith(f".{MAGNITUDE}"):
+            raise InputError(
+                f"{folder}: {WEIGHTS} holds {name}, but use_dora in {ADAPTER_CONFIG} is false; they must agree"
+            )
         raise InputError(
             f"{folder}: {WEIGHTS} holds {name}, which Rango does not read; expected lora_A and lora_B of linear "
             "layers, beside them at most weights equal to the base model's"
@@ -264,6 +304,12 @@ def _check_tensors(
             raise InputError(
                 f"{folder} adapts {name} with shape {seen}, but in {model.name} it is ({outputs}, {inputs}); "
                 "give the model it was trained on"
+            )
+        magnitude = state.get(f"{name}.{MAGNITUDE}")
+        if lora.dora and (magnitude is None or magnitude.shape != (outputs,)):
+            seen = "no magnitudes" if magnitude is None else f"{magnitude.numel()} magnitudes"
+            raise InputError(
+                f"{folder}: use_dora is true and {name} has {seen} ({MAGNITUDE}) of {outputs}; the adapter is damaged"
             )
         # The scaling comes from the configuration's rank, which must then be that of the matrices.
         if rank != lora.rank_of(name):
