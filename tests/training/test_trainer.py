@@ -15,8 +15,9 @@ from helpers.toy import toy_task
 from rich.console import Console
 
 from rango.console import Screen
-from rango.errors import DivergenceError
+from rango.errors import DivergenceError, InputError
 from rango.models.adapter import add_bank
+from rango.models.full_finetuning import add_full
 from rango.models.loading import Model, load_model
 from rango.models.peft_format import load_adapter
 from rango.options import FinetuneConfig
@@ -76,6 +77,54 @@ def test_micro_batches_have_the_loss_and_gradient_of_the_whole_batch(
         assert again == pytest.approx(loss, rel=1e-5)
         for gradient, reference in zip(gradients(whole), expected, strict=True):
             torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["phi", "gpt2", "opt", "gemma2"])
+@pytest.mark.parametrize("kind", ["plain", "dropout", "bank", "quantised", "full"])
+def test_gradients_are_the_same_where_layers_are_computed_again(
+    checkpoint: Checkpoint, tmp_path: Path, architecture: str, kind: str
+) -> None:
+    if kind == "quantised":
+        pytest.importorskip("bitsandbytes", reason="the extra quantise is not installed")
+    model = load_model(checkpoint(architecture), device="cpu", quantise="nf4" if kind == "quantised" else "none")
+    # OPT's MLP sees no batch: the rows of a bank cannot be told apart in it.
+    targets = "q" if (kind, architecture) == ("bank", "opt") else "q,mlp"
+    lora = {"rank": 2, "targets": targets, "dropout": 0.3 if kind == "dropout" else 0.0}
+    count = 3 if kind == "bank" else 1
+    runs = make_runs(model, tmp_path, [{"lora": {**lora, "rank": 2 + n}, "seed": n} for n in range(count)])
+    if kind == "full":
+        runs[0].adapter.remove()
+        runs[0].adapter = add_full(model)
+    batches = [batch_of(run, 5 + n) for n, run in enumerate(runs)]
+    losses, taken, kept = [], [], []
+    for again in (False, True):
+        for run in runs:
+            run.config = run.config.model_copy(update={"gradient_checkpointing": again})
+        torch.manual_seed(0)
+        kept.append(0)
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            kept[-1] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            losses.append(accumulate_gradients(runs[0].data.reader, runs, batches))
+        taken.append([gradient for run in runs for gradient in gradients(run)])
+    assert losses[0] == losses[1]
+    # With full fine-tuning the gradients of tied and shared parameters may be added up in another order.
+    tolerance = 1e-6 if kind == "full" else 0.0
+    for one, other in zip(*taken, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    assert any(bool(gradient.any()) for gradient in taken[0])
+    assert kept[1] < 0.7 * kept[0]
+    assert not any("forward" in vars(module) for module in model.network.modules())
+
+
+def test_a_network_without_layers_to_compute_again_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = load_model(checkpoint("rango_lstm"), device="cpu")
+    with pytest.raises(InputError, match=r"gradient_checkpointing is on, but .* \(rango_lstm\) has no layers that"):
+        finetune(model, TASK, out=tmp_path / "run", gradient_checkpointing=True, lora={"targets": "head"})
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_loss_is_the_mean_over_the_terms_of_the_batch(checkpoint: Checkpoint, tmp_path: Path) -> None:

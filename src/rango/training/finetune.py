@@ -34,7 +34,7 @@ from rango.training.checkpoint import load_state
 from rango.training.distributed import ProcessGroup
 from rango.training.evaluate import check_not_empty, measure, true_posteriors
 from rango.training.run_folder import Run, RunWriter, open_output, posteriors_file, versions
-from rango.training.trainer import Trainer
+from rango.training.trainer import Trainer, recomputable_layers
 from rango.training.training_run import BankData, TrainingRun
 
 
@@ -147,6 +147,11 @@ def _train(
     for job, _ in unfinished:
         _check_selection(job.config, task)
     task = replace(task, notes=(*task.notes, *pretraining_notes(model.name, task.test, split="test")))
+    if config.gradient_checkpointing and not recomputable_layers(model.network):
+        raise InputError(
+            f"gradient_checkpointing is on, but {model.name} ({model.network.config.model_type}) has no layers that "
+            "could be computed again; leave it out"
+        )
     # All splits are encoded now, so that an instance which does not fit is refused before hours of training.
     form = config.form or task.default_form
     reader = probe_reader(model)

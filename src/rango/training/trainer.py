@@ -8,15 +8,21 @@ batch of run 2 ┘                             └ head and loss of run 2 → ba
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rango.console import Screen, SignalGuard
 from rango.models.adapter import Adapter
@@ -172,7 +178,9 @@ def _backward(
     The graph is cut at the states that the head reads. Each run's head and loss then go forward and backward on their
     own: the logits of one are freed before the next ones are made, and an adapted head sees one adapter's rows only.
     """
-    with _sharing(runs, micro_batches):
+    # Both hold in the backward pass too: what is computed again there must see the same rows and layers.
+    again = runs[0].config.gradient_checkpointing
+    with _sharing(runs, micro_batches), recomputing(reader.model.network) if again else contextlib.nullcontext():
         joint = join([micro_batch.batch for micro_batch in micro_batches], pad=reader.pad())
         states = reader.states(joint)  # (u, H): u positions that predict, of all runs
         leaf = states.detach().requires_grad_(states.requires_grad)
@@ -197,3 +205,25 @@ def _sharing(runs: Sequence[TrainingRun], micro_batches: Sequence[MicroBatch]) -
     adapters = [run.adapter for run in runs if isinstance(run.adapter, Adapter)]
     rows = [len(micro_batch.batch.tokens) for micro_batch in micro_batches]
     return adapters[0].grouping.split([adapter.number for adapter in adapters], rows)
+
+
+@contextlib.contextmanager
+def recomputing(network: nn.Module) -> Iterator[None]:
+    """Within the block each layer keeps only its input in the forward pass and is computed again in the backward pass.
+
+    Dropout draws the same masks both times. transformers' own switch acts in training mode only, in which the base's
+    dropout would be on.
+    """
+    layers: list[Any] = recomputable_layers(network)
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # that of the class is back
+
+
+def recomputable_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers that gradient checkpointing computes again; none in a network that has no such layers, as an LSTM."""
+    return [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
