@@ -36,6 +36,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Words = Literal["right", "all"]
 """What HellaSwag's limit of 100 words counts: context and right ending, or context and all four endings."""
 
+Prompts = Literal["own", "lm-eval"]
+
 PLACEMENTS = ("q", "k", "v", "o", "mlp", "head")
 ALL_LINEAR = "all-linear"
 """The target that is every linear map of the decoder layers."""
@@ -144,6 +146,9 @@ class TaskOptions(Config):
     """Test instances: a random subset of the official validation split."""
     data_seed: Seed = 0
     """Seed of the random subsets."""
+    prompt: Prompts = "own"
+    """Words around context and choices: own, or those of lm-evaluation-harness (lm-eval) for socialiqa and hellaswag,
+    which give its acc and, with normalise characters, its acc_norm."""
     words: Words = "right"
     """HellaSwag keeps instances under 100 words, counting the context and the right ending (right) or all four
     endings (all)."""

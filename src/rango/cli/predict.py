@@ -48,7 +48,9 @@ def predict(
     # Bad input is refused above and below, before the seconds that torch takes.
     source = folder.path / "run.yaml"
     read = list(file_rows(rows))
-    task = load_further(folder.config.task, read, table=folder.record.get("table"), source=source)
+    task = load_further(
+        folder.config.task, read, table=folder.record.get("table"), source=source, prompts=folder.config.prompt
+    )
     values = [row.values for row in read]
     added_columns(values, task.test)
     if table is not None:

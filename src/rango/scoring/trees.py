@@ -90,7 +90,7 @@ def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: For
             id=instance.id,
             trunk=model.special_prefix + tuple(trunk),
             branches=tuple(branches),
-            characters=tuple(len(branch.strip()) for branch in prompt.branches),
+            characters=prompt.characters or tuple(len(branch.strip()) for branch in prompt.branches),
             label=instance.label,
         )
         _check_length(model, instance, tree, shots=len(task.shots))

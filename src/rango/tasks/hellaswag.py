@@ -15,7 +15,8 @@ import re
 from pathlib import Path
 
 from rango.errors import InputError
-from rango.options import TaskOptions, Words
+from rango.options import Prompts, TaskOptions, Words
+from rango.tasks.harness import hellaswag_prompt, ready_made
 from rango.tasks.sources import Repository, Row, check_folder, file_rows, find_file, hub_rows, located, text_of
 from rango.tasks.splits import cut, group_overlapping
 from rango.tasks.task import Instance, Task, Templates, context_group
@@ -45,9 +46,9 @@ def load_hellaswag(options: TaskOptions) -> Task:
     """
     notes: list[str] = []
     train_rows, validation_rows, extra_rows = _rows(options.data)
-    pools = [_kept(validation_rows, "validation", options.words, notes)]
-    pools += [_kept(train_rows, "training", options.words, notes)] if train_rows else [[]]
-    pools += [_kept(extra_rows, "training subset", options.words, notes)] if extra_rows else [[]]
+    pools = [_kept(validation_rows, "validation", options, notes)]
+    pools += [_kept(train_rows, "training", options, notes)] if train_rows else [[]]
+    pools += [_kept(extra_rows, "training subset", options, notes)] if extra_rows else [[]]
     # Instances of one video or article get one group, whichever file they are from.
     linked = iter(group_overlapping([instance for pool in pools for instance in pool]))
     validation, train, extra = ([next(linked) for _ in pool] for pool in pools)
@@ -70,7 +71,7 @@ def load_hellaswag(options: TaskOptions) -> Task:
         train=parts.train,
         validation=parts.validation,
         test=parts.test,
-        write_prompt=TEMPLATES,
+        write_prompt=TEMPLATES if options.prompt == "own" else ready_made,
         notes=(*notes, *parts.notes),
         options=options,
         rest=rest,
@@ -95,10 +96,11 @@ def _rows(data: Path | None) -> tuple[list[Row], list[Row], list[Row]]:
     return [], list(file_rows(validation_path)), [] if subset_path is None else list(file_rows(subset_path))
 
 
-def _kept(rows: list[Row], part: str, words: Words, notes: list[str]) -> list[Instance]:
+def _kept(rows: list[Row], part: str, options: TaskOptions, notes: list[str]) -> list[Instance]:
     """The instances under the word limit."""
-    kept = [instance for row in rows if words_of(instance := read_row(row, part), words) < WORD_LIMIT]
-    counted = "context and right ending" if words == "right" else "context and all four endings"
+    read = (read_row(row, part, prompts=options.prompt) for row in rows)
+    kept = [instance for instance in read if words_of(instance, options.words) < WORD_LIMIT]
+    counted = "context and right ending" if options.words == "right" else "context and all four endings"
     notes.append(f"kept {len(kept):,} of {len(rows):,} {part} instances: those under {WORD_LIMIT} words of {counted}")
     return kept
 
@@ -123,7 +125,7 @@ def domain(instance: Instance) -> str:
     return (instance.fields or {}).get("domain", "unknown")
 
 
-def read_row(row: Row, part: str, need_label: bool = True) -> Instance:
+def read_row(row: Row, part: str, need_label: bool = True, prompts: Prompts = "own") -> Instance:
     """The instance of a row; `part` begins its id.
 
     Raises:
@@ -154,4 +156,5 @@ def read_row(row: Row, part: str, need_label: bool = True) -> Instance:
             group=context_group(context),
             fields={"domain": str(source)},
             where=row.where,
+            prompt=hellaswag_prompt(row) if prompts == "lm-eval" else None,
         )

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rango.errors import InputError, unknown_name
-from rango.options import TaskOptions
+from rango.options import Prompts, TaskOptions
 from rango.tasks import hellaswag, socialiqa
+from rango.tasks.harness import ready_made
 from rango.tasks.hellaswag import load_hellaswag
 from rango.tasks.simulated import load_simulated, load_simulated_continuations
 from rango.tasks.socialiqa import load_socialiqa
@@ -25,7 +26,7 @@ TASKS: dict[str, Callable[[TaskOptions], Task]] = {
 }
 """The tasks that have a name."""
 
-_ROW_READERS: dict[str, tuple[Callable[[Row, str, bool], Instance], Templates]] = {
+_ROW_READERS: dict[str, tuple[Callable[[Row, str, bool, Prompts], Instance], Templates]] = {
     "socialiqa": (socialiqa.read_row, socialiqa.TEMPLATES),
     "hellaswag": (hellaswag.read_row, hellaswag.TEMPLATES),
 }
@@ -51,6 +52,10 @@ def load_task(name_or_path: str | os.PathLike[str], options: TaskOptions | None 
     values = {key: getattr(given, key) for key in TaskOptions.model_fields}
     chosen = TaskOptions.build({**values, **overrides}, where="task options")
     name = os.fspath(name_or_path)
+    if chosen.prompt != "own" and name not in _ROW_READERS:
+        raise InputError(
+            f"prompt is {chosen.prompt} but lm-evaluation-harness has no task {name}: only {' and '.join(_ROW_READERS)}"
+        )
     if name in TASKS:
         return TASKS[name](chosen)
     path = Path(name)
@@ -61,7 +66,9 @@ def load_task(name_or_path: str | os.PathLike[str], options: TaskOptions | None 
     raise InputError(f"{unknown_name('task', name, TASKS)}; the path of a table works too")
 
 
-def load_further(name: str, rows: Iterable[Row], *, table: Mapping[str, Any] | None, source: Path) -> Task:
+def load_further(
+    name: str, rows: Iterable[Row], *, table: Mapping[str, Any] | None, source: Path, prompts: Prompts = "own"
+) -> Task:
     """Rows that came after a model was trained on a task, as the test split of a task that asks in the same words.
 
     Each row gives an instance, in the order of the rows; its label may be missing.
@@ -71,6 +78,7 @@ def load_further(name: str, rows: Iterable[Row], *, table: Mapping[str, Any] | N
         rows: with the columns that the task's own rows have.
         table: the table's keys, as `Task.table` has them; None for a task with a name.
         source: the file that `table` is from, for messages.
+        prompts: whose words the model was trained with.
 
     Raises:
         InputError: no rows, a row that the task's own loader would refuse, a task whose instances are generated.
@@ -80,7 +88,7 @@ def load_further(name: str, rows: Iterable[Row], *, table: Mapping[str, Any] | N
         templates = TEMPLATES
     elif name in _ROW_READERS:
         read, templates = _ROW_READERS[name]
-        instances = tuple(read(row, "new", False) for row in rows)
+        instances = tuple(read(row, "new", False, prompts) for row in rows)
     else:
         raise InputError(
             f"{source}: rows of the task {name} cannot be read; it is generated, or its run.yaml has no `table` "
@@ -88,4 +96,4 @@ def load_further(name: str, rows: Iterable[Row], *, table: Mapping[str, Any] | N
         )
     if not instances:
         raise InputError("there are no rows; give at least one")
-    return Task(name, (), (), instances, templates, table=table)
+    return Task(name, (), (), instances, templates if prompts == "own" else ready_made, table=table)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rango.errors import InputError
 from rango.files import read_text
-from rango.options import TaskOptions
+from rango.options import Prompts, TaskOptions
+from rango.tasks.harness import ready_made, socialiqa_prompt
 from rango.tasks.sources import Repository, Row, check_folder, file_rows, find_file, hub_rows, located, text_of
 from rango.tasks.splits import cut
 from rango.tasks.task import Instance, Task, Templates, context_group
@@ -38,8 +39,11 @@ def load_socialiqa(options: TaskOptions) -> Task:
         train_rows, test_rows = hub_rows(HUB, ("train", "validation"), task="socialiqa", files=FILES)
     else:
         check_folder(options.data)
-        train_rows, test_rows = _folder_rows(options.data, "train"), _folder_rows(options.data, "dev")
-    train, test = ([read_row(row, part) for row in rows] for rows, part in ((train_rows, "train"), (test_rows, "dev")))
+        train_rows, test_rows = folder_rows(options.data, "train"), folder_rows(options.data, "dev")
+    train, test = (
+        [read_row(row, part, prompts=options.prompt) for row in rows]
+        for rows, part in ((train_rows, "train"), (test_rows, "dev"))
+    )
     parts = cut(train, options, test=test)
     # They stay as published: without them, figures would not be those of other programs.
     drawn = (*parts.train, *parts.validation, *parts.test)
@@ -50,15 +54,15 @@ def load_socialiqa(options: TaskOptions) -> Task:
         train=parts.train,
         validation=parts.validation,
         test=parts.test,
-        write_prompt=TEMPLATES,
+        write_prompt=TEMPLATES if options.prompt == "own" else ready_made,
         notes=(*parts.notes, *([note] if twins else [])),
         options=options,
         rest=parts.rest,
     )
 
 
-def _folder_rows(folder: Path, part: str) -> list[Row]:
-    """The rows of `part` with their labels as a column."""
+def folder_rows(folder: Path, part: str) -> list[Row]:
+    """The rows of `part` (train or dev) with their labels as a column; errors as in `load_socialiqa`."""
     path, labels_path = find_file(folder, [f"{part}.jsonl"]), find_file(folder, [f"{part}-labels.lst"])
     for file, name in ((path, f"{part}.jsonl"), (labels_path, f"{part}-labels.lst")):
         if file is None:
@@ -80,7 +84,7 @@ def _folder_rows(folder: Path, part: str) -> list[Row]:
     ]
 
 
-def read_row(row: Row, part: str, need_label: bool = True) -> Instance:
+def read_row(row: Row, part: str, need_label: bool = True, prompts: Prompts = "own") -> Instance:
     """The instance of a row; `part` begins its id.
 
     Raises:
@@ -94,5 +98,6 @@ def read_row(row: Row, part: str, need_label: bool = True) -> Instance:
     choices = tuple(text_of(row, name) for name in CHOICES)
     identity, group = f"{part}:{row.number}", context_group(context)
     right = int(label) - 1 if label in ("1", "2", "3") else None
+    prompt = socialiqa_prompt(row) if prompts == "lm-eval" else None
     with located(row.where):
-        return Instance(identity, context, question, choices, right, group, where=row.where)
+        return Instance(identity, context, question, choices, right, group, where=row.where, prompt=prompt)

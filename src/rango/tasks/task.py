@@ -38,6 +38,8 @@ class Instance:
     """(K,) The true log-posterior over the choices in nats, where the sampling distribution is known."""
     fields: Mapping[str, str] | None = field(default=None, hash=False)
     """What else is known of the instance, such as HellaSwag's domain."""
+    prompt: Prompt | None = field(default=None, compare=False)
+    """Its words, where they are those of another program; the task's templates write them when absent."""
     where: str = field(default="", compare=False)
     """File and line that it was read from, for messages; empty where it was made."""
 
@@ -101,6 +103,8 @@ class Prompt:
 
     trunk: str
     branches: tuple[str, ...]
+    characters: tuple[int, ...] | None = None
+    """What scores by character are divided by; the lengths of the branches without outer spaces when absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,7 @@ class Task:
         # A shot is what the model would have read had it answered rightly: the trunk and the right branch.
         answered = [(self.write_prompt(shot, form), shot.answer) for shot in self.shots]
         before = "".join(words.trunk + words.branches[label] + SEPARATOR for words, label in answered)
-        return Prompt(before + prompt.trunk, prompt.branches)
+        return replace(prompt, trunk=before + prompt.trunk)
 
     @cached_property
     def n_choices(self) -> int:
@@ -221,7 +225,7 @@ def show(task: Task, n: int, *, split: Split | None = None) -> str:
     lines = [f"{task.name}: {sizes}; {task.n_choices} choices; default form {task.default_form}"]
     lines += [f"note: {note}" for note in task.notes]
     chosen: Split = next((name for name in SPLITS if task.split(name)), "train") if split is None else split
-    forms: tuple[Form, ...] = ("letter", "cloze")
+    forms: tuple[Form, ...] = ("cloze",) if task.options.prompt == "lm-eval" else ("letter", "cloze")
     for instance in task.split(chosen)[: max(n, 0)]:
         for form in forms:
             if form == "letter" and len(instance.choices) > len(LETTERS):

@@ -186,7 +186,9 @@ class Run:
             numbered = list(file_rows(Path(rows)))
         else:
             numbered = [Row(number, f"row {number}", dict(row)) for number, row in enumerate(rows, start=1)]
-        task = load_further(self.config.task, numbered, table=predictor.table, source=predictor.source)
+        task = load_further(
+            self.config.task, numbered, table=predictor.table, source=predictor.source, prompts=self.config.prompt
+        )
         values = [row.values for row in numbered]
         # Before the seconds that a model takes.
         added_columns(values, task.test)
