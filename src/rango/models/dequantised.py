@@ -31,7 +31,7 @@ from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorPr
 from rango.console import Screen
 from rango.errors import InputError
 from rango.files import UNFINISHED, place_refused
-from rango.models.gguf import ROTARY_FACTORS, Header, cache_folder, configuration, find_gguf, read_parts
+from rango.models.gguf import ROTARY_FACTORS, Header, cache_folder, check_gguf, find_gguf
 
 # Part of the cache's key: to be raised with each change of what is written.
 _VERSION = "1"
@@ -51,10 +51,7 @@ def checkpoint_of(source: str) -> str:
     path = find_gguf(source)
     if path is None:
         return source
-    parts = read_parts(path)
-    config = configuration(parts)
-    if "tokenizer.ggml.model" not in parts[0].metadata:
-        raise InputError(f"model {path} has no tokenizer; give a file with one, or the model's folder or Hub id")
+    parts, config = check_gguf(path)
     stats = [part.path.stat() for part in parts]
     key = _hash(tuple((part.path, stat.st_size, stat.st_mtime_ns) for part, stat in zip(parts, stats, strict=True)))
     folder = cache_folder() / "gguf" / key

@@ -263,6 +263,19 @@ def read_parts(path: Path) -> tuple[Header, ...]:
     return tuple(read_header(part) for part in paths)
 
 
+def check_gguf(path: Path) -> tuple[tuple[Header, ...], dict[str, Any]]:
+    """The headers of a file's parts and its configuration, see `read_parts` and `configuration`.
+
+    Raises:
+        InputError: anything that shows before the weights are read: also a file without a tokenizer.
+    """
+    parts = read_parts(path)
+    config = configuration(parts)
+    if "tokenizer.ggml.model" not in parts[0].metadata:
+        raise InputError(f"model {path} has no tokenizer; give a file with one, or the model's folder or Hub id")
+    return parts, config
+
+
 # What the keys of the metadata are called in a configuration of transformers.
 _COMMON = {
     "context_length": "max_position_embeddings",

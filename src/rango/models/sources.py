@@ -1,4 +1,4 @@
-"""Where a model comes from, a folder or the Hub, and what can be wrong with it. Nothing in this file needs torch.
+"""Where a model comes from, a folder, a GGUF file or the Hub, and what can be wrong with it. Nothing in this file needs torch.
 
 A folder is checked before torch is loaded, so that a missing shard of 30 files costs no minute. A repository of the Hub
 is looked into only when it is loaded; what the Hub answers then is put into words here.
@@ -14,6 +14,7 @@ from typing import Any
 
 from rango.errors import InputError, first_line
 from rango.files import check_model_folder, read_json
+from rango.models.gguf import check_gguf, find_gguf
 from rango.options import Quantisation
 
 WEIGHTS_FILE = "model.safetensors"
@@ -33,13 +34,15 @@ def check_source(source: str, quantise: Quantisation = "none") -> None:
     """Raise InputError where a model cannot be loaded, as far as that shows in its name, its folder and the extras.
 
     Of a folder these are its config.json, whether all files of weights are there and whole, and whether it has a
-    tokenizer. A Hub id is not looked up.
+    tokenizer. Of a GGUF file its header is read. A Hub id is not looked up.
     """
     check_model_folder(source)
     if quantise != "none" and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
             f"quantise is {quantise!r}, which needs bitsandbytes; pip install 'rango-lm[quantise]', or leave it out"
         )
+    if (file := find_gguf(source)) is not None:
+        check_gguf(file)
     folder = Path(source)
     if not (folder / "config.json").is_file():
         return
