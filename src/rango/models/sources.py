@@ -1,4 +1,4 @@
-"""Where a model comes from, a folder, a GGUF file or the Hub, and what can be wrong with it. Nothing in this file needs torch.
+"""Where a model comes from (folder, GGUF file, Hub) and what can be wrong with it. Nothing in this file needs torch.
 
 A folder is checked before torch is loaded, so that a missing shard of 30 files costs no minute. A repository of the Hub
 is looked into only when it is loaded; what the Hub answers then is put into words here.
