@@ -30,6 +30,7 @@ app = App(
 _NO_FILE = "--config has no file; give the path of a YAML file"
 
 _COMMANDS = {
+    "init": ("init:init", "Guess what the columns of a table are: a first task.yaml and costs.yaml."),
     "finetune": ("finetune:finetune", "Adapt a model to a task with LoRA, and measure base and adapted on test."),
     "evaluate": ("evaluate:evaluate", "Write the posteriors and metrics of a model, with or without an adapter."),
     "pretrain": ("pretrain:pretrain", "Train a small causal language model and its tokenizer from text files."),

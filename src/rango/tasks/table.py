@@ -36,7 +36,7 @@ ROWS = ("rows.jsonl", "rows.jsonl.gz", "rows.csv", "rows.csv.gz", "rows.tsv", "r
 _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 # What a column of marks holds, such as one for each class: no text that could be a choice.
 _MARK = re.compile(r"[+-]?\d+(\.\d+)?|true|false|yes|no|", re.IGNORECASE)
-_SPLIT_NAMES: dict[str, Split] = {
+SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -317,7 +317,7 @@ class _Reader:
         if self.config.splits is None:
             return "train"
         name = self._text(row, self.config.splits, "splits").strip()
-        split = _SPLIT_NAMES.get(name.casefold())
+        split = SPLIT_NAMES.get(name.casefold())
         if split is None:
             raise InputError(f"{row.where}: {unknown_name('split', name, SPLITS)}")
         return split

@@ -1,0 +1,293 @@
+"""A first task.yaml and costs.yaml for a table of one's own, guessed from its columns, to be read and corrected.
+
+columns ── guess_table ──> TableGuess ── task_yaml, costs_yaml ──> texts with comments
+
+Nothing is decided for good here: what cannot be guessed is refused with the columns seen, and each guess stands in the
+file with the sentence that says how to change it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rango.errors import InputError, unknown_name
+from rango.tasks.answers import Choices, choices_of, readings_of
+from rango.tasks.sources import Row, file_rows
+from rango.tasks.table import SPLIT_NAMES, TableConfig, further_instances
+
+# How people call the column with the right answer, the surest name first.
+_LABELS = (
+    *("label", "labels", "target", "class", "category", "gold", "answer", "correct", "correct_answer", "answerkey"),
+    *("intent", "topic", "sentiment", "stars", "rating", "department", "team", "queue", "y"),
+)
+_SPLITS = ("split", "splits", "fold", "part", "partition", "set", "subset")
+_GROUPS = ("group", "user", "author", "customer", "client", "thread", "conversation", "document", "session", "patient")
+_IDS = ("id", "key", "uid", "uuid", "guid", "number", "ticket")
+_NUMBERED = re.compile(r"(?P<stem>.*?)[ _.-]?(?P<place>[0-9]{1,3}|[A-Za-z])")
+
+MOST_CLASSES = 50
+"""Distinct values of a label column above which it is not taken for one of classes."""
+FEW_VALIDATION, FEW_OF_A_CLASS = 50, 10
+"""Validation rows, and rows of a class among them, below which what they choose and fit is mostly chance."""
+
+
+@dataclass(frozen=True)
+class TableGuess:
+    """What the columns of a table seem to be."""
+
+    config: TableConfig
+    classes: tuple[str, ...] | None
+    """The choices where they are the same in every row; None where each row has its own."""
+    rows: int
+    counts: Counter[str]
+    """How often each class is the right one; empty where each row has its own choices."""
+    unused: tuple[str, ...]
+    """Columns that the prompt leaves out."""
+
+    def warnings(self) -> tuple[str, ...]:
+        """Where there are too few rows for what the validation split is for: a fifth of the rows."""
+        warnings = []
+        validation = self.rows // 5
+        if validation < FEW_VALIDATION:
+            warnings.append(
+                f"about {validation:,} of the {self.rows:,} rows will be for validation: fewer than {FEW_VALIDATION} "
+                "choose the checkpoint and fit the calibrator mostly by chance"
+            )
+        few = [name for name, count in self.counts.items() if count // 5 < FEW_OF_A_CLASS]
+        if few:
+            names = ", ".join(few[:5]) + (", …" if len(few) > 5 else "")
+            warnings.append(
+                f"{len(few)} class(es) will have fewer than {FEW_OF_A_CLASS} rows for validation ({names}): join some, "
+                "or label more rows of them"
+            )
+        return tuple(warnings)
+
+
+def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
+    """What each column of a rows file is: label, choices, text, id, group, split.
+
+    Args:
+        path: JSONL, CSV, TSV or Parquet.
+        label: the column with the right answers; guessed by its name and values when absent.
+
+    Raises:
+        InputError: as `read_rows`; no rows, no column that can be the label or the text, a label that fits no choice.
+    """
+    rows = list(file_rows(path))
+    if not rows:
+        raise InputError(f"{path} holds no rows; give a table with a first line of column names and rows below")
+    names = list(dict.fromkeys(str(name) for row in rows for name in row.values))
+    columns = {name: [_text(row.values.get(name)) for row in rows] for name in names}
+    if label is not None and label not in columns:
+        raise unknown_name("column", label, columns)
+    label = label or _label_column(path, columns)
+    splits = _named(columns, _SPLITS, lambda values: {value.casefold() for value in values} <= SPLIT_NAMES.keys())
+    options = _options(rows, columns, label)
+    taken = {label, *([splits] if splits else ()), *(options if isinstance(options, tuple) else (options or (),))}
+    free = {name: values for name, values in columns.items() if name not in taken}
+    identity = _named(free, _IDS, lambda values: len(set(values)) == len(rows) == len(values))
+    group = _named(free, _GROUPS, lambda values: 1 < len(set(values)) < len(values))
+    free = {name: values for name, values in free.items() if name not in (identity, group)}
+    texts = _text_columns(free)
+    if not texts:
+        raise InputError(f"{path} has no column of text beside {label} (columns: {', '.join(names)}); add one")
+    counts = Counter(value for value in columns[label] if value)
+    choices: tuple[str, ...] | str
+    if options is None:
+        if not 2 <= len(counts) <= MOST_CLASSES:
+            raise InputError(
+                f"{path}: {label} has {len(counts):,} different values; expected 2 to {MOST_CLASSES} classes (choose "
+                f"another with --label; columns: {', '.join(names)})"
+            )
+        # Braces in a class would be a place for a column.
+        choices = tuple(name.replace("{", "{{").replace("}", "}}") for name in sorted(counts))
+    elif isinstance(options, tuple):
+        choices = tuple(f"{{{name}}}" for name in options)
+    else:
+        choices = options
+    config = TableConfig.build(
+        {
+            "prompt": _prompt(texts, label, bare=options is not None),
+            "choices": list(choices) if isinstance(choices, tuple) else choices,
+            "label": label,
+            **({"label_is": "text"} if options is None else {}),
+            **{key: name for key, name in (("id", identity), ("group", group), ("splits", splits)) if name},
+        },
+        where=str(path),
+    )
+    config = _checked(config, rows, path)
+    used = {*texts, label, identity, group, splits}
+    unused = tuple(name for name in free if name not in used)
+    classes = None if options is not None else tuple(sorted(counts))
+    return TableGuess(config, classes, len(rows), counts if options is None else Counter(), unused)
+
+
+def _text(value: Any) -> str:
+    """A cell as text, stripped; "" where it is blank. Whole numbers are written without a fraction."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).strip()
+
+
+def _label_column(path: Path, columns: dict[str, list[str]]) -> str:
+    """The column with the right answers: by its name, else the last one with few values that come back often."""
+    by_name = _named(columns, _LABELS, bool)
+    if by_name is not None:
+        return by_name
+    for name, values in reversed(columns.items()):
+        given = [value for value in values if value]
+        kinds = set(given)
+        if 2 <= len(kinds) <= min(20, len(given) // 3) and max(len(value.split()) for value in kinds) <= 4:
+            return name
+    raise InputError(
+        f"{path}: no column looks like the right answers (columns: {', '.join(columns)}); name it with --label COLUMN"
+    )
+
+
+def _named(columns: dict[str, list[str]], names: Sequence[str], fits: Callable[[list[str]], bool]) -> str | None:
+    """The first column called by one of `names`, alone or as `NAME_id`, whose values that are not blank fit."""
+    for wanted in names:
+        for column, values in columns.items():
+            plain = column.strip().casefold().replace(" ", "_")
+            given = [value for value in values if value]
+            if plain in (wanted, f"{wanted}_id", f"{wanted}id") and given and fits(given):
+                return column
+    return None
+
+
+def _options(rows: Sequence[Row], columns: dict[str, list[str]], label: str) -> tuple[str, ...] | str | None:
+    """Where each row has choices of its own: the columns that hold them, or the one list column; None elsewhere."""
+    for name in columns:
+        if name == label:
+            continue
+        try:
+            lists = [choices_of(row.values.get(name), row.where, name) for row in rows]
+        except InputError:
+            continue
+        if all(_fits(value, choices) for value, choices in zip(columns[label], lists, strict=True)):
+            return name
+    # Columns such as A, B, C or answer1, answer2: one stem, and places without a gap.
+    stems: dict[str, dict[str, str]] = {}
+    for name in columns:
+        if name != label and (match := _NUMBERED.fullmatch(name)):
+            stems.setdefault(match["stem"].casefold(), {})[match["place"].casefold()] = name
+    for places in stems.values():
+        order = sorted(places)
+        steps = [int(place) if place.isdigit() else ord(place) - ord("a") for place in order]
+        whole = len(order) > 1 and steps in (list(range(len(order))), list(range(1, len(order) + 1)))
+        chosen = tuple(places[place] for place in order)
+        if whole and all(
+            _fits(columns[label][row], Choices(tuple(columns[name][row] for name in chosen), chosen))
+            for row in range(len(rows))
+        ):
+            return chosen
+    return None
+
+
+def _fits(value: str, choices: Choices) -> bool:
+    """Whether a label means one of the choices; a blank one says nothing against it."""
+    return not value or bool(readings_of(value, choices))
+
+
+def _text_columns(columns: dict[str, list[str]]) -> list[str]:
+    """The columns that a person would read to answer: those of three words on average, or else the longest one."""
+    lengths = {}
+    for name, values in columns.items():
+        if "{" in name or "}" in name or "." in name or all(re.fullmatch(r"[-+.,:/ 0-9]*", value) for value in values):
+            continue  # dates and numbers, and names that a template cannot hold
+        lengths[name] = sum(len(value.split()) for value in values) / len(values)
+    texts = [name for name, words in lengths.items() if words >= 3 and all(columns[name])]
+    whole = [name for name in lengths if all(columns[name])]
+    return texts or ([max(whole, key=lambda name: lengths[name])] if whole else [])
+
+
+def _prompt(texts: Sequence[str], label: str, *, bare: bool) -> str:
+    """A line for each text, and a last one that the choice continues."""
+    if bare and len(texts) == 1:
+        return f"{{{texts[0]}}}"
+    lines = [f"{_title(name)}: {{{name}}}" for name in texts]
+    return "\n".join([*lines, f"{'Answer' if bare else _title(label)}:"])
+
+
+def _title(name: str) -> str:
+    words = re.sub(r"[_\s-]+", " ", name).strip()
+    return (words[:1].upper() + words[1:]).replace("{", "{{").replace("}", "}}")
+
+
+def _checked(config: TableConfig, rows: Sequence[Row], path: Path) -> TableConfig:
+    """The configuration, with labels read from 1 where that alone fits; InputError as a table's own loader."""
+    if isinstance(config.choices, tuple) and config.label_is == "text":
+        further_instances(config, rows, source=path)
+        return config
+    # Labels from 1 are read only where it is said; a row that names the last choice so shows it.
+    try:
+        further_instances(config, rows, source=path)
+    except InputError:
+        numbered = config.model_copy(update={"label_is": "number"})
+        further_instances(numbered, rows, source=path)
+        return numbered
+    return config
+
+
+def task_yaml(guess: TableGuess) -> str:
+    """The text of a task.yaml with a comment for each key."""
+    config = guess.config
+    lines = [
+        "# How a row becomes a question. Correct what was guessed wrongly: rango tasks FILE --show 2 shows the result.",
+        "# The prompt is a template over the columns; each choice, after a space, continues it.",
+        f"prompt: {_quoted(config.prompt)}",
+    ]
+    if isinstance(config.choices, tuple) and guess.classes is not None:
+        lines.append("# The classes. The model reads these words: numbers and codes are better spelt out.")
+    else:
+        lines.append("# The choices of each row: templates over its columns, or the name of a list column.")
+    if isinstance(config.choices, tuple):
+        lines += ["choices:", *(f"  - {_quoted(choice)}" for choice in config.choices)]
+    else:
+        lines.append(f"choices: {_quoted(config.choices)}")
+    lines += ["# The column with the right choice; blank where it is not known.", f"label: {_quoted(config.label)}"]
+    if config.label_is is not None:
+        lines += [
+            "# How it is read: text (a choice's text), name, index (from 0), number (from 1) or letter.",
+            f"label_is: {config.label_is}",
+        ]
+    for key, meaning in (
+        ("id", "The column with a row's name; the row's number when absent."),
+        ("group", "Rows that share this column stay in one split, such as those of one customer."),
+        ("splits", "The column that says train, validation or test; about 60, 20 and 20 % when absent."),
+    ):
+        column = getattr(config, key)
+        lines += [f"# {meaning}", f"{key}: {_quoted(column)}" if column else f"# {key}: COLUMN"]
+    if guess.unused:
+        lines.append(f"# Columns that nothing uses: {', '.join(guess.unused)}")
+    return "\n".join(lines) + "\n"
+
+
+def costs_yaml(classes: Sequence[str], *, passing_on: float = 0.3) -> str:
+    """The text of a costs.yaml: every mistake costs 1, and passing a case on costs `passing_on`."""
+    lines = [
+        "# What each decision costs when a class is true: a row for each class, a column for each decision.",
+        "# Right is 0 here, every mistake 1, and passing the case on to a person 0.3. Write your own numbers.",
+        "classes:",
+        *(f"  - {_quoted(name)}" for name in classes),
+        "decisions:",
+        *(f"  - {_quoted(name)}" for name in (*classes, "pass on")),
+        "costs:",
+    ]
+    for row, name in enumerate(classes):
+        cells = ["0" if column == row else "1" for column in range(len(classes))]
+        lines.append(f"  - [{', '.join([*cells, f'{passing_on:g}'])}]  # true: {' '.join(name.split())}")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A YAML text in double quotation marks, which read as in JSON."""
+    return json.dumps(text, ensure_ascii=False)
