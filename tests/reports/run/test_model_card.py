@@ -127,6 +127,18 @@ def test_an_adapter_of_a_gguf_file_is_loaded_by_what_reads_it(runs: dict[str, Ru
     assert "vllm serve" not in use
 
 
+@pytest.mark.parametrize("kind", ["adapter", "model"])
+def test_numbers_of_a_quantised_base_are_said_to_be_that(runs: dict[str, Run], tmp_path: Path, kind: str) -> None:
+    run = runs["letter"]
+    write_yaml(tmp_path / "run.yaml", {**run.record, "config": {**run.part("config"), "quantise": "nf4"}})
+    (tmp_path / "metrics.json").write_bytes((run.path / "metrics.json").read_bytes())
+    made = Exported(kind, False, "base", False, "base", None, False, True, adapter_config={"r": 8})
+    results = render_card(Run(tmp_path), made).split("## Results")[1].split("## Data")[0]
+    assert "The base's matrices were held in nf4 while this was measured." in results
+    assert "unquantised" in results
+    assert "while this was measured" not in render_card(run, made)
+
+
 def test_a_licence_is_what_is_known_and_never_invented(runs: dict[str, Run], tmp_path: Path) -> None:
     def licence(source: Path) -> str:
         made = Exported("adapter", False, "base", False, str(source), None, False, True, adapter_config={"r": 8})

@@ -190,7 +190,10 @@ def _write(run: Run, work: Path, options: ExportOptions, screen: Screen) -> None
 
         written = write_merged(model, checkpoint, work, dtype=options.dtype)
         made = replace(made, written=written)
-        for note in written.notes:
+        notes = list(written.notes)
+        if run.config.quantise != "none":
+            notes.append(f"the run was measured on its base in {run.config.quantise}; what is written is not quantised")
+        for note in notes:
             screen.say(f"· {note}")
     else:
         for file in sorted(checkpoint.iterdir()):

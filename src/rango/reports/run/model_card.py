@@ -79,6 +79,8 @@ _CALIBRATED = {
     "matrix": 'torch.tensor(c["weights"]) @ s + torch.tensor(c["bias"])',
 }
 
+_OWN = ("LSTMForCausalLM", "NGramForCausalLM")
+
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes for --max-lora-rank."""
 
@@ -92,6 +94,7 @@ def render_card(run: Run, made: Exported) -> str:
     from huggingface_hub import ModelCardData
 
     config, record = run.config, run.record
+    model = record.get("model") or {}
     data = _DATA.get(config.task, _Data(Path(config.task).stem, None, table.TEMPLATES))
     states: Metrics = {}
     if made.measured:
@@ -135,7 +138,7 @@ def render_card(run: Run, made: Exported) -> str:
         "table": shown,
         "notes": [*map(str, record.get("notes") or ()), *estimate_notes(own)],
         "prompt": prompt_template(config.task, form),
-        "loading": _loading(made),
+        "loading": _loading(made, own="architecture" in model and model["architecture"] in _OWN),
         "flags": _flags(run, form),
         "rank": _served_rank(made),
         "calibrator": calibrator,
@@ -226,8 +229,8 @@ def prompt_template(task: str, form: Form) -> str | None:
     return None
 
 
-def _loading(made: Exported) -> str:
-    """Python that loads the model with transformers, and with PEFT for an adapter."""
+def _loading(made: Exported, *, own: bool) -> str:
+    """Python that loads the model with transformers, and with PEFT for an adapter; `own` architectures are Rango's."""
     if made.kind == "adapter" and made.base_is_gguf:
         return (
             "from peft import PeftModel\nfrom rango import load_model\n\n"
@@ -235,8 +238,8 @@ def _loading(made: Exported) -> str:
             'tokenizer, model = base.tokenizer, PeftModel.from_pretrained(base.network, "THIS").eval()'
         )
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
-    if made.written and made.written.architecture in ("LSTMForCausalLM", "NGramForCausalLM"):
-        lines.insert(0, "import rango.models.loading")
+    if own:
+        lines.insert(0, "import rango.models.loading  # makes the architecture known to transformers")
     if made.kind == "adapter":
         name = made.base if made.base_on_hub else made.source
         lines += [
