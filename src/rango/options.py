@@ -84,7 +84,9 @@ def _split_names(value: Any) -> Any:
 
 
 def _pattern_entries(value: Any) -> Any:
-    """Make `("mlp=16", "k=4")` of `"mlp=16,k=4"` or `{mlp: 16, k: 4}`."""
+    """Make `("mlp=16", "k=4")` of `"mlp=16,k=4"` or `{"mlp": 16, "k": 4}`; nothing of None, as an axis may have it."""
+    if value is None:
+        return ()
     # The names of a mapping, as PEFT has it, may hold commas.
     return (
         tuple(f"{name}={number}" for name, number in value.items()) if isinstance(value, dict) else _split_names(value)

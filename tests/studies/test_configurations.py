@@ -35,6 +35,14 @@ class TestSpelling:
         runs = [job.config.lora.targets for job in planned.jobs if job.kind == "run"]
         assert runs == [("q", "v"), ("o", "mlp", "head")]
 
+    def test_the_variants_of_lora_are_axes(self) -> None:
+        patterns = [None, "", "mlp=16, k=4.0", ["mlp=16", "k=4"]]
+        planned = plan(vary={"lora.rank_pattern": patterns, "lora.dora": [False, True], "lora.init": ["pissa"]})
+        rows = [tuple(row.axes.values()) for row in planned.rows]
+        assert rows == [(ranks, dora, "pissa") for ranks in (None, "mlp=16,k=4") for dora in (False, True)]
+        runs = {(job.config.lora.rank_pattern, job.config.lora.dora) for job in planned.jobs if job.kind == "run"}
+        assert runs == {(ranks, dora) for ranks in ((), ("mlp=16", "k=4")) for dora in (False, True)}
+
     def test_the_rule_belongs_to_choice(self) -> None:
         planned = plan(vary={"objective": ["answer", "choice"], "rule": ["logarithmic", "brier"]})
         rows = [tuple(row.axes.values()) for row in planned.rows]

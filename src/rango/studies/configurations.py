@@ -52,6 +52,8 @@ def spelt(key: str, value: Any) -> Any:
 
     >>> spelt("learning_rate", "1e-3"), spelt("lora.rank", 8.0), spelt("lora.targets", ["v", "q"])
     (0.001, 8, 'q,v')
+    >>> spelt("lora.rank_pattern", "mlp=16, k=4"), spelt("lora.rank_pattern", None)
+    ('mlp=16,k=4', None)
     """
     adapter = _adapter(key)
     try:
@@ -59,7 +61,8 @@ def spelt(key: str, value: Any) -> Any:
     except ValidationError:
         return value
     plain = adapter.dump_python(_in_order(read) if key == "lora.targets" else read, mode="json")
-    return axis_text(plain) if isinstance(plain, list) else plain
+    # An empty list, such as no pattern of ranks, is `none`.
+    return (axis_text(plain) if plain else None) if isinstance(plain, list) else plain
 
 
 @cache
