@@ -197,7 +197,7 @@ def test_nothing_is_written_when_the_input_is_bad(checkpoint: Checkpoint, tmp_pa
     ):
         finetune(model, toy_task(), out=tmp_path / "run", learning_rat=1)
     with pytest.raises(InputError, match="placement"):
-        finetune(load_model(checkpoint("gpt2")), toy_task(), out=tmp_path / "run", **QUICK)
+        finetune(load_model(checkpoint("rango_lstm")), toy_task(), out=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()
 
 

@@ -60,7 +60,7 @@ def predict(
     from rango.models.loading import load_model
 
     screen = Screen(quiet=quiet)
-    model = load_model(folder.config.model, dtype=folder.config.dtype, device=device)
+    model = load_model(folder.config.model, dtype=folder.config.dtype, device=device, quantise=folder.config.quantise)
     screen.say(f"Scoring {len(task.test):,} rows ...")
     predictions = predictor.predict(task, values, model=model, costs=table)
     write_rows(out, list(predictions.table()))

@@ -194,7 +194,9 @@ class Run:
         added_columns(values, task.test)
         if costs is not None:
             check_costs(costs, task.test)
-        model = model or load_model(self.config.model, dtype=self.config.dtype, device=self.config.device)
+        model = model or load_model(
+            self.config.model, dtype=self.config.dtype, device=self.config.device, quantise=self.config.quantise
+        )
         return predictor.predict(task, values, model=model, costs=costs)
 
     def contents(self, states: Sequence[str]) -> RunContents:
