@@ -35,7 +35,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen2": SMALL,
     "qwen3": {**SMALL, "head_dim": 8},
     "gemma2": {**SMALL, "head_dim": 8, "query_pre_attn_scalar": 8},
-    "gemma3_text": {**SMALL, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4},
+    "gemma3_text": {**SMALL, "head_dim": 8, "query_pre_attn_scalar": 8},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
     "gpt_neox": {k: v for k, v in SMALL.items() if k != "num_key_value_heads"},
     "olmo2": SMALL,

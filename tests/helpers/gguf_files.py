@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-NAMES = {"gemma3_text": "gemma3"}
+NAMES = {"gemma3_text": "gemma3", "mistral": "llama"}
 Blocks = gguf.GGMLQuantizationType
 
 

@@ -31,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "phi3": {},
     "gemma2": {"sliding_window": 4},
-    "gemma3": {"architecture": "gemma3_text"},
+    "gemma3": {"architecture": "gemma3_text", "sliding_window": 4},
     "gpt2": {},
 }
 
