@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
-from helpers.adapters import ALL, logits, shaken
+from helpers.adapters import ALL, logits, peft_twin, shaken
 
 from rango.errors import InputError
 from rango.models.adapter_set import load_adapters
@@ -21,6 +24,7 @@ IDS = torch.arange(2, 62).reshape(5, 12)
 KINDS = {
     "plain": LoRA(rank=2, targets=("q", "v")),
     "wide": LoRA(rank=5, targets=ALL, rslora=True, rank_pattern=("mlp=3",)),
+    "dora": LoRA(rank=2, targets=("q", "mlp", "head"), dora=True),
     "late": LoRA(rank=2, layers="1", targets=("mlp",), alpha=3),
 }
 
@@ -49,7 +53,7 @@ def test_each_adapter_and_each_row_equals_the_adapter_alone(checkpoint: Checkpoi
         with adapters.only(name):
             torch.testing.assert_close(logits(model, IDS), alone[name], rtol=1e-5, atol=1e-5)
     for names in (
-        ["wide", "plain", None, "plain", "late"],
+        ["wide", "dora", None, "plain", "late"],
         ["late"] * 5,
         [None] * 5,
         ["plain", "plain", "wide", "late", None],
@@ -78,3 +82,53 @@ def test_what_names_and_folders_must_be(checkpoint: Checkpoint, saved: dict[str,
         logits(model, IDS)
     with pytest.raises(InputError, match="carries an adapter already"):
         load_adapters(model, saved)
+
+
+def test_a_mix_is_the_weighted_sum_of_the_updates(
+    checkpoint: Checkpoint, saved: dict[str, Path], tmp_path: Path
+) -> None:
+    """Merged one by one, w₁ and w₂ times what each adds to the weights give the same; so does the saved mix in PEFT."""
+    base, sums = load_model(checkpoint("phi")), {}
+    for name, weight in (("wide", 0.75), ("late", -0.5)):
+        merged = load_model(checkpoint("phi"))
+        adapter: Any = load_adapter(merged, saved[name])
+        adapter.merge()
+        for layer, module in adapter.layers.items():
+            plain = base.network.get_submodule(layer).weight
+            sums[layer] = sums.get(layer, 0) + weight * (module.base.weight - plain)
+    with torch.no_grad():
+        for layer, change in sums.items():
+            base.network.get_submodule(layer).weight += change
+    adapters = load_adapters(model := load_model(checkpoint("phi")), saved)
+    mix = adapters.add_mix("both", {"wide": 0.75, "late": -0.5})
+    expected = logits(base, IDS)
+    with adapters.only("both"):
+        torch.testing.assert_close(logits(model, IDS), expected, rtol=1e-4, atol=1e-4)
+    with adapters.mixed(["both", None, "plain", "both", "both"]):
+        torch.testing.assert_close(logits(model, IDS)[[0, 3, 4]], expected[[0, 3, 4]], rtol=1e-4, atol=1e-4)
+    twin, _ = peft_twin(checkpoint("phi"), mix, tmp_path)
+    torch.testing.assert_close(logits(twin.eval(), IDS), expected, rtol=1e-4, atol=1e-4)
+    refused: list[tuple[dict[str, float], str]] = [
+        ({}, "has no weights"),
+        ({"wide": math.nan}, "'wide' has the weight nan; expected a number"),
+        ({"wide": 1, "dora": 1}, "'dora' has DoRA"),
+    ]
+    for weights, message in refused:
+        with pytest.raises(InputError, match=message):
+            adapters.add_mix("other", weights)
+    with pytest.raises(InputError, match="'both' exists; give another name"):
+        adapters.add_mix("both", {"wide": 1.0})
+    adapters.remove()
+    assert not any(isinstance(module, LoRALinear) for module in model.network.modules())
+
+
+def test_a_mix_equals_that_of_peft(checkpoint: Checkpoint, saved: dict[str, Path]) -> None:
+    weights = {"plain": 0.3, "late": 1.2}
+    twin: Any = peft.PeftModel.from_pretrained(load_model(checkpoint("phi")).network, str(saved["plain"]), "plain")
+    twin.load_adapter(str(saved["late"]), "late")
+    twin.add_weighted_adapter(list(weights), list(weights.values()), "mix", combination_type="cat")
+    twin.set_adapter("mix")
+    adapters = load_adapters(model := load_model(checkpoint("phi")), saved)
+    adapters.add_mix("mix", weights)
+    with adapters.only("mix"):
+        torch.testing.assert_close(logits(model, IDS), logits(twin.eval(), IDS), rtol=1e-5, atol=1e-5)

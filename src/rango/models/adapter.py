@@ -216,12 +216,8 @@ class Adapter(TrainableModel):
             if not layer.scaling:  # no other adapter of the bank uses the layer
                 _replace(self.model.network, name, layer.base)
 
-    def save(self, folder: Path) -> None:
-        """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT reads them.
-
-        PEFT knows no slices: those of a layer are written as one update of the whole, see `join_updates`. PiSSA is
-        written as a plain update of the base of twice the rank, as PEFT converts it, and loads everywhere.
-        """
+    def joint_updates(self) -> dict[str, torch.Tensor]:
+        """A and B of each layer as they are written, on the CPU: slices joined, PiSSA as an update of the base."""
         plans = self.plans()
         outputs = {name: weight_shape(layer.base)[0] for name, layer in self.layers.items()}
         pairs = {
@@ -230,7 +226,16 @@ class Adapter(TrainableModel):
             for part in parts
             for letter, matrix in zip("AB", self.layers[name].pair(self.number, part), strict=True)
         }
-        tensors = {PREFIX + name: tensor for name, tensor in join_updates(pairs, plans, outputs).items()}
+        return join_updates(pairs, plans, outputs)
+
+    def save(self, folder: Path) -> None:
+        """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT reads them.
+
+        PEFT knows no slices: those of a layer are written as one update of the whole, see `join_updates`. PiSSA is
+        written as a plain update of the base of twice the rank, as PEFT converts it, and loads everywhere.
+        """
+        plans = self.plans()
+        tensors = {PREFIX + name: tensor for name, tensor in self.joint_updates().items()}
         for name, layer in self.layers.items():
             magnitude = layer.joint_magnitude(self.number)
             if magnitude is not None:

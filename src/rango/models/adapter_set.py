@@ -1,16 +1,20 @@
-"""Several named adapters on one loaded base: one of them at work, or rows of different ones in one batch."""
+"""Several named adapters on one loaded base: one of them at work, rows of different ones in one batch, or a sum."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
 
+import torch
+
 from rango.errors import InputError, unknown_name
-from rango.models.adapter import Adapter, check_unadapted
+from rango.models.adapter import Adapter, check_unadapted, joint_scaling
 from rango.models.loading import Model
 from rango.models.peft_format import put_adapters, read_adapter
+from rango.options import LoRA
 
 _BASE = -1
 """The number of no adapter: rows that belong to it are the base model's."""
@@ -27,7 +31,8 @@ class AdapterSet(Mapping[str, Adapter]):
 
     def __init__(self, adapters: Mapping[str, Adapter]) -> None:
         self._adapters = dict(adapters)
-        self._grouping = next(iter(self._adapters.values())).grouping
+        first = next(iter(self._adapters.values()))
+        self._model, self._grouping = first.model, first.grouping
         self._grouping.members = ()
 
     def __getitem__(self, name: str) -> Adapter:
@@ -66,6 +71,40 @@ class AdapterSet(Mapping[str, Adapter]):
         owners = [_BASE if name is None else self[name].number for name in names]
         spans = [(owner, len(list(rows))) for owner, rows in groupby(owners)]
         return self._grouping.split([owner for owner, _ in spans], [count for _, count in spans])
+
+    def add_mix(self, name: str, weights: Mapping[str, float]) -> Adapter:
+        """Add the weighted sum of adapters as one more: sum over i of w_i s_i B_i A_i, with the rank of all together.
+
+        It equals what PEFT's `add_weighted_adapter` makes as `cat`, and can be saved as any other.
+
+        Raises:
+            InputError: the name is taken, an adapter is unknown, a weight is not finite, there are none, or one has
+                DoRA, of which no sum is an adapter.
+        """
+        if name in self._adapters or not weights:
+            raise InputError(f"the mix {name!r} " + ("has no weights" if not weights else "exists; give another name"))
+        matrices: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        # The sum of products is the product of the matrices side by side.
+        for part, weight in weights.items():
+            adapter = self[part]
+            if adapter.lora.dora or not math.isfinite(weight):
+                why = f"has the weight {weight}; expected a number" if not adapter.lora.dora else "has DoRA"
+                raise InputError(f"the mix {name!r} cannot be made: {part!r} {why}")
+            joint, plans = adapter.joint_updates(), adapter.plans()
+            for layer in adapter.layers:
+                A, B = joint[f"{layer}.lora_A.weight"], joint[f"{layer}.lora_B.weight"]
+                matrices.setdefault(layer, []).append((A, B * weight * joint_scaling(plans[layer])))
+        number = max(adapter.number for adapter in self._adapters.values()) + 1
+        modules = {key: module for adapter in self._adapters.values() for key, module in adapter.layers.items()}
+        layers = {key: modules[key] for key in matrices}
+        for key, pairs in matrices.items():
+            A, B = torch.cat([A for A, _ in pairs]), torch.cat([B for _, B in pairs], dim=1)
+            layers[key].add(rank=len(A), scaling=1.0, adapter=number)
+            layers[key].take(A, B, number)
+        rank = max(sum(len(A) for A, _ in pairs) for pairs in matrices.values())
+        mix = Adapter(self._model, LoRA(rank=rank, alpha=rank), layers, self._grouping, number)
+        self._adapters[name] = mix
+        return mix
 
     def remove(self) -> None:
         """Take all adapters out of the network, which is the base model again."""
