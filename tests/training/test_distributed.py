@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.ranks_worker import run_all
+from helpers.torchrun import torchrun
 from safetensors.torch import load_file
 
 from rango.training.distributed import ProcessGroup, launched
@@ -19,16 +17,6 @@ from rango.training.run_folder import Run
 
 Checkpoint = Callable[..., Path]
 NAMES = ("tokens", "full", "bank-0", "bank-1")
-SOURCE = Path(__file__).resolve().parents[2] / "src"
-
-
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    paths = [str(SOURCE), str(Path(__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(  # the limit is for a hang: it must not be waited for
-        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
 
 
 def trained(run: Run) -> dict[str, torch.Tensor]:

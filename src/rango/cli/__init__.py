@@ -17,6 +17,13 @@ from rango.config import mistakes
 from rango.errors import InputError, Interrupted, RunError
 
 Quiet = Annotated[bool, Parameter(negative=(), help="No progress, only the result.")]
+Shard = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        help="Cut the frozen layers over the processes that torchrun started (FSDP2), for a model that no GPU holds.",
+    ),
+]
 
 app = App(
     name="rango",
@@ -66,6 +73,19 @@ def _launch(
     # cyclopts reads the flags first. The file then fills the arguments that no flag has filled.
     app.config = (check_arguments,) if config is None else (ConfigFile(config), check_arguments)
     app(tokens, result_action="return_value")
+
+
+def check_shard(shard: bool, *, full: bool = False, quantise: str = "none") -> None:
+    """Raise InputError for `--shard` in a process without others, or of layers that are not frozen or are packed."""
+    if shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        raise InputError(
+            "--shard cuts a model over several processes, and this one is alone; start it with "
+            "torchrun --nproc-per-node 2 -m rango …, or leave --shard out"
+        )
+    if shard and full:
+        raise InputError("--shard cuts a frozen base, and full fine-tuning has none; use LoRA, or leave --shard out")
+    if shard and quantise != "none":
+        raise InputError(f"--shard cannot cut matrices in {quantise}; leave --quantise or --shard out")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from rango.cli import Quiet
-from rango.files import check_adapter_folder, check_writable
+from rango.cli import Quiet, Shard, check_shard
+from rango.files import FULL_RECORD, check_adapter_folder, check_writable
 from rango.models.sources import check_source
 from rango.options import EvaluateConfig
 from rango.tasks import load_task
 from rango.training.evaluation_of_run import as_the_run, check_evaluation_output
 
 
-def evaluate(settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: Path, quiet: Quiet = False) -> None:
+def evaluate(
+    settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: Path, shard: Shard = False, quiet: Quiet = False
+) -> None:
     """Write the posteriors and metrics of a model on one split, with or without an adapter.
+
+    On several GPUs: `torchrun --nproc-per-node 2 -m rango evaluate …`.
 
     Parameters
     ----------
@@ -24,21 +30,29 @@ def evaluate(settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: P
         The folder to write: posteriors/*.parquet, metrics.json, evaluation.yaml.
     """
     if settings.adapter is not None:
-        check_adapter_folder(settings.adapter)
+        check_shard(shard, full=(check_adapter_folder(settings.adapter) / FULL_RECORD).is_file())
     settings, notes = as_the_run(settings)
     check_source(settings.model, settings.quantise)
-    check_writable(out)
+    check_shard(shard, quantise=settings.quantise)
+    # The check makes the folder and removes it again: processes of one command would take it from each other.
+    if os.environ.get("RANK", "0") == "0":
+        check_writable(out)
     check_evaluation_output(out, settings)
     task = load_task(settings.task, settings)
     # Bad input is refused above, before the seconds that these take.
     from rango.console import Screen
     from rango.models.loading import load_model
     from rango.reports.run.terminal import print_result
+    from rango.training.distributed import launched
     from rango.training.evaluate import write_evaluation
+    from rango.training.sharding import load_sharded
 
-    base = load_model(settings.model, dtype=settings.dtype, device=settings.device, quantise=settings.quantise)
-    metrics = write_evaluation(base, task, out=out, config=settings, screen=Screen(quiet=quiet), notes=notes)
-    if metrics:
-        print_result(out, split=settings.split, shown=out / "metrics.json")
-    else:
-        print(out / "posteriors")
+    with launched(settings.device) as (processes, device):
+        screen = Screen(quiet=quiet or not processes.is_main)
+        load = partial(load_model, settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
+        base = load_sharded(load, device, processes) if shard else load()
+        metrics = write_evaluation(base, task, out=out, config=settings, screen=screen, notes=notes)
+        if metrics:
+            print_result(out, split=settings.split, shown=out / "metrics.json")
+        elif processes.is_main:
+            print(out / "posteriors")

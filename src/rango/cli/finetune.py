@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from rango.cli import Quiet
+from rango.cli import Quiet, Shard, check_shard
 from rango.files import check_writable
 from rango.models.sources import check_source
 from rango.options import FinetuneConfig
@@ -16,7 +17,9 @@ from rango.tasks import load_task
 from rango.training.run_folder import check_output
 
 
-def finetune(settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: Path, quiet: Quiet = False) -> None:
+def finetune(
+    settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: Path, shard: Shard = False, quiet: Quiet = False
+) -> None:
     """Adapt a model to a task with LoRA, and measure base and adapted model on the test split.
 
     The best checkpoint on validation is kept, with the last one. Repeating the command goes on with an unfinished run.
@@ -27,6 +30,7 @@ def finetune(settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: P
     out
         The run directory to write.
     """
+    check_shard(shard, full=settings.adaptation == "full", quantise=settings.quantise)
     check_source(settings.model, settings.quantise)
     # The check makes the folder and removes it again: processes of one run would take it from each other.
     if os.environ.get("RANK", "0") == "0":
@@ -40,10 +44,12 @@ def finetune(settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: P
     from rango.reports.run.terminal import print_result
     from rango.training.distributed import launched
     from rango.training.finetune import finetune as train
+    from rango.training.sharding import load_sharded
 
     with launched(settings.device) as (processes, device):
         screen = Screen(quiet=quiet or not processes.is_main)
-        base = load_model(settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
+        load = partial(load_model, settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
+        base = load_sharded(load, device, processes) if shard else load()
         run = train(base, task, out=out, config=settings, screen=screen)
         if processes.is_main:
             print_result(run.path, split="test", shown=write_report(run.path))

@@ -106,7 +106,12 @@ class Model:
 
 
 def load_model(
-    name: str | Path, *, dtype: Dtype = "auto", device: str = "auto", quantise: Quantisation = "none"
+    name: str | Path,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    quantise: Quantisation = "none",
+    keep_on_cpu: bool = False,
 ) -> Model:
     """Load a transformers causal language model and its tokenizer. Code from the Hub is never run.
 
@@ -116,6 +121,7 @@ def load_model(
             bfloat16 when the checkpoint is stored in half precision and the processor multiplies bfloat16 natively.
         device: `auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, ...
         quantise: `int8` or `nf4` (see `models/quantisation.py`), or `none`.
+        keep_on_cpu: leave the weights in main memory, for who brings them to the device in parts.
 
     Raises:
         InputError: no such model, no causal language model, a checkpoint that lacks weights, no such device, a token of
@@ -129,7 +135,7 @@ def load_model(
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
     tokenizer = load_tokenizer(source)
-    network = load_network(source, chosen_dtype, chosen_device, quantise)
+    network = load_network(source, chosen_dtype, chosen_device, quantise, keep_on_cpu=keep_on_cpu)
     if config.model_type == NGRAM:
         chosen_dtype = network.dtype  # its tables stay float32
     threads = ""
@@ -157,9 +163,14 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def load_network(
-    source: str, dtype: torch.dtype, device: torch.device, quantise: Quantisation = "none"
+    source: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantise: Quantisation = "none",
+    *,
+    keep_on_cpu: bool = False,
 ) -> PreTrainedModel:
-    """Load the network alone, frozen; errors as in `load_model`."""
+    """Load the network alone, frozen; errors and `keep_on_cpu` as in `load_model`."""
     # Each matrix is quantised on the device as it is read: the plain network may fit into no memory of this machine.
     quantising: dict[str, Any] = {}
     if quantise != "none":
@@ -210,7 +221,8 @@ def load_network(
             network.hf_quantizer.remove_quantization_config(network)
             if not quantised_layers(network):
                 raise InputError(f"quantise is {quantise!r}, but model {source} has no linear maps; leave it out")
-        network.to(device)
+        if not keep_on_cpu:
+            network.to(device)
     network.eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)

@@ -94,6 +94,9 @@ def _agrees(reader: Reader, trees: Sequence[TokenTree], truth: torch.Tensor, *, 
     try:
         scores = _scores(reader.after(prefix) if prefix else reader, trees, as_trees=reader.reads_trees)
     except _REFUSALS:
+        # A pass that breaks off leaves a sharded model's layers in the middle of it.
+        network: Any = reader.model.network
+        getattr(network.get_decoder(), "reset_iter_state", lambda: None)()
         return False  # an architecture that takes no such input is one that cannot be read this way
     return bool((scores - truth).abs().max() <= _TOLERANCE[reader.model.dtype])
 

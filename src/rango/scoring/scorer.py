@@ -150,12 +150,21 @@ def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posterio
 
 @torch.inference_mode()
 def score(
-    reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form, dropout: Adapter | None = None
+    reader: Reader,
+    trees: Sequence[TokenTree],
+    *,
+    options: ScoringOptions,
+    form: Form,
+    dropout: Adapter | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Scores:
     """Score every choice of every tree, with all dropout off but that of the adapter `dropout`.
 
     Trees are sorted by length so that little is padded, and cut into batches by tokens; the scores are in the order of
     `trees`. A beginning that all trunks share, such as shots, is computed once where the model allows it.
+
+    With `part` (p, n) the trees p, p + n, p + 2 n, ... are scored alone. The forward passes are as many for every p, so
+    that n processes can go together through a model whose layers are cut over them.
     """
     start = time.perf_counter()
     reader.model.network.train(False)
@@ -170,20 +179,24 @@ def score(
     tokens = shared_beginning(trees) if fits else 0
     if tokens:
         reader, trees = reader.after(trees[0].trunk[:tokens]), [tree.after(tokens) for tree in trees]
-    values = np.full((len(trees), max(len(tree.branches) for tree in trees)), -np.inf)
-    for numbers in batches_by_tokens(reader, trees, budget=options.batch_tokens):
-        chosen = [trees[number] for number in numbers]
+    number, parts = part
+    cut = [list(batches_by_tokens(reader, trees[n::parts], budget=options.batch_tokens)) for n in range(parts)]
+    own = trees[number::parts]
+    values = np.full((len(own), max(len(tree.branches) for tree in trees)), -np.inf)
+    # A part with fewer batches than another reads along in the last pass, and forgets what it has read.
+    for numbers in cut[number] + [[]] * (max(map(len, cut)) - len(cut[number])):
+        chosen = [own[row] for row in numbers] or trees[:1]
         batch = reader.collate(chosen, read="choices", as_trees=reader.as_tree(chosen[0]))
         # float64: with many tokens to a branch, the rounding of their sum could decide between choices.
         sums = torch.zeros(batch.shape[0] * batch.shape[1], dtype=torch.float64, device=batch.tokens.device)
         sums.index_add_(0, batch.owners, reader.log_probabilities(batch).double())
         batch_scores = sums.reshape(batch.shape).cpu().numpy()  # (trees, K)
-        for row, tree_scores in zip(numbers, batch_scores, strict=True):
-            choices = len(trees[row].branches)
+        for row, tree_scores in zip(numbers, batch_scores, strict=False):
+            choices = len(own[row].branches)
             values[row, :choices] = tree_scores[:choices]
-        tokens += batch.token_count
+        tokens += batch.token_count if numbers else 0
     mass = np.exp(values).sum(axis=1) if form == "letter" else None  # (N,), before any normalisation by length
-    for row, tree in enumerate(trees):
+    for row, tree in enumerate(own):
         values[row, : len(tree.branches)] /= tree.lengths(options.normalise)
     return Scores(values=values, letter_mass=mass, tokens=tokens, seconds=time.perf_counter() - start)
 

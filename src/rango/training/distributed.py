@@ -95,40 +95,36 @@ class ProcessGroup:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        return any(self._gather(flag))
+        return any(self.gather(flag))
 
     def broadcast(self, value: T) -> T:
         """The main process's value."""
-        return self._gather(value)[0]
+        return self.gather(value)[0]
 
     def barrier(self) -> None:
         """Wait until every process has come here: what the main one has written is then there for all."""
-        self._gather(None)
+        self.gather(None)
 
     def score(self, reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
         """`rango.scoring.scorer.score`, to which each process contributes its part; all get the scores of all trees."""
         if self.size == 1:
             return score(reader, trees, options=options, form=form)
-        own = self.share(trees)
-        parts = self._gather(score(reader, own, options=options, form=form) if own else None)
-        # Put the rows of each process back to where `share` took them from; with few trees a process may have none.
-        values = np.full((len(trees), max(len(tree.branches) for tree in trees)), -np.inf)  # (N, K)
-        mass = np.zeros(len(trees)) if form == "letter" else None  # (N,)
+        parts = self.gather(score(reader, trees, options=options, form=form, part=(self.rank, self.size)))
+        # Put the rows of each process back to where they were taken from.
+        values = np.empty((len(trees), parts[0].values.shape[1]))  # (N, K)
+        mass = np.empty(len(trees)) if form == "letter" else None  # (N,)
         for rank, part in enumerate(parts):
-            if part is None:
-                continue
-            values[rank :: self.size, : part.values.shape[1]] = part.values
-            if mass is not None and part.letter_mass is not None:
+            values[rank :: self.size] = part.values
+            if mass is not None:
                 mass[rank :: self.size] = part.letter_mass
-        scored = [part for part in parts if part is not None]
         return Scores(
             values=values,
             letter_mass=mass,
-            tokens=sum(part.tokens for part in scored),
-            seconds=max(part.seconds for part in scored),
+            tokens=sum(part.tokens for part in parts),
+            seconds=max(part.seconds for part in parts),
         )
 
-    def _gather(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         """Every process's value, by rank."""
         if self.size == 1:
             return [value]

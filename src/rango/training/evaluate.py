@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,8 +28,10 @@ from rango.scoring.trees import encode
 from rango.tasks import Instance, Task, few_shot, true_log_posteriors
 from rango.tasks.task import unlabelled
 from rango.tasks.text_runs import pretraining_notes
+from rango.training.distributed import ProcessGroup
 from rango.training.evaluation_of_run import RECORD, check_data, check_evaluation_output
 from rango.training.run_folder import as_json, posteriors_file, versions
+from rango.training.sharding import check_passes
 
 
 def write_evaluation(
@@ -39,12 +42,14 @@ def write_evaluation(
     STATE is `base`, or `adapted` with an adapter. Metrics are those of a run, for this one state, the prior-only system
     and, where it is known, the true posterior (`floor`). `notes` are shown before the scoring.
 
+    Several processes share the scoring (`launched`); the main one measures and writes, and the others return nothing.
+
     Raises:
         InputError: bad data or adapter, data that the adapter's run has seen (see `other_data`), or `out` holds other
             files; nothing is written then.
     """
     check_evaluation_output(out, config)
-    with only_writer(out):
+    with only_writer(out) if ProcessGroup.current().is_main else contextlib.nullcontext():
         return _write_evaluation(model, task, out=out, config=config, screen=screen, notes=notes)
 
 
@@ -73,6 +78,7 @@ def _write_evaluation(
             dropout = DropoutPasses(adapter, config.mc_dropout, config.seed)
         reader = probe_reader(model)
         trees = encode(model, instances, task=task, form=form)
+        check_passes(reader, trees)
         # Everything that can be refused has been: only now is anything shown.
         if unlabelled(instances):
             notes = (*notes, "the instances have no labels: posteriors are written, and nothing is measured")
@@ -81,10 +87,15 @@ def _write_evaluation(
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
         if dropout is not None:
             screen.say(f"· {dropout.count} passes with the adapter's dropout of {dropout.adapter.lora.dropout:g}")
-        scored = score_split(reader, instances, task=task, options=config, trees=trees, dropout=dropout)
+        processes = ProcessGroup.current()
+        scored = score_split(
+            reader, instances, task=task, options=config, trees=trees, dropout=dropout, scorer=processes.score
+        )
     finally:
         if adapter is not None:
             adapter.remove()
+    if not processes.is_main:
+        return {}
     states = {"base" if adapter is None else "adapted": scored.posteriors}
     floor = true_posteriors(instances)
     if floor is not None:

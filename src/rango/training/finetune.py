@@ -34,6 +34,7 @@ from rango.training.checkpoint import load_state
 from rango.training.distributed import ProcessGroup
 from rango.training.evaluate import check_not_empty, measure, true_posteriors
 from rango.training.run_folder import Run, RunWriter, open_output, posteriors_file, versions
+from rango.training.sharding import check_passes
 from rango.training.trainer import Trainer, recomputable_layers
 from rango.training.training_run import BankData, TrainingRun
 
@@ -157,6 +158,7 @@ def _train(
     reader = probe_reader(model)
     trees = {name: encode(model, task.split(name), task=task, form=form) for name in SPLITS}
     processes = ProcessGroup.current()
+    check_passes(reader, [tree for split in trees.values() for tree in split])
     data = BankData(reader, form, trees["train"], trees["validation"], task.validation, processes)
     adapters: Sequence[TrainableModel]
     if config.adaptation == "full":

@@ -165,13 +165,19 @@ def accumulate_gradients(
         )
         for number, loss in zip(present, losses, strict=True):
             totals[number] += loss
+    # A base that is cut over the processes takes all of them for each pass. The first one's part is the largest: who
+    # made fewer passes than it reads along, with a weight of 1 / infinity.
+    largest = [-(-len(trees) // processes.size) for trees in batches]
+    passes = max(-(-size // (run.config.micro_batch or size)) for run, size in zip(runs, largest, strict=True))
+    for _ in range(passes - max(map(len, chunks))):
+        _backward(reader, runs[:1], [runs[0].micro_batch(batches[0][:1])], [math.inf])
     for run in runs:
         processes.sum_gradients(run.adapter.parameters())
     return [total / count for total, count in zip(processes.sum(torch.stack(totals)).tolist(), terms, strict=True)]
 
 
 def _backward(
-    reader: Reader, runs: Sequence[TrainingRun], micro_batches: Sequence[MicroBatch], terms: Sequence[int]
+    reader: Reader, runs: Sequence[TrainingRun], micro_batches: Sequence[MicroBatch], terms: Sequence[float]
 ) -> list[torch.Tensor]:
     """Read all rows in one pass and add the gradients of each run's loss / terms; returns the summed losses.
 
