@@ -26,9 +26,10 @@ from rango.training.trainer import Trainer
 
 SHARED: dict[str, Any] = {"steps": 4, "batch": 5, "validate_every": 2, "learning_rate": 1e-3}
 RETRAINED: dict[str, Any] = {**SHARED, "objective": "tokens", "micro_batch": 2, "regime": "retrain"}
+RETRAINED["gradient_checkpointing"] = True
 BANK: list[dict[str, Any]] = [
     {**SHARED, "lora": {"rank": 2}, "form": "letter"},
-    {**SHARED, "lora": {"rank": 3, "targets": "mlp,head"}, "form": "letter", "seed": 1},
+    {**SHARED, "lora": {"rank": 3, "targets": "mlp,head", "init": "pissa"}, "form": "letter", "seed": 1},
 ]
 Work = Callable[[Model, Path, ProcessGroup], None]
 

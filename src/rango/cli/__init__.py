@@ -75,7 +75,7 @@ def _launch(
     app(tokens, result_action="return_value")
 
 
-def check_shard(shard: bool, *, full: bool = False, quantise: str = "none") -> None:
+def check_shard(shard: bool, *, full: bool = False, quantise: str = "none", dora: bool = False) -> None:
     """Raise InputError for `--shard` in a process without others, or of layers that are not frozen or are packed."""
     if shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise InputError(
@@ -86,6 +86,8 @@ def check_shard(shard: bool, *, full: bool = False, quantise: str = "none") -> N
         raise InputError("--shard cuts a frozen base, and full fine-tuning has none; use LoRA, or leave --shard out")
     if shard and quantise != "none":
         raise InputError(f"--shard cannot cut matrices in {quantise}; leave --quantise or --shard out")
+    if shard and dora:
+        raise InputError("--shard leaves no process a whole layer, whose norms DoRA saves; leave lora.dora or --shard out")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,7 +30,8 @@ def finetune(
     out
         The run directory to write.
     """
-    check_shard(shard, full=settings.adaptation == "full", quantise=settings.quantise)
+    full = settings.adaptation == "full"
+    check_shard(shard, full=full, quantise=settings.quantise, dora=settings.lora.dora and not full)
     check_source(settings.model, settings.quantise)
     # The check makes the folder and removes it again: processes of one run would take it from each other.
     if os.environ.get("RANK", "0") == "0":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.pytorch_utils import Conv1D
 
@@ -432,6 +433,8 @@ def matrix_of(linear: nn.Module) -> torch.Tensor:
         return linear.dequantise(linear.dtype)
     weight = linear.weight
     assert isinstance(weight, torch.Tensor)
+    if isinstance(weight, DTensor):  # cut over processes, each of which comes here
+        weight = weight.full_tensor()
     return weight.T if isinstance(linear, Conv1D) else weight
 
 
