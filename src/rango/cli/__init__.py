@@ -87,7 +87,9 @@ def check_shard(shard: bool, *, full: bool = False, quantise: str = "none", dora
     if shard and quantise != "none":
         raise InputError(f"--shard cannot cut matrices in {quantise}; leave --quantise or --shard out")
     if shard and dora:
-        raise InputError("--shard leaves no process a whole layer, whose norms DoRA saves; leave lora.dora or --shard out")
+        raise InputError(
+            "--shard leaves no process a whole layer, whose norms DoRA saves; leave lora.dora or --shard out"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
