@@ -158,6 +158,42 @@ def test_costs_and_priors_are_matched_by_name(tmp_path: Path, capsys: Capture) -
         assert message in fails(capsys, "decide", p, *with_costs, "--priors", priors, "--out", d)
 
 
+def test_two_files_are_compared_by_the_names_of_their_columns(tmp_path: Path, capsys: Capture) -> None:
+    posteriors = overconfident(60)
+    other = posteriors.replaced(
+        Posteriors.from_scores(0.5 * posteriors.log_posteriors, posteriors.labels).log_posteriors
+    )
+    write_posteriors(tmp_path / "a.parquet", posteriors)
+    write_posteriors(tmp_path / "b.parquet", other)
+    order = [2, 0, 1]
+    moved = Posteriors(
+        other.log_posteriors[:, order],
+        np.argsort(order)[other.labels],
+        other.ids,
+        choices=[[CLASSES[k] for k in order]] * len(other),
+    )
+    write_posteriors(tmp_path / "moved.parquet", moved)
+    (tmp_path / "costs.yaml").write_text(yaml.safe_dump(COSTS))
+    written = {}
+    for name in ("b", "moved"):
+        capsys.readouterr()
+        command = ["compare", *(str(tmp_path / f"{file}.parquet") for file in ("a", name)), "--replicates", "50"]
+        out = tmp_path / f"{name}.json"
+        assert main([*command, "--costs", str(tmp_path / "costs.yaml"), "--out", str(out)]) == 0
+        assert ("they were matched by their names" in capsys.readouterr().out) == (name == "moved")
+        written[name] = json.loads(out.read_text())
+    assert written["moved"]["sentence"] == written["b"]["sentence"]
+    for part in ("b", "difference"):
+        for name, estimate in written["b"][part].items():
+            values = [written["moved"][part][name][key] for key in ("value", "low", "high")]
+            assert values == pytest.approx([estimate[key] for key in ("value", "low", "high")])
+    line = fails(
+        capsys, "decide", tmp_path / "a.parquet", "--costs", tmp_path / "costs.yaml", "--out", tmp_path / "d.csv",
+        "--priors", "0.3,0.3,0.4", "--training-priors", "1_0,0,0",
+    )  # fmt: skip
+    assert "--training-priors is '1_0,0,0'" in line
+
+
 def test_decide_takes_the_calibrated_posteriors_of_a_run(run: Path, tmp_path: Path, capsys: Capture) -> None:
     classes = ["happy", "sad", "angry"]
     (tmp_path / "costs.yaml").write_text(yaml.safe_dump({**COSTS, "classes": classes, "decisions": [*classes, "ask"]}))

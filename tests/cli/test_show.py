@@ -38,3 +38,7 @@ def test_tasks_tells_the_test_contexts_in_a_text(tmp_path: Path, capsys: Capture
     assert "train: 0 of 4 contexts stand in the texts\n" in shown
     assert "test: 2 of 3 contexts stand in the texts, such as that of instance" in shown
     assert "does not exist" in fails(capsys, "tasks", tmp_path, "--texts", tmp_path / "none.txt")
+
+
+def test_texts_without_a_file_are_not_passed_over(capsys: Capture) -> None:
+    assert "--texts has no file" in fails(capsys, "tasks", "simulated", "--texts")

@@ -14,7 +14,8 @@ from helpers.command import Capture, fails
     [
         (["--gpus", "0.5"], "--gpus is for tasks on a Ray cluster; give --ray ADDRESS too"),
         (["--gpus", "-1", "--ray", "local"], "--gpus is -1.0; expected 0 or more, such as 0.5"),
-        (["--workers", "0"], "--workers is 0; expected 1 or more"),
+        (["--workers", "999999999"], "--workers is 999999999; expected 1 to 1024"),
+        (["--workers", "0"], "--workers is 0; expected 1 to 1024"),
         (
             ["--workers", "2", "--dry-run"],
             "a search runs its trials one after the other; leave --workers and --ray out",

@@ -166,5 +166,5 @@ class TestCommand:
         assert main(["study", str(file), "--out", str(tmp_path / "out")]) == 2
         assert "already holds other files (thesis.tex)" in capsys.readouterr().err
         assert main(["study", str(file), "--workers", "0"]) == 2
-        assert "--workers is 0; expected 1 or more" in capsys.readouterr().err
+        assert "--workers is 0; expected 1 to 1024" in capsys.readouterr().err
         shutil.rmtree(tmp_path / "out")

@@ -217,7 +217,7 @@ def decide(
     check_output(out, source, costs)
     table = Costs.from_yaml(costs)
     posteriors = _read(source, need_labels=False)
-    target, training = (_priors(text, posteriors) for text in (priors, training_priors))
+    target, training = _priors(priors, posteriors), _priors(training_priors, posteriors, option="--training-priors")
     if target is not None:
         posteriors = posteriors.with_priors(target, training_priors=training)
     elif training is not None:
@@ -338,6 +338,9 @@ def compare(
     _print(metrics_table({first: comparison.a, second: comparison.b, "difference": comparison.difference}))
     if pair[0].ids != pair[1].ids:
         _print("note: the instances stand in another order in the second file; they were matched by their ids")
+    names = [posteriors.column_names for posteriors in pair]
+    if None not in names and names[0] != names[1]:
+        _print("note: the choices stand in another order in the second file; they were matched by their names")
     if table is not None:
         for note in dict.fromkeys(place_note(posteriors, table) for posteriors in pair):
             if note:
@@ -401,7 +404,7 @@ def _costs(file: Path | None) -> Costs | None:
     return None if file is None else Costs.from_yaml(file)
 
 
-def _priors(text: str | None, posteriors: Posteriors) -> list[float] | None:
+def _priors(text: str | None, posteriors: Posteriors, *, option: str = "--priors") -> list[float] | None:
     """The priors in an option, in the order of the columns: numbers in that order, or NAME=NUMBER in any."""
     if text is None:
         return None
@@ -412,18 +415,18 @@ def _priors(text: str | None, posteriors: Posteriors) -> list[float] | None:
     except ValueError:
         values = []
     if len(values) < len(pairs) or len({name is None for name, _ in values}) > 1:
-        raise InputError(f"--priors is {text!r}; expected numbers with commas between, such as 0.2,0.3,0.5, or a=0.2,…")
+        raise InputError(f"{option} is {text!r}; expected numbers with commas between, such as 0.2,0.3,0.5, or a=0.2,…")
     by_name = dict(values)
     if None in by_name:
         return [value for _, value in values]
     columns = posteriors.column_names
     if columns is None:
-        raise InputError(f"--priors is {text!r}, but the posteriors name no classes; give numbers in column order")
+        raise InputError(f"{option} is {text!r}, but the posteriors name no classes; give numbers in column order")
     for name in by_name:
         if name not in columns:
-            raise unknown_name("class in --priors", str(name), columns)
+            raise unknown_name(f"class in {option}", str(name), columns)
     if len(by_name) < len(columns) or len(values) > len(by_name):
-        raise InputError(f"--priors is {text!r}; expected each of {', '.join(columns)} once")
+        raise InputError(f"{option} is {text!r}; expected each of {', '.join(columns)} once")
     return [by_name[name] for name in columns]
 
 

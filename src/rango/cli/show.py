@@ -40,6 +40,8 @@ def tasks(
         return
     if show < 0:
         raise InputError(f"--show is {show}; expected 0 or more")
+    if texts is not None and not texts:
+        raise InputError("--texts has no file; give .txt or .jsonl files to pre-train on")
     loaded = load_task(task, options)
     print(visible(show_prompts(loaded, show)))
     if texts:

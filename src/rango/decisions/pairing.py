@@ -52,7 +52,7 @@ def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:
 
 
 def align_by_id(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> Posteriors:
-    """`b` in the order of `a`, for whatever needs both on the same instances.
+    """`b` in the order of `a`, rows by ids and columns by names, for whatever needs both on the same instances.
 
     Raises:
         InputError: another number of instances or choices; ids, labels or choices that differ (names the first); ids in
@@ -71,6 +71,11 @@ def align_by_id(a: Posteriors, b: Posteriors, *, purpose: str = "a paired compar
             twice = next(name for ids in (a.ids, b.ids) for name, count in Counter(ids).items() if count > 1)
             raise InputError(f"id {twice!r} occurs twice and the orders differ; give each instance an id of its own")
         b = b.take([row_of[name] for name in a.ids])
+    names, others = a.column_names, b.column_names
+    if names and others and names != others and {*names} == {*others} and all(row == others for row in b.choices or ()):
+        columns = [others.index(name) for name in names]
+        labels = np.argsort(columns)[b.labels] if b.has_labels else None
+        b = Posteriors(b.log_posteriors[:, columns], labels, b.ids, b.groups, [names] * len(b))
     _check_same_choices(a.ids, a.choices, b.choices, purpose=purpose)
     if a.has_labels != b.has_labels:
         raise InputError(
