@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -49,7 +49,11 @@ Rule = Literal["logarithmic", "brier"]
 Decay = Literal["cosine", "constant"]
 Selection = Literal["nce", "calibrated_nce", "cross_entropy", "error_rate", "accuracy", "brier"]
 
-Way = Literal["none", "few-shot", "lora", "ensemble", "mc-dropout", "full"]
+Baseline = Literal["tfidf", "probe", "encoder"]
+"""What is fitted beside the model, see `rango.baselines`."""
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+
+Way = Literal["none", "few-shot", "lora", "ensemble", "mc-dropout", "full", Baseline]
 """Where posteriors come from, before calibration."""
 
 Adaptation = Literal[
@@ -65,6 +69,12 @@ Adaptation = Literal[
     "mc-dropout+calibration",
     "full",
     "full+calibration",
+    "tfidf",
+    "tfidf+calibration",
+    "probe",
+    "probe+calibration",
+    "encoder",
+    "encoder+calibration",
 ]
 
 
@@ -366,7 +376,11 @@ class AdaptationOptions(Config):
     adaptation: Adaptation = "lora"
     """none (the base, zero-shot), few-shot (`shots` training instances in the prompt), lora, ensemble (mean posterior
     of `members` adapters that differ by their seed), mc-dropout (mean posterior of `samples` passes with dropout on),
-    full (every weight trained); `calibration` alone or behind a plus: with a calibrator fitted on validation."""
+    full (every weight trained), tfidf (logistic regression on words, without the model), probe (logistic regression on
+    the base's last states), encoder (another model, `encoder`, fine-tuned as a classifier of texts); `calibration`
+    alone or behind a plus: with a calibrator fitted on validation."""
+    encoder: str | None = None
+    """Hub id or folder of the encoder, such as BERT, for the adaptation encoder."""
     members: Annotated[int, Field(ge=2)] = 3
     """Adapters of an ensemble."""
     samples: Annotated[int, Field(ge=2)] = 10

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
+from tokenizers.processors import TemplateProcessing
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BertConfig, BertModel, PreTrainedTokenizerFast
 
 import rango.models.loading  # noqa: F401 - makes the LSTM known to transformers
 
@@ -79,5 +80,30 @@ def write_checkpoint(
         for parameter in network.parameters():  # biases and norms too: zeros would hide mistakes
             parameter.add_(torch.randn_like(parameter) * 0.02)
     network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_encoder(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """Write a tiny random BERT, as pre-trained: without a head for classes."""
+    special = ["[PAD]", "[CLS]", "[SEP]"]
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    words.train_from_iterator(TEXT, trainer)
+    words.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", model_max_length=128,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
+    sizes = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
+    settings = {**sizes, "vocab_size": len(tokenizer), "initializer_range": 0.1}
+    torch.manual_seed(seed)
+    BertModel(BertConfig(**{**settings, **changes})).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -20,9 +20,9 @@ def plan(out: Path = Path("out"), **values: Any) -> Plan:
     return plan_study(Study.build({"name": "s", "base": base, **values}), out)
 
 
-def kinds(found: Plan) -> dict[str, int]:
-    jobs = [job.kind for job in found.jobs]
-    return {kind: jobs.count(kind) for kind in ("base", "run")}
+def kinds(found: Plan, *others: str) -> dict[str, int]:
+    jobs: list[str] = [job.kind for job in found.jobs]
+    return {kind: jobs.count(kind) for kind in (*others, "base", "run")}
 
 
 def write(path: Path, **values: Any) -> Path:

@@ -59,3 +59,40 @@ def toy_task(*, train: int = 48, validation: int = 16, test: int = 24, form: For
         default_form=form,
         options=TaskOptions(train=train, validation=validation, test=test),
     )
+
+
+CLASSES = ("happy", "tired", "hungry")
+
+
+def class_task(*, train: int = 60, validation: int = 30, test: int = 30, noise: float = 0.2) -> Task:
+    """Texts of three classes, each with a word of its own and some with another's; every instance has all classes."""
+    words = (("smiled", "sang"), ("slept", "yawned"), ("ate", "cooked"))
+
+    def instances(count: int, seed: int, prefix: str) -> tuple[Instance, ...]:
+        generator = np.random.default_rng(seed)
+        made = []
+        for number in range(count):
+            label = int(generator.integers(3))
+            of = label if generator.random() > noise else int(generator.integers(3))
+            word, name = generator.choice(words[of]), generator.choice(NAMES)
+            made.append(
+                Instance(
+                    id=f"{prefix}{number}",
+                    context=f"{name} {word} on day {number}.",
+                    question="How did it feel?",
+                    choices=CLASSES,
+                    label=label,
+                    group=f"{prefix}{number}",
+                )
+            )
+        return tuple(made)
+
+    return Task(
+        name="classes",
+        train=instances(train, 1, "train-"),
+        validation=instances(validation, 2, "validation-"),
+        test=instances(test, 3, "test-"),
+        write_prompt=write_prompt,
+        default_form="letter",
+        options=TaskOptions(train=train, validation=validation, test=test),
+    )

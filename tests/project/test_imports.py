@@ -28,6 +28,7 @@ ORDER = [
     "models",
     "scoring",
     "training",
+    "baselines",
     "language",
     "studies",
     "results",
@@ -41,7 +42,7 @@ HEAVY = MODEL_LIBRARIES | {"numpy", "scipy"}
 FILES = sorted(SOURCE.rglob("*.py"))
 GROUND = ["errors", "files", "config", "console", "options", "cli"]
 ROOMS = [
-    *("decisions", "tasks", "models", "scoring", "training", "language", "studies", "results", "reports"),
+    *("decisions", "tasks", "models", "scoring", "training", "baselines", "language", "studies", "results", "reports"),
     "reports.run.terminal",
 ]
 

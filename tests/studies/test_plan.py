@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
-from helpers.studies_plan import kinds, plan
+from helpers.studies_plan import BASE, kinds, plan
 
 from rango.errors import InputError
-from rango.studies.plan import Plan, plan_study
+from rango.studies.optuna_search import Searcher
+from rango.studies.plan import Plan, own_model, plan_study
+from rango.studies.store import Store
+from rango.studies.study import Study
 from rango.studies.study_file import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +98,78 @@ class TestWays:
         assert planned.jobs[-1].samples == (4,)
 
 
+class TestBaselines:
+    def test_words_need_no_model_and_have_no_seed(self) -> None:
+        """One job for all models, ranks and seeds; a study of words alone names no model."""
+        runs = [{"adaptation": way, "model": model} for way in ("tfidf", "lora") for model in ("a/b", "c/d")]
+        planned = plan(base={"model": "x/y"}, runs=runs, vary={"lora.rank": [1, 2]}, seeds=[0, 1])
+        assert kinds(planned, "tfidf") == {"tfidf": 1, "base": 2, "run": 8}
+        assert dict(planned.rows[0].axes) == {"adaptation": "tfidf", "model": None, "lora.rank": None}
+        assert len(planned.rows[0].cells) == 1
+        (job,) = (job for job in planned.jobs if job.kind == "tfidf")
+        assert (job.base, job.config.seed, job.config.model) == (job.id, 0, "tfidf")
+        alone = plan_study(
+            Study.build({"name": "s", "base": {"task": "simulated", "adaptation": "tfidf"}}), Path("out")
+        )
+        assert [job.kind for job in alone.jobs] == ["tfidf"]
+
+    def test_a_probe_reads_the_model_and_the_form(self) -> None:
+        planned = plan(
+            base={"adaptation": "probe", "steps": 7, "select": "accuracy"}, vary={"form": ["cloze", "letter"]}
+        )
+        assert kinds(planned, "probe") == {"probe": 2, "base": 0, "run": 0}
+        assert {job.config.steps for job in planned.jobs} == {None}
+        assert [row.axes["form"] for row in planned.rows] == ["cloze", "letter"]
+
+    def test_an_encoder_is_trained_with_its_own_model(self) -> None:
+        base = {"adaptation": "encoder", "encoder": "google/bert", "objective": "tokens", "regime": "all", "shots": 3}
+        planned = plan(base=base, vary={"lora.rank": [1, 2], "learning_rate": [1e-5, 5e-5]}, seeds=[0, 1])
+        assert [job.kind for job in planned.jobs] == ["encoder"] * 4
+        assert {job.config.model for job in planned.jobs} == {"google/bert"}
+        assert {(job.config.seed, job.config.learning_rate) for job in planned.jobs} == {
+            (0, 1e-5), (0, 5e-5), (1, 1e-5), (1, 5e-5),
+        }  # fmt: skip
+        assert {(job.config.objective, job.config.regime, job.config.shots) for job in planned.jobs} == {
+            ("choice", "validation", 0)
+        }
+        assert [tuple(row.axes.values()) for row in planned.rows] == [(None, 1e-5), (None, 5e-5)]
+
+    def test_they_share_a_job_with_their_calibrated_rows(self) -> None:
+        ways = ["tfidf", "tfidf+calibration", "probe", "probe+calibration"]
+        planned = plan(vary={"adaptation": ways})
+        assert kinds(planned, "tfidf", "probe") == {"tfidf": 1, "probe": 1, "base": 0, "run": 0}
+        assert [row.cells[0].calibrator for row in planned.rows] == [None, "temperature", None, "temperature"]
+
+    def test_changed_instances_make_another_baseline(self) -> None:
+        few, more = (plan(base={"adaptation": "tfidf", "train": size}) for size in (20, 30))
+        assert few.jobs[0].id != more.jobs[0].id
+
+    def test_what_they_lack_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(
+            InputError, match="adaptation encoder: encoder is missing; give the Hub id or folder of one"
+        ):
+            plan(vary={"adaptation": ["encoder"]})
+        with pytest.raises(InputError, match="model folder /nowhere/bert does not exist"):
+            plan(base={"adaptation": "encoder", "encoder": "/nowhere/bert"})
+        models = {"tiny": {"texts": "simulated", "hidden": 16, "heads": 4, "tokens": 100}}
+        with pytest.raises(InputError, match="encoder is tiny, one of the study's own models, which predict"):
+            plan(base={"adaptation": "encoder", "encoder": "tiny"}, models=models)
+        search = Study.build({"name": "s", "base": BASE, "search": {"space": {"adaptation": ["tfidf"]}}})
+        with pytest.raises(InputError, match="search: only lora and full have a validation value"):
+            Searcher(search, Store(Path("out"))).check()
+        monkeypatch.setitem(sys.modules, "sklearn", None)
+        with pytest.raises(
+            InputError, match=r"adaptation tfidf needs scikit-learn, .* pip install 'rango-lm\[baselines\]'"
+        ):
+            plan(base={"adaptation": "tfidf"})
+
+    def test_a_probe_of_an_own_model_waits_for_it(self) -> None:
+        models = {"tiny": {"texts": "simulated", "hidden": 16, "heads": 4, "tokens": 100}}
+        planned = plan(base={"model": "tiny"}, models=models, vary={"adaptation": ["probe", "tfidf"]})
+        assert [own_model(job, planned) for job in planned.jobs] == [next(iter(planned.models)), None]
+        assert plan(base={"model": "tiny", "adaptation": "tfidf"}, models=models).models == {}
+
+
 class TestIdentity:
     def test_more_values_leave_the_other_runs(self) -> None:
         few, more = plan(vary={"lora.rank": [1]}), plan(vary={"lora.rank": [1, 2]}, about="More.")
@@ -159,7 +235,9 @@ class TestMistakes:
 def test_shipped_tiny_studies_plan(path: Path, tmp_path: Path) -> None:
     planned = plan_study(read_study(path, tiny=True), tmp_path)
     assert planned.rows
-    assert all(Path(job.config.model).parent == tmp_path / "models" for job in planned.jobs)
+    # Words alone need no model.
+    models = [Path(job.config.model) for job in planned.jobs if job.kind != "tfidf"]
+    assert all(model.parent == tmp_path / "models" for model in models)
 
 
 def test_the_study_in_the_documentation_plans(tmp_path: Path) -> None:

@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.checkpoints import write_encoder
 from helpers.studies_work import BASE, Checkpoint, Made, finish, interrupt_after, runs_of, statuses, work
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
-from rango.decisions import Posteriors
+from rango.decisions import Posteriors, fit_calibrator
 from rango.errors import Interrupted
 from rango.models.loading import Model, load_model
+from rango.reports.study.report import write_study_report
 from rango.results.outcomes import read_outcomes
 from rango.results.table import study_table, write_csv
 from rango.studies import worker
 from rango.studies.execution import begin, describe
+from rango.studies.live_table import job_names
 from rango.studies.plan import Plan, plan_study
 from rango.studies.queue import WorkItem, divide_bank, read_banks
 from rango.studies.store import Store
@@ -147,6 +150,90 @@ def ladder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     begin(study, plan, store, workers=1, bank="off", retry=False)
     work(plan, store)
     return plan, store
+
+
+BASELINE_WAYS = [f"{way}{end}" for way in ("none", "tfidf", "probe", "encoder") for end in ("", "+calibration")]
+
+
+@pytest.fixture(scope="module")
+def baselines(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Store]:
+    folder = tmp_path_factory.mktemp("baselines")
+    ways = ["calibration" if way == "none+calibration" else way for way in BASELINE_WAYS]
+    base = {**BASE, "model": str(checkpoint("phi")), "encoder": str(write_encoder(folder / "bert"))}
+    study = Study.build({"name": "s", "base": base, "vary": {"adaptation": ways}, "seeds": [0, 1]})
+    plan, store = plan_study(study, folder / "study"), Store(folder / "study")
+    begin(study, plan, store, workers=1, bank="off", retry=False)
+    work(plan, store)
+    return plan, store
+
+
+class TestBaselines:
+    def test_each_is_done_once_and_stays(self, baselines: tuple[Plan, Store]) -> None:
+        plan, store = baselines
+        assert [job.kind for job in plan.jobs] == ["base", "tfidf", "probe", "encoder", "encoder"]
+        assert [store.failure(job.id) for job in plan.jobs] == [""] * 5
+        assert statuses(plan, store) == ["done"] * 5
+        assert describe(plan, store)[3] == "  4 baselines (tfidf, probe, encoder): 4 there already"
+        before = {path: path.stat().st_mtime_ns for path in (store.path / "baselines").rglob("*") if path.is_file()}
+        work(plan, store)
+        assert before == {path: path.stat().st_mtime_ns for path in before}
+        probe, encoder = store.record(plan.jobs[2]), store.record(plan.jobs[3])
+        assert probe["trainable_parameters"] == 33
+        assert set(probe["validation_cross_entropy"]) >= {"0.001", "1", "100"}
+        assert (encoder["steps"], encoder["status"]) == (3, "complete")
+
+    def test_they_stand_in_the_table_on_the_same_instances(self, baselines: tuple[Plan, Store], tmp_path: Path) -> None:
+        plan, store = baselines
+        outcomes = read_outcomes(store.path).outcomes
+        assert [len(outcome.posteriors) for outcome in outcomes] == [1, 1, 1, 1, 1, 1, 2, 2]
+        ids = outcomes[0].posteriors[0].ids
+        assert all(posteriors.ids == ids for outcome in outcomes for posteriors in outcome.posteriors.values())
+        assert all(outcome.floor is not None for outcome in outcomes), "the simulated task knows the true posterior"
+        assert [len(outcome.logs) for outcome in outcomes] == [0] * 6 + [2, 2]
+        for job, plain, calibrated in zip(plan.jobs, outcomes[::2], outcomes[1::2], strict=False):
+            validation, test = (
+                store.posteriors(job, split, "base" if job.kind == "base" else "fitted")
+                for split in ("validation", "test")
+            )
+            expected = fit_calibrator(validation, method="temperature").apply(test)
+            np.testing.assert_array_equal(plain.posteriors[0].log_posteriors, test.log_posteriors)
+            np.testing.assert_array_equal(calibrated.posteriors[0].log_posteriors, expected.log_posteriors)
+        written = table(store, tmp_path / "table.csv").decode()
+        for way in BASELINE_WAYS[2:]:
+            assert f"\n{way}," in written
+        write_study_report(store.path)
+        page = (store.path / "report.html").read_text()
+        assert all(
+            way in page and way in (store.path / "table.tex").read_text() for way in ("tfidf", "probe", "encoder")
+        )
+        names = job_names(plan)
+        assert [names[job.id] for job in plan.jobs[1:]] == [
+            "tfidf", "probe", "encoder, seed 0", "encoder, seed 1",
+        ]  # fmt: skip
+
+    def test_a_baseline_that_fails_stays_alone(self, prepare: Made, tmp_path: Path) -> None:
+        """An encoder that is too short for the task, beside words that are not."""
+        short = write_encoder(tmp_path / "bert", max_position_embeddings=8)
+        plan, store = prepare(base={"encoder": str(short)}, vary={"adaptation": ["encoder", "tfidf"]})
+        work(plan, store)
+        assert statuses(plan, store) == ["failed", "done"]
+        assert "reads at most 8; shorten the instance or choose an encoder" in store.failure(plan.jobs[0].id)
+
+    def test_an_interrupted_encoder_goes_on(
+        self, prepare: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        base = {"encoder": str(write_encoder(tmp_path / "bert")), "adaptation": "encoder"}
+        whole, store = prepare(base=base, out=tmp_path / "whole")
+        work(whole, store)
+        plan, parts = prepare(base=base, out=tmp_path / "parts")
+        with monkeypatch.context() as patched:
+            interrupt_after(patched, 2)
+            with pytest.raises(Interrupted):
+                work(plan, parts)
+        assert statuses(plan, parts) == ["started"]
+        work(plan, parts)
+        one, two = (each.posteriors(plan.jobs[0], "test", "fitted").log_posteriors for each in (store, parts))
+        np.testing.assert_array_equal(one, two)
 
 
 class TestAdaptations:

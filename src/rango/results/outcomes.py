@@ -79,10 +79,10 @@ def _read_outcome(store: Store, plan: Plan, row: Row) -> Outcome:
         elif log := tuple(read_log(store.folder(plan.job(cell.sources[0].job)))):
             logs[cell.seed] = log
 
-    # Facts are means over the runs, and the base model's loss on held-out text where it is known.
+    # Facts are means over what was trained, and the base model's loss on held-out text where it is known.
     jobs = [plan.job(source.job) for cell in row.cells for source in cell.sources]
     base = plan.job(jobs[0].base)
-    records = [store.record(job) for job in jobs if job.kind == "run"]
+    records = [store.record(job) for job in jobs if job.kind != "base"]
     facts: dict[str, float] = {}
     for key in ("trainable_parameters", "seconds"):
         values = [record[key] for record in records if record.get(key) is not None]

@@ -6,7 +6,7 @@ several ways (`q,v` and `v,q`, 1e-3 and 0.001) is written in one: configurations
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import cache
 from typing import Annotated, Any
 
@@ -20,14 +20,25 @@ from rango.options import (
     ModelOptions,
     ScoringOptions,
     TaskOptions,
+    Way,
 )
-from rango.studies.axes import axis_text, default_of, field_of, flatten, unflatten
+from rango.studies.axes import ADAPTATION, axis_text, default_of, field_of, flatten, unflatten
 from rango.studies.study import Axes, Study
 
 BASE_KEYS = {"model", "task", "seed"}.union(
     *(kind.model_fields for kind in (TaskOptions, ScoringOptions, ModelOptions))
 )
 """The keys that decide the posteriors of a model that is not trained."""
+
+
+BASELINE_KEYS: Mapping[Way, Set[str]] = {
+    "tfidf": {"task", *TaskOptions.model_fields},
+    "probe": {"model", "task", "form", "batch_tokens", *TaskOptions.model_fields, *ModelOptions.model_fields},
+    "encoder": {"encoder", "task", "device", "batch_tokens", *TaskOptions.model_fields}
+    | {"learning_rate", "weight_decay", "warmup", "decay", "clip", "epochs", "steps", "batch", "micro_batch"}
+    | {"validate_every", "patience", "select"},
+}
+"""The keys that mean something to a baseline; it has the others at their defaults, and no value on their axes."""
 
 
 def base_values(study: Study) -> dict[str, Any]:
@@ -39,9 +50,15 @@ def base_values(study: Study) -> dict[str, Any]:
 
 
 def row_axes(study: Study, axes: Axes) -> dict[str, Any]:
-    """The value of every axis: where a listed run does not name one, the base's value or the default."""
+    """The value of every axis: where a listed run does not name one, the base's value or the default.
+
+    None for an axis that means nothing to a baseline.
+    """
     base = base_values(study)
-    return {name: spelt(name, axes.get(name, base.get(name, default_of(name)))) for name in study.axes}
+    values = {name: spelt(name, axes.get(name, base.get(name, default_of(name)))) for name in study.axes}
+    way = str(axes.get(ADAPTATION, base.get(ADAPTATION))).removesuffix("+calibration")
+    meant = next((keys | {ADAPTATION, "calibrator"} for name, keys in BASELINE_KEYS.items() if name == way), None)
+    return {name: value if meant is None or name in meant else None for name, value in values.items()}
 
 
 def spelt(key: str, value: Any) -> Any:
@@ -83,8 +100,8 @@ def run_config(options: AdaptationOptions, values: Mapping[str, Any], *, seed: i
         where: the configuration in words, for messages.
 
     Raises:
-        InputError: a value that no run accepts; few-shot without shots; a calibrator without validation instances of
-            its own.
+        InputError: a value that no run accepts; few-shot without shots; an encoder without its name; a calibrator
+            without validation instances of its own.
     """
     way = options.way
     kept = {**values, "seed": seed, "adaptation": "full" if way == "full" else "lora", "shots": 0}
@@ -95,6 +112,14 @@ def run_config(options: AdaptationOptions, values: Mapping[str, Any], *, seed: i
     if way in ("none", "few-shot"):
         # A base is not trained: keys that say how must neither matter nor contradict.
         kept = {key: value for key, value in kept.items() if key in BASE_KEYS}
+    if way in BASELINE_KEYS:
+        kept = {key: value for key, value in kept.items() if key in BASELINE_KEYS[way]}
+        if way == "encoder":
+            if not options.encoder:
+                raise InputError(f"{where}: encoder is missing; give the Hub id or folder of one, such as BERT")
+            kept |= {"model": options.encoder, "seed": seed, "adaptation": "full"}
+        # Words alone need no model; its place names what gives the posteriors.
+        kept = {"model": way, **kept}
     if way == "full":
         kept = {key: value for key, value in kept.items() if not key.startswith("lora.")}
     config = FinetuneConfig.build(unflatten(kept), where="")  # names key and value; many rows may share the mistake

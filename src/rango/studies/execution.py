@@ -22,6 +22,7 @@ from typing import Literal
 from rango.console import end_with_parent
 from rango.errors import InputError, Interrupted, RunError
 from rango.files import read_yaml, write_yaml
+from rango.options import BASELINES
 from rango.output_folder import check_links
 from rango.studies.optuna_search import Searcher
 from rango.studies.plan import Plan, own_model, plan_study
@@ -38,8 +39,8 @@ _WATCH_SECONDS = 0.25
 _SHOWN_BASES = 6
 
 _ENTRIES = {
-    "study.yaml", "plan.json", "runs", "bases", "models", "locks", "logs", "banks", "index.json", "failures",
-    "search.json",
+    "study.yaml", "plan.json", "runs", "bases", "baselines", "models", "locks", "logs", "banks", "index.json",
+    "failures", "search.json",
 }  # fmt: skip
 """What a study folder may hold before its plan is written."""
 
@@ -83,6 +84,10 @@ def describe(plan: Plan, store: Store) -> list[str]:
         f"{done['waiting']} to start, {done['failed']} failed",
         f"  {count(len(bases), 'scoring')} of a base model, shared: {store.counts(bases)['done']} there already",
     ]
+    if baselines := [job for job in plan.jobs if job.kind in BASELINES]:
+        kinds = ", ".join(dict.fromkeys(job.kind for job in baselines))
+        finished = store.counts(baselines)["done"]
+        lines.append(f"  {count(len(baselines), 'baseline')} ({kinds}): {finished} there already")
     # Which runs share a base; a study over many tasks or models lists the largest shares alone.
     shares: Counter[tuple[str, str]] = Counter()
     for job in runs:

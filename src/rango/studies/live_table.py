@@ -131,6 +131,8 @@ class LiveTable:
             yield model_name(item.id), _bar(passed, budget), _minutes(passed), f"pre-training {size}".rstrip()
         elif item.kind == "base":
             yield self.names.get(item.id, item.id), _bar(), _minutes(passed), "scoring"
+        elif item.kind in ("tfidf", "probe"):
+            yield self.names.get(item.id, item.id), _bar(), _minutes(passed), "fitting"
         else:
             for job in self._unfinished(item):
                 step, nce = _log_end(self.store.folder(job) / "log.jsonl")
@@ -164,7 +166,10 @@ def job_names(plan: Plan) -> dict[str, str]:
         task = f"{axis_text(row.axes.get(TASK))}: " if several_tasks else ""
         for cell in row.cells:
             for source in cell.sources:
-                names.setdefault(source.job, f"{task}{name}, seed {plan.job(source.job).config.seed}")
+                job = plan.job(source.job)
+                # Words and states are fitted without chance.
+                seed = "" if job.kind in ("tfidf", "probe") else f", seed {job.config.seed}"
+                names.setdefault(job.id, f"{task}{name}{seed}")
     return names
 
 

@@ -1,7 +1,7 @@
 """From a study to the jobs it needs: what is computed once, what is shared, what a row of the table reads.
 
     configuration × seed ──▶ sources (job, state) ──▶ mean of their posteriors ──▶ calibrator ──▶ a cell
-    job: the posteriors of an unadapted base (once per model, task and scoring), or a fine-tuning run
+    job: the posteriors of an unadapted base (once per model, task and scoring), a fine-tuning run, or a baseline
 
 Two configurations that read the same sources are the same row: where their axes differ, the axis means nothing there
 (`none` has no rank) and its value is None.
@@ -10,6 +10,7 @@ Two configurations that read the same sources are the same row: where their axes
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from typing import Any, Literal
 from rango.config import Config
 from rango.errors import InputError
 from rango.files import fingerprint
-from rango.options import AdaptationOptions, FinetuneConfig, ScoringOptions, Selection, TaskOptions
+from rango.options import BASELINES, AdaptationOptions, Baseline, FinetuneConfig, ScoringOptions, Selection, TaskOptions
 from rango.studies.configurations import BASE_KEYS, base_values, row_axes, run_config
 from rango.studies.pretrained_models import ModelSpec, check_model, check_texts, needed_models, plan_models
 from rango.studies.study import Axes, Reference, Study
@@ -53,15 +54,15 @@ class Row(Config):
 
 
 class Job(Config):
-    """A computation whose result is kept: `base` scores an unadapted model, `run` fine-tunes."""
+    """A computation whose result is kept: `base` scores an unadapted model, `run` fine-tunes, others are baselines."""
 
     id: str
-    kind: Literal["base", "run"]
+    kind: Literal["base", "run"] | Baseline
     config: FinetuneConfig
     group: str
     """Jobs of one group share model, task, type and device: a worker loads them once."""
     base: str
-    """The job with the base posteriors; a base names itself."""
+    """The job with the base posteriors; a base names itself, and so does a baseline, which needs none."""
     samples: tuple[int, ...] = ()
     """Numbers of MC dropout passes that some cell reads."""
 
@@ -189,7 +190,9 @@ class Planner:
         own = {key: values.pop(key) for key in list(values) if key in AdaptationOptions.model_fields}
         # The name of an own model becomes the path where it will stand once it is pre-trained.
         model = str(values.get("model", ""))
-        if model in self.models:
+        if str(own.get("adaptation")).removesuffix("+calibration") in ("tfidf", "encoder"):
+            values.pop("model", None)  # neither reads it
+        elif model in self.models:
             folder = self.models[model][0]
             self.used.add(folder)
             values["model"] = str(self.out / MODELS / folder)
@@ -215,6 +218,8 @@ class Planner:
         task = self._task(config.task, config)
         if options.way in ("none", "few-shot"):
             sources = [Source(job=self._base(config), state="base")]
+        elif options.way in BASELINES:
+            sources = [Source(job=self._baseline(options.way, config), state="fitted")]
         elif options.way == "ensemble":
             # Seed s has members of its own, so that the spread over seeds of an ensemble means what it says.
             seeds = [seed * options.members + member for member in range(options.members)]
@@ -228,8 +233,10 @@ class Planner:
             sources = [Source(job=self._run(config), state="adapted")]
         calibrator = None
         if options.calibrated:
-            letters = (config.form or task.default_form) == "letter"
-            calibrator = options.calibrator or ("affine" if letters else "temperature")
+            # An affine calibrator needs columns that mean one thing: letters, or for words and texts classes.
+            as_texts = options.way in ("tfidf", "encoder")
+            fixed = task.classes is not None if as_texts else (config.form or task.default_form) == "letter"
+            calibrator = options.calibrator or ("affine" if fixed else "temperature")
         return Cell(seed=seed, sources=tuple(sources), calibrator=calibrator)
 
     def _task(self, name: str, options: TaskOptions) -> Task:
@@ -280,6 +287,25 @@ class Planner:
         self.jobs[identity] = Job(
             id=identity, kind="run", config=config, group=self._group(config), base=base, samples=samples_of_all
         )
+        return identity
+
+    def _baseline(self, kind: Baseline, config: FinetuneConfig) -> str:
+        """The job that fits a baseline. Its id is a hash of its configuration and of all instances."""
+        if kind == "encoder":
+            if config.model in self.models:
+                raise InputError(
+                    f"encoder is {config.model}, one of the study's own models, which predict the next word; give the "
+                    "Hub id or folder of an encoder"
+                )
+            check_model(config.model, own=())
+        elif importlib.util.find_spec("sklearn") is None:
+            raise InputError(
+                f"adaptation {kind} needs scikit-learn, which is not installed; pip install 'rango-lm[baselines]'"
+            )
+        named = config.model_copy(update={"model": self._identity(config.model)})
+        identity = fingerprint(kind, named.model_dump_json(), self._task(config.task, config).fingerprint)
+        group = self._group(config)
+        self.jobs[identity] = Job(id=identity, kind=kind, config=config, group=group, base=identity)
         return identity
 
     def _group(self, config: FinetuneConfig) -> str:

@@ -1,6 +1,7 @@
 """What workers take from a study's folder: items of work, and the lock that gives an item to one worker at a time.
 
-    plan ──▶ items (models, bases, banks, runs) ──▶ locks/ID.lock, held by one process ──▶ done, failed or pruned
+    plan ──▶ items (models, bases, baselines, banks, runs) ──▶ locks/ID.lock, held by one process
+         ──▶ done, failed or pruned
 
 Nothing else is shared between workers. Whoever finds an item unfinished and its lock free may take it.
 """
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 from rango.errors import InputError
 from rango.files import fingerprint, read_json, remove_leftovers, write_json
+from rango.options import BASELINES, Baseline
 from rango.studies.plan import Job, Plan, groups, own_model
 from rango.studies.store import ENDED, Store
 from rango.training.bank import bankable
@@ -31,7 +33,7 @@ class WorkItem:
     """What a worker does under one lock."""
 
     id: str
-    kind: Literal["model", "base", "run", "bank"]
+    kind: Literal["model", "base", "run", "bank"] | Baseline
     jobs: tuple[Job, ...]
 
     @property
@@ -53,7 +55,7 @@ class WorkItem:
         model = plan.models[self.id].tokenizer_of if self.kind == "model" else own_model(self.jobs[0], plan)
         if model is not None and not store.has_model(model):
             reason = store.failure(model)
-        elif self.kind in ("model", "base") or store.status(plan.job(self.jobs[0].base)) == "done":
+        elif self.kind in ("model", "base", *BASELINES) or store.status(plan.job(self.jobs[0].base)) == "done":
             return "yes", ""
         else:
             reason = store.failure(self.jobs[0].base)
@@ -65,8 +67,8 @@ def work_items(plan: Plan, store: Store) -> Iterator[WorkItem]:
     for name in plan.models:
         yield WorkItem(name, "model", ())
     for job in plan.jobs:
-        if job.kind == "base":
-            yield WorkItem(job.id, "base", (job,))
+        if job.kind != "run":
+            yield WorkItem(job.id, job.kind, (job,))
     banked = set()
     # A folder also has the banks of earlier plans: their runs of this plan stay together, as their state file has all.
     for name, bank in read_banks(store):

@@ -5,6 +5,7 @@ STUDY/
   models/NAME-ID/            small language models of the study
   bases/ID/                  posteriors of an unadapted base on validation and test, shared by the runs; held-out.yaml
   runs/ID/                   run directories
+  baselines/ID/              posteriors of a baseline on validation and test, run.yaml; of an encoder also its log
   banks/ID.json  .state.*    which runs are trained in one pass, and the state that a resume needs
   locks/  failures/ID.json   who works on what; what went wrong
   index.json                 one entry for each job, rebuilt from the folders above
@@ -64,7 +65,7 @@ class Store:
 
     def folder(self, job: Job) -> Path:
         """Where a job's results stand."""
-        return self.path / ("bases" if job.kind == "base" else "runs") / job.id
+        return self.path / {"base": "bases", "run": "runs"}.get(job.kind, "baselines") / job.id
 
     def model(self, job: Job, plan: Plan) -> str:
         """The model of a job; one of the study's own is looked for in this folder, which may have been moved."""
@@ -92,7 +93,7 @@ class Store:
         return "started" if self.record(job) else "waiting"
 
     def is_trained(self, job: Job) -> bool:
-        """Whether a run's training is complete; its dropout posteriors may still be missing."""
+        """Whether a run's training or a baseline is complete; dropout posteriors of a run may still be missing."""
         return self.record(job).get("status") == "complete"
 
     def counts(self, jobs: Sequence[Job]) -> Counter[Status]:

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rango.baselines.encoder import fit_encoder
+from rango.baselines.probe import fit_probe
+from rango.baselines.tfidf import fit_tfidf
 from rango.console import Screen
 from rango.errors import Interrupted
 from rango.language.pretrain import pretrain
 from rango.models.adapter import Adapter
 from rango.models.loading import Model, load_model
 from rango.models.peft_format import load_adapter
-from rango.options import Dtype, Quantisation, Split
+from rango.options import BASELINES, Dtype, Quantisation, Split
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import DropoutPasses, evaluate, score_split
 from rango.studies.plan import MODELS, Job, Plan
@@ -29,6 +32,7 @@ from rango.tasks import Task, load_task, simulated_narratives
 from rango.training.bank import OnValidation, TrainingJob
 from rango.training.evaluate import true_posteriors
 from rango.training.finetune import finetune, finetune_bank
+from rango.training.run_folder import RunWriter, versions
 
 POLL_SECONDS = 0.2
 _BELOW = "what it builds on failed: "
@@ -103,6 +107,8 @@ class Worker:
                 self._pretrain(item.id)
             elif item.kind == "base":
                 self._score_base(item.jobs[0])
+            elif item.kind in BASELINES:
+                self._fit(item.jobs[0])
             else:
                 self._train(item)
         except Interrupted:
@@ -148,6 +154,34 @@ class Worker:
                 self.store.write_posteriors(job, split, "floor", floor)
             # Last, since a base counts as done when it has these.
             self.store.write_posteriors(job, split, "base", posteriors)
+
+    def _fit(self, job: Job) -> None:
+        """Fit a baseline, and store its posteriors, the true ones where the task knows them, and its record."""
+        started = time.perf_counter()
+        record = {"config": job.config.model_dump(mode="json"), "baseline": job.kind, "versions": versions()}
+        writer = RunWriter(self.store.folder(job), {**record, **self.store.record(job)})
+        if job.kind == "probe":
+            model, task = self._load(job)
+            writer.begin()
+            fitted = fit_probe(model, task, job.config)
+            self.store.keep_held_out(job, self.plan)
+        else:
+            task = load_task(job.config.task, job.config)
+            writer.begin()
+            encoder = job.kind == "encoder"
+            fitted = fit_encoder(task, job.config, writer, self.screen) if encoder else fit_tfidf(task)
+        for split, posteriors in fitted.posteriors.items():
+            writer.write_posteriors("fitted", split, posteriors)
+            if (floor := true_posteriors(task.split(split))) is not None:
+                writer.write_posteriors("floor", split, floor)
+        # Seconds of an interrupted attempt are not counted: only an encoder goes on, and its log has them.
+        writer.finish(
+            seconds=round(time.perf_counter() - started, 1),
+            trainable_parameters=fitted.trainable_parameters,
+            fingerprints={"task": task.fingerprint},
+            notes=[*fitted.notes, *task.notes],
+            **fitted.facts,
+        )
 
     def _train(self, item: WorkItem) -> None:
         """Train a run or a bank, and store the posteriors with dropout on that some cells read."""

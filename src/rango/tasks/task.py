@@ -191,6 +191,12 @@ class Task:
         return max(len(instance.choices) for split in SPLITS for instance in self.split(split))
 
     @cached_property
+    def classes(self) -> tuple[str, ...] | None:
+        """The choices, where all instances have the same ones in the same order; None where choices are their own."""
+        kinds = {instance.choices for split in SPLITS for instance in self.split(split)}
+        return next(iter(kinds)) if len(kinds) == 1 else None
+
+    @cached_property
     def fingerprint(self) -> str:
         """A short hash of the contents of the three splits: what is asked and what is right, in order."""
         return self.fingerprint_of(*SPLITS)
