@@ -58,6 +58,21 @@ def test_dora_by_hand() -> None:
     assert layer.rows(torch.tensor([[1.0, 10.0]]), torch.tensor([1, 0])).tolist() == [[29.5, 68.5]]
 
 
+def test_a_row_of_zeros_stays_one_under_dora() -> None:
+    base = nn.Linear(4, 3)
+    with torch.no_grad():
+        base.weight[1] = 0
+    layer = made_layer(base, shake=0.0, dora=True)
+    x = torch.randn(5, 4)
+    assert torch.equal(layer(x), base(x))
+    layer(x).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in layer.lora_B.values())
+    assert torch.equal(layer.rows(x, torch.tensor([1])), layer(x)[:, 1:2])
+    layer.merge()
+    torch.testing.assert_close(base(x), layer(x))
+    assert base.weight.isfinite().all()
+
+
 def test_the_start_of_pissa_is_the_best_approximation() -> None:
     """Eckart-Young: what is left of a matrix has its other singular values."""
     W = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))

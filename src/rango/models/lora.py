@@ -219,7 +219,7 @@ class LoRALinear(nn.Module):
         """DoRA's m of all outputs, (out,): where the adapter has slices, the others keep the norm that they have."""
         if not self._has_magnitudes(adapter):
             return None
-        joint: torch.Tensor = torch.linalg.vector_norm(matrix_of(self.base).float(), dim=1)  # (out,)
+        joint = row_norms(matrix_of(self.base).float())  # (out,)
         for part, piece in self.slices[adapter].items():
             joint[output_numbers(piece, len(joint))] = self.lora_magnitude[f"{adapter}{part}"].detach()
         return joint
@@ -239,7 +239,7 @@ class LoRALinear(nn.Module):
             A.copy_(self.lora_start_A.get(key, noise))
             B.copy_(self.lora_start_B.get(key, torch.zeros_like(B)))
             if key in self.lora_magnitude:
-                self.lora_magnitude[key].copy_(torch.linalg.vector_norm(self.directions(adapter, part), dim=1))
+                self.lora_magnitude[key].copy_(row_norms(self.directions(adapter, part)))
 
     def directions(self, adapter: int, part: str = "", rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """V = W₀ + s B A of one update in float32, without DoRA's magnitudes: (n, in), or of its chosen `rows`."""
@@ -279,8 +279,8 @@ class LoRALinear(nn.Module):
         Dropout acts in s B A x only. PEFT's drops inputs of W₀ x too, for which it computes a second product with W₀.
         """
         with torch.no_grad():
-            norm = torch.linalg.vector_norm(self.directions(adapter, part, rows), dim=1)  # (n,)
-        factor: torch.Tensor = self.lora_magnitude[f"{adapter}{part}"][rows] / norm  # (n,)
+            norms = row_norms(self.directions(adapter, part, rows))  # (n,)
+        factor: torch.Tensor = self.lora_magnitude[f"{adapter}{part}"][rows] / norms  # (n,)
         bias = self.base.bias
         if bias is not None:
             assert isinstance(bias, torch.Tensor)
@@ -392,7 +392,7 @@ class LoRALinear(nn.Module):
             for part, piece in self.slices[adapter].items():
                 V = self.directions(adapter, part)  # (n, in)
                 if f"{adapter}{part}" in self.lora_magnitude:
-                    V *= (self.lora_magnitude[f"{adapter}{part}"] / torch.linalg.vector_norm(V, dim=1))[:, None]
+                    V *= (self.lora_magnitude[f"{adapter}{part}"] / row_norms(V))[:, None]
                 matrix[output_numbers(piece, len(matrix))] = V.to(matrix.dtype)
 
     def unmerge(self) -> None:
@@ -436,6 +436,12 @@ def matrix_of(linear: nn.Module) -> torch.Tensor:
     if isinstance(weight, DTensor):  # cut over processes, each of which comes here
         weight = weight.full_tensor()
     return weight.T if isinstance(linear, Conv1D) else weight
+
+
+def row_norms(matrix: torch.Tensor) -> torch.Tensor:
+    """The norm of each row, (n,); 1 for a row of zeros, such as a token that no text has: its outputs stay 0 then."""
+    norms: torch.Tensor = torch.linalg.vector_norm(matrix, dim=1)
+    return norms.masked_fill(norms == 0, 1.0)
 
 
 def output_numbers(piece: Slice | None, outputs: int) -> torch.Tensor | slice:
