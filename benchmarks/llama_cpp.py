@@ -1,6 +1,6 @@
 """Does llama.cpp's own converter take what `rango export` writes, and does the GGUF file then give the same logits?
 
-    PYTHONPATH=tests python benchmarks/llama_cpp.py --llama-cpp DIR [--real] [--out runs/bench-llama-cpp]
+    PYTHONPATH=tests python benchmarks/llama_cpp.py --llama-cpp DIR [--real] [--only phi gpt2] [--out …]
 
 DIR holds llama.cpp's convert_hf_to_gguf.py and convert_lora_to_gguf.py (the source archive of llama-cpp-python has
 both, with what they import but sentencepiece, under vendor/llama.cpp). For a tiny random network of each architecture:
@@ -27,7 +27,7 @@ from helpers.adapters import logits, shaken
 from helpers.checkpoints import write_checkpoint
 
 from rango.errors import InputError
-from rango.files import write_json
+from rango.files import read_json, write_json
 from rango.models.loading import Model, load_model
 from rango.models.merging import write_merged
 from rango.options import LoRA
@@ -43,7 +43,8 @@ CASES = {
     "olmo2": (*NO_HEAD, "head"),
     "gemma2": NO_HEAD,  # the converter leaves the head of a Gemma out
 }
-# Runs a script of llama.cpp as it is, with a pre-tokenizer for vocabularies that it does not know.
+# Runs a script of llama.cpp as it is, with a pre-tokenizer for vocabularies that it does not know; --bpe also where it
+# expects SentencePiece. Tokenizers are not what is tried here.
 RUN = """
 import runpy, sys
 sys.path.insert(0, sys.argv[1])
@@ -55,6 +56,10 @@ def pre(self, tokenizer):
     except NotImplementedError:
         return "gpt-2"
 TextModel.get_vocab_base_pre = pre
+from conversion import gemma, phi
+if sys.argv[3:4] == ["--bpe"]:
+    del sys.argv[3]
+    gemma.Gemma2Model.set_vocab = phi.Phi3MiniModel.set_vocab = TextModel._set_vocab_gpt2
 script = sys.argv[2]
 sys.argv = [script, *sys.argv[3:]]
 runpy.run_path(f"{sys.path[0]}/{script}", run_name="__main__")
@@ -76,9 +81,10 @@ def compare(base: str, targets: tuple[str, ...], llama_cpp: Path, out: Path) -> 
     adapter.save(out / "adapter")
     expected = logits(model)
     written = write_merged(base, out / "adapter", out / "merged")
+    bpe = ["--bpe"] if Path(base).is_dir() else []
     result: dict[str, float | str | int] = {"architecture": written.architecture, "merged": written.difference}
     if problem := convert(
-        llama_cpp, "convert_hf_to_gguf.py", out / "merged", "--outtype", "f32", "--outfile", out / "m.gguf"
+        llama_cpp, "convert_hf_to_gguf.py", *bpe, out / "merged", "--outtype", "f32", "--outfile", out / "m.gguf"
     ):
         return {**result, "problem": problem}
     result["tensors"] = len(gguf.GGUFReader(out / "m.gguf").tensors)
@@ -96,6 +102,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama-cpp", type=Path, required=True)
     parser.add_argument("--real", action="store_true")
+    parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--out", type=Path, default=Path("runs/bench-llama-cpp"))
     options = parser.parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
@@ -103,7 +110,12 @@ def main() -> int:
         os.environ["RANGO_CACHE"] = str((options.out / "cache").resolve())
     results = {}
     for name, targets in CASES.items():
+        if options.only and name not in options.only:
+            continue
         base = write_checkpoint(options.out / name / "base", name)
+        if name == "gpt2":  # which real GPT-2s have, and the converter wants
+            config = read_json(base / "config.json")
+            write_json(base / "config.json", {**config, "n_ctx": config["n_positions"]})
         results[name] = compare(str(base), targets, options.llama_cpp, options.out / name)
     if options.real:
         results["smollm2-135m"] = compare("smollm2-135m", ("q", "v", "mlp"), options.llama_cpp, options.out / "real")
