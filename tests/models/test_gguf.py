@@ -122,3 +122,11 @@ def test_the_command_refuses_a_file_that_is_no_gguf_in_one_line(tmp_path: Path, 
     line = fails(capsys, "evaluate", tmp_path / "model.gguf", "simulated", "--out", tmp_path / "out")
     assert "does not begin as a GGUF file does; give a GGUF file or a model folder" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_window_of_nothing_is_none(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    base = load_model(checkpoint("phi3"))
+    file = write_gguf(
+        tmp_path / "phi4.gguf", base.network, base.tokenizer, extra={"attention.sliding_window": 0}
+    )  # as llama.cpp's converter writes a Phi-4
+    assert configuration(read_parts(file))["sliding_window"] is None

@@ -345,6 +345,8 @@ def configuration(parts: tuple[Header, ...]) -> dict[str, Any]:
         lacking = f"{architecture}.{absent}" if absent else "token_embd.weight"
         raise InputError(f"model {path} lacks {lacking}; expected the GGUF file of a whole language model")
     values: dict[str, Any] = {name: header.get(key) for key, name in keys.items() if key in own}
+    if values.get("sliding_window") == 0:  # the converter's word for none, in a Phi-4
+        values["sliding_window"] = None
     values |= {
         "model_type": _MODEL_TYPES.get(architecture, architecture),
         "vocab_size": shapes["token_embd.weight"][0],
