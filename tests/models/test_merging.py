@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rango.errors import RunError
 from rango.files import read_json
-from rango.models.adapter import Adapter
+from rango.models.adapter import Adapter, add_adapter
 from rango.models.full_finetuning import add_full
 from rango.models.loading import load_model
 from rango.models.merging import TOLERANCE, stored_dtype, write_merged
@@ -75,6 +75,24 @@ def test_transformers_loads_the_logits_of_base_and_adapter(
     assert read_json(tmp_path / "merged" / "config.json")["tie_word_embeddings"] is False
     names = load_file(tmp_path / "merged" / "model.safetensors").keys()
     assert sum(name in ("lm_head.weight", "embed_out.weight") for name in names) == 1
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [{"dora": True}, {"init": "pissa"}, {"rslora": True, "rank_pattern": "mlp=3", "alpha_pattern": "v=5"}],
+    ids=str,
+)
+def test_every_kind_of_adapter_is_merged(checkpoint: Checkpoint, tmp_path: Path, lora: dict[str, Any]) -> None:
+    base = checkpoint("llama")
+    model = load_model(base)
+    adapter = add_adapter(model, LoRA.build({"targets": "q,v,mlp", "rank": 4, **lora}), seed=0)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        expected = logits(model)
+    adapter.save(tmp_path / "adapter")
+    write_merged(str(base), tmp_path / "adapter", tmp_path / "merged")
+    torch.testing.assert_close(logits_of(tmp_path / "merged"), expected, rtol=0, atol=1e-5)
 
 
 def test_a_tied_head_that_is_not_adapted_stays_tied(checkpoint: Checkpoint, tmp_path: Path) -> None:

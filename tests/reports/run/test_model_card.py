@@ -166,13 +166,19 @@ def test_texts_of_a_run_are_no_markup(runs: dict[str, Run], tmp_path: Path) -> N
     assert line == r"- a \| b \<script\>alert(1)\</script\> \[x\](y) \# heading"
 
 
-def test_what_vllm_does_not_take_is_said(runs: dict[str, Run]) -> None:
+def test_what_others_would_read_wrongly_is_said(runs: dict[str, Run]) -> None:
     def use(config: dict[str, Any]) -> str:
         made = Exported("adapter", False, "base", False, "base", None, False, True, adapter_config=config)
         return render_card(runs["letter"], made).split("## Use")[1]
 
-    assert "--max-lora-rank 64 " in use({"r": 8, "rank_pattern": {"q": 33}})
-    assert "vLLM does not load this kind of adapter" in use({"r": 8, "use_dora": True})
+    plain = use({"r": 33, "use_dora": False, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}})
+    assert "--max-lora-rank 64 " in plain
+    assert "convert_lora_to_gguf.py" in plain
+    for other in ({"use_dora": True}, {"alpha_pattern": {"q": 3}}, {"rank_pattern": {"q": 33}}):
+        assert "vLLM does not load this kind of adapter, or scales it wrongly" in use({"r": 8, **other})
+    for other in ({"use_dora": True}, {"use_rslora": True}, {"alpha_pattern": {"q": 3}}):
+        assert "llama.cpp's converter would scale this adapter wrongly" in use({"r": 8, **other})
+    assert "--max-lora-rank 8 " in use({"r": 8, "use_rslora": True})
 
 
 @pytest.mark.parametrize("form", ["letter", "cloze"])

@@ -79,6 +79,8 @@ _CALIBRATED = {
     "matrix": 'torch.tensor(c["weights"]) @ s + torch.tensor(c["bias"])',
 }
 
+_PATTERNS = ("rank_pattern", "alpha_pattern")
+
 _OWN = ("LSTMForCausalLM", "NGramForCausalLM")
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -141,6 +143,7 @@ def render_card(run: Run, made: Exported) -> str:
         "loading": _loading(made, own="architecture" in model and model["architecture"] in _OWN),
         "flags": _flags(run, form),
         "rank": _served_rank(made),
+        "convertible": _is_convertible(made),
         "calibrator": calibrator,
         "calibrated": _CALIBRATED.get(calibrator.method) if calibrator else None,
         "base_license": base_license,
@@ -206,14 +209,13 @@ def _results(states: Metrics, data: _Data, data_seed: int) -> Iterator[EvalResul
 
 def _trained(made: Exported, record: Mapping[str, Any]) -> str:
     """What was trained, in words."""
-    config = made.adapter_config
     count = record.get("trainable_parameters")
     numbers = f"{count:,} numbers trained" if isinstance(count, int) else "trained"
     if made.full:
         return f"every parameter ({numbers})"
     lora = record["config"].get("lora", {})
     targets = ", ".join(map(str, lora.get("targets") or ())) or "linear layers"
-    kind = "DoRA" if config and config.get("use_dora") else "LoRA"
+    kind = "DoRA" if lora.get("dora") else "LoRA"
     return f"{kind} of rank {lora.get('rank')} on {targets} ({numbers})"
 
 
@@ -275,10 +277,16 @@ def _flags(run: Run, form: Form) -> str:
 def _served_rank(made: Exported) -> int | None:
     """vLLM's --max-lora-rank for this adapter; None where vLLM does not take it, or it is no adapter."""
     config = made.adapter_config
-    if config is None or config.get("use_dora") or made.base_is_gguf:
+    # vLLM refuses DoRA, and passes over patterns: it would scale those layers wrongly without a word.
+    if config is None or made.base_is_gguf or any(config.get(key) for key in ("use_dora", *_PATTERNS)):
         return None
-    highest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-    return next((rank for rank in _RANKS if rank >= highest), None)
+    return next((rank for rank in _RANKS if rank >= config["r"]), None)
+
+
+def _is_convertible(made: Exported) -> bool:
+    """Whether llama.cpp's converter of adapters reads this one rightly: it knows alpha / r and nothing else."""
+    keys = ("use_dora", "use_rslora", "alpha_pattern")
+    return made.adapter_config is not None and not any(made.adapter_config.get(key) for key in keys)
 
 
 def _license_of(source: str) -> tuple[str | None, str | None]:
