@@ -29,7 +29,7 @@ RETRAINED: dict[str, Any] = {**SHARED, "objective": "tokens", "micro_batch": 2, 
 RETRAINED["gradient_checkpointing"] = True
 BANK: list[dict[str, Any]] = [
     {**SHARED, "lora": {"rank": 2}, "form": "letter"},
-    {**SHARED, "lora": {"rank": 3, "targets": "mlp,head", "init": "pissa"}, "form": "letter", "seed": 1},
+    {**SHARED, "lora": {"rank": 3, "targets": "mlp,head", "init": "pissa", "dora": True}, "form": "letter", "seed": 1},
 ]
 Work = Callable[[Model, Path, ProcessGroup], None]
 

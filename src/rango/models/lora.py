@@ -143,6 +143,7 @@ class LoRALinear(nn.Module):
         self.merged: torch.Tensor | None = None
         self.quantised: tuple[QuantisedLinear, ...] = ()
         """The base of a merged layer where it is quantised; in a tuple, so that it is no part of the network then."""
+        self._norms: torch.Tensor | None = None  # of the rows of W₀, where DoRA scales slices of them
         self._small: dict[str, tuple[object, torch.Tensor]] = {}
 
     def add(
@@ -175,6 +176,8 @@ class LoRALinear(nn.Module):
             self.lora_start_B[key] = nn.Parameter(B.contiguous(), requires_grad=False)
         if dora:
             self.lora_magnitude[key] = nn.Parameter(torch.zeros(rows, device=device, dtype=torch.float32))
+            if piece is not None and self._norms is None:
+                self._norms = row_norms(matrix_of(self.base).float())
         self.slices.setdefault(adapter, {})[part] = piece
         self.scaling.setdefault(adapter, {})[part] = scaling
         self.dropout[adapter] = dropout
@@ -219,7 +222,10 @@ class LoRALinear(nn.Module):
         """DoRA's m of all outputs, (out,): where the adapter has slices, the others keep the norm that they have."""
         if not self._has_magnitudes(adapter):
             return None
-        joint = row_norms(matrix_of(self.base).float())  # (out,)
+        # Without slices all of it is the adapter's own.
+        joint: torch.Tensor = (
+            self.lora_magnitude[str(adapter)].detach().clone() if self._norms is None else self._norms.clone()
+        )
         for part, piece in self.slices[adapter].items():
             joint[output_numbers(piece, len(joint))] = self.lora_magnitude[f"{adapter}{part}"].detach()
         return joint
@@ -388,7 +394,7 @@ class LoRALinear(nn.Module):
         [adapter] = self.scaling
         self.merged = weight.detach().clone() if keep else weight.new_empty(0)
         with torch.no_grad():
-            matrix = matrix_of(self.base)
+            matrix = weight.T if isinstance(self.base, Conv1D) else weight  # (out, in), a view
             for part, piece in self.slices[adapter].items():
                 V = self.directions(adapter, part)  # (n, in)
                 if f"{adapter}{part}" in self.lora_magnitude:
@@ -428,7 +434,10 @@ def stored_transposed(linear: nn.Module) -> bool:
 
 
 def matrix_of(linear: nn.Module) -> torch.Tensor:
-    """The weight of a Linear or a Conv1D as (out, in), a view; of a quantised map it is dequantised."""
+    """The weight of a Linear or a Conv1D, (out, in). It may be a copy: a quantised map is dequantised.
+
+    Of a map that is cut over processes it is the whole, for which all of them have to ask.
+    """
     if isinstance(linear, QuantisedLinear):
         return linear.dequantise(linear.dtype)
     weight = linear.weight
