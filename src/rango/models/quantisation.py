@@ -10,6 +10,7 @@ network is the same function on every device, in every batch, in training and in
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -196,9 +197,9 @@ def _bitsandbytes() -> Any:
     Where the package `kernels` is installed, bitsandbytes would load compiled code from the Hub on import, for a fused
     product that Rango does not use. It warns where that fails.
     """
-    if "bitsandbytes" not in sys.modules:
+    if "bitsandbytes.functional" not in sys.modules:
         with _without_kernels():
-            pass
+            importlib.import_module("bitsandbytes.functional")
     return sys.modules["bitsandbytes.functional"]
 
 
