@@ -5,6 +5,7 @@ FinetuneConfig      all groups: `rango finetune`, its run.yaml, and one run of a
 EvaluateConfig      all but training and LoRA, with an adapter and a split: `rango evaluate`, its evaluation.yaml
 AdaptationOptions   what a study varies beside them
 ExportOptions       `rango export`: what is written of a run, and where it goes
+MemoryOptions       what `rango models --memory` estimates
 """
 
 from __future__ import annotations
@@ -134,6 +135,24 @@ def _check_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
             error = unknown_name("placement", target, [*PLACEMENTS, ALL_LINEAR])
             raise ValueError(f"{error}; or name linear maps by the end of their names, such as self_attn.q_proj")
     return targets
+
+
+def _check_size(text: str | None) -> str | None:
+    if text is not None and parse_size(text) is None:
+        raise ValueError(f"{text!r} is no size; write a number and its unit, such as 8GiB or 500MB")
+    return text
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of a size with its unit; None where it is none.
+
+    >>> parse_size("1.5 GiB"), parse_size("500MB"), parse_size("8")
+    (1610612736, 500000000, None)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", text)
+    if not match or not float(match[1]):
+        return None
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** (1 + "KMGT".index(match[2])))
 
 
 class ModelAndTask(Config):
@@ -368,6 +387,25 @@ class EvaluateConfig(ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
                 f"mc_dropout is {self.mc_dropout} but there is no adapter whose dropout could be on: give adapter"
             )
         return self
+
+
+class MemoryOptions(ModelOptions):
+    """What the estimate of `rango models --memory` is for."""
+
+    adaptation: Literal["lora", "full"] = "lora"
+    """What is trained: lora, or full (every parameter, in float32)."""
+    objective: Objective = "choice"
+    """What is minimised; it decides at how many tokens the head is applied."""
+    gradient_checkpointing: bool = False
+    """Compute each layer again in the backward pass instead of keeping what it computed."""
+    tokens: Annotated[int, Field(ge=1)] = 2048
+    """Tokens of one forward pass while training: of a micro-batch, padding included."""
+    length: Annotated[int, Field(ge=8)] = 128
+    """Tokens of a row: of an instance with its choices."""
+    limit: Annotated[str | None, AfterValidator(_check_size)] = None
+    """Memory that has to do, such as 8GiB or 500MB; where it does not, the nearest setting that fits is named."""
+    lora: LoRA = LoRA()
+    """The low-rank update."""
 
 
 class AdaptationOptions(Config):

@@ -1,4 +1,4 @@
-"""Tied heads: adapting, training and merging `head` never touches the embeddings, in each architecture that ties them."""
+"""Tied heads: adapting, training and merging `head` never touches the embeddings, whatever the architecture."""
 
 from __future__ import annotations
 

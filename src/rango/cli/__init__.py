@@ -50,6 +50,7 @@ _COMMANDS = {
     "study": ("study:study", "Run every configuration of a study file, and show them in one table."),
     "score-text": ("language:score_text", "Log-probability and perplexity of each line, its improbable tokens marked."),
     "spell": ("language:spell", "Flag words in improbable places, and offer more probable ones."),
+    "models": ("models:models", "Show a model: its sizes, where it can be adapted, and the memory that takes."),
     "tasks": ("show:tasks", "List the tasks, or show one: its splits and its prompts."),
     "export": ("export:export", "Write a run for other programs: an adapter or a whole model, with a model card."),
     "report": ("show:report", "Write the page of a run or study again, from its stored files."),

@@ -129,9 +129,9 @@ def load_model(
     """
     check_source(str(name), quantise)
     chosen_device = choose_device(device)
-    with _loading(str(name)):
+    with loading(str(name)):
         source = checkpoint_of(str(name))
-    with _loading(source):
+    with loading(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     chosen_dtype = choose_dtype(dtype, chosen_device, stored=getattr(config, "dtype", None))
     tokenizer = load_tokenizer(source)
@@ -155,7 +155,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer from the Hub or a folder; errors as in `load_model`."""
     if Path(source).is_dir():
         check_tokenizer(Path(source))
-    with _loading(source):
+    with loading(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer("a")  # a tokenizer can be so damaged that it loads and fails in use
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
@@ -179,7 +179,7 @@ def load_network(
             quantising["device_map"] = {"": device}
     # Plain matrix products beat the fused kernel's backward pass on a CPU for the short sequences of choice tasks.
     attention = "eager" if device.type == "cpu" else "sdpa"
-    with _loading(source):
+    with loading(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         check_unquantised(source, config.to_dict())
         # What config.json says of these goes before the arguments: it could fetch a kernel of the Hub, or give tuples.
@@ -231,7 +231,7 @@ def load_network(
 
 
 @contextlib.contextmanager
-def _loading(source: str) -> Iterator[None]:
+def loading(source: str) -> Iterator[None]:
     """Load quietly, and give an error of whichever library trips over a damaged folder as an InputError."""
     try:
         with quiet_transformers():
