@@ -103,7 +103,8 @@ def _placements(network: nn.Module) -> Iterable[PlacementSize]:
 
 def size_of(name: str, sites: Iterable[Site], linear: dict[str, nn.Module]) -> PlacementSize:
     """What updates at these places train: at rank 1 a row of A and a column of B each."""
-    modules, updates, numbers = {}, 0, 0
+    modules: dict[str, None] = {}
+    updates = numbers = 0
     for site in sites:
         outputs, inputs = weight_shape(linear[site.name])
         modules[f"{ending(site.name)}:{site.part}" if site.part else ending(site.name)] = None
@@ -140,7 +141,7 @@ def _dtype_of_weights(folder: Path) -> str | None:
             tensors = json.loads(opened.read(length)) if length < 100_000_000 else {}
         for name, tensor in tensors.items():
             if name != "__metadata__" and len(tensor["shape"]) > 1:
-                return _SAFETENSORS.get(tensor["dtype"], tensor["dtype"])
+                return _SAFETENSORS.get(str(tensor["dtype"]), str(tensor["dtype"]))
     return None
 
 
@@ -156,4 +157,5 @@ def empty_network(
         network: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=dtype, attn_implementation=attention
         )
-    return network.eval()
+    network.train(False)
+    return network

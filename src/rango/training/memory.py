@@ -28,7 +28,7 @@ from rango.errors import InputError, first_line
 from rango.models.adapter import add_adapter
 from rango.models.description import empty_network, read_configuration
 from rango.models.loading import Model, choose_device, choose_dtype
-from rango.models.lora import LoRALinear, weight_shape
+from rango.models.lora import weight_shape
 from rango.models.placement import layer_of, linear_maps
 from rango.options import MemoryOptions, parse_size
 from rango.scoring.batches import collate
@@ -38,10 +38,9 @@ from rango.training.objectives import SCORED
 from rango.training.trainer import recomputing
 
 # Of a CPU, measured by benchmarks/memory.py: Python, torch and transformers, and the gaps that malloc leaves between
-# tensors as they come and go, as a share of those below 32 MiB (larger ones are mapped apart). A GPU's context is not
-# counted, as torch does not count it.
+# tensors as they come and go, as a share of those. A GPU's context is not counted, as torch does not count it.
 _PROCESS = 420 * 2**20
-_GAPS, _MAPPED = 0.55, 32 * 2**20
+_GAPS = 0.55
 # Bytes of a quantised weight with its share of the scales.
 _QUANTISED = {"int8": 1.01, "nf4": 0.5 + 4 / 64}
 # The attention of a GPU, which keeps no probabilities, stands under this name among those of transformers.
@@ -68,14 +67,12 @@ class MemoryEstimate:
         return sum(asdict(self).values())
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the meta tensors that are alive, and their peak."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self.small = self.small_peak = 0
-        """Of tensors that malloc does not map apart."""
         self._known: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -92,12 +89,11 @@ class _Live(TorchDispatchMode):
                 self._known[storage] = None
                 self._add(storage.nbytes())
                 weakref.finalize(storage, self._add, -storage.nbytes())
-        self.peak, self.small_peak = max(self.peak, self.now), max(self.small_peak, self.small)
+        self.peak = max(self.peak, self.now)
         return self.now - before
 
     def _add(self, size: int) -> None:
         self.now += size
-        self.small += size if abs(size) < _MAPPED else 0
 
 
 def estimate_memory(config: PreTrainedConfig, options: MemoryOptions, *, name: str) -> MemoryEstimate:
@@ -133,7 +129,7 @@ def estimate_memory(config: PreTrainedConfig, options: MemoryOptions, *, name: s
         optimizer = torch.optim.AdamW(trained, foreach=device.type == "cuda")
         # Adam makes its moments in the first step, so the peak is that of the second.
         for _ in range(2):
-            live.peak, live.small_peak, lasting = live.now, live.small, live.small
+            live.peak = live.now
             _step(model, options)
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
@@ -143,7 +139,6 @@ def estimate_memory(config: PreTrainedConfig, options: MemoryOptions, *, name: s
     activations = max(0, live.peak - (weights + adapter + numbers + 2 * numbers))
     if options.quantise != "none":
         matrices = [module for at, module in linear_maps(network).items() if layer_of(at) is not None]
-        matrices = [module.base if isinstance(module, LoRALinear) else module for module in matrices]
         sizes = [outputs * inputs for outputs, inputs in map(weight_shape, matrices)]
         packed = _QUANTISED[options.quantise]
         weights += sum(int(packed * size) - dtype.itemsize * size for size in sizes)
@@ -154,7 +149,7 @@ def estimate_memory(config: PreTrainedConfig, options: MemoryOptions, *, name: s
         gradients=numbers,
         optimizer=2 * numbers,
         activations=activations,
-        process=_PROCESS + int(_GAPS * (live.small_peak - lasting)) if device.type == "cpu" else 0,
+        process=_PROCESS + int(_GAPS * activations) if device.type == "cpu" else 0,
     )
 
 
@@ -291,16 +286,18 @@ def _most_rows(config: PreTrainedConfig, options: MemoryOptions, limit: int, *, 
         return estimate_memory(config, changed, name=name).total
 
     one, most = total(1), rows_of(options)
-    if one > limit:
-        return 0, one
-    # Memory grows with the rows, by about as much for each: bisection needs a few of the rows between.
-    fits, fails = 1, most + 1
-    best = one
+    if one > limit or most == 1:
+        return int(one <= limit), one
+    # Memory grows by about as much for each row: a few steps of interpolation find the last that fits.
+    fits, fails, sizes = 1, most + 1, {1: one, most: total(most)}
     while fails - fits > 1:
-        middle = (fits + fails) // 2
-        size = total(middle)
-        if size <= limit:
-            fits, best = middle, size
+        known = fails if fails in sizes else most
+        slope = (sizes[known] - sizes[fits]) / (known - fits) if known > fits else 1
+        guess = fits + int((limit - sizes[fits]) / max(slope, 1))
+        middle = min(max(guess, fits + 1), fails - 1)
+        sizes[middle] = sizes.get(middle) or total(middle)
+        if sizes[middle] <= limit:
+            fits = middle
         else:
             fails = middle
-    return fits, best
+    return fits, sizes[fits]
