@@ -83,7 +83,8 @@ def train(folder: str, options: MemoryOptions) -> int:
     for _ in range(3):
         trees = []
         for _ in range(rows_of(options)):
-            sizes = (options.length - 3 * (branch - 1), branch, branch, branch)
+            read = 3 if options.objective == "choice" else 1
+            sizes = (options.length - read * (branch - 1), branch, branch, branch)
             ids = [tuple(torch.randint(5, 900, (size,), generator=draw).tolist()) for size in sizes]
             trees.append(TokenTree("t", ids[0], tuple(ids[1:]), (1, 1, 1), 0))
         accumulate_gradients(reader, [run], [trees])

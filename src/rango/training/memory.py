@@ -14,7 +14,7 @@ import contextlib
 import copy
 import weakref
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -183,13 +183,18 @@ def _without_switches(config: PreTrainedConfig) -> PreTrainedConfig:
 def _step(model: Model, options: MemoryOptions) -> None:
     """Forward and backward of one micro-batch, as the trainer does them."""
     network: Any = model.network
-    # Three choices, each a sixteenth of the row, behind a trunk of the rest; a branch's last token is not read.
+    # Three choices, each a sixteenth of the row, behind a trunk of the rest; a branch's last token is not read, and of
+    # the other objectives' the right branch alone.
     branch = (1,) * max(2, options.length // 16)
-    trunk = (1,) * (options.length - 3 * (len(branch) - 1))
+    trunk = (1,) * (options.length - (3 if options.objective == "choice" else 1) * (len(branch) - 1))
     trees = [TokenTree("t", trunk, (branch,) * 3, (1, 1, 1), 0)] * rows_of(options)
     scaled = any(hasattr(network.config.get_text_config(), name) for name in _SCALED_LOGITS)
     reader = Reader(model=model, reads_trees=True, window=None, splits_head=not scaled)
     batch = collate(trees, read=SCORED[options.objective], as_trees=True, pad=0).to(torch.device("meta"))
+    if batch.visible is None:  # transformers would look at the numbers of the positions to make the mask itself
+        rows, length = batch.tokens.shape
+        visible = torch.ones(rows, 1, length, length, dtype=torch.bool, device="meta")
+        batch = replace(batch, visible=visible, positions=torch.zeros_like(batch.tokens))
     with recomputing(network) if options.gradient_checkpointing else contextlib.nullcontext():
         states = reader.states(batch)
         leaf = states.detach().requires_grad_(states.requires_grad)
