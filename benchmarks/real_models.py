@@ -84,7 +84,7 @@ def measure(name: str, task: Task, steps: int, folder: Path) -> dict[str, Any]:
     result["trained at rank 1"] = {}
     for target in PLACEMENTS:
         adapter = add_adapter(model, LoRA(rank=1, targets=(target,)), seed=0)
-        result["trained at rank 1"][target] = adapter.parameter_count
+        result["trained at rank 1"][target] = adapter.parameter_count()
         adapter.remove()
 
     # Item 3: what rounding of the base does to log-likelihoods.
@@ -111,7 +111,7 @@ def measure(name: str, task: Task, steps: int, folder: Path) -> dict[str, Any]:
         run = finetune(model, task, out=folder / way, config=config)
         losses = [entry["train_loss"] for entry in run.log if "train_loss" in entry]
         result["train loss"][way] = [losses[0], losses[-1]]
-    adapted = folder / "lora" / "adapter" / "best"
+    adapted = folder / "lora" / "adapter" / "last"  # the best of so few steps may be the first
     merged = write_merged(name, adapted, folder / "merged")
     result["merged is off by"] = merged.difference
 
