@@ -185,7 +185,7 @@ def test_the_real_data(shared_data: Path, words: str, share: float) -> None:
     kept = round(share * 10_042)
     assert task.notes[0].startswith(f"kept {kept:,} of 10,042 validation instances: those under 100 words")
     sizes = [len(task.split(name)) for name in ("train", "validation", "test")]
-    assert sizes == ([5000, 300, 2000] if words == "right" else [1941, 126, 843])
+    assert sizes == ([5000, 300, 2000] if words == "right" else [2024, 300, 582])
     splits = [{i.group for i in part} for part in (task.train, task.validation, task.test, task.rest)]
     assert sum(map(len, splits)) == len(set().union(*splits))
     if words == "right":

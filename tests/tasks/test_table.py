@@ -268,7 +268,8 @@ def test_labels_that_may_count_from_one(tmp_path: Path) -> None:
     rows = [{"text": f"film {k}", "n": 1 + k % 2} for k in range(12)]
     task = load_task(table(tmp_path / "a", rows, keys), **SIZES)
     assert task.notes[0].startswith("labels are read as indices from 0, but none in n is 0: where they count from 1")
-    assert not load_task(table(tmp_path / "b", rows, keys | {"label_is": "index"}), **SIZES).notes
+    said = load_task(table(tmp_path / "b", rows, keys | {"label_is": "index"}), **SIZES).notes
+    assert not [note for note in said if note.startswith("labels are read")]
     one_based = load_task(table(tmp_path / "c", rows, keys | {"label_is": "number"}), **SIZES)
     assert {i.id: i.label for i in all_of(one_based).values()} == {str(k + 1): k % 2 for k in range(12)}
     rows[5]["n"] = 3
@@ -514,3 +515,19 @@ def test_fifty_thousand_rows_are_read_in_linear_time(tmp_path: Path) -> None:
     assert len(load_task(folder).train) == 5000
     # About 0.6 s on one core; anything quadratic takes minutes.
     assert time.perf_counter() - start < 20
+
+
+def test_a_small_table_is_cut_60_20_20_in_the_proportions_of_its_classes(tmp_path: Path) -> None:
+    """Of 300 rows, a tenth of which are of the rare class, 6 of 60 validation rows are."""
+    rows = [{"text": f"film {k}", "mood": "bad" if k % 10 == 0 else "good"} for k in range(300)]
+    keys = {"prompt": "{text}", "choices": ["bad", "good"], "label": "mood"}
+    task = load_task(table(tmp_path, rows, keys))
+    assert [len(split) for split in (task.train, task.validation, task.test)] == [180, 60, 60]
+    rare = [sum(i.label == 0 for i in split) for split in (task.train, task.validation, task.test)]
+    assert (sum(rare), rare[1], rare[2]) == (30, 6, 6)
+    assert task.notes[-1] == "fewer than 10 validation instances of 1 class(es): bad"
+    assert not any("by chance" in note for note in task.notes)
+    task = load_task(table(tmp_path / "few", rows[:100], keys))
+    assert "20 validation instance(s): fewer than 50 choose the checkpoint and fit the calibrator mostly by chance" in (
+        task.notes
+    )

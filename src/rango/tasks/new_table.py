@@ -19,7 +19,7 @@ from typing import Any
 from rango.errors import InputError, unknown_name
 from rango.tasks.answers import Choices, choices_of, readings_of
 from rango.tasks.sources import Row, file_rows
-from rango.tasks.table import SPLIT_NAMES, TableConfig, further_instances
+from rango.tasks.table import FEW_OF_A_CLASS, FEW_VALIDATION, SPLIT_NAMES, TableConfig, further_instances
 
 # How people call the column with the right answer, the surest name first.
 _LABELS = (
@@ -33,8 +33,6 @@ _NUMBERED = re.compile(r"(?P<stem>.*?)[ _.-]?(?P<place>[0-9]{1,3}|[A-Za-z])")
 
 MOST_CLASSES = 50
 """Distinct values of a label column above which it is not taken for one of classes."""
-FEW_VALIDATION, FEW_OF_A_CLASS = 50, 10
-"""Validation rows, and rows of a class among them, below which what they choose and fit is mostly chance."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def cut(
 
     A pool that is given serves its split. Without one, validation is carved from the training pool, and so is test.
     What is carved gets the size asked for where all sizes fit into the pool, or where it is at most half of the pool;
-    otherwise it is scaled down to a third of the pool, whatever training asks for. Training takes what is left.
+    otherwise at most a fifth of the pool each, whatever training asks for. Training takes what is left.
     Contexts of the test pool are dropped from the other pools, and those of the validation pool from the training pool.
 
     Args:
@@ -147,7 +147,8 @@ def _carved_sizes(n: int, options: TaskOptions, *, carved: tuple[bool, bool]) ->
     if held + options.train <= n or held <= n // 2:
         return validation, test
     # Independent of the training size, so that a study over training sizes keeps its test set.
-    return max(1, n * validation // (3 * held)), max(1, n * test // (3 * held))
+    share = max(1, n // 5)
+    return min(validation, share), min(test, share)
 
 
 def group_overlapping(instances: Sequence[Instance]) -> list[Instance]:

@@ -7,7 +7,7 @@ label: stars                                    # a column: the choice's text, i
 label_is: text                                  # optional: name, text, index, number (from 1) or letter
 id: key                                         # optional column; otherwise the row's number
 group: author                                   # optional column: rows that must stay in one split
-splits: part                                    # optional column: train, validation, test
+splits: part                                    # optional column: train, validation, test; else 60, 20 and 20 %
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from rango.tasks.task import Instance, Task, Templates, context_group
 TEMPLATES = Templates(letter="{context}\n{choices}\nAnswer:", cloze="{context}")
 
 ROWS = ("rows.jsonl", "rows.jsonl.gz", "rows.csv", "rows.csv.gz", "rows.tsv", "rows.tsv.gz", "rows.parquet")
+FEW_VALIDATION, FEW_OF_A_CLASS = 50, 10
+"""Validation instances, and instances of a class among them, below which what they choose is mostly chance."""
 _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 # What a column of marks holds, such as one for each class: no text that could be a choice.
 _MARK = re.compile(r"[+-]?\d+(\.\d+)?|true|false|yes|no|", re.IGNORECASE)
@@ -61,7 +64,7 @@ class TableConfig(Config):
     group: str | None = None
     """The column that rows of one context share; the prompt itself when absent, and in rows where it is blank."""
     splits: str | None = None
-    """The column that says train, validation or test; a random cut when absent."""
+    """The column that says train, validation or test; a random cut when absent, of small tables 60, 20 and 20 %."""
 
     @field_validator("prompt")
     @classmethod
@@ -132,7 +135,10 @@ def load_table(path: Path, options: TaskOptions) -> Task:
     if validation and not test:
         validation, test = [], validation
         notes.append("no row is of the split test: validation serves as test, and validation is carved from train")
-    parts = cut(train, options, validation=validation, test=test)
+    # Classes are cut in their proportions; places of a right answer among choices of its own mean nothing.
+    classes = len({instance.choices for pool in (train, validation, test) for instance in pool}) == 1
+    stratum = (lambda instance: str(instance.label)) if classes else None
+    parts = cut(train, options, validation=validation, test=test, stratum=stratum)
     near = near_duplicate_notes({"test": parts.test, "validation": parts.validation, "training": parts.train})
     return Task(
         name=str(path),
@@ -140,11 +146,27 @@ def load_table(path: Path, options: TaskOptions) -> Task:
         validation=parts.validation,
         test=parts.test,
         write_prompt=TEMPLATES,
-        notes=(*notes, *parts.notes, *near),
+        notes=(*notes, *parts.notes, *near, *few_notes(parts.validation, classes=classes)),
         options=options,
         rest=parts.rest,
         table=reader.settled(),
     )
+
+
+def few_notes(validation: Sequence[Instance], *, classes: bool) -> tuple[str, ...]:
+    """What is chosen by chance because validation is small: below 50 instances, or 10 of a class that occurs there."""
+    notes = []
+    if 0 < len(validation) < FEW_VALIDATION:
+        notes.append(
+            f"{len(validation)} validation instance(s): fewer than {FEW_VALIDATION} choose the checkpoint and fit the "
+            "calibrator mostly by chance"
+        )
+    counts = Counter(instance.choices[instance.answer] for instance in validation) if classes else Counter()
+    few = sorted(name for name, count in counts.items() if count < FEW_OF_A_CLASS)
+    if few:
+        names = ", ".join(few[:5]) + (", …" if len(few) > 5 else "")
+        notes.append(f"fewer than {FEW_OF_A_CLASS} validation instances of {len(few)} class(es): {names}")
+    return tuple(notes)
 
 
 def further_instances(config: TableConfig, rows: Iterable[Row], *, source: Path) -> tuple[Instance, ...]:
