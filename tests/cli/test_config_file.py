@@ -16,7 +16,12 @@ from rango.console import Screen
 
 def test_small_commands_take_a_file_too(run: Path, tmp_path: Path, capsys: Capture) -> None:
     file = run / "posteriors" / "test-adapted.parquet"
-    settings = {"file": str(file), "priors": [0.2, 0.3, 0.5], "replicates": 100, "out": str(tmp_path / "yaml.json")}
+    settings = {
+        "sources": [str(file)],
+        "priors": [0.2, 0.3, 0.5],
+        "replicates": 100,
+        "out": str(tmp_path / "yaml.json"),
+    }
     (tmp_path / "metrics.yaml").write_text(yaml.safe_dump(settings))
     flags = ["--priors", "0.2,0.3,0.5", "--replicates", "100", "--out", str(tmp_path / "flags.json")]
     assert main(["metrics", "--config", str(tmp_path / "metrics.yaml")]) == 0

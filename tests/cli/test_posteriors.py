@@ -365,4 +365,4 @@ def test_a_run_stands_wherever_a_posteriors_file_goes(run: Path, tmp_path: Path,
     )
     capsys.readouterr()
     assert "there are: test-adapted" in fails(capsys, "metrics", f"{run}:tuned")
-    assert "there are no posteriors" in fails(capsys, "metrics")
+    assert "SOURCES is missing" in fails(capsys, "metrics")

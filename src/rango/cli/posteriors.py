@@ -49,7 +49,10 @@ _RAW = ("adapted", "base")
 
 
 def metrics(
-    *sources: Source,
+    sources: Annotated[
+        list[str], Parameter(help="Posteriors files, or RUN, or RUN:STATE.", negative=(), consume_multiple=True)
+    ],
+    *,
     costs: CostsFile = None,
     priors: Priors = None,
     out: Path | None = None,
@@ -66,8 +69,6 @@ def metrics(
     out
         JSON file to write the metrics to; of several sources, under the name of each.
     """
-    if not sources:
-        raise InputError("there are no posteriors; give a file, or a run directory")
     if out is not None:
         check_writable_file(out)
     table, names = _costs(costs), _headings(*sources)
