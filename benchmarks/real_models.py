@@ -132,7 +132,9 @@ def measure(name: str, task: Task, steps: int, folder: Path) -> dict[str, Any]:
                     if "lora_" in key:
                         parameter.mul_(0.1)
             twin.save_pretrained(str(folder / "peft"))
+        before = logits(model.network, model)
         own = load_adapter(model, folder / "peft")
+        result["PEFT in changes"] = float((before - logits(model.network, model)).abs().max())
         result["PEFT in is off by"] = float((logits(twin, model) - logits(model.network, model)).abs().max())
         own.remove()
     return result
@@ -151,10 +153,11 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("trained at rank 1", ", ".join(f"{key} {value:,}" for key, value in result["trained at rank 1"].items())),
         ("log-likelihoods off by, on average",
          ", ".join(f"{key} {value:.2f} nats" for key, value in result["nats per choice off"].items())),
-        ("training loss, first → last step", losses),
+        ("loss of the first and of the last batch, other instances", losses),
         ("merged: largest logit off by", f"{result['merged is off by']:.1e} of the largest"),
         ("PEFT out, in: logits off by",
-         f"{result.get('PEFT out is off by', float('nan')):.1e}, {result.get('PEFT in is off by', float('nan')):.1e}"),
+         f"{result.get('PEFT out is off by', float('nan')):.1e}, {result.get('PEFT in is off by', float('nan')):.1e}"
+         f" (it changes them by {result.get('PEFT in changes', float('nan')):.1f})"),
     ]  # fmt: skip
 
 
