@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from helpers.command import SIZES, Capture, fails
 
 from rango.cli import main
+from rango.errors import InputError
 from rango.options import FinetuneConfig
 from rango.training.run_folder import Run
 from rango.training.trainer import Trainer
@@ -172,3 +174,29 @@ def test_a_test_split_without_labels_is_answered_and_not_measured(
     (tmp_path / "study.yaml").write_text(json.dumps({"base": {"model": model, "task": str(tmp_path / "without")}}))
     line = fails(capsys, "study", tmp_path / "study.yaml", "--out", tmp_path / "study")
     assert "have no labels, by which a study compares" in line
+
+
+def test_a_finished_run_is_shown_without_loading_its_model(
+    checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the model was written after the run ended: then its fingerprint decides."""
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("phi"), model)
+    command = ["finetune", str(model), str(table), "--out", str(tmp_path / "run"), *SIZES, "--steps", "1"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    loaded: list[str] = []
+
+    def load(name: str, **_: object) -> None:
+        loaded.append(name)
+        raise InputError("the model was loaded")
+
+    monkeypatch.setattr("rango.models.loading.load_model", load)
+    assert main(command) == 0
+    again = capsys.readouterr()
+    assert again.out == shown
+    assert "nothing to do" in again.err
+    assert not loaded
+    os.utime(model / "config.json")
+    assert "the model was loaded" in fails(capsys, *command)
+    assert loaded == [str(model)]

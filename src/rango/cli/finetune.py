@@ -10,11 +10,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import Quiet, Shard, check_shard
+from rango.console import Screen
 from rango.files import check_writable
 from rango.models.sources import check_source
 from rango.options import FinetuneConfig
 from rango.tasks import load_task
-from rango.training.run_folder import check_output
+from rango.training.run_folder import check_output, is_newer
 
 
 def finetune(
@@ -37,9 +38,16 @@ def finetune(
     if os.environ.get("RANK", "0") == "0":
         check_writable(out)
     task = load_task(settings.task, settings)
-    check_output(out, settings, task)
+    run = check_output(out, settings, task)
+    # The model would be loaded only to see that it is still the same.
+    if run is not None and run.complete and not is_newer(settings.model, run):
+        from rango.reports.run.terminal import print_result
+
+        if os.environ.get("RANK", "0") == "0":
+            Screen(quiet=quiet).say(f"{out} is complete with this configuration: nothing to do.")
+            print_result(out, split="test", shown=out / "report.html")
+        return
     # Bad input is refused above, before the seconds that these take.
-    from rango.console import Screen
     from rango.models.loading import load_model
     from rango.reports.run.page import write_report
     from rango.reports.run.terminal import print_result

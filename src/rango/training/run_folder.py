@@ -461,10 +461,18 @@ def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, s
     return run
 
 
-def check_output(path: Path, config: FinetuneConfig, task: Task) -> None:
+def check_output(path: Path, config: FinetuneConfig, task: Task) -> Run | None:
     """As `open_output`, before the model is loaded: a run of another model is not noticed yet."""
     stored = Run(path).part("fingerprints") if (path / "run.yaml").is_file() else {}
-    open_output(path, config, {**stored, "task": task.fingerprint})
+    return open_output(path, config, {**stored, "task": task.fingerprint})
+
+
+def is_newer(model: str, run: Run) -> bool:
+    """Whether a file of a model on this machine was written after the run ended; a model of the Hub never is."""
+    path = Path(model)
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path] * path.is_file()
+    ended = (run.path / "run.yaml").stat().st_mtime
+    return any(file.stat().st_mtime > ended for file in files)
 
 
 def _check_equal(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> None:
