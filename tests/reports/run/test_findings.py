@@ -15,8 +15,8 @@ from rango.reports.run.findings import (
     change,
     floor_finding,
     mcnemar_sentence,
-    priors_finding,
     recalibration_gain,
+    usable_finding,
     verdict_sentences,
 )
 
@@ -63,7 +63,7 @@ def test_verdict_on_adaptation(nce: Any, error: Any, tone: str, headline: str) -
 
 
 def test_difference_is_told_with_ends_and_interval() -> None:
-    sentence, _ = verdict_sentences({"test": made_metrics(DOWN, OPEN)})
+    _, sentence = verdict_sentences({"test": made_metrics(DOWN, OPEN)})
     assert sentence == (
         "Adaptation helped; the error rate did not change significantly. "
         "NCE fell from 0.900 to 0.700: −0.200 (95% interval −0.300 to −0.100). "
@@ -101,19 +101,15 @@ def test_without_a_difference_the_reason_is_told() -> None:
 @pytest.mark.parametrize(
     ("cell", "tone", "headline"),
     [
-        (entry(0.9, 0.8, 0.99), "good", "Its posteriors are worth more than the priors"),
-        (entry(1.1, 1.01, 1.2), "bad", "Its posteriors are worth less than the priors"),
-        (
-            entry(0.9, 0.8, 1.0),
-            "unclear",
-            "Its posteriors are worth neither significantly more nor less than the priors",
-        ),
-        (entry(float("inf"), float("inf"), float("inf")), "bad", "The posteriors rule out a right answer"),
-        (entry(None), "unclear", "Whether its posteriors are worth more than the priors is not known"),
+        (entry(0.9, 0.8, 0.99), "good", "The adapted model is usable: better than the priors"),
+        (entry(1.1, 1.01, 1.2), "bad", "The adapted model is not usable: worse than the priors"),
+        (entry(0.9, 0.8, 1.0), "unclear", "The adapted model is not shown to be usable: not better than the priors"),
+        (entry(float("inf")), "bad", "The adapted model is not usable: it rules out a right answer"),
+        (entry(None), "unclear", "The adapted model is not shown to be usable"),
     ],
 )
 def test_verdict_against_the_priors(cell: dict[str, Any], tone: str, headline: str) -> None:
-    finding = priors_finding({"adapted": {"nce": cell}})
+    finding = usable_finding({"adapted": {"nce": cell}})
     assert (finding.tone, finding.headline) == (tone, headline)
 
 
@@ -150,14 +146,12 @@ def test_the_verdict_says_so_where_a_model_that_got_better_is_still_worse_than_i
     metrics = made_metrics(DOWN, DOWN)
     metrics["base"]["nce"], metrics["adapted"]["nce"] = entry(1.4), entry(1.2, 1.1, 1.3)
     first, second = verdict_sentences({"test": metrics})
-    assert first.startswith(
+    assert second.startswith(
         "Adaptation helped, but not enough: the posteriors are worth less than the priors. NCE fell from 1.400 to 1.200"
     )
     assert adaptation_finding(metrics).tone == "bad"
-    assert second == (
-        "Its posteriors are worth less than the priors. NCE 1.200 (95% interval 1.100 to 1.300), where 1 is the priors "
-        "alone."
-    )
+    assert first.startswith("The adapted model is not usable: worse than the priors")
+    assert "NCE 1.200 (95% interval 1.100 to 1.300), where 1 is the priors alone" in first
 
 
 @pytest.mark.parametrize(
@@ -167,7 +161,7 @@ def test_a_metric_without_a_value_says_why(who: str, note: str) -> None:
     without = {**entry(None), "note": f"{who}{note}"}
     metrics = {"adapted": {"nce": without}, "difference": {"nce": without}}
     assert adaptation_finding(metrics).detail == f"NCE is {note}."
-    assert priors_finding(metrics).detail == f"NCE is {note}."
+    assert usable_finding(metrics).detail == f"NCE is {note}."
 
 
 def test_without_a_floor_the_reason_is_told() -> None:
@@ -213,9 +207,11 @@ def test_chance_error_holds_its_level() -> None:
 @pytest.mark.parametrize(
     ("nce", "error", "tone", "headline"),
     [
-        ((18.8, 17.0, 20.0), (0.9, 0.85, 0.95), "bad", "less than the priors, and it errs more often than the most"),
-        ((0.9, 0.85, 0.95), (0.9, 0.85, 0.95), "unclear", "more than the priors, yet it errs more often than the most"),
-        ((0.9, 0.85, 0.95), (0.62, 0.58, 0.66), "good", "more than the priors"),
+        ((18.8, 17.0, 20.0), (0.9, 0.85, 0.95), "bad", "worse than the priors and it errs more often than always"),
+        ((0.9, 0.85, 0.95), (0.9, 0.85, 0.95), "bad", "better than the priors but it errs more often than always"),
+        ((0.9, 0.85, 0.95), (0.62, 0.58, 0.66), "unclear", "better than the priors but it errs no less often than"),
+        ((0.9, 0.85, 0.95), (0.5, 0.45, 0.55), "good", "better than the priors and than always the commonest class"),
+        ((1.2, 1.1, 1.3), (0.5, 0.45, 0.55), "bad", "worse than the priors and it errs less often than the commonest"),
     ],
 )
 def test_errors_beyond_those_of_the_priors_are_no_good_news(nce: Any, error: Any, tone: str, headline: str) -> None:
@@ -223,10 +219,13 @@ def test_errors_beyond_those_of_the_priors_are_no_good_news(nce: Any, error: Any
         "prior": {"nce": entry(1.0), "error_rate": entry(0.6)},
         "adapted": {"nce": entry(*nce), "error_rate": entry(*error)},
     }
-    finding = priors_finding(metrics)
+    finding = usable_finding(metrics)
     assert finding.tone == tone
     assert headline in finding.headline
-    assert ("that class 0.600" in finding.detail) == (tone != "good")
+    assert "always the commonest class 0.600" in finding.detail
+    # What would be deployed is judged: the calibrated model where there is one.
+    calibrated = {**metrics, "calibrated": {"nce": entry(0.7, 0.6, 0.8), "error_rate": entry(0.3, 0.2, 0.4)}}
+    assert usable_finding(calibrated).headline.startswith("The calibrated model is usable")
 
 
 def test_a_gain_towards_the_floor_must_be_significant() -> None:

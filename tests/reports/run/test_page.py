@@ -75,7 +75,7 @@ def test_page_tells_what_was_run_and_what_came_out(page: Page, written: Path) ->
         "9,216 of 531,264 parameters trained (1.7%)",
         "1 min 35 s",
         "Adaptation helped.",
-        "Its posteriors are worth more than the priors.",
+        "model is usable: better than the priors and than always the commonest class.",
         "of the distance from the priors to the floor.",
         "Its posteriors are not calibrated: overconfident.",
         "the 600 test instances",
@@ -191,7 +191,7 @@ def test_a_test_set_of_one_class_has_a_page_that_says_what_is_missing(
     assert "so nothing normalises; give instances with more than one label" in page.text
     assert "Whether adaptation helped is not known. NCE is undefined: the system that outputs the priors" in page.text
     reason = "NCE is undefined: the system that outputs the priors"
-    assert f"Whether its posteriors are worth more than the priors is not known. {reason}" in page.text
+    assert f"The calibrated model is not shown to be usable. {reason}" in page.text
     assert page.tags.count("figure") == 10 - 2  # without NCE's intervals, and without the normalised cost
     assert "Error rate against coverage" in [value for name, value in page.attributes if name == "aria-label"]
 
@@ -215,7 +215,7 @@ def test_strange_records_do_not_break_the_page(run_dir: Path) -> None:
     write_json(run_dir / "metrics.json", {"test": {"adapted": {"nce": {"value": float("inf"), "n": 3}}}})
     page = page_of(run_dir)
     assert "∞" in page.text
-    assert "The posteriors rule out a right answer." in page.text
+    assert "model is not usable: it rules out a right answer." in page.text
 
 
 def test_folders_that_are_no_run_are_refused(tmp_path: Path) -> None:

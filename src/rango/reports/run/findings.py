@@ -33,7 +33,7 @@ class Finding:
 
 
 def verdict_sentences(metrics: Mapping[str, Any], *, split: str = "test") -> list[str]:
-    """Whether adaptation helped and whether the adapted model is worth more than its priors, for the terminal.
+    """Whether the model is worth acting on, and whether adaptation helped, for the terminal.
 
     One without the other misleads: a model may be much better than it was, and still worse than ignoring the question.
 
@@ -41,7 +41,7 @@ def verdict_sentences(metrics: Mapping[str, Any], *, split: str = "test") -> lis
         InputError: the split is not in the metrics.
     """
     states = split_metrics(metrics, split=split)
-    return [f"{finding.headline}. {finding.detail}" for finding in (adaptation_finding(states), priors_finding(states))]
+    return [f"{finding.headline}. {finding.detail}" for finding in (usable_finding(states), adaptation_finding(states))]
 
 
 def adaptation_finding(states: Metrics) -> Finding:
@@ -59,7 +59,7 @@ def adaptation_finding(states: Metrics) -> Finding:
         "unclear": "Adaptation has no significant effect on NCE",
     }[tone]
     # Better than it was is no success where the priors alone are better still.
-    if tone == "good" and priors_finding(states).tone == "bad":
+    if tone == "good" and usable_finding(states, "adapted").tone == "bad":
         tone, headline = "bad", "Adaptation helped, but not enough: the posteriors are worth less than the priors"
     # Where the error rate has another outcome than NCE, the headline must not hide it.
     if error is not None and error[0] != nce[0]:
@@ -106,27 +106,45 @@ def _undefined(states: Metrics, state: str, metric: str) -> str:
     return f"{column_named(metric).title} is {str(entry['note']).removeprefix('first: ').removeprefix('second: ')}."
 
 
-def priors_finding(states: Metrics, state: str = "adapted") -> Finding:
-    """Is the model worth more than its priors? The interval of NCE against 1."""
+def usable_finding(states: Metrics, state: str | None = None) -> Finding:
+    """Is the model worth acting on? NCE against the priors (1), and errors against always the commonest class.
+
+    Args:
+        states: the metrics of one split.
+        state: which model; when absent the one that would be deployed, which is the calibrated one where there is one.
+    """
+    state = state or ("calibrated" if "calibrated" in states else "adapted")
+    name = f"The {state} model"
     nce = estimate(states, state, "nce")
     if nce is None:
         reason = _undefined(states, state, "nce") or "NCE is not in metrics.json."
-        headline = "Whether its posteriors are worth more than the priors is not known"
-        return Finding("priors", "unclear", headline, reason)
+        return Finding("use", "unclear", f"{name} is not shown to be usable", reason)
     if math.isinf(nce.value):
         detail = "At least one right choice was given probability 0, which costs infinity; nothing is clipped."
-        return Finding("priors", "bad", "The posteriors rule out a right answer", detail)
+        return Finding("use", "bad", f"{name} is not usable: it rules out a right answer", detail)
     span = interval(nce)
     detail = f"NCE {number(nce.value)}{f' (95% interval {span})' if span else ''}, where 1 is the priors alone"
-    words = {"good": "more", "bad": "less", "unclear": "neither significantly more nor less"}
-    tone = _tone(nce, 1.0)
-    headline = f"Its posteriors are worth {words[tone]} than the priors"
+    tones = [_tone(nce, 1.0)]
+    words = {"good": "better than the priors", "bad": "worse than the priors", "unclear": "not better than the priors"}
+    reasons = [words[tones[0]]]
     error, of_priors = estimate(states, state, "error_rate"), estimate(states, "prior", "error_rate")
-    if error is not None and of_priors is not None and _tone(error, of_priors.value) == "bad":
-        headline += f"{', and' if tone == 'bad' else ', yet'} it errs more often than the most frequent class does"
-        detail += f"; error rate {number(error.value)} ({interval(error)}), that class {number(of_priors.value)}"
-        tone = "bad" if tone == "bad" else "unclear"
-    return Finding("priors", tone, headline, f"{detail}.")
+    if error is not None and of_priors is not None:
+        tones.append(_tone(error, of_priors.value))
+        span = interval(error)
+        detail += f"; error rate {number(error.value)}{f' ({span})' if span else ''}, "
+        detail += f"always the commonest class {number(of_priors.value)}"
+        words = {
+            "good": "than always the commonest class",
+            "bad": "it errs more often than always the commonest class does",
+            "unclear": "it errs no less often than always the commonest class does",
+        }
+        # "better than the priors and than always …" where both are good, a sentence of its own elsewhere.
+        good = tones == ["good", "good"]
+        reasons.append(words[tones[1]] if good or tones[1] != "good" else "it errs less often than the commonest class")
+    tone: Tone = "bad" if "bad" in tones else "good" if set(tones) == {"good"} else "unclear"
+    verdict = {"good": "is usable", "bad": "is not usable", "unclear": "is not shown to be usable"}[tone]
+    joined = f" {'and' if tone == 'good' or tones[0] != 'good' else 'but'} ".join(reasons)
+    return Finding("use", tone, f"{name} {verdict}: {joined}", f"{detail}.")
 
 
 def floor_finding(states: Metrics) -> Finding:

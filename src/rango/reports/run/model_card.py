@@ -20,7 +20,7 @@ from rango.decisions import Calibrator
 from rango.errors import InputError
 from rango.files import model_file
 from rango.options import Form
-from rango.reports.run.findings import adaptation_finding, priors_finding
+from rango.reports.run.findings import adaptation_finding, usable_finding
 from rango.reports.tables import Metrics, Table, estimate, estimate_notes, heading, interval, number, result_rows
 from rango.tasks import Templates, hellaswag, simulated, socialiqa, table
 from rango.training.run_folder import Run
@@ -136,7 +136,7 @@ def render_card(run: Run, made: Exported) -> str:
         "record": record,
         "form": form,
         "trained": _trained(made, record),
-        "findings": [adaptation_finding(states), priors_finding(states)] if states else [],
+        "findings": [usable_finding(states), adaptation_finding(states)] if states else [],
         "table": shown,
         "notes": [*map(str, record.get("notes") or ()), *estimate_notes(own)],
         "prompt": prompt_template(config.task, form),

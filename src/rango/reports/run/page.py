@@ -71,7 +71,7 @@ def render_page(run: RunContents) -> str:
     table = result_rows(run.metrics) if states else None
     verdict: list[findings.Finding] = []
     if states:
-        verdict = [findings.adaptation_finding(states), findings.priors_finding(states), findings.floor_finding(states)]
+        verdict = [findings.usable_finding(states), findings.adaptation_finding(states), findings.floor_finding(states)]
         reason = missing.get("posteriors/test-adapted.parquet", "")
         verdict.append(findings.calibration_finding(posteriors.get("adapted"), reason=reason))
     # Comparisons of instances need the posteriors before and after adaptation.
