@@ -84,30 +84,6 @@ def place_refused(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder} cannot be written to ({reason}); give another place") from None
 
 
-def check_model_folder(source: str) -> None:
-    """Raise InputError where a model's name means a folder that holds no checkpoint; a Hub id is not looked up."""
-    path = Path(source)
-    means_folder = path.exists() or source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1
-    # Of a GGUF file the rest is checked where it is read.
-    if not means_folder or (path.suffix == ".gguf" and path.is_file()):
-        return
-    # transformers would put the adapter into the network unseen wherever PEFT is installed.
-    if (path / "config.json").is_file():
-        if (path / ADAPTER_CONFIG).is_file():
-            raise InputError(
-                f"model folder {source} also holds an adapter ({ADAPTER_CONFIG}), which would be on in the base model; "
-                "move the adapter's files to a folder of their own and give that as --adapter"
-            )
-        return
-    if any((path / name).is_file() for name in (ADAPTER_CONFIG, "run.yaml")):
-        kind = "an adapter" if (path / ADAPTER_CONFIG).is_file() else "a run"
-        raise InputError(
-            f"model folder {source} is {kind}, not a model; give its base model as the model and this as --adapter"
-        )
-    problem = "has no config.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
-    raise InputError(f"model folder {source} {problem}; expected a Hub id or a folder with a transformers checkpoint")
-
-
 def model_file(source: str, name: str) -> Path | None:
     """A file of a model's folder or Hub repository; None where it has none, or where the Hub cannot be reached."""
     folder = Path(source)

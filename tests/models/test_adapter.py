@@ -164,6 +164,19 @@ def test_a_pattern_that_fits_no_adapted_module_is_refused(checkpoint: Checkpoint
     assert not any(isinstance(module, LoRALinear) for module in model.network.modules())
 
 
+def test_a_module_that_gets_the_tokens_of_all_rows_together_cannot_be_shared(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("opt"))  # flattens the batch in its feed-forward part
+    attention, everything = LoRA(targets=("q", "v")), LoRA(targets=("all-linear",))
+    weights = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    with pytest.raises(InputError, match=r"^model\.decoder\.layers\.0\.fc1 of .* is given the tokens of all rows"):
+        add_bank(model, [(attention, 0), (everything, 0)])
+    assert list(model.network.state_dict()) == list(weights), "a refused bank leaves the network as it was"
+    bank = add_bank(model, [(attention, 0), (attention, 1)])
+    for adapter in bank:
+        adapter.remove()
+    add_adapter(model, everything, seed=0)  # alone it has all rows, in whatever order
+
+
 def test_equal_adapters_are_equal_files(checkpoint: Checkpoint, tmp_path: Path) -> None:
     model = load_model(checkpoint("phi"))
     for number in range(20):

@@ -66,6 +66,23 @@ def test_each_adapter_and_each_row_equals_the_adapter_alone(checkpoint: Checkpoi
     assert not any(isinstance(module, LoRALinear) for module in model.network.modules())
 
 
+def test_rows_of_different_adapters_are_refused_where_a_layer_flattens_the_batch(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    model = load_model(checkpoint("opt"))
+    for name in ("a", "b"):
+        adapter = shaken(model, LoRA(rank=2, targets=("mlp",)))
+        adapter.save(tmp_path / name)
+        adapter.remove()
+    adapters = load_adapters(model, {name: tmp_path / name for name in ("a", "b")})
+    with adapters.mixed(["a"] * len(IDS)):
+        one = logits(model, IDS)
+    with adapters.only("a"):
+        assert torch.equal(logits(model, IDS), one)
+    with pytest.raises(InputError, match=r"fc1 of .* is given the tokens of all rows together"):
+        adapters.mixed(["a", "b", "a", "b", None])
+
+
 def test_what_names_and_folders_must_be(checkpoint: Checkpoint, saved: dict[str, Path], tmp_path: Path) -> None:
     model = load_model(checkpoint("phi"))
     with pytest.raises(InputError, match="has no folders; give at least one"):

@@ -225,6 +225,15 @@ class TestMistakes:
         with pytest.raises(InputError, match="unknown model of the study 'tinny': did you mean 'tiny'"):
             plan(base={"model": "tinny"}, models={"tiny": {"texts": "simulated"}})
 
+    def test_an_own_model_that_cannot_be_quantised(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        models = {"grams": {"texts": "simulated", "model": "ngram"}, "tiny": {"texts": "simulated"}}
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+        with pytest.raises(InputError, match="quantise is 'nf4', but grams, a model of the study, is an ngram, in"):
+            plan(base={"model": "grams", "quantise": "nf4", "adaptation": "none"}, models=models)
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+        with pytest.raises(InputError, match=r"quantise is 'int8', which needs bitsandbytes; pip install 'rango"):
+            plan(base={"model": "tiny", "quantise": "int8"}, models=models)
+
     def test_a_task_that_cannot_load_is_told_once(self) -> None:
         with pytest.raises(InputError, match=r"data folder /nowhere/hellaswag does not exist") as caught:
             plan(base={"data": "/nowhere/{task}"}, vary={"task": ["hellaswag"], "lora.rank": [1, 2]})

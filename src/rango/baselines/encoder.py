@@ -25,7 +25,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from rango.baselines.regression import Fitted, check_fittable
 from rango.console import Screen, SignalGuard
 from rango.errors import DivergenceError, InputError
-from rango.files import check_model_folder
 from rango.models.full_finetuning import FullTuning, add_full
 from rango.models.loading import (
     Model,
@@ -34,6 +33,7 @@ from rango.models.loading import (
     load_tokenizer,
     quiet_transformers,
 )
+from rango.models.sources import check_source
 from rango.options import SPLITS, FinetuneConfig, Split
 from rango.scoring.batches import Batch, Read
 from rango.scoring.forward import Reader
@@ -95,7 +95,7 @@ def load_encoder(name: str, *, labels: int, device: str, seed: int) -> Model:
         InputError: no such model, no classifier of sequences, a checkpoint that lacks weights below the head, a
             tokenizer that cannot pad.
     """
-    check_model_folder(name)
+    check_source(name)
     tokenizer = load_tokenizer(name)
     if tokenizer.pad_token_id is None:
         raise InputError(f"encoder {name}: its tokenizer has no token for padding; give an encoder, such as BERT")

@@ -11,7 +11,7 @@ from rango.cli import Quiet
 from rango.cli.posteriors import check_output, place_note, print_decisions, print_real_cost
 from rango.console import Screen, visible
 from rango.decisions import Costs
-from rango.files import check_model_folder
+from rango.models.sources import check_source
 from rango.rows import check_written, write_rows
 from rango.tasks.registry import load_further
 from rango.tasks.sources import file_rows
@@ -56,7 +56,7 @@ def predict(
     if table is not None:
         check_costs(table, task.test)
     predictor = folder.predictor(state)
-    check_model_folder(folder.config.model)
+    check_source(folder.config.model, folder.config.quantise)
     from rango.models.loading import load_model
 
     screen = Screen(quiet=quiet)

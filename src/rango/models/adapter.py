@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -299,14 +300,45 @@ def add_bank(model: Model, configurations: Sequence[tuple[LoRA, int]]) -> tuple[
     each has an equal share.
 
     Raises:
-        InputError: as `add_adapter`.
+        InputError: as `add_adapter`, or `check_rows_apart`.
     """
     check_unadapted(model)
     # All placements are checked before the first layer is replaced.
-    adapters = wrap(model, [(lora, _plan(model.network, lora)) for lora, _ in configurations])
+    plans = [(lora, _plan(model.network, lora)) for lora, _ in configurations]
+    if len(plans) > 1:
+        check_rows_apart(model, dict.fromkeys(name for _, plan in plans for name in plan))
+    adapters = wrap(model, plans)
     for adapter, (_, seed) in zip(adapters, configurations, strict=True):
         adapter.reset(seed)
     return adapters
+
+
+def check_rows_apart(model: Model, names: Iterable[str]) -> None:
+    """Raise InputError where an adapted module is not given the batch row by row, so that a bank cannot share it.
+
+    Some layers put the tokens of all rows into one list (OPT's feed-forward part) or pick tokens for each expert. The
+    first dimension does not say there whose tokens these are. A pass over two rows of three tokens shows it.
+    """
+    rows, tokens = 2, 3
+    mixing: list[str] = []
+
+    def look(name: str, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[:-1] != (rows, tokens):
+            mixing.append(name)
+
+    network, training = model.network, model.network.training
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name in names:
+            hook = network.get_submodule(name).register_forward_pre_hook(lambda _, x, name=name: look(name, x))
+            hooks.callback(hook.remove)
+        hooks.callback(network.train, training)
+        network.train(False)
+        network(input_ids=torch.arange(rows * tokens, device=model.device).view(rows, tokens), use_cache=False)
+    if mixing:
+        raise InputError(
+            f"{mixing[0]} of {model.name} is given the tokens of all rows together, so that several adapters cannot "
+            "share a batch there; compute with one adapter at a time, or leave this module out of lora.targets"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from rango.errors import InputError, unknown_name
-from rango.models.adapter import Adapter, check_unadapted, joint_scaling
+from rango.models.adapter import Adapter, check_rows_apart, check_unadapted, joint_scaling
 from rango.models.loading import Model
 from rango.models.peft_format import put_adapters, read_adapter
 from rango.options import LoRA
@@ -34,6 +34,7 @@ class AdapterSet(Mapping[str, Adapter]):
         first = next(iter(self._adapters.values()))
         self._model, self._grouping = first.model, first.grouping
         self._grouping.members = ()
+        self._rows_apart = False  # whether a batch of several adapters has been tried
 
     def __getitem__(self, name: str) -> Adapter:
         """The adapter of a name."""
@@ -64,11 +65,16 @@ class AdapterSet(Mapping[str, Adapter]):
         together are computed together.
 
         Raises:
-            InputError: no adapter has one of the names, or there are none.
+            InputError: no adapter has one of the names, there are none, or an adapted module is not given the batch row
+                by row (see `check_rows_apart`).
         """
         if not names:
             raise InputError("mixed has no names; give one for each row of the batch")
         owners = [_BASE if name is None else self[name].number for name in names]
+        if not self._rows_apart and len(set(owners)) > 1:
+            with self._grouping.off():
+                check_rows_apart(self._model, {name for adapter in self._adapters.values() for name in adapter.layers})
+            self._rows_apart = True
         spans = [(owner, len(list(rows))) for owner, rows in groupby(owners)]
         return self._grouping.split([owner for owner, _ in spans], [count for _, count in spans])
 

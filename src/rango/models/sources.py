@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rango.errors import InputError, first_line
-from rango.files import check_model_folder, read_json
+from rango.files import ADAPTER_CONFIG, read_json
 from rango.models.gguf import check_gguf, find_gguf
 from rango.options import Quantisation
 
@@ -36,11 +36,8 @@ def check_source(source: str, quantise: Quantisation = "none") -> None:
     Of a folder these are its config.json, whether all files of weights are there and whole, and whether it has a
     tokenizer. Of a GGUF file its header is read. A Hub id is not looked up.
     """
-    check_model_folder(source)
-    if quantise != "none" and importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            f"quantise is {quantise!r}, which needs bitsandbytes; pip install 'rango-lm[quantise]', or leave it out"
-        )
+    _check_folder(source)
+    check_quantise(quantise)
     if (file := find_gguf(source)) is not None:
         check_gguf(file)
     folder = Path(source)
@@ -55,6 +52,38 @@ def check_source(source: str, quantise: Quantisation = "none") -> None:
     check_unquantised(source, config)
     check_weights(folder)
     check_tokenizer(folder)
+
+
+def check_quantise(quantise: Quantisation) -> None:
+    """Raise InputError where a base is to be quantised and the package for it is not installed."""
+    if quantise != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"quantise is {quantise!r}, which needs bitsandbytes; pip install 'rango-lm[quantise]', or leave it out"
+        )
+
+
+def _check_folder(source: str) -> None:
+    """Raise InputError where a model's name means a folder that holds no checkpoint; a Hub id is not looked up."""
+    path = Path(source)
+    means_folder = path.exists() or source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1
+    # Of a GGUF file the rest is checked where it is read.
+    if not means_folder or (path.suffix == ".gguf" and path.is_file()):
+        return
+    # transformers would put the adapter into the network unseen wherever PEFT is installed.
+    if (path / "config.json").is_file():
+        if (path / ADAPTER_CONFIG).is_file():
+            raise InputError(
+                f"model folder {source} also holds an adapter ({ADAPTER_CONFIG}), which would be on in the base model; "
+                "move the adapter's files to a folder of their own and give that as --adapter"
+            )
+        return
+    if any((path / name).is_file() for name in (ADAPTER_CONFIG, "run.yaml")):
+        kind = "an adapter" if (path / ADAPTER_CONFIG).is_file() else "a run"
+        raise InputError(
+            f"model folder {source} is {kind}, not a model; give its base model as the model and this as --adapter"
+        )
+    problem = "has no config.json" if path.is_dir() else "does not exist" if not path.exists() else "is a file"
+    raise InputError(f"model folder {source} {problem}; expected a Hub id or a folder with a transformers checkpoint")
 
 
 def check_unquantised(source: str, config: Mapping[str, Any]) -> None:

@@ -22,7 +22,14 @@ from rango.errors import InputError
 from rango.files import fingerprint
 from rango.options import BASELINES, AdaptationOptions, Baseline, FinetuneConfig, ScoringOptions, Selection, TaskOptions
 from rango.studies.configurations import BASE_KEYS, base_values, row_axes, run_config
-from rango.studies.pretrained_models import ModelSpec, check_model, check_texts, needed_models, plan_models
+from rango.studies.pretrained_models import (
+    ModelSpec,
+    check_model,
+    check_own_model,
+    check_texts,
+    needed_models,
+    plan_models,
+)
 from rango.studies.study import Axes, Reference, Study
 from rango.studies.study_costs import StudyCosts, check_costs
 from rango.tasks import Task, load_task
@@ -196,6 +203,8 @@ class Planner:
             folder = self.models[model][0]
             self.used.add(folder)
             values["model"] = str(self.out / MODELS / folder)
+            with self._collecting():
+                check_own_model(model, self.models[model][1], quantise=values.get("quantise") or "none")
         else:
             with self._collecting():
                 check_model(model, own=self.models, quantise=values.get("quantise") or "none")

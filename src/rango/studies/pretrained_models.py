@@ -14,7 +14,7 @@ from rango.config import Config
 from rango.errors import InputError, unknown_name
 from rango.files import fingerprint
 from rango.language.options import PretrainConfig
-from rango.models.sources import check_source
+from rango.models.sources import check_quantise, check_source
 from rango.options import Quantisation
 
 _LINES = 70_000
@@ -113,6 +113,16 @@ def check_model(model: str, *, own: Collection[str], quantise: Quantisation = "n
     near = difflib.get_close_matches(model, own, n=1, cutoff=0.7)
     if near and "/" not in model and not (Path(model) / "config.json").is_file():
         raise unknown_name("model of the study", model, own)
+
+
+def check_own_model(name: str, spec: ModelSpec, *, quantise: Quantisation) -> None:
+    """Raise InputError, before it is pre-trained, where an own model could not be loaded as the runs want it."""
+    check_quantise(quantise)
+    if quantise != "none" and spec.options.model != "transformer":
+        raise InputError(
+            f"quantise is {quantise!r}, but {name}, a model of the study, is an {spec.options.model}, in which nothing "
+            "can be quantised; leave it out"
+        )
 
 
 def needed_models(models: Mapping[str, ModelSpec], used: Collection[str]) -> dict[str, ModelSpec]:

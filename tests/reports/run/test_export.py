@@ -162,6 +162,11 @@ def test_what_cannot_be_exported_is_refused(run: Run, tmp_path: Path) -> None:
     gone = Path(shutil.copytree(run.path, tmp_path / "gone"))
     write_yaml(gone / "run.yaml", {**run.record, "config": {**run.part("config"), "model": "./GONE"}})
     refused("model folder ./GONE does not exist", gone, merge=True)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    write_yaml(gone / "run.yaml", {**run.record, "config": {**run.part("config"), "model": str(broken)}})
+    refused("model folder .*broken has no weights", gone, merge=True)
     shutil.rmtree(gone / "adapter" / "best")
     refused("holds no adapter", gone)
 

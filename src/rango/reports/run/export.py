@@ -21,7 +21,6 @@ from rango.errors import InputError, RunError, first_line
 from rango.files import (
     ADAPTER_CONFIG,
     FULL_RECORD,
-    check_model_folder,
     check_writable,
     fingerprint,
     holds_files,
@@ -31,6 +30,7 @@ from rango.files import (
     write_yaml,
 )
 from rango.models.gguf import ENDING, WHEELS
+from rango.models.sources import check_source
 from rango.options import ExportOptions
 from rango.output_folder import LOCK, new_folder
 from rango.reports.run.model_card import Exported, render_card
@@ -109,7 +109,7 @@ def check_export(folder: Path, out: Path, options: ExportOptions) -> Run:
             f"dtype is {options.dtype} but an adapter is written as it was trained, in float32; give --merge too"
         )
     if options.merge and not full:
-        check_model_folder(run.config.model)
+        check_source(run.config.model)
     if options.base_model is not None and not _is_hub_id(options.base_model):
         raise InputError(f"base_model is {options.base_model!r}; expected a Hub id, ORG/NAME")
     if options.push_to_hub is not None:
