@@ -40,6 +40,10 @@ def test_what_cannot_be_aligned_is_refused() -> None:
     twice = [Posteriors(np.log([[0.5, 0.5]] * 3), [0, 0, 0], ids) for ids in ("xxy", "xyx")]
     with pytest.raises(InputError, match="id 'x' occurs twice and the orders differ"):
         align_by_id(*twice)
-    words = [Posteriors(np.log([[0.5, 0.5]]), [0], ["x"], None, [row]) for row in (["a", "b"], ["b", "a"])]
+    # Choices that differ between instances are no classes, so their columns have no names to be matched by.
+    words = [
+        Posteriors(np.log([[0.5, 0.5]] * 2), [0, 0], ["x", "y"], None, [row, ["c", "d"]])
+        for row in (["a", "b"], ["b", "a"])
+    ]
     with pytest.raises(InputError, match=r"id 'x' has choices \['a', 'b'\] beside \['b', 'a'\]"):
         align_by_id(*words)
