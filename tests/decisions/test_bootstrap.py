@@ -29,7 +29,7 @@ def test_replicates_are_the_metrics_of_the_drawn_instances(
         for name in METRICS:
             expected = drawn.metric(name, costs=COSTS, priors=priors)
             if name == "calibrated_nce":
-                # Its temperature is that of all instances; fitted to the drawn ones (of one weight) it would be lower still.
+                # Its temperature is that of all instances; that of the drawn ones, of one weight, gives less.
                 assert priors is not None or values[name][replicate] >= expected - 1e-9
                 expected = calibrated.take(resampling.indices(replicate)).nce(priors=priors)
             assert values[name][replicate] == pytest.approx(expected, rel=1e-6), name
