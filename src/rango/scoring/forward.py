@@ -40,6 +40,8 @@ _LENGTH = re.compile(
 _SELECTION = re.compile(r"^(index_topk|index_block_size|keep_window_size)$")
 # These sound like lengths of text and are none.
 _OTHER = re.compile(r"feed_forward|^use_|vision|audio|image|conv_|max_window")
+# What configurations call the bound of the logits.
+_CAPS = ("final_logit_softcapping", "output_logit_soft_cap")
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +176,10 @@ class Reader:
         return _pick(self._cap(network.get_output_embeddings()(states).float()), at, targets)
 
     def _cap(self, logits: torch.Tensor) -> torch.Tensor:
-        # Gemma 2 bounds its logits after the head, in the part of its forward pass that is not used here.
-        cap = getattr(self.model.network.config, "final_logit_softcapping", None)
+        # Gemma 2 and xLSTM bound their logits after the head, in the part of their forward pass that is not used here;
+        # a model of images keeps the bound in the configuration of its text part.
+        config: Any = self.model.network.config.get_text_config()
+        cap = next((value for name in _CAPS if (value := getattr(config, name, None)) is not None), None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:

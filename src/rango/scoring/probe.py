@@ -17,7 +17,7 @@ from rango.scoring.trees import TokenTree
 # Largest difference in nats between a tree's score and the full sequence's that rounding explains.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 # What a network raises when it cannot take an input.
-_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError)
+_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError, AssertionError)
 
 
 def probe_reader(model: Model) -> Reader:
