@@ -106,7 +106,9 @@ def check_adapter_folder(folder: Path) -> Path:
     best = folder / "adapter" / "best"
     place = best if best.is_dir() else folder
     if not any((place / name).is_file() for name in (ADAPTER_CONFIG, FULL_RECORD)):
-        hint = "it is a whole model, give it as the model itself; " if (place / "config.json").is_file() else ""
+        hint = "" if place.exists() else "there is no such folder; "
+        if (place / "config.json").is_file():
+            hint = "it is a whole model, give it as the model itself; "
         raise InputError(
             f"{folder} holds no {ADAPTER_CONFIG}; {hint}give a run directory or an adapter folder in PEFT's format"
         )

@@ -43,7 +43,7 @@ def test_adapters_of_another_model_are_refused(checkpoint: Checkpoint, tmp_path:
     with pytest.raises(InputError, match="adapts another base model: it was made for .*fingerprint"):
         load_adapter(load_model(checkpoint("phi", seed=1)), tmp_path)
     with pytest.raises(InputError, match="holds no adapter_config.json"):
-        load_adapter(model, tmp_path / "nothing")
+        load_adapter(model, str(tmp_path / "nothing"))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(InputError, match="is not a safetensors file"):
         load_adapter(load_model(checkpoint("phi")), tmp_path)

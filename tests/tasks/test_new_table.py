@@ -62,6 +62,16 @@ def test_few_rows_for_validation_are_warned_of(tmp_path: Path) -> None:
     assert guess_table(tickets(tmp_path / "many.csv", 300)).warnings() == ()
 
 
+def test_rows_without_a_label_are_warned_of(tmp_path: Path) -> None:
+    rows = [
+        [f"words of {n}", "" if n % 100 == 7 else "ab"[n % 2], "test" if n % 100 == 7 else "train"] for n in range(300)
+    ]
+    blank = guess_table(write_csv(tmp_path / "a.csv", ["text", "label"], [row[:2] for row in rows])).warnings()
+    assert [line for line in blank if line.startswith("3 of the 300 rows have no label, and a run refuses")]
+    whole = guess_table(write_csv(tmp_path / "b.csv", ["text", "label", "split"], rows)).warnings()
+    assert not [line for line in whole if "no label" in line], "a test split without labels is read"
+
+
 @pytest.mark.parametrize("label", ["B", "2", "a fine day", "option2"])
 def test_columns_of_choices_are_templates(tmp_path: Path, label: str) -> None:
     """Letters, numbers from 1, texts and names all mean the same column."""
@@ -105,6 +115,9 @@ def test_what_cannot_be_guessed_is_refused_with_the_columns_seen(tmp_path: Path)
         guess_table(path, label="texts")
     path = write_csv(tmp_path / "b.csv", ["n", "label"], [[n, "ab"[n % 2]] for n in range(9)])
     with pytest.raises(InputError, match="no column of text beside label"):
+        guess_table(path)
+    path = write_csv(tmp_path / "braces.csv", ["{text}", "label"], [[f"words of {n}", "ab"[n % 2]] for n in range(9)])
+    with pytest.raises(InputError, match=r"columns: \{text\}, label\); a column of text has .* no brace or dot in its"):
         guess_table(path)
     path = write_csv(tmp_path / "c.csv", ["text", "label"], [[f"words of {n}", f"kind {n}"] for n in range(60)])
     with pytest.raises(InputError, match="60 different values; expected 2 to 50"):

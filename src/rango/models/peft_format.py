@@ -45,7 +45,7 @@ _UNREAD = (
 _CHANGES_BASE = ("pissa_niter", "olora", "corda", "loftq", "lora_ga")
 
 
-def load_adapter(model: Model, folder: Path) -> TrainableModel:
+def load_adapter(model: Model, folder: Path | str) -> TrainableModel:
     """Put a saved adapter into the model: a run directory (its best checkpoint) or a folder in PEFT's format.
 
     The checkpoint of full fine-tuning is a whole model, whose weights replace the base's.
@@ -53,6 +53,7 @@ def load_adapter(model: Model, folder: Path) -> TrainableModel:
     Raises:
         InputError: the folder holds no adapter, a kind that Rango does not read, or an adapter of another base model.
     """
+    folder = Path(folder)
     checkpoint = check_adapter_folder(folder)
     if (checkpoint / FULL_RECORD).is_file():
         return _load_full(model, checkpoint)
@@ -114,6 +115,7 @@ def _check_start(adapter: Adapter) -> None:
 
 def read_adapter(model: Model, folder: Path) -> StoredAdapter:
     """Read a LoRA adapter for a model, without putting it into the network; errors as in `load_adapter`."""
+    folder = Path(folder)
     checkpoint = check_adapter_folder(folder)
     if (checkpoint / FULL_RECORD).is_file():
         raise InputError(f"{folder} is a checkpoint of full fine-tuning, a whole model; expected a LoRA adapter")

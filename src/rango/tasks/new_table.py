@@ -47,10 +47,17 @@ class TableGuess:
     """How often each class is the right one; empty where each row has its own choices."""
     unused: tuple[str, ...]
     """Columns that the prompt leaves out."""
+    unlabelled: int
+    """How many rows have no right answer."""
 
     def warnings(self) -> tuple[str, ...]:
-        """Where there are too few rows for what the validation split is for: a fifth of the rows."""
+        """What stands in the way of training: rows without labels, or too few for what validation, a fifth, is for."""
         warnings = []
+        if self.unlabelled and self.config.splits is None:
+            warnings.append(
+                f"{self.unlabelled:,} of the {self.rows:,} rows have no label, and a run refuses such a table: label "
+                "them, or keep them in another file for rango predict"
+            )
         validation = self.rows // 5
         if validation < FEW_VALIDATION:
             warnings.append(
@@ -94,7 +101,10 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
     free = {name: values for name, values in free.items() if name not in (identity, group)}
     texts = _text_columns(free)
     if not texts:
-        raise InputError(f"{path} has no column of text beside {label} (columns: {', '.join(names)}); add one")
+        raise InputError(
+            f"{path} has no column of text beside {label} (columns: {', '.join(names)}); a column of text has no blank "
+            "cell, and no brace or dot in its name: add one, fill it or rename it"
+        )
     counts = Counter(value for value in columns[label] if value)
     choices: tuple[str, ...] | str
     if options is None:
@@ -123,7 +133,8 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
     used = {*texts, label, identity, group, splits}
     unused = tuple(name for name in free if name not in used)
     classes = None if options is not None else tuple(sorted(counts))
-    return TableGuess(config, classes, len(rows), counts if options is None else Counter(), unused)
+    unlabelled = columns[label].count("")
+    return TableGuess(config, classes, len(rows), counts if options is None else Counter(), unused, unlabelled)
 
 
 def _text(value: Any) -> str:
