@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import largest_resident_set
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PhiConfig, PreTrainedTokenizerFast
 
@@ -50,9 +50,7 @@ def write_model(folder: Path, shape: str) -> None:
 
 def megabytes() -> float:
     """The peak of memory so far."""
-    if CUDA:
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return (torch.cuda.max_memory_allocated() if CUDA else largest_resident_set()) / 2**20
 
 
 def sequences(args: argparse.Namespace) -> list[list[int]]:

@@ -55,6 +55,10 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"adaptation": "full", "objective": "tokens"},
     ),
     "phi tiny, lora q,v": ("phi", {**TINY, "vocab_size": 1000}, {}),
+    "llama, lora, checkpointing": ("llama", LLAMA, {"gradient_checkpointing": True}),
+    "gpt2, full, checkpointing": ("gpt2", GPT2, {"adaptation": "full", "gradient_checkpointing": True}),
+    "llama, lora, nf4": ("llama", LLAMA, {"quantise": "nf4"}),
+    "gpt2, lora, int8": ("gpt2", GPT2, {"quantise": "int8"}),
 }
 
 
@@ -69,12 +73,13 @@ def write_random(folder: Path, architecture: str, sizes: dict[str, Any]) -> None
 
 def train(folder: str, options: MemoryOptions) -> int:
     """Take three steps in this process; returns the peak in bytes."""
-    model = load_model(folder, dtype=options.dtype, device=options.device)
+    model = load_model(folder, dtype=options.dtype, device=options.device, quantise=options.quantise)
     adapter: Any = add_full(model) if options.adaptation == "full" else add_adapter(model, options.lora, seed=0)
     reader = probe_reader(model)
     branch = max(2, options.length // 16)
     draw = torch.Generator().manual_seed(0)
-    config = FinetuneConfig(model=folder, task="simulated", objective=options.objective, lora=options.lora)
+    shared = {name: getattr(options, name) for name in ("objective", "gradient_checkpointing", "lora")}
+    config = FinetuneConfig(model=folder, task="simulated", **shared)
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-4)
     run: Any = SimpleNamespace(config=config, adapter=adapter)
     run.micro_batch = lambda trees: MicroBatch(reader, trees, options.objective)
@@ -93,7 +98,20 @@ def train(folder: str, options: MemoryOptions) -> int:
         optimizer.zero_grad(set_to_none=True)
     if model.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return largest_resident_set()
+
+
+def largest_resident_set() -> int:
+    """The most bytes that this process had in memory so far.
+
+    Linux counts what the parent had before this program was started in `ru_maxrss`, so there the kernel's own file is
+    read.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        (kibibytes,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(kibibytes) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
