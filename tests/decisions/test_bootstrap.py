@@ -32,7 +32,7 @@ def test_replicates_are_the_metrics_of_the_drawn_instances(
                 # Its temperature is that of all instances; that of the drawn ones, of one weight, gives less.
                 assert priors is not None or values[name][replicate] >= expected - 1e-9
                 expected = calibrated.take(resampling.indices(replicate)).nce(priors=priors)
-            assert values[name][replicate] == pytest.approx(expected, rel=1e-6), name
+            assert values[name][replicate] == pytest.approx(expected, rel=1e-10), name
 
 
 def test_whole_groups_are_drawn() -> None:

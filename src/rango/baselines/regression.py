@@ -67,6 +67,7 @@ def fit_classes(features: Mapping[Split, Any], task: Task) -> Fitted:
         values = regression.decision_function(features[split])  # (N, K), or (N,) of two classes
         values = np.stack([np.zeros(len(values)), values], axis=1) if values.ndim == 1 else values
         counts = np.array([len(instance.choices) for instance in task.split(split)])
+        # A choice that the instance does not have gets no posterior, whatever its class scores.
         return np.where(np.arange(values.shape[1]) < counts[:, None], values, -np.inf)
 
     return _choose(rows, labels, scores, task)
@@ -113,6 +114,7 @@ def _choose(rows: Any, labels: np.ndarray, scores: Any, task: Task) -> Fitted:
             warnings.simplefilter("ignore", ConvergenceWarning)
             regression = LogisticRegression(C=strength, max_iter=_MOST_STEPS).fit(rows, labels)
         loss = as_posteriors(scores(regression, "validation"), task.validation).cross_entropy()
+        # Strengths rise from the strongest penalty on, so that a tie keeps the simpler regression.
         losses[f"{strength:g}"] = round(loss, 6)
         if best is None or loss < best[0]:
             best = loss, strength, regression

@@ -34,12 +34,14 @@ def models(
     json_
         Print one JSON object.
     """
+    # A limit has no other use than to be compared with the estimate.
     memory = memory or options.limit is not None
     if model is None:
         if memory:
             raise InputError("--memory has no model whose memory could be estimated; give MODEL")
         _list_architectures(as_json=json_)
         return
+    # What a folder's files show is refused before torch is imported below.
     check_source(model, options.quantise)
     from rango.models.description import describe
 
@@ -97,6 +99,7 @@ def _print_model(shown: dict[str, Any], *, rank: int) -> None:
         table.add_column(heading, justify="left" if heading in ("placement", "linear maps") else "right")
     for placement in shown["placements"]:
         numbers = (placement["updates"], placement["per_rank"], placement["trained"])
+        # The names of all linear maps would fill the screen with what the other rows say.
         modules = ", ".join(placement["modules"]) if placement["name"] != ALL_LINEAR else "every one of the layers"
         table.add_row(placement["name"], *(f"{number:,}" for number in numbers), modules)
     print()

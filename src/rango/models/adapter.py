@@ -235,6 +235,7 @@ class Adapter(TrainableModel):
         PEFT knows no slices: those of a layer are written as one update of the whole, see `join_updates`. PiSSA is
         written as a plain update of the base of twice the rank, as PEFT converts it, and loads everywhere.
         """
+        # The plans say what is joined; they are stored too, so that Rango takes the joined updates apart again.
         plans = self.plans()
         tensors = {PREFIX + name: tensor for name, tensor in self.joint_updates().items()}
         for name, layer in self.layers.items():
@@ -389,6 +390,7 @@ def wrap(model: Model, bank: Sequence[tuple[LoRA, Plans]]) -> tuple[Adapter, ...
     `bank` holds the configuration of each adapter and its updates.
     """
     network = model.network
+    # Frozen first: what the wrappers add below is then all that is trained.
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     grouping = Grouping(range(len(bank)))

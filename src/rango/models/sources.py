@@ -22,6 +22,7 @@ INDEX_FILE = "model.safetensors.index.json"
 """Names the file of each tensor where the weights are cut into several."""
 # Names of the files of which a tokenizer's folder has at least one.
 _VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
+# Weights that only torch.load reads.
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 _CONVERSION = (
     "where you trust it, convert it: "

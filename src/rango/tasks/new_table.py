@@ -95,6 +95,7 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
     splits = _named(columns, _SPLITS, lambda values: {value.casefold() for value in values} <= SPLIT_NAMES.keys())
     options = _options(rows, columns, label)
     taken = {label, *([splits] if splits else ()), *(options if isinstance(options, tuple) else (options or (),))}
+    # Each column gets one part: what is the label, a choice or the split is neither id nor group, and no text.
     free = {name: values for name, values in columns.items() if name not in taken}
     identity = _named(free, _IDS, lambda values: len(set(values)) == len(rows) == len(values))
     group = _named(free, _GROUPS, lambda values: 1 < len(set(values)) < len(values))
@@ -139,6 +140,7 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
 
 def _text(value: Any) -> str:
     """A cell as text, stripped; "" where it is blank. Whole numbers are written without a fraction."""
+    # A blank number of a Parquet file is NaN, the only value that is not equal to itself.
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -151,6 +153,7 @@ def _label_column(path: Path, columns: dict[str, list[str]]) -> str:
     by_name = _named(columns, _LABELS, bool)
     if by_name is not None:
         return by_name
+    # People write the answer behind what it answers: the search goes from the last column to the first.
     for name, values in reversed(columns.items()):
         given = [value for value in values if value]
         kinds = set(given)
@@ -291,6 +294,7 @@ def costs_yaml(classes: Sequence[str], *, passing_on: float = 0.3) -> str:
         *(f"  - {_quoted(name)}" for name in (*classes, "pass on")),
         "costs:",
     ]
+    # The row of each true class is named beside it, since a matrix that is read the other way round looks right too.
     for row, name in enumerate(classes):
         cells = ["0" if column == row else "1" for column in range(len(classes))]
         lines.append(f"  - [{', '.join([*cells, f'{passing_on:g}'])}]  # true: {' '.join(name.split())}")

@@ -89,6 +89,7 @@ def check_export(folder: Path, out: Path, options: ExportOptions) -> Run:
     Raises:
         InputError: as `export`.
     """
+    # A folder that is no run is named for what it is: whoever gives it has mostly meant one of its runs.
     if (folder / "study.yaml").exists():
         raise InputError(
             f"{folder} is a study, and an ensemble in it is several models; give one of its runs, {folder / 'runs'}/ID"
@@ -114,6 +115,7 @@ def check_export(folder: Path, out: Path, options: ExportOptions) -> Run:
         raise InputError(f"base_model is {options.base_model!r}; expected a Hub id, ORG/NAME")
     if options.push_to_hub is not None:
         _check_push(run, options, whole=options.merge or full)
+    # An export inside its run would be copied with it, and would change what the run holds.
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"--out {out} is inside the run {folder}; give a folder of its own")
     if out.is_file():
@@ -141,6 +143,7 @@ def _check_push(run: Run, options: ExportOptions, *, whole: bool) -> None:
 
 
 def _is_hub_id(name: str) -> bool:
+    # A relative folder can be spelt like a Hub id, and loading prefers the folder.
     return _HUB_ID.fullmatch(name) is not None and not (Path(name).exists() or _is_gguf(name))
 
 
@@ -154,6 +157,7 @@ def _checkpoint(run: Run, options: ExportOptions) -> Path:
 
 def _identity(run: Run, options: ExportOptions) -> str:
     """A hash of the run and of what is written of it, by which a repeated command knows its own folder."""
+    # Where it is pushed to changes no byte of the export: a push may be added to a finished one.
     wanted = options.model_dump(mode="json", exclude={"push_to_hub", "public"})
     return fingerprint((run.path / "run.yaml").read_bytes(), json.dumps(wanted, sort_keys=True))
 
@@ -171,6 +175,7 @@ def _write(run: Run, work: Path, options: ExportOptions, screen: Screen) -> None
     """Write weights, calibrator, record and card into the hidden folder."""
     checkpoint, model = _checkpoint(run, options), run.config.model
     full = (checkpoint / FULL_RECORD).is_file()
+    # The path of a folder says nothing on another machine: only its last part is published.
     base = options.base_model or (model if _is_hub_id(model) else None)
     made = Exported(
         kind="model" if options.merge or full else "adapter",
@@ -203,6 +208,7 @@ def _write(run: Run, work: Path, options: ExportOptions, screen: Screen) -> None
         # PEFT loads the base by this name: it stays the run's where no better one is known.
         write_json(work / ADAPTER_CONFIG, {**config, "base_model_name_or_path": base or model})
         made = replace(made, adapter_config=config)
+    # The calibrator was fitted to the best checkpoint's posteriors; those of another one need a fit of their own.
     if made.measured and (run.path / "calibrator.json").is_file():
         shutil.copyfile(run.path / "calibrator.json", work / "calibrator.json")
     record = _public_record(run, base or (model if made.kind == "adapter" else made.base))
@@ -238,6 +244,7 @@ class _Hub:
         try:
             self.api.whoami()
             exists = self.api.repo_exists(self.repository)
+            # A repository that does not exist yet will be made private.
             private = not exists or bool(self.api.repo_info(self.repository).private)
         except Exception as error:
             raise RunError(

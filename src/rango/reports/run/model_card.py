@@ -79,6 +79,7 @@ _CALIBRATED = {
     "matrix": 'torch.tensor(c["weights"]) @ s + torch.tensor(c["bias"])',
 }
 
+# Ranks and scalings of single modules; PEFT reads both, other programs often neither.
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 
 _OWN = ("LSTMForCausalLM", "NGramForCausalLM")
@@ -150,6 +151,7 @@ def render_card(run: Run, made: Exported) -> str:
         "named_license": named_license,
         "version": __version__,
     }
+    # A name that the template lacks is an error here, not a gap in a published card.
     environment = Environment(
         loader=FunctionLoader(lambda name: (resources.files("rango.reports.run") / name).read_text(encoding="utf-8")),
         undefined=StrictUndefined,
@@ -223,6 +225,7 @@ def prompt_template(task: str, form: Form) -> str | None:
     """How a task puts its questions, with {names} where an instance's texts stand; None where the table is gone."""
     if task in _DATA:
         return str(getattr(_DATA[task].templates, form))
+    # A table is asked as its task.yaml says; by now it may have been moved or deleted.
     path = Path(task)
     folder = path.parent if path.is_file() else path
     with suppress(InputError):
@@ -269,6 +272,7 @@ def _flags(run: Run, form: Form) -> str:
         "validation": config.validation,
         "data-seed": config.data_seed,
     }
+    # Without shots their seed chooses nothing.
     if not config.shots:
         del given["shots"], given["shots-seed"]
     return " ".join(f"--{name} {value}" for name, value in given.items() if (name, value) != ("normalise", "none"))
