@@ -231,7 +231,7 @@ class TestMistakes:
         with pytest.raises(InputError, match="quantise is 'nf4', but grams, a model of the study, is an ngram, in"):
             plan(base={"model": "grams", "quantise": "nf4", "adaptation": "none"}, models=models)
         monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-        with pytest.raises(InputError, match=r"quantise is 'int8', which needs bitsandbytes; pip install 'rango"):
+        with pytest.raises(InputError, match=r"quantise is 'int8', which needs bitsandbytes; pip install 'rango-lm"):
             plan(base={"model": "tiny", "quantise": "int8"}, models=models)
 
     def test_a_task_that_cannot_load_is_told_once(self) -> None:
