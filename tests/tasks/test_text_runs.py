@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -99,3 +101,14 @@ def test_what_a_model_has_read_is_told(tmp_path: Path) -> None:
     TextRuns.of(["no context stands in here"]).write(tmp_path / RUNS_FILE)
     (note,) = pretraining_notes(str(tmp_path), instances[:-1], split="validation")
     assert note == f"0 of 20 validation contexts stand in the text that {tmp_path} was pre-trained on"
+
+
+def test_answers_that_are_drawn_anew_cannot_be_remembered(tmp_path: Path) -> None:
+    context = "one two three four five six seven eight nine"
+    TextRuns.of([context]).write(tmp_path / RUNS_FILE)
+    read = instance("a", context, "x")
+    (note,) = pretraining_notes(str(tmp_path), [read], split="test")
+    assert note.endswith("what it knows of them may be memory")
+    drawn = replace(read, log_posterior=(math.log(0.5),) * len(read.choices))
+    (note,) = pretraining_notes(str(tmp_path), [drawn], split="test")
+    assert note.endswith("their answers were drawn anew")

@@ -158,5 +158,8 @@ def pretraining_notes(model: str, instances: Sequence[Instance], *, split: str) 
     short = sum(not len(_runs_of_context(instance)) for instance in instances)
     text = f"{len(known):,} of {len(instances):,} {split} contexts stand in the text that {model} was pre-trained on"
     if known:
-        text += f" (such as that of {known[0].id!r}): what it knows of them may be memory"
+        # A generated world says the same again by chance, and no answer of it can be remembered.
+        drawn = all(instance.log_posterior is not None for instance in known)
+        meaning = "their answers were drawn anew" if drawn else "what it knows of them may be memory"
+        text += f" (such as that of {known[0].id!r}): {meaning}"
     return (text + (f"; {short:,} of less than {RUN} words were not looked for" if short else ""),)
