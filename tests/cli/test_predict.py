@@ -37,8 +37,6 @@ def new_rows(run: Path, table: Path, tmp_path: Path) -> Path:
 def test_rows_without_labels_get_the_posteriors_of_the_run(
     run: Path, new_rows: Path, tmp_path: Path, state: str
 ) -> None:
-    if state == "calibrated" and not (run / "calibrator.json").is_file():
-        pytest.skip("the run has no calibrator")
     assert main(["predict", f"{run}:{state}", str(new_rows), "--out", str(tmp_path / "out.parquet"), "--quiet"]) == 0
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     expected = np.exp(Run(run).posteriors(state).log_posteriors)

@@ -166,7 +166,7 @@ def _on_meta(name: str) -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:
         raise InputError(
             f"the memory of {name} cannot be estimated: its forward pass depends on numbers that nothing holds "
-            f"({first_line(error)[:200]}); try it with a small --micro-batch"
+            f"({first_line(error)[:200]}); measure a short run instead"
         ) from None
 
 
