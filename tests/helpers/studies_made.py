@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from rango.decisions import Posteriors
+from rango.decisions.stated_costs import StatedCosts
 from rango.results.outcomes import Outcome, StudyResult
 from rango.results.table import StudyTable, study_table
 from rango.studies.study import Reference
-from rango.studies.study_costs import StudyCosts
 
 
 def make_truth(n: int, *, choices: int = 3, seed: int = 0, name: str = "q") -> Posteriors:
@@ -131,7 +131,7 @@ def calibration_table() -> StudyTable:
         outcomes,
         select="cross_entropy",
         metrics=["cross_entropy", "ece", "normalised_expected_cost"],
-        costs=StudyCosts(abstain=0.3),
+        costs=StatedCosts(abstain=0.3),
         replicates=20,
     )
 

@@ -9,9 +9,9 @@ import pytest
 from helpers.made_posteriors import make
 
 from rango.decisions import Costs, Posteriors, holm, paired_bootstrap
+from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError
 from rango.results.statistics import SharedInstances, Standing, check_selection, fitting_costs, losses, measure, rank
-from rango.studies.study_costs import StudyCosts
 
 
 def system(*rows: tuple[float, float], labels: tuple[int, ...], ids: str, groups: str | None = None) -> Posteriors:
@@ -40,12 +40,12 @@ def test_losses_are_means_over_the_seeds_that_have_the_instance() -> None:
     ln = math.log
     assert loss == pytest.approx([ln(2), (ln(4 / 3) + ln(4)) / 2, ln(2)])
     # With abstention at 0.3 every posterior below 0.7 is refused.
-    costs = StudyCosts(abstain=0.3)
+    costs = StatedCosts(abstain=0.3)
     assert losses({0: ONE}, select="expected_cost", instances=shared.of([ONE]), costs=costs).tolist() == [0.3, 0.0]
 
 
 def test_costs_that_do_not_fit_are_zero_and_one() -> None:
-    three = StudyCosts(costs=((0, 2, 2), (2, 0, 2), (2, 2, 0)), classes=("a", "b", "c"), decisions=("a", "b", "c"))
+    three = StatedCosts(costs=((0, 2, 2), (2, 0, 2), (2, 2, 0)), classes=("a", "b", "c"), decisions=("a", "b", "c"))
     assert fitting_costs(make(k=3), three).matrix.max() == 2
     for costs in (three, None):
         assert fitting_costs(ONE, costs).matrix.tolist() == Costs.zero_one(2).matrix.tolist()
@@ -53,8 +53,8 @@ def test_costs_that_do_not_fit_are_zero_and_one() -> None:
 
 def test_metrics_of_costs_are_measured_where_the_costs_fit() -> None:
     names = ["nce", "normalised_expected_cost"]
-    three = StudyCosts(costs=((0, 2, 2), (2, 0, 2), (2, 2, 0)), classes=("a", "b", "c"), decisions=("a", "b", "c"))
-    for costs, measured in ((None, ["nce"]), (three, ["nce"]), (StudyCosts(abstain=0.3), names)):
+    three = StatedCosts(costs=((0, 2, 2), (2, 0, 2), (2, 2, 0)), classes=("a", "b", "c"), decisions=("a", "b", "c"))
+    for costs, measured in ((None, ["nce"]), (three, ["nce"]), (StatedCosts(abstain=0.3), names)):
         cells = measure(
             [{0: ONE}], instances=SharedInstances.of([ONE]), metrics=names, costs=costs, replicates=0, seed=0
         )
@@ -141,4 +141,4 @@ def test_equal_losses_are_tied_and_nothing_finite_ranks_nothing() -> None:
 def test_what_cannot_select_is_named(select: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_selection(select, costs=None)
-    check_selection("expected_cost", costs=StudyCosts(abstain=0.3))
+    check_selection("expected_cost", costs=StatedCosts(abstain=0.3))

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rango.decisions import Costs, Posteriors, entropy, holm, paired_bootstrap, summarise
+from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError
 from rango.results.outcomes import Outcome
 from rango.results.table import study_table
 from rango.studies.axes import axis_text, varied_axes
 from rango.studies.study import belongs
-from rango.studies.study_costs import StudyCosts
 
 LOG2 = math.log(2)
 
@@ -202,14 +202,14 @@ def test_costs_are_measured_where_they_fit() -> None:
     outcomes = [Outcome({"task": "a"}, {0: three}), Outcome({"task": "b"}, {0: four})]
     costs = Costs([[0, 1, 1], [5, 0, 1], [1, 1, 0]])
     table = study_table(
-        outcomes, select="normalised_expected_cost", costs=StudyCosts.build(costs.as_dict()), replicates=20
+        outcomes, select="normalised_expected_cost", costs=StatedCosts.build(costs.as_dict()), replicates=20
     )
     cell = table.rows[0].cells["normalised_expected_cost"]
     assert cell.mean == pytest.approx(three.normalised_expected_cost(costs))
     assert "normalised_expected_cost" not in table.rows[1].cells
     assert [row.mark for row in table.rows] == ["best", ""]
     with pytest.raises(InputError, match="costs have 2 classes but the tasks have 3, 4 choices; give one row for each"):
-        study_table(outcomes, select="nce", costs=StudyCosts.build(Costs.zero_one(2).as_dict()))
+        study_table(outcomes, select="nce", costs=StatedCosts.build(Costs.zero_one(2).as_dict()))
 
 
 def test_a_cost_of_abstaining_fits_every_task_and_marks_the_best_by_an_independent_loop() -> None:
@@ -219,7 +219,7 @@ def test_a_cost_of_abstaining_fits_every_task_and_marks_the_best_by_an_independe
         for task, truth in truths.items()
         for rank, scale in ((1, 0.2), (2, 0.9))
     ]
-    costs = StudyCosts(abstain=0.3)
+    costs = StatedCosts(abstain=0.3)
     table = study_table(
         outcomes, select="normalised_expected_cost", metrics=["ece", "expected_cost"], costs=costs, replicates=99
     )

@@ -47,7 +47,7 @@ class TestMetricsAndCosts:
             ({"costs": "no/such.yaml"}, "no/such.yaml"),
             ({"costs": {"cost": [[0, 1], [1, 0]]}}, "unknown key in costs 'cost': did you mean 'costs'"),
             ({"costs": {"costs": [[0, 1], [1]]}}, "give rows of one length"),
-            ({"costs": {"abstain": 1.5}}, "abstain is 1.5: input should be less than 1"),
+            ({"costs": {"abstain": 1.5}}, "abstain is 1.5; expected a cost between 0 and 1"),
             ({"costs": {"abstain": 0.3, "costs": [[0, 1], [1, 0]]}}, "abstain and costs are both given"),
             ({"costs": 3}, "costs is 3"),
         ],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rango.decisions import Estimate, Posteriors
+from rango.decisions import Estimate, Posteriors, write_posteriors
 from rango.errors import InputError
 from rango.files import read_yaml, write_json, write_yaml
 from rango.options import FinetuneConfig
@@ -232,3 +232,29 @@ def test_a_full_disk_under_the_log_names_it(writer: RunWriter) -> None:
     with pytest.raises(OSError, match="No space left on device") as error:
         writer.append_log({"step": 0})
     assert error.value.filename == str(writer.path / "log.jsonl")
+
+
+def test_stated_costs_are_those_of_the_choices(tmp_path: Path) -> None:
+    """A rule or a matrix with rows in another order becomes one row for each column; a run without costs has none."""
+    (tmp_path / "run.yaml").write_text("status: complete\n")
+    assert Run(tmp_path).costs is None
+    posteriors = Posteriors(np.log([[0.9, 0.1]]), [0], choices=[("no", "yes")])
+    (tmp_path / "run.yaml").write_text("costs: {abstain: 0.3}\n")
+    with pytest.raises(InputError, match="has no posteriors yet"):
+        _ = Run(tmp_path).costs
+    write_posteriors(tmp_path / "posteriors" / "test-base.parquet", posteriors)
+    costs = Run(tmp_path).costs
+    assert costs is not None
+    assert (costs.classes, costs.decisions) == (("no", "yes"), ("no", "yes", "abstain"))
+    (tmp_path / "run.yaml").write_text("costs: {classes: [yes, no], costs: [[0, 5], [2, 0]]}\n")
+    assert Run(tmp_path).contents(["base"]).costs.matrix.tolist() == [[2, 0], [0, 5]]  # type: ignore[union-attr]
+    # Costs of other choices cost the page its costs only, with the reason.
+    (tmp_path / "run.yaml").write_text("costs: {classes: [a, b], costs: [[0, 5], [2, 0]]}\n")
+    contents = Run(tmp_path).contents(["base"])
+    assert contents.costs is None
+    assert "unknown class of the costs 'a'" in contents.missing["costs"]
+    # An evaluation has its own record, in which letter_mass is a number.
+    (tmp_path / "run.yaml").rename(tmp_path / "evaluation.yaml")
+    (tmp_path / "evaluation.yaml").write_text("letter_mass: 0.9\ncosts: {abstain: 0.2}\n")
+    (tmp_path / "metrics.json").write_text("{}")
+    assert Run(tmp_path).costs.decisions == ("no", "yes", "abstain")  # type: ignore[union-attr]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rango.decisions import Posteriors, average_posteriors, fit_calibrator
+from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError
 from rango.studies.plan import Cell, Plan, Row
 from rango.studies.store import Store
 from rango.studies.study import Reference
-from rango.studies.study_costs import StudyCosts
 from rango.training.run_folder import read_log
 
 
@@ -45,7 +45,7 @@ class StudyResult:
     references: tuple[Reference, ...]
     metrics: tuple[str, ...] = ()
     """What is shown first."""
-    costs: StudyCosts | None = None
+    costs: StatedCosts | None = None
     """What decisions cost."""
 
 

@@ -21,8 +21,8 @@ from rango.decisions import METRICS, Costs, Posteriors, Resampling, holm, paired
 from rango.decisions.arrays import Array
 from rango.decisions.bootstrap import LossTable, percentile_interval
 from rango.decisions.normaliser import Normaliser, normalisers_of
+from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError, unknown_name
-from rango.studies.study_costs import StudyCosts
 
 Mark = Literal["best", "tied", "worse", ""]
 """The best of its block, not significantly worse than the best, significantly worse, or not ranked."""
@@ -84,7 +84,7 @@ class SharedInstances:
         return np.array([place[name] for name in system.ids], dtype=np.intp)
 
 
-def fitting_costs(system: Posteriors, costs: StudyCosts | None) -> Costs:
+def fitting_costs(system: Posteriors, costs: StatedCosts | None) -> Costs:
     """The study's costs for the number of choices of a system; 0–1 costs where there are none that fit."""
     fitting = None if costs is None else costs.fitting(system.n_choices)
     return Costs.zero_one(system.n_choices) if fitting is None else system.match_costs(fitting)
@@ -95,7 +95,7 @@ def measure(
     *,
     instances: SharedInstances,
     metrics: Sequence[str],
-    costs: StudyCosts | None,
+    costs: StatedCosts | None,
     replicates: int,
     seed: int,
 ) -> list[dict[str, MetricOverSeeds]]:
@@ -143,7 +143,7 @@ def measure(
     return result
 
 
-def _measurable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: StudyCosts | None) -> list[str]:
+def _measurable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: StatedCosts | None) -> list[str]:
     """The metrics without those that need costs, where the costs do not fit the number of choices."""
     fits = costs is not None and all(costs.fitting(system.n_choices) is not None for system in seeds.values())
     return [name for name in metrics if fits or not METRICS[name].needs_costs]
@@ -167,7 +167,7 @@ class _Resampled:
         names: list[str],
         instances: SharedInstances,
         resampling: Resampling,
-        costs: StudyCosts | None,
+        costs: StatedCosts | None,
     ) -> _Resampled:
         used = fitting_costs(system, costs)
         table = LossTable(system, metrics=names, costs=used)
@@ -211,7 +211,7 @@ def _why_not_finite(seeds: Mapping[int, Posteriors], values: Sequence[float]) ->
     return "; ".join(reasons)
 
 
-def check_selection(select: str, *, costs: StudyCosts | None) -> None:
+def check_selection(select: str, *, costs: StatedCosts | None) -> None:
     """Raise InputError unless a metric can choose: it must be a mean over instances, to be compared in pairs."""
     known = [metric.name for metric in METRICS.values() if metric.is_mean]
     if select not in METRICS:
@@ -223,7 +223,7 @@ def check_selection(select: str, *, costs: StudyCosts | None) -> None:
 
 
 def losses(
-    seeds: Mapping[int, Posteriors], *, select: str, instances: SharedInstances, costs: StudyCosts | None
+    seeds: Mapping[int, Posteriors], *, select: str, instances: SharedInstances, costs: StatedCosts | None
 ) -> Array:
     """The loss behind a metric for each of the shared instances (N,), mean over the seeds that have the instance."""
     total, count = np.zeros(len(instances.ids)), np.zeros(len(instances.ids))

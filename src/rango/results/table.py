@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rango.decisions import METRICS, Posteriors
+from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError
 from rango.files import write_text
 from rango.results.outcomes import Outcome
@@ -30,8 +31,7 @@ from rango.results.statistics import (
 )
 from rango.rows import to_csv_cell
 from rango.studies.axes import ADAPTATION, TASK, Names, axis_names, axis_text, is_base, varied_axes
-from rango.studies.study import Reference
-from rango.studies.study_costs import StudyCosts, check_costs, check_metrics
+from rango.studies.study import Reference, check_metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class StudyTable:
     """Bootstrap replicates behind the intervals; 0 where there are none."""
     first: tuple[str, ...] = ()
     """The metrics to show first, in this order."""
-    costs: StudyCosts | None = None
+    costs: StatedCosts | None = None
     """What decisions cost, where there is an expected cost among the metrics."""
 
     @property
@@ -127,7 +127,7 @@ def study_table(
     replicates: int = 1000,
     seed: int = 0,
     metrics: Sequence[str] = (),
-    costs: StudyCosts | None = None,
+    costs: StatedCosts | None = None,
 ) -> StudyTable:
     """Measure every configuration; mark the best of each block and those not significantly worse than the best.
 
@@ -158,7 +158,8 @@ def study_table(
     if costs is None and (priced := [name for name in first if METRICS[name].needs_costs]):
         raise InputError(f"metrics has {priced[0]} but there are no costs; give costs")
     choices = {system.n_choices for outcome in outcomes for system in outcome.posteriors.values()}
-    check_costs(costs, choices)
+    if costs is not None:
+        costs.check_fits(choices)
     # With costs also what they make of the posteriors, divided by the best constant decision to compare across tasks.
     usual = [m.name for m in METRICS.values() if m.usual]
     of_costs = [m.name for m in METRICS.values() if costs and m.needs_costs and m.reference is not None]

@@ -30,8 +30,7 @@ from rango.studies.pretrained_models import (
     needed_models,
     plan_models,
 )
-from rango.studies.study import Axes, Reference, Study
-from rango.studies.study_costs import StudyCosts, check_costs
+from rango.studies.study import Axes, Reference, StatedCost, Study
 from rango.tasks import Task, load_task
 from rango.tasks.task import unlabelled
 
@@ -88,7 +87,7 @@ class Plan(Config):
     references: tuple[Reference, ...]
     metrics: tuple[str, ...] = ()
     """The metrics that are shown first."""
-    costs: StudyCosts | None = None
+    costs: StatedCost | None = None
     notes: tuple[str, ...] = ()
     """Remarks of the tasks when they were loaded."""
 
@@ -170,7 +169,8 @@ class Planner:
         with self._collecting():
             check_texts(models, self.out / MODELS)
         with self._collecting():
-            check_costs(study.costs, {task.n_choices for task in tasks})
+            if study.costs is not None:
+                study.costs.check_fits({task.n_choices for task in tasks})
         if self.mistakes:
             first, *rest = dict.fromkeys(self.mistakes)
             raise InputError(f"study {study.name}: {first}", *rest)

@@ -14,15 +14,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    Tag,
+    ValidationError,
+)
 
 from rango.config import Config, Seed, faulty_fields, mistakes
 from rango.decisions import METRICS
+from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError, unknown_name
 from rango.options import Selection
 from rango.studies.axes import TASK, axis_text, dotted_items, flatten, known_keys
 from rango.studies.pretrained_models import ModelSpec
-from rango.studies.study_costs import StudyCosts, check_metrics, read_costs
+
+StatedCost = Annotated[StatedCosts, PlainValidator(StatedCosts.of), PlainSerializer(StatedCosts.as_dict)]
+"""Costs as a field of a study and of its plan: a path is read at once, so that the file is not needed again."""
 
 Axes = Mapping[str, Any]
 """Dotted key -> value: what distinguishes one configuration of a study from another."""
@@ -139,6 +151,22 @@ def _check_name(value: str) -> str:
     return value
 
 
+def check_metrics(names: Any) -> Any:
+    """Check what stands under `metrics:`, a name or a list.
+
+    Raises:
+        InputError: an unknown name, or one that stands there twice.
+    """
+    # Anything but names is left to pydantic, which says what it expects.
+    listed = [names] if isinstance(names, str) else names
+    for name in listed if isinstance(listed, list | tuple) else ():
+        if name not in METRICS:
+            raise unknown_name("metric", str(name), METRICS)
+        if listed.count(name) > 1:
+            raise InputError(f"{name} is named twice; name each metric once")
+    return listed
+
+
 class Study(Config):
     """A study: every combination of `runs` and `vary`, each with every seed, on top of `base`."""
 
@@ -160,8 +188,8 @@ class Study(Config):
     """The metric that marks the best configuration."""
     metrics: Annotated[tuple[str, ...], BeforeValidator(check_metrics)] = ()
     """Metrics that tables and figures show first, in this order; the usual ones follow where there is room."""
-    costs: Annotated[StudyCosts | None, BeforeValidator(read_costs)] = None
-    """What decisions cost: the path of a costs file, its content, or `abstain: COST`."""
+    costs: StatedCost | None = None
+    """What decisions cost: the path of a costs file, its content, or `abstain: COST` (also written `abstain=COST`)."""
     models: Mapping[str, Annotated[ModelSpec, BeforeValidator(ModelSpec.flat)]] = {}
     """Small language models to pre-train first; `model: NAME` in the base means one of them."""
     references: tuple[Reference, ...] = ()

@@ -29,8 +29,8 @@ from rango.tasks import Instance, Task, few_shot, true_log_posteriors
 from rango.tasks.task import unlabelled
 from rango.tasks.text_runs import pretraining_notes
 from rango.training.distributed import ProcessGroup
-from rango.training.evaluation_of_run import RECORD, check_data, check_evaluation_output
-from rango.training.run_folder import as_json, posteriors_file, versions
+from rango.training.evaluation_of_run import check_data, check_evaluation_output
+from rango.training.run_folder import RECORD, as_json, posteriors_file, versions
 from rango.training.sharding import check_passes
 
 

@@ -12,9 +12,7 @@ from rango.files import holds_files, read_yaml
 from rango.options import EvaluateConfig, Split, TaskOptions
 from rango.output_folder import check_links
 from rango.tasks import TASKS, Task, load_task
-from rango.training.run_folder import Run
-
-RECORD = "evaluation.yaml"
+from rango.training.run_folder import RECORD, Run
 
 SCORING_KEYS = ("form", "normalise", "shots", "shots_seed", "dtype", "quantise")
 """What an evaluation takes over from the adapter's run whatever the task."""

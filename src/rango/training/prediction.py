@@ -20,6 +20,8 @@ from rango.decisions.risk import Decisions
 from rango.errors import InputError
 from rango.options import FinetuneConfig
 from rango.tasks import Instance, Task, few_shot, load_task
+from rango.tasks.registry import load_further
+from rango.tasks.sources import Row, file_rows
 
 if TYPE_CHECKING:
     from rango.models.loading import Model
@@ -144,6 +146,31 @@ class Predictor:
             costs = posteriors.match_costs(costs)
         notes = (*model.notes, *(adapter.notes if adapter is not None else ()), *reader.notes)
         return Predictions(tuple(rows), instances, posteriors, costs, notes)
+
+
+def predict_rows(
+    predictor: Predictor,
+    rows: Path | str | Iterable[Mapping[str, Any]],
+    *,
+    costs: Costs | None,
+    model: Model | None,
+) -> Predictions:
+    """`Run.predict`: rows of a file or in memory become a task, which is checked before a model is loaded."""
+    from rango.models.loading import load_model
+
+    config = predictor.config
+    if isinstance(rows, Path | str):
+        numbered = list(file_rows(Path(rows)))
+    else:
+        numbered = [Row(number, f"row {number}", dict(row)) for number, row in enumerate(rows, start=1)]
+    task = load_further(config.task, numbered, table=predictor.table, source=predictor.source, prompts=config.prompt)
+    values = [row.values for row in numbered]
+    # Before the seconds that a model takes.
+    added_columns(values, task.test)
+    if costs is not None:
+        check_costs(costs, task.test)
+    model = model or load_model(config.model, dtype=config.dtype, device=config.device, quantise=config.quantise)
+    return predictor.predict(task, values, model=model, costs=costs)
 
 
 def added_columns(rows: Iterable[Mapping[str, Any]], instances: Sequence[Instance]) -> tuple[str, ...]:

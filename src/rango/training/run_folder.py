@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rango import __version__
 from rango.decisions import Calibrator, Estimate, Posteriors, read_posteriors, write_posteriors
+from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError, unknown_name
 from rango.files import (
     holds_files,
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from rango.training.prediction import Predictions, Predictor
 
 T = TypeVar("T")
+
+RECORD = "evaluation.yaml"
+"""What an evaluation has in place of run.yaml."""
 
 
 class Run:
@@ -82,6 +86,27 @@ class Run:
     def complete(self) -> bool:
         """Whether the run came to its end."""
         return self.record.get("status") == "complete"
+
+    @cached_property
+    def stated_costs(self) -> StatedCosts | None:
+        """What mistakes cost, as it was stated to `rango finetune`, `rango evaluate` or `rango report`; None if not."""
+        record = self.path / ("run.yaml" if (self.path / "run.yaml").is_file() else RECORD)
+        stated = read_yaml(record).get("costs") if record.is_file() else None
+        return None if stated is None else StatedCosts.build(stated, where=f"{record}: costs")
+
+    @cached_property
+    def costs(self) -> Costs | None:
+        """The stated costs with a row for each column of the stored posteriors; None where none were stated.
+
+        Raises:
+            InputError: there are no posteriors yet, or costs that do not fit them.
+        """
+        if self.stated_costs is None:
+            return None
+        file = next(iter(sorted((self.path / "posteriors").glob("*.parquet"))), None)
+        if file is None:
+            raise InputError(f"{self.path} has no posteriors yet, whose choices the costs are for; repeat its command")
+        return self.stated_costs.for_posteriors(read_posteriors(file, need_labels=False))
 
     @property
     def failure(self) -> str | None:
@@ -176,28 +201,9 @@ class Run:
         Raises:
             InputError: as `predictor` and `load_further`; a column that would be added stands in the rows.
         """
-        from rango.models.loading import load_model
-        from rango.tasks.registry import load_further
-        from rango.tasks.sources import Row, file_rows
-        from rango.training.prediction import added_columns, check_costs
+        from rango.training.prediction import predict_rows
 
-        predictor = self.predictor(state)
-        if isinstance(rows, Path | str):
-            numbered = list(file_rows(Path(rows)))
-        else:
-            numbered = [Row(number, f"row {number}", dict(row)) for number, row in enumerate(rows, start=1)]
-        task = load_further(
-            self.config.task, numbered, table=predictor.table, source=predictor.source, prompts=self.config.prompt
-        )
-        values = [row.values for row in numbered]
-        # Before the seconds that a model takes.
-        added_columns(values, task.test)
-        if costs is not None:
-            check_costs(costs, task.test)
-        model = model or load_model(
-            self.config.model, dtype=self.config.dtype, device=self.config.device, quantise=self.config.quantise
-        )
-        return predictor.predict(task, values, model=model, costs=costs)
+        return predict_rows(self.predictor(state), rows, costs=costs, model=model)
 
     def contents(self, states: Sequence[str]) -> RunContents:
         """What a report shows, with test posteriors of `states`; a file that cannot be read is noted, not raised."""
@@ -228,7 +234,11 @@ class Run:
                 missing[name] = f"{name} holds no labels, so that nothing can be measured"
             elif stored is not None:
                 posteriors[state] = stored
-        return RunContents(record, tuple(log), metrics, posteriors, missing)
+        try:
+            costs = self.costs
+        except InputError as error:
+            costs, missing["costs"] = None, str(error).replace(f"{self.path}/", "")
+        return RunContents(record, tuple(log), metrics, posteriors, missing, costs)
 
 
 def parse_state(text: str) -> tuple[Run, str | None]:
@@ -256,7 +266,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 _MAPPING, _NUMBER, _COUNT = (dict, "keys and values"), ((int, float), "a number"), (int, "a whole number")
 _RECORD_KINDS: Mapping[str, tuple[Any, str]] = {
-    **dict.fromkeys(("config", "fingerprints", "letter_mass", "model", "table"), _MAPPING),
+    **dict.fromkeys(("config", "costs", "fingerprints", "letter_mass", "model", "table"), _MAPPING),
     **dict.fromkeys(("seconds", "trainable_parameters"), _NUMBER),
     **dict.fromkeys(("best_step", "steps"), _COUNT),
     "status": (str, "a word"),
@@ -276,6 +286,8 @@ class RunContents:
     """State → its posteriors."""
     missing: dict[str, str]
     """File, relative to the run directory → why it could not be read."""
+    costs: Costs | None = None
+    """What mistakes cost, as `Run.costs`."""
 
 
 def posteriors_file(path: Path, state: str, split: str) -> Path:

@@ -7,12 +7,12 @@ import pytest
 from helpers.studies_made import THESIS, ladder_study, make_outcome, make_truth, placement_study
 
 from rango.decisions import Posteriors
+from rango.decisions.stated_costs import StatedCosts
 from rango.reports.study.figures import curve_names, study_curves, study_figures
 from rango.reports.study.sections import numeric_axis
 from rango.reports.style import save_figure
 from rango.results.outcomes import Outcome
 from rango.results.table import StudyTable, study_table
-from rango.studies.study_costs import StudyCosts
 
 
 def titles(table: StudyTable, outcomes: list[Outcome]) -> list[str]:
@@ -137,7 +137,7 @@ def test_the_metrics_that_a_study_names_are_drawn() -> None:
     truth = make_truth(40)
     outcomes = [make_outcome({"a": name}, truth, scale=0.5, noise=0.2) for name in "xy"]
     names = ["cross_entropy", "ece", "normalised_expected_cost", "brier"]
-    table = study_table(outcomes, select="nce", metrics=names, costs=StudyCosts(abstain=0.3), replicates=20)
+    table = study_table(outcomes, select="nce", metrics=names, costs=StatedCosts(abstain=0.3), replicates=20)
     assert [ax.get_xlabel() for ax in study_figures(table)["configurations"].axes] == [
         "Cross-entropy (lower is better)",
         "ECE (lower is better)",

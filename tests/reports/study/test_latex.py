@@ -5,11 +5,11 @@ from pathlib import Path
 from helpers.studies_made import make_truth
 
 from rango.decisions import Posteriors
+from rango.decisions.stated_costs import StatedCosts
 from rango.reports.study.latex import escaped, table_tex, write_tex
 from rango.results.outcomes import Outcome
 from rango.results.table import study_table
 from rango.studies.study import Reference
-from rango.studies.study_costs import StudyCosts
 
 
 def test_exact_text(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_named_metrics_come_first_and_the_mark_stands_at_the_one_that_selects() 
         for way, dropout, rank in (("lora", 0.0, 1), ("lora", 0.0, 2), ("mc-dropout", 0.1, 1))
     ]
     names = ["ece", "normalised_expected_cost", "cross_entropy", "brier"]
-    table = study_table(outcomes, select="cross_entropy", metrics=names, costs=StudyCosts(abstain=0.25), replicates=20)
+    table = study_table(outcomes, select="cross_entropy", metrics=names, costs=StatedCosts(abstain=0.25), replicates=20)
     text = table_tex(table)
     assert text.splitlines()[2] == (
         r"adaptation & rank & ECE $\downarrow$ & Norm. cost $\downarrow$ & Cross-entropy $\downarrow$ & "

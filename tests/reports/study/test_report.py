@@ -7,11 +7,11 @@ import pytest
 from helpers.studies_made import hostile_study
 
 from rango.cli import main
+from rango.decisions.stated_costs import StatedCosts
 from rango.reports.study import report as study_report
 from rango.reports.study.report import write_study
 from rango.results.outcomes import StudyResult
 from rango.results.table import table_csv
-from rango.studies.study_costs import StudyCosts
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_report_of_a_study_folder(
 
 def test_metrics_and_costs_come_from_the_folder(tmp_path: Path, study: StudyResult) -> None:
     outcomes = study.outcomes[:3]
-    small = StudyResult("s", "", "nce", outcomes, (), ("ece", "expected_cost"), StudyCosts(abstain=0.3))
+    small = StudyResult("s", "", "nce", outcomes, (), ("ece", "expected_cost"), StatedCosts(abstain=0.3))
     shown = write_study(tmp_path, small, replicates=0)
     table = shown.table
     assert table.first == ("ece", "expected_cost")
