@@ -76,7 +76,7 @@ def test_files_of_an_evaluation(checkpoint: Checkpoint, tmp_path: Path) -> None:
     config = EvaluateConfig(model="phi", task="toy", seed=5)
     metrics = write_evaluation(model, task, out=tmp_path / "out", config=config, screen=QUIET)
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert files == {"posteriors/test-base.parquet", "metrics.json", "evaluation.yaml"}
+    assert files == {"posteriors/test-base.parquet", "instances/test.jsonl.gz", "metrics.json", "evaluation.yaml"}
     expected = evaluate(model, task.test, task=task)
     stored = read_posteriors(tmp_path / "out" / "posteriors" / "test-base.parquet")
     np.testing.assert_array_equal(stored.log_posteriors, expected.log_posteriors)
@@ -157,8 +157,8 @@ def test_a_killed_evaluation_is_repeated_with_the_same_result(
         for name in ("metrics.json", "posteriors/test-base.parquet"):
             assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
         assert read_yaml(out / "evaluation.yaml")["status"] == "complete"
-        assert {path.name for path in out.iterdir()} == {"posteriors", "metrics.json", "evaluation.yaml"}
-    assert number == 4
+        assert {path.name for path in out.iterdir()} == {"posteriors", "instances", "metrics.json", "evaluation.yaml"}
+    assert number == 5
 
 
 def test_metrics_of_before_do_not_stand_beside_new_posteriors(

@@ -43,6 +43,7 @@ def test_the_run_directory_has_the_promised_files(finished: Run) -> None:
         "log.jsonl",
         "metrics.json",
         "calibrator.json",
+        "instances/test.jsonl.gz",
         "posteriors/test-calibrated.parquet",
         *(
             f"adapter/{which}/adapter_{name}"

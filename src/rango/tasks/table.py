@@ -8,6 +8,7 @@ label_is: text                                  # optional: name, text, index, n
 id: key                                         # optional column; otherwise the row's number
 group: author                                   # optional column: rows that must stay in one split
 splits: part                                    # optional column: train, validation, test; else 60, 20 and 20 %
+private: true                                   # optional: no run keeps the texts of these rows
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class TableConfig(Config):
     """The column that rows of one context share; the prompt itself when absent, and in rows where it is blank."""
     splits: str | None = None
     """The column that says train, validation or test; a random cut when absent, of small tables 60, 20 and 20 %."""
+    private: bool = False
+    """Whether runs leave out the texts of rows; otherwise they keep those of the test split, for their page."""
 
     @field_validator("prompt")
     @classmethod
@@ -263,7 +266,7 @@ class _Reader:
 
     def settled(self) -> dict[str, Any]:
         """The keys of task.yaml with the one reading of the label that fits all rows: what further rows need."""
-        keys = self.config.model_dump(mode="json", exclude_none=True)
+        keys = self.config.model_dump(mode="json", exclude_defaults=True)
         return {**keys, "label_is": self.readings[0]}
 
     def instance(self, draft: _Draft) -> Instance:

@@ -26,6 +26,7 @@ from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import DropoutPasses, as_posteriors, check_dropout, score_split
 from rango.scoring.trees import encode
 from rango.tasks import Instance, Task, few_shot, true_log_posteriors
+from rango.tasks.kept_texts import write_kept_texts
 from rango.tasks.task import unlabelled
 from rango.tasks.text_runs import pretraining_notes
 from rango.training.distributed import ProcessGroup
@@ -119,6 +120,7 @@ def _write_evaluation(
     (out / "metrics.json").unlink(missing_ok=True)
     for state, posteriors in states.items():
         write_posteriors(posteriors_file(out, state, config.split), posteriors)
+    write_kept_texts(out, task, config.split)
     write_json(out / "metrics.json", as_json({config.split: metrics}))
     write_yaml(out / RECORD, {**record, "status": "complete"})
     return metrics

@@ -27,6 +27,7 @@ from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import score_split
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Task, few_shot
+from rango.tasks.kept_texts import write_kept_texts
 from rango.tasks.task import unlabelled
 from rango.tasks.text_runs import pretraining_notes
 from rango.training.bank import OnValidation, TrainingJob, check_bankable, run_key
@@ -307,6 +308,7 @@ class _Bank:
             return
         states = {"base": Run(writer.path).posteriors("base"), "adapted": adapted}
         writer.write_posteriors("adapted", "test", adapted)
+        write_kept_texts(writer.path, self.task, "test")
         # A calibrator fitted on instances that were trained on would correct for too little.
         if validation is None:
             self._note(f"not calibrated: regime {run.config.regime!r} trained on the validation instances", writer)
