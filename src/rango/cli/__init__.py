@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from rango import __version__
 from rango.cli.config_file import ConfigFile, check_arguments
+from rango.cli.streams import use_encodable_signs
 from rango.config import mistakes
 from rango.errors import InputError, Interrupted, RunError
 
@@ -100,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done; 2 bad input or configuration (one line on stderr); 1 a fault while running; 128 + the signal's number
         after SIGINT or SIGTERM.
     """
+    use_encodable_signs()
     try:
         app.meta(sys.argv[1:] if arguments is None else arguments, result_action="return_value")
     except InputError as error:
