@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, UnusedCliTokensError
 from pydantic import ValidationError
 
 from rango import __version__
@@ -17,20 +17,12 @@ from rango.cli.streams import use_encodable_signs
 from rango.config import mistakes
 from rango.errors import InputError, Interrupted, RunError
 
-Quiet = Annotated[bool, Parameter(negative=(), help="No progress, only the result.")]
-Shard = Annotated[
-    bool,
-    Parameter(
-        negative=(),
-        help="Cut the frozen layers over the processes that torchrun started (FSDP2), for a model that no GPU holds.",
-    ),
-]
-
 app = App(
     name="rango",
     version=f"rango {__version__}",
     help="Adapt causal language models with LoRA to tasks of choosing among answers, "
     "and see what their probabilities are worth.",
+    group_commands="Options",  # what has no group of its own: --help and --version
     exit_on_error=False,
     print_error=False,
 )
@@ -38,28 +30,41 @@ app = App(
 _NO_FILE = "--config has no file; give the path of a YAML file"
 
 _COMMANDS = {
-    "init": ("init:init", "Guess what the columns of a table are: a first task.yaml and costs.yaml."),
-    "finetune": ("finetune:finetune", "Adapt a model to a task with LoRA, and measure base and adapted on test."),
-    "evaluate": ("evaluate:evaluate", "Write the posteriors and metrics of a model, with or without an adapter."),
-    "pretrain": ("pretrain:pretrain", "Train a small causal language model and its tokenizer from text files."),
-    "generate": ("language:generate", "Continue a text with a model, token by token."),
-    "metrics": ("posteriors:metrics", "Every metric of a posteriors file from anywhere, with intervals."),
-    "calibrate": ("posteriors:calibrate", "Fit a calibrator on one posteriors file and apply it to another."),
-    "predict": ("predict:predict", "Answer new rows with a run: probabilities, decision, expected cost."),
-    "decide": ("posteriors:decide", "The Bayes decision of each instance under given costs."),
-    "compare": ("posteriors:compare", "Compare two systems on the same instances."),
-    "study": ("study:study", "Run every configuration of a study file, and show them in one table."),
-    "score-text": ("language:score_text", "Log-probability and perplexity of each line, its improbable tokens marked."),
-    "spell": ("language:spell", "Flag words in improbable places, and offer more probable ones."),
-    "models": ("models:models", "Show a model: its sizes, where it can be adapted, and the memory that takes."),
-    "tasks": ("show:tasks", "List the tasks, or show one: its splits and its prompts."),
-    "export": ("export:export", "Write a run for other programs: an adapter or a whole model, with a model card."),
-    "report": ("show:report", "Write the page of a run or study again, from its stored files."),
-    "demo": ("demo:demo", "Run the whole job on the simulated task and a tiny model, in minutes."),
+    "Adapt": {
+        "init": ("init:init", "Guess what the columns of a table are: a first task.yaml and costs.yaml."),
+        "finetune": ("finetune:finetune", "Adapt a model to a task with LoRA, and measure base and adapted on test."),
+        "predict": ("predict:predict", "Answer new rows with a run: probabilities, decision, expected cost."),
+        "study": ("study:study", "Run every configuration of a study file, and show them in one table."),
+        "export": ("export:export", "Write a run for other programs: an adapter or a whole model, with a model card."),
+        "demo": ("demo:demo", "Run the whole job on the simulated task and a tiny model, in minutes."),
+    },
+    "Judge": {
+        "evaluate": ("evaluate:evaluate", "Write the posteriors and metrics of a model, with or without an adapter."),
+        "metrics": ("posteriors:metrics", "Every metric of a posteriors file from anywhere, with intervals."),
+        "compare": ("posteriors:compare", "Compare two systems on the same instances."),
+        "calibrate": ("posteriors:calibrate", "Fit a calibrator on one posteriors file and apply it to another."),
+        "decide": ("posteriors:decide", "The Bayes decision of each instance under given costs."),
+        "report": ("show:report", "Write the page of a run or study again, from its stored files."),
+    },
+    "Data and models": {
+        "tasks": ("show:tasks", "List the tasks, or show one: its splits and its prompts."),
+        "models": ("models:models", "Show a model: its sizes, where it can be adapted, and the memory that takes."),
+    },
+    "Language models": {
+        "pretrain": ("pretrain:pretrain", "Train a small causal language model and its tokenizer from text files."),
+        "generate": ("language:generate", "Continue a text with a model, token by token."),
+        "score-text": (
+            "language:score_text",
+            "Log-probability and perplexity of each line, its improbable tokens marked.",
+        ),
+        "spell": ("language:spell", "Flag words in improbable places, and offer more probable ones."),
+    },
 }
 
-for _name, (_place, _help) in _COMMANDS.items():
-    app.command(f"rango.cli.{_place}", name=_name, help=_help)
+for _title, _members in _COMMANDS.items():
+    _group = Group.create_ordered(_title)
+    for _number, (_name, (_place, _help)) in enumerate(_members.items()):
+        app.command(f"rango.cli.{_place}", name=_name, help=_help, group=_group, sort_key=_number)
 
 
 app.meta.config = ()  # not that of the command, which stays after it has run
@@ -68,7 +73,7 @@ app.meta.config = ()  # not that of the command, which stays after it has run
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Annotated[Path | None, Parameter(help="YAML file with the same keys; flags win.")] = None,
+    config: Annotated[Path | None, Parameter(group="Options", help="YAML file with the same keys; flags win.")] = None,
 ) -> None:
     if config is not None and not config.name:
         raise InputError(_NO_FILE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rango.cli import Quiet
+from rango.cli.groups import Quiet
 from rango.files import check_writable
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from rango.cli import Quiet, Shard, check_shard
+from rango.cli import check_shard
+from rango.cli.groups import Out, Quiet, Shard, show_in_groups
 from rango.files import FULL_RECORD, check_adapter_folder, check_writable
 from rango.models.sources import check_source
 from rango.options import EvaluateConfig
 from rango.tasks import load_task
 from rango.training.evaluation_of_run import as_the_run, check_evaluation_output
 
+show_in_groups(EvaluateConfig)
+
 
 def evaluate(
-    settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: Path, shard: Shard = False, quiet: Quiet = False
+    settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: Out, shard: Shard = False, quiet: Quiet = False
 ) -> None:
     """Write the posteriors and metrics of a model on one split, with or without an adapter.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from rango.cli import Quiet
+from rango.cli.groups import Quiet
 from rango.options import ExportOptions
 from rango.reports.run.export import check_export
 from rango.reports.run.export import export as write

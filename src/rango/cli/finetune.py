@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from rango.cli import Quiet, Shard, check_shard
+from rango.cli import check_shard
+from rango.cli.groups import Out, Quiet, Shard, show_in_groups
 from rango.console import Screen
 from rango.files import check_writable
 from rango.models.sources import check_source
@@ -17,9 +17,11 @@ from rango.options import FinetuneConfig
 from rango.tasks import load_task
 from rango.training.run_folder import check_output, is_newer
 
+show_in_groups(FinetuneConfig)
+
 
 def finetune(
-    settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: Path, shard: Shard = False, quiet: Quiet = False
+    settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: Out, shard: Shard = False, quiet: Quiet = False
 ) -> None:
     """Adapt a model to a task with LoRA, and measure base and adapted model on the test split.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from rango.cli import Quiet
+from rango.cli.groups import Quiet
 from rango.cli.posteriors import check_output, place_note, print_decisions, print_real_cost
 from rango.console import Screen, visible
 from rango.decisions import Costs

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from rango.cli import Quiet
+from rango.cli.groups import Quiet
 from rango.errors import InputError
 from rango.files import check_file, check_writable
 from rango.language.corpus import arpa_file, check_ending

@@ -7,23 +7,23 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from rango.cli import Quiet
+from rango.cli.groups import OUTPUT, STUDY, WORK, Quiet
 from rango.errors import InputError, RunError
 from rango.files import check_writable
 
 
 def study(
-    file: Path,
+    file: Annotated[Path, Parameter(group=STUDY)],
     *,
-    out: Path | None = None,
-    workers: int = 1,
-    ray: str | None = None,
-    gpus: float | None = None,
-    bank: Literal["auto", "on", "off"] = "auto",
-    tiny: Annotated[bool, Parameter(negative=())] = False,
-    change: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
-    retry: Annotated[bool, Parameter(negative=())] = False,
+    tiny: Annotated[bool, Parameter(group=STUDY, negative=())] = False,
+    change: Annotated[tuple[str, ...], Parameter(group=STUDY, name="--set", negative=())] = (),
+    workers: Annotated[int, Parameter(group=WORK)] = 1,
+    bank: Annotated[Literal["auto", "on", "off"], Parameter(group=WORK)] = "auto",
+    ray: Annotated[str | None, Parameter(group=WORK)] = None,
+    gpus: Annotated[float | None, Parameter(group=WORK)] = None,
+    dry_run: Annotated[bool, Parameter(group=WORK, negative=())] = False,
+    retry: Annotated[bool, Parameter(group=WORK, negative=())] = False,
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run every configuration of a study file, and show them in one table.

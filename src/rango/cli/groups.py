@@ -1,0 +1,61 @@
+"""The parts of a long `--help`: data, model, training, LoRA, scoring, and what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from rango.config import Config
+from rango.options import (
+    EvaluateConfig,
+    LoRA,
+    ModelOptions,
+    ScoringOptions,
+    TaskOptions,
+    TrainingOptions,
+)
+
+STUDY, DATA, MODEL, TRAINING, LORA, SCORING, WORK, OUTPUT = (
+    Group(name, sort_key=place)
+    for place, name in enumerate(("Study", "Data", "Model", "Training", "LoRA", "Scoring", "Work", "Output"))
+)
+
+_CLASSES: dict[type, Group] = {
+    TaskOptions: DATA,
+    ModelOptions: MODEL,
+    TrainingOptions: TRAINING,
+    LoRA: LORA,
+    ScoringOptions: SCORING,
+    EvaluateConfig: SCORING,
+}
+# Fields of the commands' own classes, and those that belong elsewhere than the rest of their class.
+_FIELDS = {
+    **dict.fromkeys(("task", "split", "other_data"), DATA),
+    **dict.fromkeys(("model", "adapter"), MODEL),
+    **dict.fromkeys(("mc_dropout", "costs"), SCORING),
+    **dict.fromkeys(("loggers",), OUTPUT),
+    **dict.fromkeys(("lora",), LORA),
+}
+
+Out = Annotated[Path, Parameter(group=OUTPUT)]
+Quiet = Annotated[bool, Parameter(negative=(), group=OUTPUT, help="No progress, only the result.")]
+Shard = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        group=MODEL,
+        help="Cut the frozen layers over the processes that torchrun started (FSDP2), for a model that no GPU holds.",
+    ),
+]
+
+
+def show_in_groups(model: type[Config]) -> None:
+    """Let `--help` show each field of a command's options in the group of the class that it comes from."""
+    for name, field in model.model_fields.items():
+        # The class that states a field is the last of the line to know it.
+        owner = [one for one in model.__mro__ if name in getattr(one, "__annotations__", {})][-1]
+        group = _FIELDS.get(name) or _CLASSES.get(owner)
+        if group is not None and not any(isinstance(mark, Parameter) for mark in field.metadata):
+            field.metadata = [*field.metadata, Parameter(group=group)]  # a new list: a subclass shares the old one
