@@ -29,7 +29,8 @@ def test_means_and_spreads_by_hand() -> None:
     second = hand((0.5, 0.5), (0.5, 0.5))
     table = study_table([Outcome({"rank": 8}, {0: first, 1: second})], select="nce", replicates=0)
     (row,) = table.rows
-    assert (row.seeds, row.n, row.mark, row.p, row.against_base) == ((0, 1), 2, "best", None, None)
+    # Its NCE is 1.25: what is worth less than the priors has no mark.
+    assert (row.seeds, row.n, row.mark, row.p, row.against_base) == ((0, 1), 2, "", None, None)
     entropy = row.cells["cross_entropy"]
     assert entropy.values == pytest.approx((1.5 * LOG2, LOG2))
     assert entropy.mean == pytest.approx(1.25 * LOG2)
@@ -276,6 +277,51 @@ def test_each_configuration_has_the_base_that_is_most_like_it() -> None:
     ]
     table = study_table(outcomes, select="nce", replicates=100)
     assert [row.against_base for row in table.rows] == [None, None, "better", "worse"]
+
+
+@pytest.mark.parametrize("select", ["nce", "accuracy"])
+def test_nothing_is_marked_where_no_configuration_is_better_than_the_priors(select: str) -> None:
+    truth = make_truth(200)
+    wrong = Posteriors.from_scores(-truth.log_posteriors, truth.labels, truth.ids)
+    constant = truth.prior_only()
+    outcomes = [Outcome({"a": "wrong"}, {0: wrong}), Outcome({"a": "constant"}, {0: constant})]
+    table = study_table(outcomes, select=select, replicates=50)
+    assert [(row.mark, row.p) for row in table.rows] == [("", None), ("", None)]
+    assert table.blocks[0].best is None
+    better = Outcome({"a": "better"}, {0: truth})
+    assert [row.mark for row in study_table([*outcomes, better], select=select, replicates=50).rows][-1] == "best"
+
+
+def test_an_unlisted_base_is_measured_and_compared_and_never_marked() -> None:
+    truth = make_truth(300)
+    strong, middle, weak = (make_system(truth, scale=s, noise=0.05, seed=0) for s in (0.8, 0.5, 0.1))
+    outcomes = [
+        Outcome({"model": "a", "rank": 1}, {0: middle}, base="A"),
+        Outcome({"model": "a", "rank": 2}, {0: weak}, base="A"),
+        Outcome({"model": "b", "rank": 1}, {0: middle}, base="B"),
+    ]
+    bases = [
+        Outcome({"model": name, "adaptation": "none"}, {0: system}, base=name.upper())
+        for name, system in (("a", middle), ("b", strong))
+    ]
+    elsewhere = Outcome({"model": "c", "adaptation": "none"}, {0: make_truth(20)})
+    alone = study_table(outcomes, select="nce", replicates=100)
+    table = study_table(outcomes, select="nce", replicates=100, bases=[*bases, elsewhere])
+    # The p-values of the configurations are the same: a base adds no comparison with the best.
+    assert [(row.mark, row.p) for row in table.rows] == [(row.mark, row.p) for row in alone.rows]
+    assert [row.against_base for row in alone.rows] == [None, None, None]
+    assert [row.against_base for row in table.rows] == ["open", "worse", "worse"]
+    (block,) = table.blocks
+    assert [row.axes["model"] for row in block.bases] == ["a", "b"]
+    own = study_table([Outcome({}, {0: strong})], select="nce", replicates=100).rows[0]
+    assert block.bases[1].cells["nce"] == own.cells["nce"]
+    assert table.axes == alone.axes == ("model", "rank")
+    kinds = [(kind, row.cells["nce"].mean) for kind, row in block.yardsticks]
+    assert kinds == [
+        ("base", pytest.approx(middle.nce())),
+        ("base", pytest.approx(strong.nce())),
+        ("prior", pytest.approx(1.0)),
+    ]
 
 
 def test_axes_in_words() -> None:

@@ -5,6 +5,7 @@ import io
 import math
 from pathlib import Path
 
+import pytest
 from helpers.studies_made import make_truth, placement_study
 
 from rango.decisions import Posteriors
@@ -19,15 +20,20 @@ def test_exact_text() -> None:
     lines = table_csv(study_table(outcomes, select="brier", replicates=0)).splitlines()
     metrics = ("error_rate", "nce", "cross_entropy", "brier", "ece", "accuracy")
     parts = ",".join(f"{name},{name}_spread,{name}_low,{name}_high" for name in metrics)
-    assert lines[0] == f"lora.targets,note,train,mc,seeds,n,{parts},mark,p,failed"
-    ln2 = math.log(2)
-    assert lines[1] == f'"q,v","a ""b"", c",,true,1,2,0.5,,,,1.0,,,,{ln2},,,,0.5,,,,0.0,,,,0.5,,,,best,,'
-    assert lines[2] == f'"q,v","a ""b"", c",16,true,0,,{"," * 24},,seed 3: out of memory; seed 4: NaN'
+    assert lines[0] == f"kind,lora.targets,note,train,mc,seeds,n,{parts},mark,p,failed"
+    values = f"0.5,,,,1.0,,,,{math.log(2)},,,,0.5,,,,0.0,,,,0.5,,,"
+    assert lines[1] == f'configuration,"q,v","a ""b"", c",,true,1,2,{values},,,'
+    assert lines[2] == f'configuration,"q,v","a ""b"", c",16,true,0,,{"," * 24},,seed 3: out of memory; seed 4: NaN'
+    assert lines[3:] == [f"prior,,,,,,2,{values},,,"]
 
 
 def test_numbers_come_back_as_they_were() -> None:
     table = study_table(placement_study(40), select="nce", replicates=20)
-    rows = list(csv.DictReader(io.StringIO(table_csv(table))))
+    lines = list(csv.DictReader(io.StringIO(table_csv(table))))
+    rows = [line for line in lines if line["kind"] == "configuration"]
+    priors = lines[len(rows) :]
+    assert [(line["kind"], line["task"]) for line in priors] == [("prior", "socialiqa"), ("prior", "hellaswag")]
+    assert [float(line["nce"]) for line in priors] == pytest.approx([1.0, 1.0])
     assert len(rows) == len(table.rows) == 16
     for line, row in zip(rows, table.rows, strict=True):
         for name, cell in row.cells.items():
@@ -41,7 +47,7 @@ def test_numbers_come_back_as_they_were() -> None:
 def test_infinite_and_undefined(tmp_path: Path) -> None:
     sure = Posteriors.from_probabilities([[0.0, 1.0], [0.9, 0.1]], [0, 0])
     write_csv(tmp_path / "table.csv", study_table([Outcome({}, {0: sure})], select="brier", replicates=10))
-    (line,) = csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text()))
+    line, _prior = csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text()))
     assert (line["cross_entropy"], line["nce"], line["nce_low"]) == ("inf", "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
 
@@ -55,7 +61,7 @@ def test_seeds_with_one_reason_share_it() -> None:
 def test_held_out_loss_of_the_bases() -> None:
     facts = {"held_out_nats_per_token": 2.5, "held_out_bits_per_byte": 0.75, "seconds": 3.0}
     outcomes = [Outcome({"model": "a"}, {0: make_truth(4)}, facts=facts), Outcome({"model": "b"}, {0: make_truth(4)})]
-    first, second = csv.DictReader(io.StringIO(table_csv(study_table(outcomes, select="nce", replicates=0))))
+    first, second, _prior = csv.DictReader(io.StringIO(table_csv(study_table(outcomes, select="nce", replicates=0))))
     assert (first["held_out_nats_per_token"], first["held_out_bits_per_byte"]) == ("2.5", "0.75")
     assert second["held_out_bits_per_byte"] == ""
     assert "seconds" not in first

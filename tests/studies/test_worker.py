@@ -200,7 +200,7 @@ class TestBaselines:
             np.testing.assert_array_equal(calibrated.posteriors[0].log_posteriors, expected.log_posteriors)
         written = table(store, tmp_path / "table.csv").decode()
         for way in BASELINE_WAYS[2:]:
-            assert f"\n{way}," in written
+            assert f"\nconfiguration,{way}," in written
         write_study_report(store.path)
         page = (store.path / "report.html").read_text()
         assert all(

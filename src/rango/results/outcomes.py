@@ -10,6 +10,8 @@ from typing import Any
 from rango.decisions import Posteriors, average_posteriors, fit_calibrator
 from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError
+from rango.studies.axes import ADAPTATION
+from rango.studies.configurations import BASE_KEYS
 from rango.studies.plan import Cell, Plan, Row
 from rango.studies.store import Store
 from rango.studies.study import Reference
@@ -32,6 +34,8 @@ class Outcome:
     """Numbers beside the metrics: trainable_parameters, seconds, held_out_nats_per_token."""
     failures: Mapping[int, str] = field(default_factory=dict)
     """Seed → why it has no posteriors, in words."""
+    base: str = ""
+    """The job of the base model that its runs began with; "" where none is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,8 @@ class StudyResult:
     """What is shown first."""
     costs: StatedCosts | None = None
     """What decisions cost."""
+    bases: tuple[Outcome, ...] = ()
+    """The base models of the runs that no configuration stands for: what the others are compared with."""
 
 
 def read_outcomes(path: Path) -> StudyResult:
@@ -58,7 +64,8 @@ def read_outcomes(path: Path) -> StudyResult:
     store = Store(path)
     plan = store.read_plan()
     outcomes = tuple(_read_outcome(store, plan, row) for row in plan.rows)
-    return StudyResult(plan.name, plan.about, plan.select, outcomes, plan.references, plan.metrics, plan.costs)
+    bases = _unlisted_bases(store, plan)
+    return StudyResult(plan.name, plan.about, plan.select, outcomes, plan.references, plan.metrics, plan.costs, bases)
 
 
 def _read_outcome(store: Store, plan: Plan, row: Row) -> Outcome:
@@ -89,7 +96,32 @@ def _read_outcome(store: Store, plan: Plan, row: Row) -> Outcome:
         if values:
             facts[key] = sum(values) / len(values)
     floor = store.posteriors(base, "test", "floor") if store.posteriors_file(base, "test", "floor").is_file() else None
-    return Outcome(row.axes, posteriors, floor, logs, {**facts, **store.held_out(base)}, failures)
+    return Outcome(row.axes, posteriors, floor, logs, {**facts, **store.held_out(base)}, failures, base.id)
+
+
+def _unlisted_bases(store: Store, plan: Plan) -> tuple[Outcome, ...]:
+    """The base models that runs began with and that are no configuration of the study, which need not list `none`."""
+    listed = {cell.sources[0].job for row in plan.rows for cell in row.cells if cell.calibrator is None}
+    # Each base was scored once for all runs that began with it.
+    rows_of: dict[str, list[Row]] = {}
+    for row in plan.rows:
+        jobs = [plan.job(source.job) for cell in row.cells for source in cell.sources]
+        for identity in dict.fromkeys(job.base for job in jobs if job.kind == "run" and job.base not in listed):
+            rows_of.setdefault(identity, []).append(row)
+    outcomes = []
+    for identity, rows in rows_of.items():
+        base, first = plan.job(identity), rows[0].axes
+        try:
+            posteriors = {0: store.posteriors(base, "test", "base")}
+        except InputError:
+            continue  # not scored yet, or damaged: then its runs say so
+        axes = {
+            name: first.get(name)
+            for name in plan.axes
+            if name in BASE_KEYS and all(row.axes.get(name) == first.get(name) for row in rows)
+        }
+        outcomes.append(Outcome({**axes, ADAPTATION: "none"}, posteriors, facts=store.held_out(base), base=identity))
+    return tuple(outcomes)
 
 
 def read_cell(store: Store, plan: Plan, cell: Cell) -> Posteriors:

@@ -56,6 +56,11 @@ class MetricOverSeeds:
     """What must be known to read the mean: why it is infinite or undefined."""
 
 
+def only_value(value: float) -> MetricOverSeeds:
+    """A number that has neither seeds nor an interval, such as what a source states."""
+    return MetricOverSeeds(value, None, None, None, (value,))
+
+
 @dataclass(frozen=True, eq=False)
 class SharedInstances:
     """The test instances that the configurations of a block share, in the order of the first configuration."""

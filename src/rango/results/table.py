@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -27,11 +28,16 @@ from rango.results.statistics import (
     fitting_costs,
     losses,
     measure,
+    only_value,
     rank,
 )
 from rango.rows import to_csv_cell
-from rango.studies.axes import ADAPTATION, TASK, Names, axis_names, axis_text, is_base, varied_axes
+from rango.studies.axes import TASK, Names, axis_names, axis_text, is_base, varied_axes
 from rango.studies.study import Reference, check_metrics
+
+Yardstick = Literal["base", "prior", "floor"]
+"""What configurations are compared with: a base model that the study does not list, the class frequencies alone, or the
+true posterior."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +75,25 @@ class Block:
     rows: tuple[int, ...]
     """Rows of the table, in order."""
     best: int | None
-    """The row of the best; None where none has a finite value."""
+    """The row of the best; None where none has a finite value, and where none is better than the priors."""
     base: int | None
-    """The row of the base model; None where there is none."""
+    """The row of the base model; None where the study does not list it."""
+    bases: tuple[StudyRow, ...]
+    """The base models that are no rows of the table: measured as the rows are, and never marked."""
     floor: Mapping[str, float]
     """Metric → its value for the true posterior; empty where that is not known."""
     prior: Mapping[str, float]
     """Metric → its value for the system that outputs the class frequencies of these instances."""
+
+    @property
+    def yardsticks(self) -> tuple[tuple[Yardstick, StudyRow], ...]:
+        """What the configurations are compared with, as rows: unlisted base models, the priors, the true posterior."""
+        rows: list[tuple[Yardstick, StudyRow]] = [("base", base) for base in self.bases]
+        values: tuple[tuple[Yardstick, Mapping[str, float]], ...] = (("prior", self.prior), ("floor", self.floor))
+        for kind, known in values:
+            cells = {name: only_value(value) for name, value in known.items()}
+            rows += [(kind, StudyRow({TASK: self.task}, (), self.n, cells, None, {}, {}))] if cells else []
+        return tuple(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +146,15 @@ def study_table(
     seed: int = 0,
     metrics: Sequence[str] = (),
     costs: StatedCosts | None = None,
+    bases: Sequence[Outcome] = (),
 ) -> StudyTable:
     """Measure every configuration; mark the best of each block and those not significantly worse than the best.
 
     For each metric: the mean over seeds, the standard deviation over seeds, and a 95 % bootstrap interval of the mean
     over test instances (whole groups where there are any). Within a block the configuration with the best mean of
     `select` is compared with each other one by a paired bootstrap of the loss behind it, averaged over seeds; the
-    p-values are corrected by Holm's rule over the block, and below 0.05 a configuration is significantly worse.
+    p-values are corrected by Holm's rule over the block, and below 0.05 a configuration is significantly worse. In a
+    block where no configuration is better than the priors, none is marked.
 
     Args:
         outcomes: the configurations, each with the posteriors of its seeds.
@@ -144,6 +164,7 @@ def study_table(
         seed: of the bootstrap.
         metrics: those to show first, measured beside the usual ones.
         costs: for the expected costs, measured where they fit the number of choices.
+        bases: the base models that are no configurations; they are measured and compared, and never marked.
 
     Raises:
         InputError: no outcomes, negative replicates, a metric that cannot select, an unknown metric or one of costs
@@ -168,32 +189,37 @@ def study_table(
     # Every configuration has a row; those with posteriors are then measured, a block at a time.
     rows = [StudyRow(o.axes, tuple(o.posteriors), None, {}, None, o.failures, o.facts) for o in outcomes]
     blocks = []
-    for number, places in enumerate(_blocks(outcomes)):
-        members = [outcomes[place] for place in places]
+    for number, (places, unlisted) in enumerate(_blocks(outcomes, bases)):
+        members = [*(outcomes[place] for place in places), *unlisted]
         systems = [outcome.posteriors for outcome in members]
         instances = SharedInstances.of([system for seeds in systems for system in seeds.values()])
         # All configurations of a block are measured and compared on the same draws of its instances.
         cells = measure(systems, instances=instances, metrics=measured, costs=costs, replicates=replicates, seed=seed)
-        bases = _bases([outcome.axes for outcome in members])
+        any_system = next(iter(systems[0].values()))
+        zeros = np.zeros((len(instances.ids), any_system.n_choices))
+        constant, used = Posteriors.from_scores(zeros, instances.labels).prior_only(), fitting_costs(any_system, costs)
         standings = [Standing()] * len(members)
         # Costs may be those of another task of the study: then nothing in this block can be ranked by them.
         if all(select in cell for cell in cells):
             sign = -1.0 if METRICS[select].direction == "higher" else 1.0
+            means = [sign * cell[select].mean for cell in cells[: len(places)]]
             standings = rank(
                 [losses(seeds, select=select, instances=instances, costs=costs) for seeds in systems],
-                [sign * cell[select].mean for cell in cells],
-                base=bases,
+                # Without a mean, an unlisted base can neither be the best nor be compared with it.
+                [*means, *[math.nan] * len(unlisted)],
+                base=_bases(members),
                 instances=instances,
                 replicates=replicates,
                 seed=seed,
             )
-        for place, cell, standing in zip(places, cells, standings, strict=True):
+            # The best of what is worth less than the class frequencies is no recommendation.
+            limit = sign * constant.metric(select, costs=used)
+            if not any(limit - mean > 1e-9 for mean in means):
+                standings = [Standing(against_base=standing.against_base) for standing in standings]
+        for place, cell, standing in zip(places, cells, standings, strict=False):
             rows[place] = replace(rows[place], n=len(instances.ids), cells=cell, block=number, **vars(standing))
         # The true posterior belongs to the instances, which are those of every configuration of the block.
         floors = [outcome.floor for outcome in members if outcome.floor is not None][:1]
-        any_system = next(iter(systems[0].values()))
-        zeros = np.zeros((len(instances.ids), any_system.n_choices))
-        constant, used = Posteriors.from_scores(zeros, instances.labels).prior_only(), fitting_costs(any_system, costs)
         blocks.append(
             Block(
                 task=members[0].axes.get(TASK),
@@ -201,6 +227,10 @@ def study_table(
                 rows=places,
                 best=next((place for place in places if rows[place].mark == "best"), None),
                 base=next((place for place in places if is_base(outcomes[place].axes)), None),
+                bases=tuple(
+                    StudyRow(base.axes, tuple(base.posteriors), len(instances.ids), cell, number, {}, base.facts)
+                    for base, cell in zip(unlisted, cells[len(places) :], strict=True)
+                ),
                 floor={name: f.metric(name, costs=fitting_costs(f, costs)) for f in floors for name in cells[0]},
                 prior={name: constant.metric(name, costs=used) for name in cells[0]},
             )
@@ -209,27 +239,35 @@ def study_table(
     return StudyTable(axes, measured, select, tuple(rows), tuple(blocks), tuple(references), replicates, first, costs)
 
 
-def _blocks(outcomes: Sequence[Outcome]) -> list[tuple[int, ...]]:
-    """Places of the outcomes that share task and test instances, blocks and members in order."""
-    # Seeds may have different test instances: a block needs the same ones over all seeds together.
+def _blocks(outcomes: Sequence[Outcome], bases: Sequence[Outcome]) -> list[tuple[tuple[int, ...], list[Outcome]]]:
+    """Places of the outcomes that share task and test instances, with the unlisted bases of each block, in order."""
+
+    def shared(outcome: Outcome) -> tuple[str, frozenset[str]]:
+        # Seeds may have different test instances: a block needs the same ones over all seeds together.
+        ids = frozenset(name for system in outcome.posteriors.values() for name in system.ids)
+        return axis_text(outcome.axes.get(TASK)), ids
+
     blocks: dict[tuple[str, frozenset[str]], list[int]] = {}
     for place, outcome in enumerate(outcomes):
         if outcome.posteriors:
-            ids = frozenset(name for system in outcome.posteriors.values() for name in system.ids)
-            blocks.setdefault((axis_text(outcome.axes.get(TASK)), ids), []).append(place)
-    return [tuple(places) for places in blocks.values()]
+            blocks.setdefault(shared(outcome), []).append(place)
+    return [(tuple(places), [base for base in bases if shared(base) == key]) for key, places in blocks.items()]
 
 
-def _bases(axes: Sequence[Mapping[str, object]]) -> list[int | None]:
-    """For each configuration the one without adaptation that shares most of its other values; None for that itself."""
-    bases = [row for row, values in enumerate(axes) if is_base(values)]
+def _bases(members: Sequence[Outcome]) -> list[int | None]:
+    """For each configuration the base model that its runs began with, None for a base model itself.
 
-    def shared(one: Mapping[str, object], other: Mapping[str, object]) -> int:
-        return sum(axis_text(one[name]) == axis_text(other.get(name)) for name in one if name != ADAPTATION)
+    Where that is not known, it is the one that shares most of its other values.
+    """
+    bases = [row for row, outcome in enumerate(members) if is_base(outcome.axes)]
+
+    def likeness(outcome: Outcome, base: Outcome) -> tuple[bool, int]:
+        alike = [axis_text(value) == axis_text(base.axes.get(name)) for name, value in outcome.axes.items()]
+        return outcome.base == base.base, sum(alike)
 
     return [
-        None if row in bases or not bases else max(bases, key=lambda base: shared(values, axes[base]))
-        for row, values in enumerate(axes)
+        None if row in bases or not bases else max(bases, key=lambda base: likeness(outcome, members[base]))
+        for row, outcome in enumerate(members)
     ]
 
 
@@ -240,18 +278,23 @@ _FACTS = ("held_out_nats_per_token", "held_out_perplexity", "held_out_bits_per_b
 def table_csv(table: StudyTable) -> str:
     """The table as CSV, in the order of the study.
 
-    Columns: the axes (lists joined by commas, absent values empty) · `seeds` and `n`, how many · for each metric its
-    mean over seeds under its own name, and NAME_spread (standard deviation over seeds), NAME_low and NAME_high (95 %
-    interval over test instances) · what the base models need of held-out text, where it is known · `mark`: best, tied
-    (not significantly worse than the best), worse, or empty · `p` against the best, Holm-corrected · `failed`: seeds
-    without posteriors and why. What is undefined is empty, what is infinite is `inf`.
+    Columns: `kind` · the axes (lists joined by commas, absent values empty) · `seeds` and `n`, how many · for each
+    metric its mean over seeds under its own name, and NAME_spread (standard deviation over seeds), NAME_low and
+    NAME_high (95 % interval over test instances) · what the base models need of held-out text, where it is known ·
+    `mark`: best, tied (not significantly worse than the best), worse, or empty · `p` against the best, Holm-corrected ·
+    `failed`: seeds without posteriors and why. What is undefined is empty, what is infinite is `inf`.
+
+    The rows of kind `configuration` are the study's own. Behind them come, for each task, what they are compared with:
+    `base` (a base model that the study does not list), `prior` (the class frequencies alone) and `floor` (the true
+    posterior, where it is known).
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     values = [f"{metric}{part}" for metric in table.metrics for part in ("", "_spread", "_low", "_high")]
     facts = [name for name in _FACTS if any(name in row.facts for row in table.rows)]
-    writer.writerow([*table.axes, "seeds", "n", *values, *facts, "mark", "p", "failed"])
-    for row in table.rows:
+    writer.writerow(["kind", *table.axes, "seeds", "n", *values, *facts, "mark", "p", "failed"])
+    configurations = [("configuration", row) for row in table.rows]
+    for kind, row in (*configurations, *(pair for block in table.blocks for pair in block.yardsticks)):
         numbers: list[float | None] = []
         for metric in table.metrics:
             cell = row.cells.get(metric)
@@ -259,8 +302,9 @@ def table_csv(table: StudyTable) -> str:
         numbers += [row.facts.get(name) for name in facts]
         writer.writerow(
             [
+                kind,
                 *("" if row.axes.get(name) is None else to_csv_cell(axis_text(row.axes[name])) for name in table.axes),
-                len(row.seeds),
+                len(row.seeds) if row.seeds or kind == "configuration" else "",
                 row.n,
                 *map(_number, numbers),
                 row.mark,

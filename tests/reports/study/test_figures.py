@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.studies_made import THESIS, ladder_study, make_outcome, make_truth, placement_study
+from matplotlib.axes import Axes
 
 from rango.decisions import Posteriors
 from rango.decisions.stated_costs import StatedCosts
@@ -40,7 +41,8 @@ def test_names_give_dots_one_column_per_task(placement: tuple[StudyTable, list[O
     assert [ax.get_xlabel() for ax in axes[::2]] == ["Accuracy (higher is better)", "NCE (lower is better)"]
     labels = [label.get_text() for label in axes[0].get_yticklabels()]
     assert labels[::-1] == [
-        *("base model", "q", "k", "v", "o", "q,v", "q,k,v,o", "mlp", "phi-2 base", "phi-2 adapted", "human")
+        *("base model", "q", "k", "v", "o", "q,v", "q,k,v,o", "mlp"),
+        *("Prior only", "phi-2 base", "phi-2 adapted", "human"),
     ]
     # The dot of the first placement is its mean, its whisker the interval.
     row = next(row for row in table.rows if row.axes["lora.targets"] == ("q",))
@@ -68,14 +70,17 @@ def test_numbers_give_lines_on_a_log_axis(ladder: tuple[StudyTable, list[Outcome
     assert nce.get_xscale() == "log"
     assert nce.get_xlabel() == "training instances"
     labels = [line.get_label() for line in nce.lines]
-    assert labels == ["base model", "few-shot", "calibration", "lora", "lora+calibration", "priors", "true posterior"]
+    ways = ["base model", "few-shot", "calibration", "lora", "lora+calibration"]
+    assert labels == [*ways, "Prior only", "True posterior"]
     by_name = dict(zip(labels, nce.lines, strict=True))
-    assert set(np.asarray(by_name["priors"].get_ydata()).tolist()) == {1.0}
-    assert set(np.asarray(by_name["true posterior"].get_ydata()).tolist()) == {table.blocks[0].floor["nce"]}
+    np.testing.assert_allclose(np.asarray(by_name["Prior only"].get_ydata()), 1.0)
+    assert set(np.asarray(by_name["True posterior"].get_ydata()).tolist()) == {table.blocks[0].floor["nce"]}
     expected = [row.cells["nce"].mean for row in table.rows if row.axes["adaptation"] == "lora"]
     assert np.asarray(by_name["lora"].get_ydata()).tolist() == expected
     assert np.asarray(by_name["lora"].get_xdata()).tolist() == [16, 64, 256, 1024, 5000]
-    assert "priors" not in [line.get_label() for line in error.lines]
+    # The constant decision's error is a line too.
+    (prior,) = (line for line in error.lines if line.get_label() == "Prior only")
+    assert set(np.asarray(prior.get_ydata()).tolist()) == {table.blocks[0].prior["error_rate"]}
 
 
 def test_curves_are_means_over_seeds_with_the_seeds_behind(placement: tuple[StudyTable, list[Outcome]]) -> None:
@@ -114,7 +119,43 @@ def test_nothing_measured_gives_no_figure_and_infinite_values_no_dot() -> None:
     assert study_figures(study_table([failed], select="nce")) == {}
     sure = Posteriors.from_probabilities([[0.0, 1.0], [0.1, 0.9], [0.8, 0.2]], [0, 1, 0])
     table = study_table([Outcome({"a": "x"}, {0: sure})], select="nce", replicates=20)
-    assert study_figures(table, [], metrics=("nce",))["configurations"].axes[0].lines[:] == []
+    ax = study_figures(table, [], metrics=("nce",))["configurations"].axes[0]
+    assert [np.asarray(line.get_xdata()).round(9).tolist() for line in ax.lines] == [[1, 1], [1]], "the priors alone"
+
+
+def test_one_bad_value_does_not_flatten_the_others() -> None:
+    truth = make_truth(60)
+    sure = Posteriors.from_scores(-20 * truth.log_posteriors, truth.labels, truth.ids)
+    for axis, values in (("rank", (1, 2, 4, 8)), ("way", ("w", "x", "y", "z"))):
+        outcomes = [make_outcome({axis: value}, truth, scale=0.5, noise=0.3) for value in values[:3]]
+        outcomes.append(Outcome({axis: values[3]}, {0: sure}))
+        table = study_table(outcomes, select="nce", replicates=20)
+        (figure,) = study_figures(table, metrics=("nce",)).values()
+        ax = figure.axes[0]
+        bad = table.rows[3].cells["nce"].mean
+        end = (ax.get_ylim() if axis == "rank" else ax.get_xlim())[1]
+        assert bad > 20
+        assert 1.0 < end < 2.0, "the priors are shown"
+        assert [f"{bad:.3f}" in text.get_text() for text in ax.texts] == [True]
+        # An accuracy has an end of its own, and is never cut.
+        (figure,) = study_figures(table, metrics=("accuracy",)).values()
+        assert [text.get_text() for text in figure.axes[0].texts] == []
+
+
+def test_an_unlisted_base_and_the_priors_are_drawn_but_not_the_calibration_error_of_the_priors() -> None:
+    truth = make_truth(60)
+    outcomes = [make_outcome({"rank": rank}, truth, scale=0.5, noise=0.3) for rank in (1, 2, 4)]
+    base = make_outcome({"adaptation": "none"}, truth, scale=0.1, noise=0.3, seeds=(0,))
+    for places, name in ((slice(None), "by-rank"), (slice(2), "configurations")):
+        table = study_table(outcomes[places], select="nce", replicates=20, bases=[base])
+        for metric, shown in (("nce", ["Base model", "Prior only"]), ("ece", ["Base model"])):
+            ax = study_figures(table, metrics=(metric,))[name].axes[0]
+            labels = [str(line.get_label()) for line in ax.lines] if name == "by-rank" else row_names(ax)[2:]
+            assert [label for label in labels if not label.startswith("_")] == shown
+
+
+def row_names(ax: Axes) -> list[str]:
+    return [label.get_text() for label in ax.get_yticklabels()][::-1]
 
 
 def test_two_values_of_a_number_are_names() -> None:
@@ -123,7 +164,7 @@ def test_two_values_of_a_number_are_names() -> None:
     table = study_table(outcomes, select="nce", replicates=10)
     assert numeric_axis(table) is None
     labels = study_figures(table)["configurations"].axes[0].get_yticklabels()
-    assert [label.get_text() for label in labels] == ["rank 8", "rank 1"]
+    assert [label.get_text() for label in labels] == ["Prior only", "rank 8", "rank 1"]
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])

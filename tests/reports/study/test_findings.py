@@ -12,15 +12,19 @@ from rango.results.table import study_table
 def test_verdicts_in_words() -> None:
     first, _ = verdict_sentences(study_table(placement_study(250), select="nce", replicates=50))
     assert first == (
-        "socialiqa: best by NCE: q,v (0.657). Not significantly worse: v; q,k,v,o; mlp. "
-        "Every configuration is significantly better than the base model."
+        "socialiqa: best by NCE: q,v (0.657). It is significantly better than the class frequencies alone (1.000). "
+        "Every configuration is significantly better than the base model (0.874). "
+        "Not significantly worse than the best: v; q,k,v,o; mlp."
     )
     (ladder,) = verdict_sentences(study_table(ladder_study(250), select="error_rate", replicates=50))
     assert ladder == (
-        "Best by error rate: lora+calibration, train 5000 (0.284). Not significantly worse: lora, train 256; "
-        "lora, train 1024; lora, train 5000; lora+calibration, train 1024. "
+        "Best by error rate: lora+calibration, train 5000 (0.284). "
+        "It is significantly better than the class frequencies alone (0.652). "
+        "It is significantly better than the base model (0.500). "
         "Significantly better than the base model: 13 of 20 configurations; "
-        "not significantly different from the base model: 7 of 20 configurations."
+        "not significantly different from the base model: 7 of 20 configurations. "
+        "Not significantly worse than the best: lora, train 256; lora, train 1024; lora, train 5000; "
+        "lora+calibration, train 1024."
     )
 
 
@@ -29,16 +33,19 @@ def test_verdicts_of_small_studies() -> None:
     one = make_outcome({"adaptation": "lora"}, truth, scale=0.9, noise=0.1, seeds=(0,))
     base = make_outcome({"adaptation": "none"}, truth, scale=0.1, noise=0.1, seeds=(0,))
     assert verdict_sentences(study_table([one], select="nce", replicates=9))[0].endswith(
-        " of lora. There is no other configuration to compare it with."
+        " of lora. It is significantly better than the class frequencies alone (1.000). "
+        "There is no other configuration to compare it with."
     )
     both = verdict_sentences(study_table([base, one], select="nce", replicates=99))[0]
     assert both.startswith("Best by NCE: lora (0.")
     assert both.endswith(
-        "Every other configuration is significantly worse. lora is significantly better than the base model."
+        "It is significantly better than the base model (0.895). "
+        "Every other configuration is significantly worse than the best."
     )
     same = Outcome({"adaptation": "lora"}, base.posteriors)
     assert verdict_sentences(study_table([base, same], select="nce", replicates=9))[0].endswith(
-        "No other configuration is significantly worse. lora is not significantly different from the base model."
+        "lora is not significantly different from the base model (0.895). "
+        "No other configuration is significantly worse than the best."
     )
     empty = verdict_sentences(study_table([Outcome({}, {}, failures={0: "x"})], select="nce"))
     assert empty == ("No result. Seed 0: x.",)
@@ -54,10 +61,10 @@ def test_all_configurations_on_one_side_of_the_base_model_are_one_sentence() -> 
     same = [Outcome({"adaptation": "lora", "rank": rank}, base.posteriors) for rank in ranks]
     (finding,) = study_findings(study_table([base, *worse], select="nce", replicates=99))
     assert finding.tone == "good"
-    assert finding.detail.endswith("Every configuration is significantly worse than the base model.")
+    assert "Every configuration is significantly worse than the base model (0.627)." in finding.detail
     (finding,) = study_findings(study_table([base, *same], select="nce", replicates=99))
     assert finding.tone == "unclear"
-    assert finding.detail.endswith("No configuration is significantly different from the base model.")
+    assert "No configuration is significantly different from the base model (0.627)." in finding.detail
 
 
 @pytest.mark.parametrize("select", ["nce", "error_rate", "accuracy", "brier"])
@@ -67,7 +74,24 @@ def test_the_best_of_what_is_worse_than_the_priors_is_no_good_news(select: str) 
     sharper = Posteriors.from_scores(3 * wrong(truth).log_posteriors, truth.labels, truth.ids)
     (finding,) = study_findings(study_table([*rows, Outcome({"rank": 9}, {0: sharper})], select=select, replicates=99))
     assert finding.tone == "bad"
-    assert "Even it is significantly worse than the class frequencies alone (" in finding.detail
+    assert finding.headline.startswith("No configuration is better than the priors by ")
+    assert "est value is " in finding.detail
+    assert "of rank 1. It is significantly worse than the class frequencies alone (" in finding.detail
+
+
+def test_an_unlisted_base_that_is_better_is_no_good_news() -> None:
+    truth = make_truth(300)
+    outcomes = [make_outcome({"rank": rank}, truth, scale=rank / 20, noise=0.1, seeds=(0,)) for rank in (1, 5)]
+    base = make_outcome({"adaptation": "none"}, truth, scale=0.5, noise=0.1, seeds=(0,))
+    (finding,) = study_findings(study_table(outcomes, select="nce", replicates=99, bases=[base]))
+    assert finding.headline.startswith("Best by NCE: rank 5 (")
+    assert finding.tone == "unclear"
+    assert "Every configuration is significantly worse than the base model (" in finding.detail
+    better = make_outcome({"rank": 9}, truth, scale=1.0, noise=0.0, seeds=(0,))
+    (finding,) = study_findings(study_table([*outcomes, better], select="nce", replicates=99, bases=[base]))
+    assert finding.tone == "good"
+    assert "It is significantly better than the base model (" in finding.detail
+    assert "significantly worse than the base model: rank 1; rank 5." in finding.detail
 
 
 def test_the_best_may_be_no_better_than_the_priors() -> None:
@@ -77,7 +101,7 @@ def test_the_best_may_be_no_better_than_the_priors() -> None:
     outcomes = [Outcome({"rank": 1}, {0: noisy}), Outcome({"rank": 8}, {0: bad})]
     (finding,) = study_findings(study_table(outcomes, select="nce", replicates=99))
     assert finding.tone == "unclear"
-    assert finding.detail.endswith("It is not significantly better than the class frequencies alone (1.000).")
+    assert "It is not significantly better than the class frequencies alone (1.000)." in finding.detail
 
 
 def wrong(truth: Posteriors) -> Posteriors:

@@ -73,19 +73,33 @@ def test_short_names() -> None:
     assert short_name("learning_rate", ["learning_rate"]) == "learning rate"
 
 
-def test_lines_stand_in_the_order_of_the_study_then_the_floor_then_each_system_of_a_source_once() -> None:
+def test_lines_stand_in_the_order_of_the_study_then_the_yardsticks_then_each_system_of_a_source_once() -> None:
     truth = make_truth(30)
     outcomes = [make_outcome({"a": name}, truth, scale=0.5, noise=0.2, floor=True) for name in "xy"]
     stated = [Reference("phi-2", {}, "accuracy", 0.6, "s"), Reference("phi-2", {}, "nce", 0.9, "s")]
-    (part,) = sections(study_table(outcomes, select="nce", references=stated, replicates=0))
+    base = make_outcome({"adaptation": "none"}, truth, scale=0.1, noise=0.2)
+    (part,) = sections(study_table(outcomes, select="nce", references=stated, replicates=0, bases=[base]))
     assert [(line.kind, line.title) for line in part.lines] == [
         ("configuration", "x"),
         ("configuration", "y"),
+        ("base", "Base model"),
+        ("prior", "Prior only"),
         ("floor", "True posterior"),
         ("reference", "phi-2"),
     ]
     assert {name: cell.mean for name, cell in part.lines[-1].cells.items()} == {"accuracy": 0.6, "nce": 0.9}
     assert (part.title, part.n) == ("", None)
+
+
+def test_several_base_models_have_their_names() -> None:
+    truth = make_truth(30)
+    outcomes = [
+        make_outcome({"model": model, "adaptation": way}, truth, scale=0.5, noise=0.2)
+        for model, way in (("lstm", "lora"), ("phi", "lora"), ("phi", "none"))
+    ]
+    base = make_outcome({"model": "lstm", "adaptation": "none"}, truth, scale=0.1, noise=0.2)
+    (part,) = sections(study_table(outcomes, select="nce", replicates=0, bases=[base]))
+    assert [line.title for line in part.lines if line.is_base] == ["base model", "Base model, lstm"]
 
 
 def test_a_reference_stands_in_the_section_of_its_task_and_sources_are_numbered() -> None:
@@ -105,7 +119,7 @@ def test_what_has_no_result_stands_with_its_task_or_in_a_section_of_its_own() ->
     table = study_table(outcomes, select="nce", replicates=0)
     parts = sections(table)
     assert [(part.title, [(line.title, line.failed) for line in part.lines]) for part in parts] == [
-        ("a", [("rank 1", (0,)), ("rank 2", ())]),
+        ("a", [("rank 1", (0,)), ("rank 2", ()), ("Prior only", ())]),
         ("b", [("rank 1", (0,))]),
     ]
     assert full_label(table.rows[1], table) == "b, rank 1"
@@ -129,6 +143,7 @@ def test_the_caption_says_what_the_numbers_are() -> None:
         "↓ lower is better",
         "mean of 3 seeds ± standard deviation over them",
         "95% intervals of the mean over 40 test instances",
+        "Prior only: the class frequencies as the posterior of every instance",
     ]
     assert mark_words(study_table([outcomes[0]], select="nce", replicates=10)) == "★ best by NCE"
     alike = [Outcome({"a": name}, outcomes[0].posteriors) for name in "xy"]

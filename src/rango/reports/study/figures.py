@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from rango.reports.run.figures import curve_points, running_mean
-from rango.reports.study.sections import Line, as_number, label_of, metric_title, numeric_axis, sections, shown_cells
+from rango.reports.study.sections import (
+    Line,
+    as_number,
+    label_of,
+    metric_title,
+    numeric_axis,
+    sections,
+    shown_cells,
+    yardstick_name,
+)
 from rango.reports.style import BLUE, DASHED, FAINT, GREEN, INK, ORANGE, PANEL, PINK, SKY, VERMILION, label_rows, styled
-from rango.reports.tables import column_named
+from rango.reports.tables import column_named, number
 from rango.results.outcomes import Outcome
 from rango.results.statistics import MetricOverSeeds
 from rango.results.table import Block, StudyTable
@@ -27,6 +36,14 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), _DOTTED)
 _MARKERS = "osD^vP"
 _COLOURED = 10
 """More lines than this cannot be distinguished by colour and dashes."""
+_ACROSS: dict[str, dict[str, Any]] = {
+    "base": {"color": ORANGE, "linestyle": "-", "linewidth": 1.4},
+    "prior": {"color": INK, "linestyle": _DOTTED, "linewidth": 1.0},
+    "floor": {"color": GREEN, "linestyle": DASHED, "linewidth": 1.2},
+}
+"""The line of each yardstick through a panel."""
+_FAR = 6
+"""A loss further from the best than this many times the range of all better ones would make those look alike."""
 
 
 def study_figures(
@@ -98,13 +115,31 @@ def _with_legend(figure: Figure) -> Figure:
     return figure
 
 
+def _end_of_axis(metric: str, cells: Iterable[MetricOverSeeds]) -> float:
+    """Where the axis of a metric has to end, so that one bad value does not flatten all others; infinite for nowhere.
+
+    Only losses are cut: accuracies have an end of their own. What lies beyond is drawn at the edge, with its value.
+    """
+    if column_named(metric).direction != "lower":
+        return math.inf
+    low, high = math.inf, -math.inf
+    finite = sorted((cell for cell in cells if math.isfinite(cell.mean)), key=lambda cell: cell.mean)
+    for place, cell in enumerate(finite):
+        # Two values always have room: with fewer there is nothing to flatten.
+        if place >= 2 and low < high and cell.mean - low > _FAR * (high - low):
+            return high + 0.06 * (high - low)
+        ends = [end for end in (cell.low, cell.high, *cell.values) if end is not None and math.isfinite(end)]
+        low, high = min(low, *ends), max(high, *ends)
+    return math.inf
+
+
 @styled
 def dot_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
     """Each configuration as a dot with its interval, a column of panels for each task.
 
     A full dot is the best of its task or not significantly worse, a hollow one is significantly worse; the faint dots
-    below are single seeds.
-    The table has at least one block.
+    below are single seeds. Below the configurations stands what they are compared with, the priors and the true
+    posterior also as lines through the panel. The table has at least one block.
     """
     parts = [part for part in sections(table) if any(line.cells for line in part.lines)]
     # The rows of the panels of each metric, the same for each task. With one task the metrics stand side by side and
@@ -112,8 +147,8 @@ def dot_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
     titles: dict[str, list[str]] = {}
     for metric in metrics:
         together = [metric] if len(parts) > 1 else metrics
-        lines = [line for part in parts for line in part.lines if any(each in line.cells for each in together)]
-        kinds = ("configuration", "floor", "reference")
+        lines = [line for part in parts for line in part.lines if any(map(_drawable(line).get, together))]
+        kinds = ("configuration", "base", "prior", "floor", "reference")
         titles[metric] = list(dict.fromkeys(line.title for kind in kinds for line in lines if line.kind == kind))
 
     longest = max(len(title) for rows in titles.values() for title in rows)
@@ -122,12 +157,19 @@ def dot_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
     for row, metric in enumerate(metrics):
         for column, part in enumerate(parts):
             ax = grid[row][column]
-            for line in part.lines:
-                cell = line.cells.get(metric)
-                if cell is not None and math.isfinite(cell.mean):
-                    _dot(ax, line, cell, len(titles[metric]) - 1 - titles[metric].index(line.title))
+            cells = {line: cell for line in part.lines if (cell := _drawable(line).get(metric)) is not None}
+            end = _end_of_axis(metric, cells.values())
+            for line, cell in cells.items():
+                y = len(titles[metric]) - 1 - titles[metric].index(line.title)
+                if cell.mean > end and math.isfinite(cell.mean):
+                    beyond = f"{number(cell.mean)} ▸"
+                    ax.annotate(beyond, (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=8)
+                elif math.isfinite(cell.mean):
+                    _dot(ax, line, cell, y)
             label_rows(ax, titles[metric])
             ax.margins(x=0.06)
+            if math.isfinite(end):
+                ax.set_xlim(right=end)
             ax.set_xlabel(metric_title(metric))
             ax.tick_params(axis="y", labelleft=column == 0 and (len(parts) > 1 or row == 0))
             if part.title and row == 0:
@@ -135,10 +177,21 @@ def dot_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
     return figure
 
 
+def _drawable(line: Line) -> Mapping[str, MetricOverSeeds]:
+    """The cells of a line without the calibration error of the priors: it is 0, which nothing is measured by."""
+    if line.kind != "prior":
+        return line.cells
+    return {name: cell for name, cell in line.cells.items() if column_named(name).is_mean}
+
+
 def _dot(ax: Axes, line: Line, cell: MetricOverSeeds, y: int) -> None:
     if line.kind == "floor":
         ax.axvline(cell.mean, color=GREEN, linewidth=1.0, linestyle=DASHED, zorder=1)
         ax.plot([cell.mean], [y], color=GREEN, marker="*", markersize=9, linestyle="none")
+        return
+    if line.kind == "prior":
+        ax.axvline(cell.mean, color=INK, linewidth=1.0, linestyle=_DOTTED, zorder=1)
+        ax.plot([cell.mean], [y], color=INK, marker="|", markersize=9, markeredgewidth=2, linestyle="none")
         return
     if line.kind == "reference":
         ax.plot([cell.mean], [y], color=INK, marker="D", markersize=4.5, markerfacecolor="none", linestyle="none")
@@ -171,9 +224,9 @@ def _look(place: int) -> dict[str, Any]:
 def line_figure(table: StudyTable, *, axis: str, metrics: Sequence[str]) -> Figure:
     """Metrics against an axis of numbers: a line for each value of the other axes, its 95 % interval as a band.
 
-    A configuration without a value on the axis (the base model) is a line across. For NCE the priors are the line at 1;
-    where the true posterior is known, the floor is a line too. The axis is logarithmic where its values span a factor
-    of 8 or more. The table has at least one block.
+    What has no value on the axis is a line across: the base model, the priors (for NCE the line at 1) and the true
+    posterior, where it is known. The axis is logarithmic where its values span a factor of 8 or more. The table has at
+    least one block.
     """
     figure, grid = _panel_grid([PANEL[1]] * len(metrics), len(table.blocks), width=PANEL[0])
     values = sorted({x for row in table.rows if (x := as_number(row.axes.get(axis))) is not None})
@@ -200,6 +253,17 @@ def line_figure(table: StudyTable, *, axis: str, metrics: Sequence[str]) -> Figu
 
 def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, looks: dict[str, dict[str, Any]]) -> None:
     rows = [table.rows[place] for place in block.rows]
+    yardsticks = [(kind, row) for kind, row in block.yardsticks if metric in row.cells]
+    measured = [shown_cells(row) for row in (*rows, *(row for _, row in yardsticks))]
+    end = _end_of_axis(metric, [cells[metric] for cells in measured if metric in cells])
+    beyond: dict[float | None, list[str]] = {}
+
+    def across(value: float, name: str, **look: Any) -> None:
+        if value > end:
+            beyond.setdefault(None, []).append(f"{name} {number(value)}")
+        else:
+            ax.axhline(value, **look)
+
     for name, look in looks.items():
         # A single line needs no name: the axes of the panel say what it is.
         legend = name if len(looks) > 1 else None
@@ -210,20 +274,30 @@ def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, lo
                 continue
             x = as_number(row.axes.get(axis))
             if x is None:
-                ax.axhline(cell.mean, **{**look, "marker": None}, linewidth=1.4, label=legend)
+                across(cell.mean, name, **{**look, "marker": None}, linewidth=1.4, label=legend)
                 continue
-            low, high = (cell.mean if end is None else end for end in (cell.low, cell.high))
+            if cell.mean > end:
+                beyond.setdefault(x, []).append(number(cell.mean))
+            low, high = (cell.mean if limit is None else limit for limit in (cell.low, cell.high))
             points.append((x, cell.mean, low, high))
         if points:
             xs, means, lows, highs = np.array(sorted(points)).T
             ax.fill_between(xs, lows, highs, color=look["color"], alpha=0.1, linewidth=0)
             ax.plot(xs, means, **look, label=legend)
-    # The line of the priors is left out where it is so far from the others that these would look flat.
-    bottom, top = ax.get_ylim()
-    if metric == "nce" and (top > 0.85 or bottom > 1):
-        ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=_DOTTED, label="priors")
-    if metric in block.floor:
-        ax.axhline(block.floor[metric], color=GREEN, linewidth=1.2, linestyle=DASHED, label="true posterior")
+    for kind, row in yardsticks:
+        # The calibration error of the priors is 0, which nothing is measured by.
+        if kind != "prior" or column_named(metric).is_mean:
+            name = yardstick_name(kind, row, table)
+            across(row.cells[metric].mean, name, **_ACROSS[kind], label=name)
+    if math.isfinite(end):
+        ax.set_ylim(top=end)
+    # Values beyond the end of the axis stand at its edge, those of lines across in the corner.
+    for x, texts in beyond.items():
+        where, align = ((0.02, "axes fraction"), "left") if x is None else ((x, "data"), "center")
+        ax.annotate(
+            "\n".join(f"▴ {text}" for text in texts), (where[0], 0.98), xycoords=(where[1], "axes fraction"),
+            ha=align, va="top", fontsize=8,
+        )  # fmt: skip
 
 
 def curve_names(table: StudyTable, outcomes: Sequence[Outcome]) -> list[str]:

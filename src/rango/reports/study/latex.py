@@ -10,6 +10,7 @@ from rango.files import write_text
 from rango.reports.study.sections import (
     Line,
     caption_parts,
+    mark_words,
     sections,
     shown_axes,
     shown_columns,
@@ -72,8 +73,11 @@ def table_tex(table: StudyTable) -> str:
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escaped(part.title)}}}{count}}} \\")
         lines += [_row(_cells(line, columns, names, numbers.get(line.source), table.select)) for line in part.lines]
     lines += [r"\bottomrule", r"\end{tabular}"]
-    marks = rf"bold: best by {column_named(table.select).words}; {_TIED}: not significantly worse than the best"
-    lines += [f"% {_symbols(note)}" for note in (*caption_parts(table, columns), marks)]
+    notes = caption_parts(table, columns)
+    if mark_words(table):
+        best = f"bold: best by {column_named(table.select).words}"
+        notes.append(rf"{best}; {_TIED}: not significantly worse than the best")
+    lines += [f"% {_symbols(note)}" for note in notes]
     lines += [f"% [{number}] {escaped(source)}" for source, number in numbers.items()]
     return "\n".join(lines) + "\n"
 

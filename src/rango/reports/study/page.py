@@ -32,11 +32,15 @@ from rango.studies.axes import TASK, axis_text, short_name
 
 _DOTS = (
     "Each dot is the mean over seeds with its 95% interval over test instances; the faint dots below it are single "
-    "seeds. Full: the best of its task, or not significantly worse. Hollow: significantly worse than the best, or a "
-    "value that a source states (diamond)."
+    "seeds. Full: the best of its task, or not significantly worse. Hollow: significantly worse than the best, a base "
+    "model that the study does not list (square), or a value that a source states (diamond). The dotted line is that "
+    "of the class frequencies alone. ▸ stands before the edge beyond which a very bad value lies."
 )
 _MARKS = {"best": ("★", "best"), "tied": ("≈", "not significantly worse than the best")}
-_LINES = "Each line is the mean over seeds; its band is the 95% interval of this mean over test instances."
+_LINES = (
+    "Each line is the mean over seeds; its band is the 95% interval of this mean over test instances. ▴ stands before "
+    "values that are so bad that they lie above the panel."
+)
 
 
 def render_study_page(study: StudyResult, table: StudyTable) -> str:

@@ -54,6 +54,7 @@ def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> 
         references=study.references,
         metrics=study.metrics,
         costs=study.costs,
+        bases=study.bases,
         replicates=replicates,
     )
     files = [folder / "table.csv", folder / "table.tex"]

@@ -2,7 +2,9 @@
 
     Section: one block, the configurations of a task that can be compared
       Line "configuration"   q,v   0.673 ±0.009   0.586 to 0.748   ★
-      Line "floor"           True posterior
+      Line "base"            Base model       where the study does not list it
+      Line "prior"           Prior only       the class frequencies alone
+      Line "floor"           True posterior   where it is known
       Line "reference"       a value that a source states
 
 The terminal, LaTeX, the figures and the page all start from `sections`, so that they show the same rows in one order.
@@ -16,11 +18,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rango.decisions import METRICS, Direction, Estimate, Metric
-from rango.reports.tables import column_named, interval, number, without_twins
+from rango.reports.tables import column_named, interval, number, state_named, without_twins
 from rango.results.outcomes import Outcome
-from rango.results.statistics import Mark, MetricOverSeeds
-from rango.results.table import StudyRow, StudyTable, failure_text
-from rango.studies.axes import TASK, axis_text, is_base, short_name
+from rango.results.statistics import Mark, MetricOverSeeds, only_value
+from rango.results.table import StudyRow, StudyTable, Yardstick, failure_text
+from rango.studies.axes import TASK, Names, axis_text, is_base, short_name
 from rango.studies.study import belongs
 
 FACTS = (
@@ -31,11 +33,15 @@ FACTS = (
 not."""
 
 
+Kind = Literal["configuration", "reference"] | Yardstick
+"""What a line shows. A reference is a system whose values a source states."""
+
+
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A configuration, the true posterior, or a system whose values a source states."""
+    """A configuration, or what configurations are compared with."""
 
-    kind: Literal["configuration", "floor", "reference"]
+    kind: Kind
     labels: tuple[str, ...]
     """For a configuration the values of the axes that vary; otherwise one name."""
     title: str
@@ -69,7 +75,7 @@ class Section:
 def sections(table: StudyTable) -> tuple[Section, ...]:
     """The table in sections: one for each block, then the configurations without result whose task has no block.
 
-    Within a section: configurations in the study's order, the true posterior, references.
+    Within a section: configurations in the study's order, then the yardsticks, then references.
     """
     result: list[Section] = []
     titled, same = TASK in table.varied, same_n(table)
@@ -82,15 +88,15 @@ def sections(table: StudyTable) -> tuple[Section, ...]:
         task = axis_text(block.task)
         places = sorted({*block.rows, *without_result.pop(task, ())})
         lines = [_configuration(table.rows[place], table) for place in places]
-        if block.floor:
-            cells = {name: _only_value(value) for name, value in block.floor.items()}
-            lines.append(Line("floor", ("True posterior",), "True posterior", cells))
+        for kind, row in block.yardsticks:
+            name = yardstick_name(kind, row, table)
+            lines.append(Line(kind, (name,), name, _cells(row), seeds=len(row.seeds), is_base=kind == "base"))
         # A system of a source is one line, with all the metrics that the source states of it.
         stated: dict[tuple[str, str], dict[str, MetricOverSeeds]] = {}
         for reference in table.references:
             if belongs(reference, block.task):
                 system = stated.setdefault((reference.name, reference.source), {})
-                system[reference.metric] = _only_value(reference.value)
+                system[reference.metric] = only_value(reference.value)
         lines += [Line("reference", (name,), name, cells, source=source) for (name, source), cells in stated.items()]
         result.append(Section(task if titled else "", block.n if same is None else None, tuple(lines)))
     for task, places in without_result.items():
@@ -101,12 +107,11 @@ def sections(table: StudyTable) -> tuple[Section, ...]:
 
 def _configuration(row: StudyRow, table: StudyTable) -> Line:
     axes = shown_axes(table)
-    facts = {fact.name: _only_value(row.facts[fact.name]) for fact in FACTS if fact.name in row.facts}
     return Line(
         "configuration",
         labels=tuple("–" if row.axes.get(name) is None else axis_text(row.axes[name]) for name in axes),
         title=label_of(row, table),
-        cells={**shown_cells(row), **facts} if row.cells else {},
+        cells=_cells(row) if row.cells else {},
         mark=row.mark,
         seeds=len(row.seeds),
         failed=tuple(row.failures),
@@ -115,8 +120,18 @@ def _configuration(row: StudyRow, table: StudyTable) -> Line:
     )
 
 
-def _only_value(value: float) -> MetricOverSeeds:
-    return MetricOverSeeds(value, None, None, None, (value,))
+def yardstick_name(kind: Yardstick, row: StudyRow, table: StudyTable) -> str:
+    """What a yardstick is called in tables and figures, such as "Base model, lstm" where there are several."""
+    if kind != "base":
+        return state_named(kind).title
+    listed = [each.axes for each in table.rows if is_base(each.axes)]
+    name = Names([*listed, *(base.axes for block in table.blocks for base in block.bases)]).of(row.axes)
+    return name[0].upper() + name[1:]
+
+
+def _cells(row: StudyRow) -> dict[str, MetricOverSeeds]:
+    facts = {fact.name: only_value(row.facts[fact.name]) for fact in FACTS if fact.name in row.facts}
+    return {**shown_cells(row), **facts}
 
 
 def shown_cells(row: StudyRow) -> dict[str, MetricOverSeeds]:
@@ -239,6 +254,8 @@ def caption_parts(table: StudyTable, columns: Sequence[Metric]) -> list[str]:
     if table.costs is not None and any(column.needs_costs for column in columns):
         parts.append(table.costs.words)
     parts += [f"{fact.title}: {fact.meaning}" for fact in FACTS if fact in columns]
+    if table.blocks:
+        parts.append(f"{state_named('prior').title}: the class frequencies as the posterior of every instance")
 
     # Axes that follow from the adaptation, such as "dropout 0.1 (mc-dropout), 0 (other)".
     for name, values in table.names.follows.items():
