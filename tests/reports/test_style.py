@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import itertools
+import math
+import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from rango.errors import InputError
 from rango.reports.run.figures import learning_curve
-from rango.reports.style import drawing, inline_svg, label_rows, panel, save_figure, styled, svg_text
+from rango.reports.style import COLOURS, MARKERS, label_rows, outlier_limit, panel, save_figure, svg_text
+from rango.reports.svg import VARIABLES
 
 Log = list[dict[str, Any]]
 
@@ -37,34 +42,6 @@ def test_unknown_ending_of_a_figure(tmp_path: Path, log: Log) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_inline_svg_keeps_to_itself(log: Log) -> None:
-    text = str(inline_svg(learning_curve(log, "nce"), title='a "<title>"', prefix="one"))
-    assert text.startswith("<svg viewBox=")
-    assert 'aria-label="a &#34;&lt;title&gt;&#34;"' in text
-    assert "<style" not in text
-    assert "http://www.w3.org/1999/xlink" not in text
-    ids = [part.split('"')[0] for part in text.split(' id="')[1:]]
-    assert len(ids) == len(set(ids))
-    assert all(name.startswith("one-") for name in ids)
-    references = [part.split('"')[0] for part in text.split('href="#')[1:]]
-    references += [part.split(")")[0] for part in text.split("url(#")[1:]]
-    assert references
-    assert set(references) <= set(ids)
-    assert "var(--blue)" in text
-    assert "#0072b2" not in text
-
-
-def test_what_cannot_be_drawn_becomes_the_reason(log: Log) -> None:
-    def refused() -> Figure:
-        raise InputError("no points")
-
-    missing = drawing("a curve", refused, prefix="a")
-    assert (missing.svg, missing.reason) == (None, "no points")
-    drawn = drawing("a curve", lambda: learning_curve(log, "nce"), prefix="a")
-    assert drawn.svg is not None
-    assert drawn.reason == ""
-
-
 def test_rows_of_names_stand_from_top_to_bottom() -> None:
     _, ax = panel()
     label_rows(ax, ["first", "second", "third"])
@@ -72,13 +49,49 @@ def test_rows_of_names_stand_from_top_to_bottom() -> None:
     assert names == {"first": 2, "second": 1, "third": 0}
 
 
-def test_white_of_a_figure_is_the_paper_of_the_page() -> None:
-    @styled
-    def hollow() -> Figure:
-        figure, ax = panel()
-        ax.plot([1.0], [1.0], marker="o", markerfacecolor="white")
-        return figure
+def test_colours_of_states_differ_for_colour_blind_readers_too() -> None:
+    """Distance in CIELAB as seen with normal, protan and deutan sight (Machado et al. 2009, severity 1)."""
+    sight = {
+        "normal": np.eye(3),
+        "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    }
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
-    text = str(inline_svg(hollow(), title="a dot", prefix="a"))
-    assert "fill: var(--paper)" in text
-    assert "#ffffff" not in text
+    def lab(colour: str, seen: Any) -> np.ndarray:
+        share = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        xyz = to_xyz @ np.clip(np.asarray(seen) @ linear, 0, 1) / np.array([0.9505, 1.0, 1.089])
+        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    sheet = (resources.files("rango.reports") / "page.css").read_text(encoding="utf-8")
+    schemes = [dict(re.findall(r"(--[a-z-]+): (#[0-9a-f]{6})", block)) for block in sheet.split(":root {")[1:3]]
+    palettes = [COLOURS, *({key: scheme[VARIABLES[colour]] for key, colour in COLOURS.items()} for scheme in schemes)]
+    for palette in palettes:
+        for one, other in itertools.combinations(palette, 2):
+            for name, seen in sight.items():
+                distance = np.linalg.norm(lab(palette[one], seen) - lab(palette[other], seen))
+                assert distance > 15, (one, other, name, distance)
+    assert len(set(MARKERS.values())) == len(MARKERS)
+
+
+@pytest.mark.parametrize(
+    ("values", "limit"),
+    [
+        ([0.45, 0.5, 1.0, 18.8], 1.0),
+        ([0.45, 0.5, 1.0, 2.9], None),
+        ([0.01, 0.2, 0.25], None),  # one very good state flattens nothing
+        ([0.4, 18.0], 0.4),
+        ([0.4, math.inf], 0.4),
+        ([math.nan, 0.4, 0.5, 9.0, 40.0], 0.5),
+        ([0.0, 0.0, 5.0], None),
+        ([], None),
+    ],
+)
+def test_a_scale_ends_before_values_that_would_flatten_it(values: list[float], limit: float | None) -> None:
+    assert outlier_limit(values) == limit
+
+
+def test_named_points_leave_no_trace_in_files(log: Log) -> None:
+    assert "values:" not in svg_text(learning_curve(log, "nce"))

@@ -1,19 +1,22 @@
-"""What figures and pages share: colours, fonts and sizes, equal bytes for equal data, SVG in a page, and templates."""
+"""What figures and pages share: colours, fonts and sizes, equal bytes for equal data, named points, and templates."""
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import io
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import matplotlib as mpl
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,24 +25,25 @@ from rango.errors import InputError
 from rango.files import atomic_path, write_text
 from rango.reports.tables import interval, number
 
-# Okabe and Ito's palette, which colour-blind readers can distinguish; each state also has its own marker.
-BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"
-VERMILION = "#d55e00"
+# After Okabe and Ito, moved apart until any two differ for colour-blind readers too, on white and on a dark page, which
+# tests/reports/test_style.py measures; each state also has its own marker.
+BLUE, ORANGE, GREEN, PURPLE, VIOLET = "#0072b2", "#e69f00", "#009e73", "#8a1c7c", "#7b5cf0"
+RUST = "#a8320c"
 # Greys of middle lightness on a transparent ground: legible on white paper and on a dark page.
 INK, FAINT = "#6b7280", "#9ca3af"
 
 COLOURS = {
     "prior": INK,
-    "ngram": VERMILION,
+    "ngram": RUST,
     "base": ORANGE,
-    "control": PINK,
+    "control": PURPLE,
     "adapted": BLUE,
-    "calibrated": SKY,
+    "calibrated": VIOLET,
     "floor": GREEN,
 }
 MARKERS = {"prior": "|", "ngram": "v", "base": "s", "control": "^", "adapted": "o", "calibrated": "D", "floor": "*"}
 # For lines that are no state of a model, such as the configurations of a study.
-CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, INK)
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, VIOLET, INK)
 
 DASHED = (0, (4, 3))
 """The line style of everything that is a reference and no result: priors, floor, diagonal."""
@@ -48,9 +52,8 @@ PANEL = (3.8, 2.9)
 
 # The stubs want literal keys; matplotlib itself checks the names when they are set.
 _STYLE: Any = {
-    # DejaVu Sans comes with matplotlib, and glyphs are drawn as paths: no font of the system is used.
+    # DejaVu Sans comes with matplotlib; it is wider than a page's fonts, so that what fits in it fits in them.
     "font.family": "DejaVu Sans",
-    "svg.fonttype": "path",
     # Without a salt matplotlib's ids are random, and the bytes differ each time.
     "svg.hashsalt": "rango",
     "pdf.fonttype": 42,
@@ -116,12 +119,52 @@ def label_rows(ax: Axes, titles: Sequence[str]) -> None:
     ax.spines["left"].set_visible(False)
 
 
-def svg_text(figure: Figure) -> str:
-    """The figure as SVG without date or versions: the same figure gives the same text."""
+def name_point(ax: Axes, x: float, y: float, values: Mapping[str, str]) -> None:
+    """Give a place of a figure its values in words: a page shows them on hover, and in a table below the figure.
+
+    Args:
+        ax: the axes, whose limits the point does not change.
+        x, y: the place, in the units of the axes.
+        values: what is measured → its value; points of one figure have the same keys.
+    """
+    # An invisible disc, larger than any marker, so that the pointer meets it easily. The values travel as its id, where
+    # matplotlib writes quotation marks in several ways.
+    disc = ax.scatter([x], [y], s=170, alpha=0.0, linewidths=0, color=INK, zorder=9)
+    disc.set_gid(VALUES + quote(json.dumps(dict(values))))
+
+
+VALUES = "values:"
+"""What the id of a named point begins with; `svg_text` removes such ids from files, `inline_svg` reads them."""
+
+
+def outlier_limit(values: Iterable[float]) -> float | None:
+    """The largest value that a scale should show where a few are so large that the others would look equal.
+
+    A value is too large where it is more than three times the next smaller one and most values are smaller; None where
+    there is none. Infinite values are too large beside any finite one; of NaN nothing is asked.
+
+    >>> outlier_limit([0.45, 0.5, 1.0, 18.8]), outlier_limit([0.45, 0.5, 1.0, 2.0])
+    (1.0, None)
+    """
+    ordered = sorted(value for value in values if value >= 0)
+    for place in range((len(ordered) + 1) // 2, len(ordered)):
+        if ordered[place] > 3 * ordered[place - 1] > 0:
+            return ordered[place - 1]
+    return None
+
+
+def svg_text(figure: Figure, *, for_page: bool = False) -> str:
+    """The figure as SVG without date or versions: the same figure gives the same text.
+
+    Args:
+        figure: what `styled` functions draw.
+        for_page: letters stay text, in the page's font, and named points keep their values; in a file of its own
+            letters are paths, as it may be opened where the font is missing.
+    """
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context({**_STYLE, "svg.fonttype": "none" if for_page else "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return buffer.getvalue()
+    return buffer.getvalue() if for_page else re.sub(rf' id="{VALUES}[^"]*"', "", buffer.getvalue())
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -145,69 +188,16 @@ def save_figure(figure: Figure, path: Path) -> None:
         raise InputError(f"{path}: ending {path.suffix!r} is not a figure's; expected .svg, .png or .pdf")
 
 
-# The page has a variable for each colour of a figure, so that dark mode can lighten it.
-_VARIABLES = {
-    "#ffffff": "--paper",
-    INK: "--ink-soft",
-    FAINT: "--line-strong",
-    BLUE: "--blue",
-    ORANGE: "--orange",
-    GREEN: "--green",
-    PINK: "--pink",
-    SKY: "--sky",
-    VERMILION: "--bad",
-}
+def render(name: str, content: Mapping[str, Any], *, script: str = "", **filters: Any) -> str:
+    """The page of a template with its content: self-contained, with style and script inside.
 
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of the page; where it cannot be drawn, `svg` is None and `reason` says why."""
-
-    title: str
-    svg: Markup | None
-    reason: str = ""
-
-
-def drawing(title: str, draw: Callable[[], Figure], *, prefix: str) -> Drawing:
-    """Draw a figure for the page; if its input cannot be drawn, the error becomes the reason.
-
-    Args:
-        title: what a screen reader reads in place of the figure.
-        draw: makes the figure.
-        prefix: of the ids inside the SVG, unique on the page.
-    """
-    try:
-        return Drawing(title, inline_svg(draw(), title=title, prefix=prefix))
-    except InputError as error:
-        return Drawing(title, None, str(error))
-
-
-def inline_svg(figure: Figure, *, title: str, prefix: str) -> Markup:
-    """A figure as an SVG element for HTML: sized by the page, ids under a prefix, colours as variables."""
-    text = svg_text(figure)
-    text = text[text.index("<svg") :]
-    # A style sheet inside one SVG would apply to the whole page.
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Two figures of a page may have elements of the same id; a reference would then show the first one's.
-    text = re.sub(r'\bid="', f'id="{prefix}-', text)
-    text = re.sub(r'xlink:href="#', f'href="#{prefix}-', text)
-    text = text.replace("url(#", f"url(#{prefix}-").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    # Without width and height in points the figure takes the width that the page gives it.
-    box = re.search(r'viewBox="[^"]*"', text)
-    assert box is not None, "matplotlib writes a viewBox"
-    head = f'<svg {box.group()} role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'
-    return Markup(head + text[text.index(">") + 1 :].strip())
-
-
-def render(name: str, content: Mapping[str, Any], **filters: Any) -> str:
-    """The page of a template with its content: self-contained, with the style inside.
+    The page's policy allows no request, and of styles and scripts only these two, by their hashes: nothing that comes
+    from data can run.
 
     Args:
         name: the template's file in this room.
         content: what it names; a missing name is an error.
+        script: the file of the page's script in this room, if it has one.
         filters: functions that the template applies beside `number` and `interval`.
     """
     # StrictUndefined: a misspelt name in a template is an error, not an empty place on the page.
@@ -219,8 +209,20 @@ def render(name: str, content: Mapping[str, Any], **filters: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, interval=interval, **filters)
-    page = environment.get_template(name).render(style=Markup(_source("page.css")), version=__version__, **content)
+    # The hash is of every character between the tags.
+    style, code = f"\n{_source('page.css')}", f"\n{_source(script)}" if script else ""
+    policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
+    if code:
+        policy += f"; script-src '{_hash(code)}'"
+    page = environment.get_template(name).render(
+        style=Markup(style), script=Markup(code), policy=policy, version=__version__, **content
+    )
     return page.strip() + "\n"
+
+
+def _hash(text: str) -> str:
+    """A text as a Content Security Policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _source(name: str) -> str:

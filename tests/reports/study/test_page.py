@@ -55,7 +55,7 @@ def test_marks_of_the_table_are_explained(page: str) -> None:
 
 
 def test_hollow_dots_have_the_colour_of_the_paper(page: str) -> None:
-    assert "fill: var(--paper)" in page
+    assert 'fill="var(--paper)"' in page
     assert "#ffffff" not in page.split("</style>")[1]
 
 

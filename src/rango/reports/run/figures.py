@@ -18,8 +18,22 @@ from rango.decisions import Costs, Posteriors
 from rango.decisions.metrics import ReliabilityBins, reliability_bins
 from rango.decisions.risk import bayes_threshold, risk_coverage, risk_curve, threshold_curve
 from rango.errors import InputError
-from rango.reports.style import BLUE, COLOURS, CYCLE, DASHED, FAINT, INK, MARKERS, PANEL, label_rows, panel, styled
-from rango.reports.tables import Table, column_named, number, state_named
+from rango.reports.style import (
+    BLUE,
+    COLOURS,
+    CYCLE,
+    DASHED,
+    FAINT,
+    INK,
+    MARKERS,
+    PANEL,
+    label_rows,
+    name_point,
+    outlier_limit,
+    panel,
+    styled,
+)
+from rango.reports.tables import Table, column_named, interval, number, state_named
 
 Records = Sequence[Mapping[str, Any]]
 """The records of a log.jsonl."""
@@ -79,6 +93,10 @@ def running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> tuple[np
 
 def _train_loss(ax: Axes, steps: np.ndarray, values: np.ndarray, unit: str) -> None:
     ax.set_title("Train loss")
+    for place in _spread(len(values)):
+        name_point(
+            ax, steps[place], values[place], {"step": f"{steps[place]:.0f}", "train loss": number(values[place])}
+        )
     window = len(values) // 12
     if window < 3:
         ax.plot(steps, values, color=INK, marker="o" if len(values) == 1 else None)
@@ -94,6 +112,16 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
     column = column_named(name)
     ax.set_title(f"Validation {column.title if column.title.isupper() else column.title.lower()}")
     ax.plot(steps, values, color=BLUE, marker="o")
+    for step, value in zip(steps, values, strict=True):
+        name_point(ax, step, value, {"step": f"{step:.0f}", column.title: number(value)})
+    # A first validation of a model that answers nonsense must not flatten what was learnt afterwards.
+    limit = outlier_limit(values) if column.direction == "lower" else None
+    if limit is not None:
+        beyond = values > limit
+        span = limit - float(values.min())
+        ax.set_ylim(values.min() - 0.1 * span, limit + 0.25 * span)
+        for step, value in zip(steps[beyond], values[beyond], strict=True):
+            _beyond(ax, f"{number(float(value))} ↑", (float(step), 0.99), ha="center", va="top", x_in_data=True)
     # The line of the priors is left out where it is so far away that the curve would look flat.
     if name == "nce" and values.max() > 0.8 and values.min() < 1.25:
         ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=DASHED)
@@ -114,24 +142,47 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
             va="bottom" if rising else "top",
             fontsize=8.5,
         )
-        ax.margins(y=0.2)
+        if limit is None:
+            ax.margins(y=0.2)
+
+
+def _beyond(ax: Axes, text: str, place: tuple[float, float], *, ha: str, va: str, x_in_data: bool) -> None:
+    """Write what lies beyond the scale at its edge; one of the two coordinates is a share of the axes."""
+    transform = ax.get_xaxis_transform() if x_in_data else ax.get_yaxis_transform()
+    ax.text(*place, text, transform=transform, ha=ha, va=va, fontsize=8.5, color=INK)
 
 
 @styled
 def state_intervals(table: Table, metric: str) -> Figure:
     """Each state of the model as a dot with its interval, priors and floor as lines: how far from either.
 
+    A state that is far worse than the others stands at the edge with an arrow and its value.
+
     Args:
         table: from `result_rows`.
         metric: one of its columns.
     """
     index = [column.name for column in table.columns].index(metric)
+    title = table.columns[index].title
     figure, ax = panel(height=0.9 + 0.33 * len(table.rows))
-    for position, row in enumerate(table.rows):
-        cell, key, y = row.cells[index], row.state.key, len(table.rows) - 1 - position
-        if cell is None or not math.isfinite(cell.value):
+    cells = [row.cells[index] for row in table.rows]
+    values = [cell.value for cell in cells if cell is not None]
+    limit = outlier_limit(values) if table.columns[index].direction == "lower" else None
+    if limit is not None:
+        lowest = min(value for value in values if value >= 0)
+        highs = [cell.high for cell in cells if cell is not None and cell.value <= limit and cell.high is not None]
+        end = max(limit, *(high for high in highs if high <= 2 * limit), limit)
+        ax.set_xlim(lowest - 0.12 * (end - lowest), end + 0.3 * (end - lowest))
+    for position, (row, cell) in enumerate(zip(table.rows, cells, strict=True)):
+        key, y = row.state.key, len(table.rows) - 1 - position
+        if cell is None or math.isnan(cell.value):
             continue
         colour, marker = COLOURS.get(key, INK), MARKERS.get(key, "o")
+        named = {"state": row.state.title, title: number(cell.value), "95% interval": interval(cell)}
+        if math.isinf(cell.value) or (limit is not None and cell.value > limit):
+            _beyond(ax, f"{number(cell.value)} →", (0.99, y), ha="right", va="center", x_in_data=False)
+            name_point(ax, ax.get_xlim()[1] if limit is not None else 1.0, y, named)
+            continue
         if key in ("prior", "floor"):
             # The two ends of the scale are lines, so that the distance of every state to them can be seen.
             ax.axvline(cell.value, color=colour, linewidth=1.0, linestyle=DASHED, zorder=1)
@@ -139,9 +190,11 @@ def state_intervals(table: Table, metric: str) -> Figure:
             ax.plot([cell.low, cell.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
         size = 9 if marker in "*|" else 6
         ax.plot([cell.value], [y], color=colour, marker=marker, markersize=size, linestyle="none")
+        name_point(ax, cell.value, y, named)
     label_rows(ax, [row.state.title for row in table.rows])
-    ax.margins(x=0.08)
-    ax.set_xlabel(f"{table.columns[index].title} ({table.columns[index].direction} is better)")
+    if limit is None:
+        ax.margins(x=0.08)
+    ax.set_xlabel(f"{title} ({table.columns[index].direction} is better)")
     return figure
 
 
@@ -173,6 +226,13 @@ def reliability_diagram(posteriors: Posteriors, state: str, *, bins: int = 15) -
             top.add_patch(Rectangle((x - width / 2, low), width, high - low, color=FAINT, alpha=0.45, linewidth=0))
     filled = binned.counts > 0
     top.plot(binned.confidence[filled], binned.accuracy[filled], color=colour, marker=marker, markersize=5.5)
+    for place in np.flatnonzero(filled):
+        named = {
+            "confidence": number(float(binned.confidence[place])),
+            "accuracy": number(float(binned.accuracy[place])),
+            "instances": f"{binned.counts[place]:,}",
+        }
+        name_point(top, float(binned.confidence[place]), float(binned.accuracy[place]), named)
     top.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="accuracy")
     top.tick_params(labelbottom=False)
 
@@ -209,6 +269,7 @@ def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | Non
         InputError: no states, or costs of another number of classes.
     """
     figure, ax = panel()
+    risk = "error rate" if costs is None or costs.is_zero_one else "mean cost"
     for key, colour in _colours(states).items():
         curve = risk_coverage(states[key], costs=costs)
         where = np.flatnonzero(curve.possible)
@@ -221,8 +282,15 @@ def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | Non
             label=f"{state_named(key).title} (area {number(curve.area)})",
             **_line(key, colour),
         )
+        for place in where[_spread(len(where))]:
+            named = {
+                "state": state_named(key).title,
+                "coverage": number(curve.coverage[place]),
+                risk: number(curve.risk[place]),
+            }
+            name_point(ax, float(curve.coverage[place]), float(curve.risk[place]), named)
     ax.set(xlabel="coverage (share answered, surest first)", xlim=(0, 1), ylim=(0, None))
-    ax.set_ylabel("error rate of the answered" if costs is None or costs.is_zero_one else "mean cost of the answered")
+    ax.set_ylabel(f"{risk} of the answered")
     _legend(figure)
     return figure
 
@@ -244,6 +312,8 @@ def cost_curves(
     """
     figure, ax = panel()
     points = sorted(family)
+    measure = "normalised expected cost" if normalised else "expected cost"
+    highest: dict[str, float] = {}
     for key, colour in _colours(states).items():
         curve = risk_curve(states[key], family=[family[point] for point in points])
         values = curve.normalised if normalised else curve.expected
@@ -253,13 +323,23 @@ def cost_curves(
                 f"{state_named(key).title!r}, so nothing normalises; give instances with more than one label"
             )
         ax.plot(points, values, label=state_named(key).title, **_line(key, colour))
+        for place in _spread(len(points)):
+            if np.isfinite(values[place]):
+                named = {"state": state_named(key).title, label: number(points[place]), measure: number(values[place])}
+                name_point(ax, points[place], values[place], named)
+        highest[key] = float(np.nanmax(values))
         naive = curve.naive  # the same in every pass: it depends on the labels only
     if normalised:
         ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=DASHED, label="Best constant decision")
     else:
         ax.plot(points, naive, color=INK, linewidth=1.0, linestyle=DASHED, label="Best constant decision")
     ax.set(xlabel=label, ylim=(0, None), xlim=(points[0], points[-1]) if len(points) > 1 else None)
-    ax.set_ylabel("normalised expected cost" if normalised else "expected cost")
+    ax.set_ylabel(measure)
+    limit = outlier_limit([*highest.values(), 1.0] if normalised else highest.values())
+    if limit is not None:
+        ax.set_ylim(0, 1.2 * limit)
+        words = [f"{state_named(key).title} up to {number(high)} ↑" for key, high in highest.items() if high > limit]
+        _beyond(ax, "\n".join(words), (points[-1], 0.99), ha="right", va="top", x_in_data=True)
     _legend(figure)
     return figure
 
@@ -314,6 +394,11 @@ def _colours(states: Mapping[str, Posteriors]) -> dict[str, str]:
 def _thinned(count: int) -> np.ndarray:
     """Indices of at most _DRAWN points, the ends included."""
     return np.unique(np.linspace(0, count - 1, min(count, _DRAWN)).round().astype(np.int64))
+
+
+def _spread(count: int) -> np.ndarray:
+    """Indices of some ten points of a curve, the ends included: those whose values are named."""
+    return np.unique(np.linspace(0, count - 1, min(count, 11)).round().astype(np.int64))
 
 
 def _line(key: str, colour: str) -> dict[str, Any]:

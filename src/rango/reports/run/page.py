@@ -20,7 +20,8 @@ from rango.errors import InputError
 from rango.files import write_text
 from rango.output_folder import check_links
 from rango.reports.run import figures, findings
-from rango.reports.style import Drawing, drawing, render
+from rango.reports.style import render
+from rango.reports.svg import Drawing, drawing
 from rango.reports.tables import (
     STATES,
     Metrics,

@@ -22,7 +22,7 @@ from rango.reports.study.sections import (
     shown_cells,
     yardstick_name,
 )
-from rango.reports.style import BLUE, DASHED, FAINT, GREEN, INK, ORANGE, PANEL, PINK, SKY, VERMILION, label_rows, styled
+from rango.reports.style import BLUE, DASHED, FAINT, GREEN, INK, ORANGE, PANEL, PURPLE, RUST, VIOLET, label_rows, styled
 from rango.reports.tables import column_named, number
 from rango.results.outcomes import Outcome
 from rango.results.statistics import MetricOverSeeds
@@ -31,7 +31,7 @@ from rango.studies.axes import TASK, axis_text, is_base, short_name
 
 _DOTTED = (0, (1, 1.5))
 # Orange is the base model's and green the true posterior's, so no other line has them.
-_COLOURS = (BLUE, VERMILION, SKY, PINK)
+_COLOURS = (BLUE, RUST, VIOLET, PURPLE)
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), _DOTTED)
 _MARKERS = "osD^vP"
 _COLOURED = 10

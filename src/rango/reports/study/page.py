@@ -24,7 +24,8 @@ from rango.reports.study.sections import (
     span_text,
     value_text,
 )
-from rango.reports.style import Drawing, inline_svg, render
+from rango.reports.style import render
+from rango.reports.svg import Drawing, drawn
 from rango.reports.tables import column_named, duration
 from rango.results.outcomes import Outcome, StudyResult
 from rango.results.table import StudyTable
@@ -104,7 +105,7 @@ def _curves(table: StudyTable, outcomes: Sequence[Outcome]) -> Iterator[Drawing]
 
 
 def _drawn(figure: Figure, title: str, prefix: str) -> Drawing:
-    return Drawing(title, inline_svg(figure, title=title, prefix=prefix))
+    return drawn(figure, title, prefix=prefix)
 
 
 def _facts(study: StudyResult, table: StudyTable) -> Iterator[tuple[str, list[tuple[str, str]]]]:
