@@ -5,15 +5,22 @@
     optimizer     Adam's two moments of every trained number
     activations   the rest of the peak: what the backward pass needs, gradients of states, logits, the optimizer's step
 
-The step is the network's own code, so no architecture needs a formula of its own.
+The step is the network's own code, so no architecture needs a formula of its own. On a CPU the heap has gaps between
+tensors, which follow no formula at all: a process of its own asks malloc for every tensor's bytes, as training does:
+
+    tensor of the meta device ──▶ bytes from malloc, never written, freed with it ──▶ what malloc then has of the system
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
+import multiprocessing
+import warnings
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,21 +35,24 @@ from rango.errors import InputError, first_line
 from rango.models.adapter import add_adapter
 from rango.models.description import empty_network, read_configuration
 from rango.models.loading import Model, choose_device, choose_dtype
-from rango.models.lora import weight_shape
 from rango.models.placement import layer_of, linear_maps
-from rango.options import MemoryOptions, parse_size
+from rango.models.quantisation import QuantisedLinear
+from rango.options import MemoryOptions, Quantisation, parse_size
 from rango.scoring.batches import collate
 from rango.scoring.forward import Reader
 from rango.scoring.trees import TokenTree
 from rango.training.objectives import SCORED
 from rango.training.trainer import recomputing
 
-# Of a CPU, measured by benchmarks/memory.py: Python, torch and transformers, and the gaps that malloc leaves between
-# tensors as they come and go, as a share of those. A GPU's context is not counted, as torch does not count it.
-_PROCESS = 420 * 2**20
+# Of a CPU, measured: Python, torch and transformers, and bitsandbytes where weights are quantised. A GPU's context is
+# not counted, as torch does not count it.
+_PROCESS, _BITSANDBYTES = 420 * 2**20, 55 * 2**20
+# Where malloc cannot be asked (macOS, musl): the gaps between tensors, as a share of the activations.
 _GAPS = 0.55
-# Bytes of a quantised weight with its share of the scales.
-_QUANTISED = {"int8": 1.01, "nf4": 0.5 + 4 / 64}
+# malloc is asked what it has after each so many new bytes: for an answer it walks over all gaps.
+_LOOK = 2**20
+# What is said to fit does so even if its estimate is too low by as much as benchmarks/memory.py allows.
+_MARGIN = 1.15
 # The attention of a GPU, which keeps no probabilities, stands under this name among those of transformers.
 _FUSED = "rango_fused"
 # Names of factors that a network multiplies its logits by, outside of the head: its head is not applied apart.
@@ -67,13 +77,43 @@ class MemoryEstimate:
         return sum(asdict(self).values())
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the meta tensors that are alive, and their peak."""
+class _Mallinfo(ctypes.Structure):
+    """What glibc's `mallinfo2` returns."""
 
-    def __init__(self) -> None:
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def _bytes_of_malloc() -> int | None:
+    """What malloc has of the system, gaps included; None where it is not glibc's (2.33 or later)."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError, TypeError):
+        return None
+    mallinfo.restype = _Mallinfo
+    answer = mallinfo()
+    return int(answer.arena + answer.hblkhd)  # the heap, and what stands outside of it
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the meta tensors that are alive, and their peak.
+
+    With `shadows` malloc is asked for the same bytes at the same moments, so that it leaves the gaps of a real step.
+    They are never written, and what is never written takes no memory.
+    """
+
+    def __init__(self, *, shadows: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
+        self.now = self.peak = self._unseen = 0
+        self.held: int | None = 0 if shadows else None
+        """The most that malloc had of the system; None where it was not asked."""
         self._known: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
+        self._before = _bytes_of_malloc() or 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -87,30 +127,64 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage = tensor.untyped_storage()
             if tensor.device.type == "meta" and storage not in self._known:
                 self._known[storage] = None
-                self._add(storage.nbytes())
-                weakref.finalize(storage, self._add, -storage.nbytes())
+                size = storage.nbytes()
+                self.now += size
+                weakref.finalize(storage, self._free, size, self._shadow(size))
         self.peak = max(self.peak, self.now)
         return self.now - before
 
-    def _add(self, size: int) -> None:
-        self.now += size
+    def _shadow(self, size: int) -> list[torch.UntypedStorage]:
+        if self.held is None:
+            return []
+        try:
+            shadow = [torch.UntypedStorage(size)]  # type: ignore[no-untyped-call]
+        except RuntimeError:  # this machine limits even what is only asked for
+            self.held = None
+            return []
+        self._unseen += size
+        if self._unseen >= _LOOK:
+            self._unseen = 0
+            self.held = max(self.held, (_bytes_of_malloc() or 0) - self._before)
+        return shadow
+
+    def _free(self, size: int, shadow: list[torch.UntypedStorage]) -> None:
+        self.now -= size
+        shadow.clear()
 
 
 def estimate_memory(config: PreTrainedConfig, options: MemoryOptions, *, name: str) -> MemoryEstimate:
     """The memory of a training step of `options.tokens` tokens, in rows of `options.length`.
 
     Raises:
-        InputError: a placement that the model lacks, or a device that is not there.
+        InputError: a placement that the model lacks, a device that is not there, or a network whose forward pass needs
+            numbers.
     """
     device = choose_device(options.device)
+    # A forked process is not to use what CUDA has begun.
+    if device.type == "cpu" and _bytes_of_malloc() is not None and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        # malloc leaves other gaps in a heap that has some already: each estimate starts from this one, and leaves none.
+        with contextlib.suppress(BrokenExecutor), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, none of which the step needs
+            with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+                return pool.submit(_estimate, config, options, name, device, shadows=True).result()
+    return _estimate(config, options, name, device, shadows=False)
+
+
+def _estimate(
+    config: PreTrainedConfig, options: MemoryOptions, name: str, device: torch.device, *, shadows: bool
+) -> MemoryEstimate:
     dtype = dtype_of(config, options)
     network: Any = empty_network(
         _without_switches(config), name, dtype=dtype, attention="eager" if device.type == "cpu" else _FUSED
     )
+    if options.quantise != "none":
+        for at, module in linear_maps(network).items():
+            if layer_of(at) is not None:
+                network.set_submodule(at, _QuantisedOnMeta(module, options.quantise, dtype))
     model = Model(name, network, None)  # type: ignore[arg-type]
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    live = _Live()
+    live = _Live(shadows=shadows)
     with _on_meta(name), live:
         weights = live.count((*network.parameters(), *network.buffers()))
         if options.adaptation == "full":
@@ -137,19 +211,17 @@ def estimate_memory(config: PreTrainedConfig, options: MemoryOptions, *, name: s
     adapter = numbers if options.adaptation == "lora" else 0
     # In a full fine-tuning the weights are what is trained; gradients and moments are counted beside them.
     activations = max(0, live.peak - (weights + adapter + numbers + 2 * numbers))
-    if options.quantise != "none":
-        matrices = [module for at, module in linear_maps(network).items() if layer_of(at) is not None]
-        sizes = [outputs * inputs for outputs, inputs in map(weight_shape, matrices)]
-        packed = _QUANTISED[options.quantise]
-        weights += sum(int(packed * size) - dtype.itemsize * size for size in sizes)
-        activations += dtype.itemsize * max(sizes)  # one of them is dequantised at a time
+    process = 0
+    if device.type == "cpu":
+        gaps = int(_GAPS * activations) if live.held is None else max(0, live.held - live.peak)
+        process = _PROCESS + gaps + (_BITSANDBYTES if options.quantise != "none" else 0)
     return MemoryEstimate(
         weights=weights,
         adapter=adapter,
         gradients=numbers,
         optimizer=2 * numbers,
         activations=activations,
-        process=_PROCESS + int(_GAPS * activations) if device.type == "cpu" else 0,
+        process=process,
     )
 
 
@@ -163,10 +235,14 @@ def _on_meta(name: str) -> Iterator[None]:
     """Give what only numbers can decide, such as the expert of a token, as an InputError."""
     try:
         yield
-    except (RuntimeError, NotImplementedError) as error:
+    except InputError:
+        raise
+    # Each network fails in its own way: a mask of another shape is a ValueError, a missing number a TypeError.
+    except Exception as error:
         raise InputError(
-            f"the memory of {name} cannot be estimated: its forward pass depends on numbers that nothing holds "
-            f"({first_line(error)[:200]}); measure a short run instead"
+            f"the memory of {name} cannot be estimated: its forward pass does not run on shapes without numbers, as of "
+            f"most mixtures of experts and of networks that choose which keys to keep ({first_line(error)[:200]}); "
+            "train a few steps with --micro-batch 1 and watch the memory"
         ) from None
 
 
@@ -208,6 +284,24 @@ def rows_of(options: MemoryOptions) -> int:
     return max(1, options.tokens // options.length)
 
 
+class _QuantisedOnMeta(QuantisedLinear):
+    """A quantised map without numbers, which makes the tensors that bitsandbytes makes on a CPU."""
+
+    def __init__(self, replaced: nn.Module, kind: Quantisation, dtype: torch.dtype) -> None:
+        super().__init__(replaced, kind, dtype)
+        size = self.out_features * self.in_features
+        packed = torch.empty(size if kind == "int8" else size // 2, dtype=torch.int8, device="meta")
+        shape = (self.out_features, self.in_features) if kind == "int8" else (-1, 1)
+        self.weight = nn.Parameter(packed.view(shape), requires_grad=False)
+
+    def dequantise(self, dtype: torch.dtype) -> torch.Tensor:
+        """W, (out, in)."""
+        if self.kind == "int8":
+            scale: torch.Tensor = self.scale  # type: ignore[assignment]
+            return (self.weight * scale[:, None] * 1.0).to(dtype)
+        return torch.empty(self.out_features, self.in_features, dtype=dtype, device="meta")
+
+
 class _FusedAttention(torch.autograd.Function):
     """What a fused kernel keeps for the backward pass: its inputs, its output and a number for each query."""
 
@@ -242,7 +336,8 @@ def advise(name: str, options: MemoryOptions) -> tuple[dict[str, Any], str | Non
     """The estimate in a flat record and, where `options.limit` is too little, the nearest setting that fits.
 
     Fewer tokens in a forward pass, and computing layers again, change nothing but the time, so they come first; then
-    LoRA instead of every weight, a type of fewer bytes, and weights of four bits.
+    LoRA instead of every weight, a type of fewer bytes, and weights of four bits. What is said to fit has an estimate
+    of `limit` / 1.15 at most, as the estimates may be too low by 15 %.
     """
     config, _ = read_configuration(name)
     estimate = estimate_memory(config, options, name=name)
@@ -256,8 +351,10 @@ def advise(name: str, options: MemoryOptions) -> tuple[dict[str, Any], str | Non
     limit = parse_size(options.limit) if options.limit else None
     if limit is None:
         return record, None
-    if estimate.total <= limit:
+    if estimate.total * _MARGIN <= limit:
         return record, f"It fits into {options.limit}."
+    verdict = "may not fit" if estimate.total <= limit else "does not fit"
+    limit = int(limit / _MARGIN)
     again: dict[str, Any] = {"gradient_checkpointing": True}
     smaller: list[dict[str, Any]] = [{}, again]
     if options.adaptation == "full":
@@ -274,11 +371,11 @@ def advise(name: str, options: MemoryOptions) -> tuple[dict[str, Any], str | Non
         if rows:
             setting = f"{flags} --micro-batch {rows}".strip()
             return record, (
-                f"It does not fit into {options.limit}. What fits: {setting} ({rows * options.length:,} tokens a "
+                f"It {verdict} into {options.limit}. What fits: {setting} ({rows * options.length:,} tokens a "
                 f"forward pass, {least / 2**20:,.0f} MiB)."
             )
     return record, (
-        f"It does not fit into {options.limit}, and neither does one row of {options.length} tokens in the smallest "
+        f"It {verdict} into {options.limit}, and neither does one row of {options.length} tokens in the smallest "
         f"setting ({least / 2**20:,.0f} MiB); choose a smaller model or shorter rows."
     )
 
