@@ -11,6 +11,7 @@ import pytest
 from rango.config import Config
 from rango.errors import InputError
 from rango.files import read_yaml
+from rango.yaml_loader import key_places
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 9)
@@ -75,9 +76,33 @@ def test_ordinary_aliases_and_merges_are_read(tmp_path: Path) -> None:
     assert read_yaml(tmp_path / "a.yaml")["b"] == {"rate": 2, "name": "x"}
 
 
-@pytest.mark.parametrize("levels", [60, 5000])
-def test_deep_nesting_is_refused(tmp_path: Path, levels: int) -> None:
-    assert "nested " in refusal(tmp_path, f"rate: {'[' * levels}{']' * levels}\n")
+@pytest.mark.parametrize("levels", [60, 100_000])
+@pytest.mark.parametrize("brackets", ["[]", "{}"])
+def test_deep_nesting_is_refused_where_it_begins(tmp_path: Path, levels: int, brackets: str) -> None:
+    started = time.perf_counter()
+    text = f"name: x\nrate: {brackets[0] * levels}{brackets[1] * levels}\n"
+    assert refusal(tmp_path, text).startswith("a.yaml:2: not YAML (nested deeper than 50 levels)")
+    assert time.perf_counter() - started < 1
+
+
+def test_where_keys_and_values_stand() -> None:
+    text = "base: {steps: 2}\nvary:\n  lora.rank:\n    - 1\n    - [2, 3]\nruns:\n  - {train: 5}\nempty:\n"
+    assert [(place.key, place.line, place.value) for place in key_places(text)] == [
+        ("base", 1, None),
+        ("base.steps", 1, None),
+        ("base.steps", 1, "2"),
+        ("vary", 2, None),
+        ("vary.lora.rank", 3, None),
+        ("vary.lora.rank", 4, "1"),
+        ("vary.lora.rank", 5, "2"),
+        ("vary.lora.rank", 5, "3"),
+        ("runs", 6, None),
+        ("runs[0].train", 7, None),
+        ("runs[0].train", 7, "5"),
+        ("empty", 8, None),
+        ("empty", 8, ""),
+    ]
+    assert key_places("") == []
 
 
 def test_a_long_value_is_cut_in_the_message_and_its_end_kept(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -150,6 +152,10 @@ def _mistake(error: ErrorDetails, key: str, *, model: type[BaseModel] | None) ->
         return f"{key} is {error['input']!r}: expected at least {error['ctx']['min_length']}"
     message = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    if error["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        if near := difflib.get_close_matches(str(error["input"]), known, n=1):
+            message = f"{message}; did you mean {near[0]!r}?"
     if error["type"] == "value_error":  # of a validator of ours, which may name key and value itself
         return message if not key or message.startswith(f"{key} ") else f"{key}: {message}"
     return f"{key or 'value'} is {error['input']!r}: {message}"

@@ -17,6 +17,14 @@ class InputError(ValueError):
         super().__init__("; ".join(self.mistakes))
 
 
+class FileMistakes(InputError):  # noqa: N818 - mistakes are errors
+    """Several mistakes of one file. The command line prints each on a line of its own, and then how many they are."""
+
+    def __init__(self, file: object, *mistakes: str) -> None:
+        super().__init__(*mistakes)
+        self.file = file
+
+
 class RunError(RuntimeError):
     """A fault while running that no input check could foresee. The command line exits with 1."""
 

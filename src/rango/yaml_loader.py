@@ -7,6 +7,8 @@ and lets a few aliases (`*name`) stand for millions of values, which any later l
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -34,12 +36,57 @@ def parse_yaml(text: str) -> Any:
         raise ConstructorError(None, None, problem, None) from None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a key of a YAML text stands: `lora.targets` in line 3, or `runs[0].steps`."""
+
+    key: str
+    line: int
+    """Counted from 1."""
+    value: str | None = None
+    """One plain value of the key, as it is written; then `line` is that value's."""
+
+
+def key_places(text: str) -> list[Place]:
+    """Where the keys of a YAML text stand, and each of their plain values; merges and aliases are not followed.
+
+    Raises:
+        YAMLError: as `parse_yaml`.
+    """
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+    finally:
+        loader.dispose()
+    return [] if root is None else list(_places(root, ""))
+
+
+def _places(node: yaml.Node, key: str) -> Iterator[Place]:
+    if isinstance(node, yaml.ScalarNode):
+        yield Place(key, node.start_mark.line + 1, str(node.value))
+    elif isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            inner = f"{key}.{name.value}" if key else str(name.value)
+            yield Place(inner, name.start_mark.line + 1)
+            yield from _places(value, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            # Only mappings need their number: the values of a list are all values of its key.
+            yield from _places(value, f"{key}[{number}]" if isinstance(value, yaml.MappingNode) else key)
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with these limits."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.deep_construct = True  # what contains itself is then an error
+
+    def fetch_flow_collection_start(self, kind: type[yaml.Token]) -> None:
+        """A bracket that opens; too many are refused where they stand, before seconds are spent on their tokens."""
+        if self.flow_level >= _DEEPEST:
+            raise ConstructorError(None, None, f"nested deeper than {_DEEPEST} levels", self.get_mark())
+        super().fetch_flow_collection_start(kind)
 
     def get_single_node(self) -> yaml.Node | None:
         """The document as nodes, once it is known that its values are few enough to be made."""

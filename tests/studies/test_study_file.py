@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.studies_plan import BASE, write
 
+from rango.cli import main
 from rango.errors import InputError
 from rango.studies.study_file import read_study
 
@@ -53,6 +54,71 @@ class TestReading:
     def test_set_needs_a_value(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="--set 'steps': expected KEY=VALUE"):
             read_study(write(tmp_path / "a.yaml"), changes=["steps"])
+
+
+class TestLinesOfMistakes:
+    def refusal(self, path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
+        assert main(["study", str(path), "--dry-run", *options]) == 2
+        return capsys.readouterr().err.replace(f"{path.parent}/", "").splitlines()
+
+    def test_one_mistake_is_one_line_and_several_are_counted(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "a.yaml"
+        path.write_text(FIELDS)
+        assert self.refusal(path, capsys) == [
+            "rango: a.yaml:1: rank belongs under `base:`, as lora.rank",
+            "rango: a.yaml:2: steps belongs under `base:`",
+            "rango: a.yaml:3: unknown key 'axes': did you mean 'vary'?",
+            "rango: a.yaml:5: unknown key in base 'lerning_rate': did you mean 'learning_rate'?",
+            "rango: a.yaml:6: unknown key 'seed': did you mean 'seeds'? It is a list, such as [0, 1, 2]",
+            "rango: 5 mistakes in a.yaml; nothing was started",
+        ]
+        path.write_text("grid: {lora.rank: [1]}\n")
+        assert self.refusal(path, capsys) == ["rango: a.yaml:1: unknown key 'grid': did you mean 'vary'?"]
+
+    def test_a_value_is_named_where_it_stands(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "a.yaml"
+        path.write_text(VALUES)
+        lines = self.refusal(path, capsys)
+        assert lines[0].startswith("rango: a.yaml:1: objective is 'anwser': ")
+        assert lines[0].endswith("; did you mean 'answer'?")
+        assert lines[1:] == [
+            "rango: a.yaml:5: lora.rank is 0: input should be greater than or equal to 1",
+            "rango: 2 mistakes in a.yaml; nothing was started",
+        ]
+        # What --set gives stands in no line of the file, and the small variant has lines of its own.
+        lines = self.refusal(path, capsys, "--tiny", "--set", "vary.lora.rank=[-1]")
+        assert lines == [
+            "rango: a.yaml:6: objective is 'x': input should be 'tokens', 'answer' or 'choice'",
+            "rango: a.yaml: lora.rank is -1: input should be greater than or equal to 1",
+            "rango: 2 mistakes in a.yaml; nothing was started",
+        ]
+
+    def test_what_is_no_mistake_of_the_file_has_no_line(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = write(tmp_path / "a.yaml")
+        (error,) = self.refusal(path, capsys, "--out", str(path))
+        assert error == "rango: --out a.yaml is a file; give a folder"
+
+
+FIELDS = """\
+rank: 8
+steps: 3
+axes: {lora.rank: [1]}
+base:
+  lerning_rate: 1
+seed: 0
+"""
+VALUES = """\
+base: {model: tiny, task: simulated, objective: anwser}
+vary:
+  lora.rank:
+    - 1
+    - 0
+tiny: {base: {objective: x}}
+"""
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda path: path.stem)

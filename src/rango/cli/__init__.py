@@ -15,7 +15,7 @@ from rango import __version__
 from rango.cli.config_file import ConfigFile, check_arguments
 from rango.cli.streams import use_encodable_signs
 from rango.config import mistakes
-from rango.errors import InputError, Interrupted, RunError
+from rango.errors import FileMistakes, InputError, Interrupted, RunError
 
 app = App(
     name="rango",
@@ -103,12 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done; 2 bad input or configuration (one line on stderr); 1 a fault while running; 128 + the signal's number
-        after SIGINT or SIGTERM.
+        0 done; 2 bad input or configuration (one line on stderr, or one for each mistake of a study file); 1 a fault
+        while running; 128 + the signal's number after SIGINT or SIGTERM.
     """
     use_encodable_signs()
     try:
         app.meta(sys.argv[1:] if arguments is None else arguments, result_action="return_value")
+    except FileMistakes as error:
+        for mistake in error.mistakes:
+            _fail(mistake, 2)
+        return _fail(f"{len(error.mistakes)} mistakes in {error.file}; nothing was started", 2)
     except InputError as error:
         return _fail(str(error), 2)
     except CycloptsError as error:

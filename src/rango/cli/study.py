@@ -61,12 +61,15 @@ def study(
     if gpus is not None and not 0 <= gpus < float("inf"):
         raise InputError(f"--gpus is {gpus}; expected 0 or more, such as 0.5")
     from rango.studies.execution import describe, prepare, run_study
-    from rango.studies.study_file import read_study
+    from rango.studies.study_file import naming_lines, read_study
 
     # What is asked is checked as a whole, without any model, before it is shown or begun.
-    wanted = read_study(file, tiny=tiny, changes=change)
-    folder = out or Path("runs") / wanted.name
-    plan, store = prepare(wanted, folder, workers=workers, ray=ray)
+    try:
+        wanted = read_study(file, tiny=tiny, changes=change)
+        folder = out or Path("runs") / wanted.name
+        plan, store = prepare(wanted, folder, workers=workers, ray=ray)
+    except InputError as error:
+        raise naming_lines(error, file, tiny=tiny, changes=change) from None
     if not dry_run:
         check_writable(folder)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -198,7 +199,7 @@ class Workers:
                 time.sleep(_WATCH_SECONDS)
                 for worker, process in enumerate(self._running):
                     if process.exitcode:
-                        self._count_death(worker, process)
+                        self._count_death(process)
                         self._running[worker] = self._start(worker)
             if received:
                 # The signal is passed on, and everything is saved before this process says so.
@@ -230,7 +231,7 @@ class Workers:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return process
 
-    def _count_death(self, number: int, process: BaseProcess) -> None:
+    def _count_death(self, process: BaseProcess) -> None:
         """Charge a death to the items that the worker held; an item in which workers die again is given up."""
         code = process.exitcode
         assert code is not None
@@ -243,7 +244,7 @@ class Workers:
         if not items:
             self._idle_deaths += 1
             if self._idle_deaths > DEATHS * self.count:
-                log = self.store.path / "logs" / f"worker-{number}.log"
+                log = log_file(self.store.path, process.pid)
                 raise RunError(f"workers die before they begin anything ({words}); the reason is in {log}")
 
 
@@ -254,12 +255,17 @@ def give_up(store: Store, item: WorkItem, reason: str) -> None:
             store.write_failure(name, reason)
 
 
+def log_file(study: Path, process: int | None) -> Path:
+    """What a worker prints. Machines that share a folder number their workers alike: the name has host and process."""
+    return study / "logs" / f"worker-{socket.gethostname()}-{process}.log"
+
+
 def run_worker(path: str, number: int, count: int, parent: int) -> None:
     """The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells its workers when to stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked until here, so that Ctrl-C ends no import
     end_with_parent(parent)
-    log = Path(path) / "logs" / f"worker-{number}.log"
+    log = log_file(Path(path), os.getpid())
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout = sys.stderr = log.open("a", buffering=1, encoding="utf-8")
     import torch

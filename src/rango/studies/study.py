@@ -167,6 +167,27 @@ def check_metrics(names: Any) -> Any:
     return listed
 
 
+_MEANT = {
+    **dict.fromkeys(("axes", "axis", "grid", "sweep", "parameters"), "vary"),
+    **dict.fromkeys(("configurations", "variants", "configs"), "runs"),
+    "metric": "select",
+}
+"""Words that others use for the fields of a study, too unlike them to be found by their letters."""
+
+
+def _misplaced(key: str) -> str:
+    """What is wrong with a key that is no field of a study, if it is a run's or another word for a field; else ""."""
+    if key in _MEANT:
+        return f"unknown key {key!r}: did you mean {_MEANT[key]!r}?"
+    if key == "seed":
+        return "unknown key 'seed': did you mean 'seeds'? It is a list, such as [0, 1, 2]"
+    known = known_keys()
+    full = next((name for name in known if name == key or name.startswith(f"{key}.") or name.endswith(f".{key}")), None)
+    if full is None:
+        return ""
+    return f"{key} belongs under `base:`" + (f", as {full}" if full.endswith(f".{key}") else "")
+
+
 class Study(Config):
     """A study: every combination of `runs` and `vary`, each with every seed, on top of `base`."""
 
@@ -198,12 +219,19 @@ class Study(Config):
     @classmethod
     def build(cls, values: Mapping[str, Any], *, where: str = "configuration") -> Self:
         """Check a mapping. Wrong fields are refused together with what is wrong with keys elsewhere."""
+        misplaced = {key: words for key in values if key not in cls.model_fields and (words := _misplaced(key))}
+        of_fields, faulty = list(misplaced.values()), set(misplaced)
         try:
-            return cls.model_validate(dict(values))
+            study = cls.model_validate({key: value for key, value in values.items() if key not in misplaced})
         except ValidationError as error:
             # A file has the keys of `rango pretrain` beside a model's own, not under `options`.
-            of_fields = [line.replace(".options.", ".") for line in mistakes(error, where=where, model=cls)]
-            faulty = faulty_fields(error)
+            lines = mistakes(error, where="" if misplaced else where, model=cls)
+            of_fields += [line.replace(".options.", ".") for line in lines]
+            faulty |= faulty_fields(error)
+        if not faulty:
+            return study
+        if misplaced:
+            of_fields[0] = f"{where}: {of_fields[0]}"
         # Whatever is sound among the fields has keys, in which mistakes are looked for too.
         rest = cls.model_validate({"name": "rest"} | {key: value for key, value in values.items() if key not in faulty})
         raise InputError(*of_fields, *rest.without_mistakes()[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,11 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from rango.config import merge, underscored
-from rango.errors import InputError
-from rango.files import read_yaml
+from rango.errors import FileMistakes, InputError
+from rango.files import read_text, read_yaml
 from rango.studies.axes import flatten, unflatten
 from rango.studies.study import Study
-from rango.yaml_loader import parse_yaml
+from rango.yaml_loader import Place, key_places, parse_yaml
 
 
 def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -> Study:
@@ -40,6 +42,72 @@ def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -
         values = _change(values, change)
     values.setdefault("name", path.stem)
     return Study.build(values, where=str(path))
+
+
+def naming_lines(error: InputError, path: Path, *, tiny: bool, changes: Sequence[str]) -> InputError:
+    """An error of a study with the line of each mistake, where the file has one; arguments as of `read_study`."""
+    places = _places_of(path, tiny=tiny, changes=changes)
+    lines: list[tuple[int, str]] = []
+    for mistake in error.mistakes:
+        text = re.sub(r"^study [^:]*: ", "", mistake).removeprefix(f"{path}: ").replace(f" in {path} ", " ")
+        if len(error.mistakes) > 1:
+            # Where a nearest name is given, all the others would be a paragraph for each of the mistakes.
+            text = re.sub(r"( did you mean '[^']*'\?) \(known: [^)]*\)", r"\1", text)
+        lines.append((_line_of(text, places), text))
+    if len(lines) == 1 and not lines[0][0]:
+        return error  # of an option, or of what is no key
+    ordered = [f"{path}:{line}: {text}" if line else f"{path}: {text}" for line, text in sorted(lines, key=_by_line)]
+    return InputError(*ordered) if len(ordered) == 1 else FileMistakes(path, *ordered)
+
+
+def _by_line(pair: tuple[int, str]) -> float:
+    return pair[0] or math.inf  # what has no line comes last
+
+
+def _places_of(path: Path, *, tiny: bool, changes: Sequence[str]) -> list[Place]:
+    """Where the keys of a study stand: those of `tiny` before those that they replace, and none that --set gives."""
+    try:
+        places = [Place(place.key.replace("-", "_"), place.line, place.value) for place in key_places(read_text(path))]
+    except (InputError, yaml.YAMLError):
+        return []
+    small = [Place(p.key.removeprefix("tiny."), p.line, p.value) for p in places if tiny and p.key.startswith("tiny.")]
+    over = {place.key for place in small}
+    kept = [*small, *(p for p in places if p.key not in over and not f"{p.key}.".startswith("tiny."))]
+    changed = {change.partition("=")[0].strip().replace("-", "_") for change in changes}
+    return [place for place in kept if place.key.removeprefix("base.") not in changed and place.key not in changed]
+
+
+# The ways in which a mistake names its key: (section, key, value), of which each may be missing.
+_NAMED = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"unknown key(?: in (?P<section>[\w.\[\]]+))? '(?P<key>[^']+)'",
+        r"(?P<section>base|vary|search|runs\[\d+\]): (?P<key>[\w.]+) ",
+        r"(?P<key>[\w.]+) is (?P<value>'[^']*'|\S+): ",
+        r"(?P<key>[\w.]+) belongs under",
+        r"(?P<key>[\w.]+) is varied twice",
+        r"unknown (?P<key>task) (?P<value>'[^']*')",
+        r"(?P<key>[\w.]+): unknown \w+ (?P<value>'[^']*')",
+        r"(?P<key>[\w.]+)(?: has|:) ",
+    )
+)
+
+
+def _line_of(mistake: str, places: Sequence[Place]) -> int:
+    """The line of the key, and if possible of the value, that a mistake names; 0 where the file does not say."""
+    named = next((match for pattern in _NAMED if (match := pattern.match(mistake))), None)
+    if named is None:
+        return 0
+    section, key, value = (named.groupdict().get(name) for name in ("section", "key", "value"))
+    # An axis replaces what the base says.
+    anywhere = ("", r"vary\.", r"runs\[\d+\]\.", r"search\.space\.", r"search\.", r"base\.")
+    own = (rf"{re.escape(section)}\.", rf"{re.escape(section)}\.space\.") if section else anywhere
+    for prefix in own:
+        of_key = [place for place in places if re.fullmatch(prefix + re.escape(str(key)), place.key)]
+        of_value = [place for place in of_key if value is not None and place.value == value.strip("'")]
+        if of_value or (of_key and value is None):
+            return (of_value or of_key)[0].line
+    return 0
 
 
 def _with_underscores(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
