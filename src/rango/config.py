@@ -86,9 +86,9 @@ class Config(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_options: Any) -> None:
-        # The command line reads this: what must be given needs no flag, all else is a flag.
+        # The command line reads this: what must be given needs no flag; all else is a flag unless its field says so.
         for field in cls.model_fields.values():
-            field.kw_only = not field.is_required()
+            field.kw_only = not field.is_required() and field.kw_only is not False
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
     from rango.models.loading import load_model
     from rango.reports.run.page import write_report
     from rango.scoring.scorer import evaluate
-    from rango.training.evaluate import measure
+    from rango.training.measurement import measure
 
     narratives = list(simulated_narratives(NARRATIVE_LINES, seed=seed))
     making_control = (task, control, adapting[control], pretraining[base], narratives)

@@ -367,6 +367,10 @@ class FinetuneConfig(TrainingOptions, ScoringOptions, TaskOptions, ModelOptions,
 class EvaluateConfig(ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
     """Everything that decides an evaluation by `rango evaluate`, as in its evaluation.yaml."""
 
+    model: str = Field(default="", kw_only=False)
+    """Hub id, or folder with a transformers checkpoint."""
+    task: str = Field(default="", kw_only=False)
+    """socialiqa, hellaswag, simulated, simulated-continuations, or the path of a table."""
     adapter: Path | None = None
     """A run directory (its best checkpoint is taken) or an adapter folder in PEFT's format. Of a run, form, normalise,
     shots and dtype are taken too where they are not given, and on its own task also data, sizes and data-seed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,4 +92,48 @@ def test_an_adapter_without_dropout_is_refused_before_scoring(
     masks = ("--adapter", tmp_path / "adapter", "--mc-dropout", 4, "--out", tmp_path / "out")
     line = fails(capsys, "evaluate", checkpoint("phi"), table, *SIZES, *masks)
     assert "the adapter has dropout 0" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_evaluated_as_a_whole(run: Path, checkpoint: Checkpoint, tmp_path: Path, capsys: Capture) -> None:
+    """Model, task and sizes are the run's; the calibrated state is that of the run, and what was used is printed."""
+    out = tmp_path / "out"
+    assert main(["evaluate", "--adapter", str(run), "--out", str(out), "--costs", "abstain=0.3"]) == 0
+    printed = capsys.readouterr()
+    assert f"model {checkpoint('phi')}" in printed.err
+    assert f"calibrated by {run / 'calibrator.json'}" in " ".join(printed.err.split())
+    assert "Under these costs acting on the calibrated model" in " ".join(printed.out.split())
+    for state in ("adapted", "calibrated"):
+        stored = Run(out).posteriors(state).log_posteriors
+        np.testing.assert_array_equal(stored, Run(run).posteriors(state).log_posteriors)
+    assert yaml.safe_load((out / "evaluation.yaml").read_text())["costs"] == {"abstain": 0.3}
+    assert Run(out).costs.decisions[-1] == "abstain"  # type: ignore[union-attr]
+    # Wherever the folder goes, the calibrated state and the stated costs are taken.
+    assert main(["metrics", str(out), "--replicates", "50"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "test, adapted and calibrated" in shown
+    assert f"costs: a wrong choice 1, abstaining 0.3, as {out} states" in shown
+    # On validation, where the calibrator was fitted, calibrated posteriors would look too good.
+    assert main(["evaluate", "--adapter", str(run), "--split", "validation", "--out", str(tmp_path / "v")]) == 0
+    assert "is not applied: it was fitted on the validation split" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "v" / "posteriors" / "validation-calibrated.parquet").exists()
+
+
+def test_without_a_run_model_and_task_must_be_given(
+    run: Path, checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
+) -> None:
+    out = ("--out", tmp_path / "out")
+    assert "MODEL is missing, and there is no --adapter; give MODEL and TASK" in fails(capsys, "evaluate", *out)
+    assert "TASK is missing" in fails(capsys, "evaluate", checkpoint("phi"), *out)
+    copied = tmp_path / "adapter"
+    shutil.copytree(run / "adapter" / "best", copied)
+    assert "is an adapter without its run" in fails(capsys, "evaluate", "--adapter", copied, *out)
+    costs = ("--costs", "abstain=2")
+    assert "abstain is 2.0; expected a cost between 0 and 1" in fails(
+        capsys, "evaluate", "--adapter", run, *costs, *out
+    )
+    (tmp_path / "costs.yaml").write_text("{classes: [happy, sad], costs: [[0, 1], [1, 0]]}")
+    costs = ("--costs", str(tmp_path / "costs.yaml"))
+    line = fails(capsys, "evaluate", "--adapter", run, *costs, *out)
+    assert "costs have 2 rows but there are 3 classes" in line
     assert not (tmp_path / "out").exists()

@@ -200,3 +200,40 @@ def test_a_finished_run_is_shown_without_loading_its_model(
     os.utime(model / "config.json")
     assert "the model was loaded" in fails(capsys, *command)
     assert loaded == [str(model)]
+
+
+def test_costs_are_stated_to_a_finished_run_without_its_model(
+    run: Path, checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics and page are written again, the run is the same one, and `predict` and `report` know the costs."""
+    monkeypatch.setattr("rango.models.loading.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before, page = Run(folder).metrics["test"], (folder / "report.html").read_bytes()
+    flags = ["--steps", "6", "--batch", "8", "--lora.rank", "2", "--lora.targets", "q,v", "--learning-rate", "0.01"]
+    command = ["finetune", str(checkpoint("phi")), str(table), "--out", str(folder), *SIZES, *flags]
+    costs = tmp_path / "costs.yaml"
+    costs.write_text("{classes: [sad, happy], costs: [[0, 1], [1, 0]]}")
+    assert "costs have 2 rows but there are 3 classes" in fails(capsys, *command, "--costs", costs)
+    assert main([*command, "--costs", "abstain=0.1"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Exp. cost ↓" in shown
+    assert "Under these costs acting on the calibrated model" in shown
+    after = Run(folder)
+    assert after.config == Run(run).config
+    assert after.costs.matrix[:, 3].tolist() == [0.1] * 3  # type: ignore[union-attr]
+    assert after.metrics["test"]["adapted"]["nce"] == before["adapted"]["nce"]
+    assert after.metrics["test"]["prior"]["expected_cost"].value == pytest.approx(0.1)
+    assert (folder / "report.html").read_bytes() != page
+    # Without the option the costs stay.
+    assert main(command) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert main(["report", str(folder), "--costs", "abstain=0.2"]) == 0
+    assert "always deciding 'abstain' costs 0.200" in capsys.readouterr().out
+    assert Run(folder).stated_costs.abstain == 0.2  # type: ignore[union-attr]
+    decided = ["decide", str(folder), "--out", str(tmp_path / "d.csv"), "--replicates", "20"]
+    assert main(decided) == 0
+    assert "abstaining 0.2, as" in " ".join(capsys.readouterr().out.split())
+    assert "--costs is missing" in fails(capsys, "decide", run, "--out", tmp_path / "d.csv")
+    line = fails(capsys, "compare", folder, f"{run}:base", "--costs", costs)
+    assert "costs have 2 rows but there are 3 classes" in line

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from helpers.studies_plan import plan, write
 
+from rango.decisions import StatedCosts
 from rango.errors import InputError
 from rango.studies.plan import Plan, plan_study
 from rango.studies.study import Study
@@ -74,3 +75,9 @@ class TestMetricsAndCosts:
         plan(
             costs={"costs": [[0, 1, 1], [1, 0, 1], [1, 1, 0]]}, vary={"task": ["simulated", "simulated-continuations"]}
         )
+
+    def test_costs_of_the_command_line_win(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "a.yaml", costs={"abstain": 0.3})
+        assert read_study(file, costs="abstain=0.2").costs == StatedCosts(abstain=0.2)
+        with pytest.raises(InputError, match="abstain is 'much'; expected a cost between 0 and 1"):
+            read_study(file, costs="abstain=much")

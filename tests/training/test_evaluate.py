@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from helpers.toy import toy_task
 
 from rango.console import Screen
-from rango.decisions import Posteriors, read_posteriors
+from rango.decisions import read_posteriors
 from rango.errors import InputError
 from rango.files import read_json, read_yaml
 from rango.models.loading import load_model
@@ -26,35 +25,6 @@ from rango.training.run_folder import Run
 
 Checkpoint = Callable[..., Path]
 QUIET = Screen(quiet=True)
-
-
-def halves(right: float) -> Posteriors:
-    """Two instances of two classes, each with this probability for its label."""
-    return Posteriors.from_scores(np.log([[right, 1 - right], [1 - right, right]]), np.array([0, 1]))
-
-
-def test_metrics_of_all_states_by_hand() -> None:
-    """Priors 1/2 and 1/2: NCE is the mean of -log2 of the right class's posterior, and the prior-only system has 1."""
-    metrics = measure({"base": halves(0.25), "adapted": halves(0.5**0.5)})
-    assert list(metrics) == ["prior", "base", "adapted", "difference"]
-    values = {state: metrics[state]["nce"].value for state in metrics}
-    assert values == pytest.approx({"prior": 1.0, "base": 2.0, "adapted": 0.5, "difference": -1.5})
-    assert metrics["base"]["error_rate"].value == 1
-    assert metrics["adapted"]["error_rate"].value == 0
-    assert metrics["adapted"]["cross_entropy"].value == pytest.approx(math.log(2) / 2)
-
-
-def test_a_difference_needs_base_and_adapted() -> None:
-    assert list(measure({"adapted": halves(0.5)})) == ["prior", "adapted"]
-    assert list(measure({"base": halves(0.5), "floor": halves(0.9)})) == ["prior", "base", "floor"]
-
-
-def test_intervals_are_those_of_the_seed() -> None:
-    states = {"base": Posteriors.from_scores(np.log([[0.2, 0.8], [0.6, 0.4]] * 20), np.array([0, 1, 0, 1] * 10))}
-    assert measure(states, seed=3) == measure(states, seed=3)
-    one, other = (measure(states, seed=seed)["base"]["nce"] for seed in (3, 4))
-    assert one.value == other.value
-    assert one != other
 
 
 def test_true_posteriors_are_there_only_where_every_instance_has_one() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rango import load_model
-from rango.decisions import Costs, Posteriors
+from rango.decisions import Costs, Posteriors, StatedCosts
 from rango.errors import InputError
 from rango.tasks import Instance
 from rango.training.finetune import finetune
@@ -66,9 +66,10 @@ def test_choices_that_differ_are_numbered() -> None:
 
 
 def test_costs_of_other_classes_are_refused_without_a_model() -> None:
-    check_costs(Costs.zero_one(["spam", "ham"]), [instance(0, ("ham", "spam"))])
+    check_costs(StatedCosts.of(Costs.zero_one(["spam", "ham"])), [instance(0, ("ham", "spam"))])
+    check_costs(StatedCosts(abstain=0.3), [instance(0, ("ham", "spam")), instance(1, ("a", "b", "c"))])
     with pytest.raises(InputError, match="eggs"):
-        check_costs(Costs.zero_one(["spam", "eggs"]), [instance(0, ("ham", "spam"))])
+        check_costs(StatedCosts.of(Costs.zero_one(["spam", "eggs"])), [instance(0, ("ham", "spam"))])
 
 
 def test_a_run_answers_mappings_with_its_shots_and_refuses_another_base(checkpoint: Checkpoint, tmp_path: Path) -> None:

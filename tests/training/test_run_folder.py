@@ -252,7 +252,7 @@ def test_stated_costs_are_those_of_the_choices(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("costs: {classes: [a, b], costs: [[0, 5], [2, 0]]}\n")
     contents = Run(tmp_path).contents(["base"])
     assert contents.costs is None
-    assert "unknown class of the costs 'a'" in contents.missing["costs"]
+    assert "unknown class of the costs 'a'" in contents.missing["run.yaml"]
     # An evaluation has its own record, in which letter_mass is a number.
     (tmp_path / "run.yaml").rename(tmp_path / "evaluation.yaml")
     (tmp_path / "evaluation.yaml").write_text("letter_mass: 0.9\ncosts: {abstain: 0.2}\n")

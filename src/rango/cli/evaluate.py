@@ -9,21 +9,34 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import check_shard
-from rango.cli.groups import Out, Quiet, Shard, show_in_groups
+from rango.cli.groups import CostsText, Out, Quiet, Shard, show_in_groups
+from rango.decisions import StatedCosts
 from rango.files import FULL_RECORD, check_adapter_folder, check_writable
 from rango.models.sources import check_source
 from rango.options import EvaluateConfig
 from rango.tasks import load_task
-from rango.training.evaluation_of_run import as_the_run, check_evaluation_output
+from rango.training.evaluation_of_run import as_the_run, check_evaluation_output, costs_for
+
+# Only the model and the task are empty by default.
+Settings = Annotated[
+    EvaluateConfig,
+    Parameter(name="*", show_default=lambda value: "that of --adapter RUN" if value == "" else value),
+]
 
 show_in_groups(EvaluateConfig)
 
 
 def evaluate(
-    settings: Annotated[EvaluateConfig, Parameter(name="*")], *, out: Out, shard: Shard = False, quiet: Quiet = False
+    settings: Settings = EvaluateConfig(),
+    *,
+    out: Out,
+    costs: CostsText = None,
+    shard: Shard = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the posteriors and metrics of a model on one split, with or without an adapter.
 
+    Of a run (`--adapter RUN`) model, task, form, calibrator and costs are taken where nothing else is given.
     On several GPUs: `torchrun --nproc-per-node 2 -m rango evaluate …`.
 
     Parameters
@@ -40,7 +53,9 @@ def evaluate(
     if os.environ.get("RANK", "0") == "0":
         check_writable(out)
     check_evaluation_output(out, settings)
+    stated = None if costs is None else StatedCosts.read(costs)
     task = load_task(settings.task, settings)
+    stated = costs_for(task, settings, stated)
     # Bad input is refused above, before the seconds that these take.
     from rango.console import Screen
     from rango.models.loading import load_model
@@ -53,7 +68,7 @@ def evaluate(
         screen = Screen(quiet=quiet or not processes.is_main)
         load = partial(load_model, settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
         base = load_sharded(load, device, processes) if shard else load()
-        metrics = write_evaluation(base, task, out=out, config=settings, screen=screen, notes=notes)
+        metrics = write_evaluation(base, task, out=out, config=settings, screen=screen, notes=notes, costs=stated)
         if metrics:
             print_result(out, split=settings.split, shown=out / "metrics.json")
         elif processes.is_main:

@@ -9,23 +9,32 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import check_shard
-from rango.cli.groups import Out, Quiet, Shard, show_in_groups
+from rango.cli.groups import CostsText, Out, Quiet, Shard, show_in_groups
 from rango.console import Screen
+from rango.decisions import StatedCosts
 from rango.files import check_writable
 from rango.models.sources import check_source
 from rango.options import FinetuneConfig
 from rango.tasks import load_task
+from rango.training.measurement import state_costs
+from rango.training.prediction import check_costs
 from rango.training.run_folder import check_output, is_newer
 
 show_in_groups(FinetuneConfig)
 
 
 def finetune(
-    settings: Annotated[FinetuneConfig, Parameter(name="*")], *, out: Out, shard: Shard = False, quiet: Quiet = False
+    settings: Annotated[FinetuneConfig, Parameter(name="*")],
+    *,
+    out: Out,
+    costs: CostsText = None,
+    shard: Shard = False,
+    quiet: Quiet = False,
 ) -> None:
     """Adapt a model to a task with LoRA, and measure base and adapted model on the test split.
 
     The best checkpoint on validation is kept, with the last one. Repeating the command goes on with an unfinished run.
+    Costs make no other run: of a finished one they change metrics and page.
     On several GPUs: `torchrun --nproc-per-node 2 -m rango finetune …`.
 
     Parameters
@@ -39,14 +48,23 @@ def finetune(
     # The check makes the folder and removes it again: processes of one run would take it from each other.
     if os.environ.get("RANK", "0") == "0":
         check_writable(out)
+    stated = None if costs is None else StatedCosts.read(costs)
     task = load_task(settings.task, settings)
+    if stated is not None:
+        check_costs(stated, task.test)
     run = check_output(out, settings, task)
     # The model would be loaded only to see that it is still the same.
     if run is not None and run.complete and not is_newer(settings.model, run):
         from rango.reports.run.terminal import print_result
 
         if os.environ.get("RANK", "0") == "0":
-            Screen(quiet=quiet).say(f"{out} is complete with this configuration: nothing to do.")
+            if stated is not None and state_costs(run, stated):
+                from rango.reports.run.page import write_report
+
+                Screen(quiet=quiet).say(f"{out} is complete with this configuration: metrics and page have new costs.")
+                write_report(out)
+            else:
+                Screen(quiet=quiet).say(f"{out} is complete with this configuration: nothing to do.")
             print_result(out, split="test", shown=out / "report.html")
         return
     # Bad input is refused above, before the seconds that these take.
@@ -61,7 +79,7 @@ def finetune(
         screen = Screen(quiet=quiet or not processes.is_main)
         load = partial(load_model, settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
         base = load_sharded(load, device, processes) if shard else load()
-        run = train(base, task, out=out, config=settings, screen=screen)
+        run = train(base, task, out=out, config=settings, screen=screen, costs=stated)
         if processes.is_main:
             print_result(run.path, split="test", shown=write_report(run.path))
             screen.say(f"rango export {out} --out DIR hands it on: as an adapter with its card, or --merge as a model.")

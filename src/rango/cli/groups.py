@@ -50,6 +50,16 @@ Shard = Annotated[
     ),
 ]
 
+CostsText = Annotated[
+    str | None,
+    Parameter(
+        name="--costs",
+        group=SCORING,
+        help="What mistakes cost: a costs file (classes, decisions, costs; row = true class), or abstain=0.3 where an "
+        "error costs 1.",
+    ),
+]
+
 
 def show_in_groups(model: type[Config]) -> None:
     """Let `--help` show each field of a command's options in the group of the class that it comes from."""

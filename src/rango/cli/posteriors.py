@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -10,13 +9,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 from cyclopts import Parameter, validators
 
+from rango.cli.groups import CostsText
 from rango.console import Terminal, visible
 from rango.decisions import (
     Calibrator,
     Costs,
     Estimate,
     Posteriors,
+    StatedCosts,
     calibration_loss,
+    cost_balance,
     fit_calibrator,
     read_posteriors,
     summarise,
@@ -29,15 +31,15 @@ from rango.decisions.risk import Decisions
 from rango.errors import InputError, unknown_name
 from rango.files import check_writable_file, write_json
 from rango.options import Split
+from rango.reports.run.findings import cost_finding
 from rango.reports.run.terminal import metrics_table
-from rango.reports.tables import interval, number
+from rango.reports.tables import number
 from rango.rows import check_written, write_rows
-from rango.training.run_folder import parse_state, posteriors_file
+from rango.training.run_folder import Run, parse_state, posteriors_file
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
 Seed = Annotated[int, Parameter(help="Seed of the bootstrap and of folds.", validator=validators.Number(gte=0))]
 Source = Annotated[str, Parameter(help="A posteriors file, or RUN, or RUN:STATE (base, adapted, calibrated, floor).")]
-CostsFile = Annotated[Path | None, Parameter(help="YAML: classes, decisions, costs (row = true class); 0-1 if absent.")]
 Priors = Annotated[str | None, Parameter(help="Class priors to measure or decide under: 0.2,0.8 or no=0.2,yes=0.8.")]
 # A million replicates move no digit that is shown.
 Replicates = Annotated[int, Parameter(help="Bootstrap replicates.", validator=validators.Number(gte=0, lte=1_000_000))]
@@ -53,7 +55,7 @@ def metrics(
         list[str], Parameter(help="Posteriors files, or RUN, or RUN:STATE.", negative=(), consume_multiple=True)
     ],
     *,
-    costs: CostsFile = None,
+    costs: CostsText = None,
     priors: Priors = None,
     out: Path | None = None,
     replicates: Replicates = 1000,
@@ -71,20 +73,24 @@ def metrics(
     """
     if out is not None:
         check_writable_file(out)
-    table, names = _costs(costs), _headings(*sources)
+    stated, names = _costs(costs, *sources), _headings(*sources)
     estimates: dict[str, dict[str, Estimate]] = {}
     notes: dict[str, None] = {}
-    for name, source in zip(names, sources, strict=True):
-        posteriors = _read(source)
-        weights = _priors(priors, posteriors)
+    systems = dict(zip(names, map(_read, sources), strict=True))
+    for name, posteriors in systems.items():
+        weights, table = _priors(priors, posteriors), _table(stated, posteriors)
         estimates[name] = summarise(posteriors, costs=table, priors=weights, replicates=replicates, seed=seed)
-        notes[place_note(posteriors, table)] = None  # once, where it is the same for all
+        notes[place_note(posteriors, stated)] = None  # once, where it is the same for all
     if out is not None:
         written = {name: {key: value.as_dict() for key, value in row.items()} for name, row in estimates.items()}
         write_json(out, written if len(sources) > 1 else written[names[0]])
-    _print(metrics_table(estimates))
+    _print(metrics_table(estimates, with_costs=stated is not None))
     for note in filter(None, notes):
         _print(f"note: {note}")
+    for name, posteriors in systems.items():
+        if stated is not None:
+            weights = _priors(priors, posteriors)
+            print_costs(posteriors, stated, name, weights, replicates=replicates, seed=seed)
 
 
 def calibrate(
@@ -94,6 +100,7 @@ def calibrate(
     method: Method | None = None,
     out: Path,
     calibrator: Path | None = None,
+    costs: CostsText = None,
     seed: Seed = 0,
 ) -> None:
     """Fit a calibrator on held-out posteriors, apply it to others, and say what calibration was worth.
@@ -115,12 +122,18 @@ def calibrate(
     """
     check_output(out, fit, apply)
     # Instances to calibrate need no labels; those to fit on do.
-    raw = _read(apply, need_labels=False, states=_RAW)
+    raw, stated = _read(apply, need_labels=False, states=_RAW), _costs(costs, apply)
+    table = _table(stated, raw)
     fitted = _read_or_fit(fit, method, calibrator, apply=raw)
     calibrated = fitted.apply(raw)
     write_posteriors(out, calibrated)
     if raw.has_labels:
-        _print(metrics_table({"raw": summarise(raw, seed=seed), "calibrated": summarise(calibrated, seed=seed)}))
+        systems = {"raw": raw, "calibrated": calibrated}
+        estimates = {name: summarise(system, costs=table, seed=seed) for name, system in systems.items()}
+        _print(metrics_table(estimates, with_costs=table is not None))
+        for name, system in systems.items():
+            if stated is not None:
+                print_costs(system, stated, f"the {name} posteriors", seed=seed)
     else:
         _print(f"{len(raw):,} instances without labels are calibrated; what that is worth needs labels")
     if (fitted.choices is None) != (raw.column_names is None) and fitted.method != "temperature":
@@ -196,7 +209,7 @@ def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
 def decide(
     source: Source,
     *,
-    costs: Annotated[Path, Parameter(help="YAML file: classes, decisions, costs (row = true class).")],
+    costs: CostsText = None,
     priors: Priors = None,
     training_priors: Annotated[
         str | None, Parameter(help="Class priors behind the posteriors; the shares of the labels if absent.")
@@ -207,6 +220,8 @@ def decide(
 ) -> None:
     """Write the Bayes decision of each instance, its expected cost and the runner-up; with labels, say what they cost.
 
+    Without --costs they are decided under the costs that RUN states.
+
     Parameters
     ----------
     source
@@ -216,22 +231,24 @@ def decide(
     """
     check_written(out)
     check_output(out, source, costs)
-    table = Costs.from_yaml(costs)
+    stated = _costs(costs, source)
+    if stated is None:
+        raise InputError(f"--costs is missing, and {source} states none; give a costs file, or abstain=0.3")
     posteriors = _read(source, need_labels=False)
     target, training = _priors(priors, posteriors), _priors(training_priors, posteriors, option="--training-priors")
     if target is not None:
         posteriors = posteriors.with_priors(target, training_priors=training)
     elif training is not None:
         raise InputError("--training-priors without --priors; give the priors to decide under too")
-    matched = posteriors.match_costs(table)
+    matched = stated.for_posteriors(posteriors)
     decisions = decide_all(posteriors, costs=matched)
     rows = list(decisions.rows())
     write_rows(out, rows)
-    if note := place_note(posteriors, table):
+    if note := place_note(posteriors, stated):
         _print(f"note: {note}")
     print_decisions(decisions)
     if posteriors.has_labels:
-        print_real_cost(posteriors, matched, target, replicates=replicates, seed=seed)
+        print_costs(posteriors, stated, "these posteriors", target, replicates=replicates, seed=seed)
 
 
 def print_decisions(decisions: Decisions) -> None:
@@ -242,10 +259,11 @@ def print_decisions(decisions: Decisions) -> None:
     _print(f"mean expected cost {number(float(decisions.expected_costs.mean()))}, as the posteriors forecast it")
 
 
-def place_note(posteriors: Posteriors, costs: Costs | None) -> str:
+def place_note(posteriors: Posteriors, stated: StatedCosts | None) -> str:
     """That costs and choices are matched by place, and why; "" where they are matched by name."""
-    if costs is None:
+    if stated is None or stated.abstain is not None:
         return ""
+    costs = stated.matrix
     if posteriors.column_names is None and costs.named:
         why = "name no choices" if posteriors.choices is None else "have other choices for each instance"
         return f"the rows of the costs are taken as columns 0, 1, … in order, because the posteriors {why}"
@@ -255,35 +273,19 @@ def place_note(posteriors: Posteriors, costs: Costs | None) -> str:
     return ""
 
 
-def print_real_cost(
-    posteriors: Posteriors, costs: Costs, priors: list[float] | None, *, replicates: int, seed: int
+def print_costs(
+    posteriors: Posteriors,
+    stated: StatedCosts,
+    system: str,
+    priors: list[float] | None = None,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
 ) -> None:
-    """What the decisions cost by the labels, beside the best single decision for all."""
-    estimates = summarise(
-        posteriors,
-        costs=costs,
-        priors=priors,
-        metrics=["expected_cost", "normalised_expected_cost"],
-        replicates=replicates,
-        seed=seed,
-    )
-    real, ratio = estimates["expected_cost"], estimates["normalised_expected_cost"]
-    shares = posteriors.priors() if priors is None else np.asarray(priors)
-    constant = shares @ costs.matrix  # (D,) expected cost of each decision for all
-    name = costs.decisions[int(constant.argmin())]
-    _print(f"mean cost by the labels {number(real.value)}{_bounds(real)}")
-    _print(f"best single decision for all: {name!r}, {number(float(constant.min()))}")
-    if math.isnan(ratio.value):
-        return
-    words = "not significantly different"
-    if ratio.low is not None and ratio.high is not None and not ratio.low <= 1 <= ratio.high:
-        words = f"significantly {'less' if ratio.high < 1 else 'more'}"
-    _print(f"the decisions cost {number(ratio.value)} times that{_bounds(ratio)}: {words}")
-
-
-def _bounds(estimate: Estimate) -> str:
-    span = interval(estimate)
-    return f" (95% interval {span})" if span else ""
+    """What acting on a system costs by the labels, beside its promise and the best single decision for all."""
+    costs = stated.for_posteriors(posteriors)
+    balance = cost_balance(posteriors, costs=costs, priors=priors, replicates=replicates, seed=seed)
+    _print(visible(cost_finding(balance, system).sentence))
 
 
 def check_output(out: Path, *inputs: Path | str | None) -> None:
@@ -298,7 +300,7 @@ def compare(
     a: Source,
     b: Source,
     *,
-    costs: CostsFile = None,
+    costs: CostsText = None,
     priors: Priors = None,
     out: Path | None = None,
     replicates: Replicates = 1000,
@@ -319,7 +321,7 @@ def compare(
     """
     if out is not None:
         check_writable_file(out)
-    pair, table = (_read(a, need_labels=False), _read(b, need_labels=False)), _costs(costs)
+    pair, stated = (_read(a, need_labels=False), _read(b, need_labels=False)), _costs(costs, a, b)
     if not any(posteriors.has_labels for posteriors in pair):
         one, other = np.exp(pair[0].log_posteriors), np.exp(align_by_id(*pair).log_posteriors)  # (N, K)
         same, distance = one.argmax(axis=1) == other.argmax(axis=1), 0.5 * np.abs(one - other).sum(axis=1)
@@ -332,21 +334,26 @@ def compare(
             "average (total variation: 0 equal, 1 disjoint)"
         )
         return
-    comparison = compare_systems(*pair, costs=table, priors=_priors(priors, pair[0]), replicates=replicates, seed=seed)
+    weights, table = _priors(priors, pair[0]), _table(stated, pair[0])
+    comparison = compare_systems(*pair, costs=table, priors=weights, replicates=replicates, seed=seed)
     if out is not None:
         write_json(out, comparison.as_dict())
     first, second = _headings(a, b)
-    _print(metrics_table({first: comparison.a, second: comparison.b, "difference": comparison.difference}))
+    shown = {first: comparison.a, second: comparison.b, "difference": comparison.difference}
+    _print(metrics_table(shown, with_costs=stated is not None))
     if pair[0].ids != pair[1].ids:
         _print("note: the instances stand in another order in the second file; they were matched by their ids")
     names = [posteriors.column_names for posteriors in pair]
     if None not in names and names[0] != names[1]:
         _print("note: the choices stand in another order in the second file; they were matched by their names")
-    if table is not None:
-        for note in dict.fromkeys(place_note(posteriors, table) for posteriors in pair):
-            if note:
-                _print(f"note: {note}")
+    for note in dict.fromkeys(place_note(posteriors, stated) for posteriors in pair):
+        if note:
+            _print(f"note: {note}")
     _print("\n" + comparison.sentence(names=(first, second)))
+    for name, posteriors in zip((first, second), pair, strict=True):
+        if stated is not None:
+            weights = _priors(priors, posteriors)
+            print_costs(posteriors, stated, name, weights, replicates=replicates, seed=seed)
 
 
 def _headings(*sources: str) -> tuple[str, ...]:
@@ -401,8 +408,24 @@ def _read(
     return posteriors
 
 
-def _costs(file: Path | None) -> Costs | None:
-    return None if file is None else Costs.from_yaml(file)
+def _costs(text: str | None, *sources: str) -> StatedCosts | None:
+    """What `--costs` states, or else the runs among the sources; None where nobody does."""
+    if text is not None:
+        return StatedCosts.read(text)
+    stated: dict[str, StatedCosts] = {}
+    for source in sources:
+        folder = source if Path(source).is_dir() else source.rpartition(":")[0]
+        if folder and Path(folder).is_dir() and (costs := Run(folder).stated_costs) is not None:
+            stated[folder] = costs
+    if len(set(stated.values())) > 1:
+        raise InputError(f"{' and '.join(stated)} state different costs; say with --costs which of them count")
+    for folder, costs in list(stated.items())[:1]:
+        _print(f"note: {costs.words}, as {folder} states")
+    return next(iter(stated.values()), None)
+
+
+def _table(stated: StatedCosts | None, posteriors: Posteriors) -> Costs | None:
+    return None if stated is None else stated.for_posteriors(posteriors)
 
 
 def _priors(text: str | None, posteriors: Posteriors, *, option: str = "--priors") -> list[float] | None:

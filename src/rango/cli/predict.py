@@ -7,10 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from rango.cli.groups import Quiet
-from rango.cli.posteriors import check_output, place_note, print_decisions, print_real_cost
+from rango.cli.groups import CostsText, Quiet
+from rango.cli.posteriors import check_output, place_note, print_costs, print_decisions
 from rango.console import Screen, visible
-from rango.decisions import Costs
+from rango.decisions import StatedCosts
 from rango.models.sources import check_source
 from rango.rows import check_written, write_rows
 from rango.tasks.registry import load_further
@@ -23,14 +23,15 @@ def predict(
     run: Annotated[str, Parameter(help="A run directory, or RUN:STATE with calibrated, adapted or base.")],
     rows: Path,
     *,
-    costs: Annotated[Path | None, Parameter(help="YAML file: classes, decisions, costs (row = true class).")] = None,
+    costs: CostsText = None,
     out: Path,
     device: str = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Answer new rows with a run: every column kept, probabilities, decision, expected cost and runner-up added.
 
-    Model, form, adapter and calibrator are the run's. Rows need no label; with labels the real cost is printed too.
+    Model, form, adapter and calibrator are the run's, and its costs where none are given. Rows need no label; with
+    labels the real cost is printed too.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def predict(
     check_written(out)
     folder, state = parse_state(run)
     check_output(out, rows, costs)
-    table = None if costs is None else Costs.from_yaml(costs)
+    stated = folder.stated_costs if costs is None else StatedCosts.read(costs)
     # Bad input is refused above and below, before the seconds that torch takes.
     source = folder.path / "run.yaml"
     read = list(file_rows(rows))
@@ -53,8 +54,8 @@ def predict(
     )
     values = [row.values for row in read]
     added_columns(values, task.test)
-    if table is not None:
-        check_costs(table, task.test)
+    if stated is not None:
+        check_costs(stated, task.test)
     predictor = folder.predictor(state)
     check_source(folder.config.model, folder.config.quantise)
     from rango.models.loading import load_model
@@ -62,13 +63,14 @@ def predict(
     screen = Screen(quiet=quiet)
     model = load_model(folder.config.model, dtype=folder.config.dtype, device=device, quantise=folder.config.quantise)
     screen.say(f"Scoring {len(task.test):,} rows ...")
-    predictions = predictor.predict(task, values, model=model, costs=table)
+    predictions = predictor.predict(task, values, model=model, costs=stated)
     write_rows(out, list(predictions.table()))
     kind = state or ("adapted and calibrated" if predictor.calibrator is not None else "adapted, not calibrated")
-    for note in (*predictions.notes, f"{folder.path}, {kind}", place_note(predictions.posteriors, table)):
+    used = "an error costs 1" if stated is None else stated.words + (" (the run's)" if costs is None else "")
+    for note in (*predictions.notes, f"{folder.path}, {kind}, {used}", place_note(predictions.posteriors, stated)):
         if note:
             screen.say(f"· {visible(note)}")
     print_decisions(predictions.decisions)
     if predictions.labelled is not None:
-        print_real_cost(predictions.labelled, predictions.costs, None, replicates=1000, seed=0)
+        print_costs(predictions.labelled, StatedCosts.of(predictions.costs), "these posteriors")
     print(out)

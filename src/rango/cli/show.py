@@ -7,7 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from rango.cli.groups import CostsText
 from rango.console import visible
+from rango.decisions import StatedCosts
 from rango.errors import InputError
 from rango.options import SPLITS, TaskOptions
 from rango.tasks import TASKS, load_task
@@ -56,23 +58,34 @@ def tasks(
             print(visible(f"{split}: {len(known):,} of {len(instances):,} contexts stand in the texts{example}"))
 
 
-def report(run: Path) -> None:
+def report(run: Path, *, costs: CostsText = None) -> None:
     """Write the page of a run again, or tables, figures and page of a study, from stored files and without a model.
+
+    Costs are kept with a run: its metrics of costs are computed again. A study is shown with them this once.
 
     Parameters
     ----------
     run
         A run directory, or a study's.
     """
+    stated = None if costs is None else StatedCosts.read(costs)
     # Only a study's folder has a study.yaml; what else the folder may be, `Run` says.
     if not (run / "study.yaml").exists():
+        from rango.training.measurement import balance_of_run, state_costs
         from rango.training.run_folder import Run
 
-        Run(run)  # refuses what is no run before matplotlib is loaded
+        folder = Run(run)  # refuses what is no run before matplotlib is loaded
+        if stated is not None:
+            state_costs(folder, stated)
         from rango.reports.run.page import write_report
 
-        print(write_report(run))
+        page = write_report(run)
+        if stated is not None and (balance := balance_of_run(Run(run))) is not None:
+            from rango.reports.run.findings import cost_finding
+
+            print(visible(cost_finding(balance, f"the model of {run}").sentence))
+        print(page)
         return
     from rango.reports.study.report import write_study_report
 
-    write_study_report(run).print()
+    write_study_report(run, costs=stated).print()

@@ -17,6 +17,7 @@ def study(
     *,
     tiny: Annotated[bool, Parameter(group=STUDY, negative=())] = False,
     change: Annotated[tuple[str, ...], Parameter(group=STUDY, name="--set", negative=())] = (),
+    costs: Annotated[str | None, Parameter(group=STUDY)] = None,
     workers: Annotated[int, Parameter(group=WORK)] = 1,
     bank: Annotated[Literal["auto", "on", "off"], Parameter(group=WORK)] = "auto",
     ray: Annotated[str | None, Parameter(group=WORK)] = None,
@@ -48,6 +49,8 @@ def study(
         Apply the file's `tiny:` block: the same study, small.
     change
         KEY=VALUE: another value for a key of the base (model=runs/lm) or of the study (seeds=[0,1]); may be repeated.
+    costs
+        What mistakes cost, in place of the file's own: a costs file, or abstain=0.3 where an error costs 1.
     dry_run
         Say what would be done, and stop.
     retry
@@ -65,7 +68,7 @@ def study(
 
     # What is asked is checked as a whole, without any model, before it is shown or begun.
     try:
-        wanted = read_study(file, tiny=tiny, changes=change)
+        wanted = read_study(file, tiny=tiny, changes=change, costs=costs)
         folder = out or Path("runs") / wanted.name
         plan, store = prepare(wanted, folder, workers=workers, ray=ray)
     except InputError as error:

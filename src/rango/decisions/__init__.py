@@ -24,8 +24,17 @@ from rango.decisions.pairing import average_posteriors
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.posteriors_io import read_posteriors, write_posteriors
 from rango.decisions.priors import adapt_priors, reweight_posteriors
-from rango.decisions.risk import bayes_threshold, decide, risk_coverage, risk_curve, threshold_curve
+from rango.decisions.risk import (
+    CostBalance,
+    bayes_threshold,
+    cost_balance,
+    decide,
+    risk_coverage,
+    risk_curve,
+    threshold_curve,
+)
 from rango.decisions.significance import holm, mcnemar, paired_bootstrap
+from rango.decisions.stated_costs import StatedCosts
 from rango.decisions.summary import compare, summarise, summarise_difference, summarise_prior_only
 
 __all__ = [
@@ -34,6 +43,7 @@ __all__ = [
     "Affine",
     "Bias",
     "Calibrator",
+    "CostBalance",
     "Costs",
     "Direction",
     "Estimate",
@@ -42,6 +52,7 @@ __all__ = [
     "Posteriors",
     "Resampling",
     "Rule",
+    "StatedCosts",
     "Temperature",
     "Vector",
     "adapt_priors",
@@ -51,6 +62,7 @@ __all__ = [
     "brier_rule",
     "calibration_loss",
     "compare",
+    "cost_balance",
     "cost_rule",
     "decide",
     "entropy",

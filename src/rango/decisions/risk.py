@@ -1,6 +1,7 @@
 """Acting on posteriors: the Bayes decision of each instance, and the risk of such decisions as something varies.
 
 decide            one decision for each instance
+cost_balance      what decisions promise to cost, what they cost, and what the best constant decision costs
 risk_curve        expected cost as the costs vary
 threshold_curve   expected cost as the threshold on the log-odds of two classes varies
 risk_coverage     mean loss as the share of answered instances varies
@@ -8,17 +9,19 @@ risk_coverage     mean loss as the share of answered instances varies
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rango.decisions.arrays import Array, Labels, check_priors
 from rango.decisions.costs import Costs, bayes_decisions, expected_costs, naive_cost
-from rango.decisions.metrics import check_present, cost_rule, error_rule
+from rango.decisions.metrics import Estimate, check_present, cost_rule, error_rule, weighted_mean
 from rango.decisions.posteriors import Posteriors
+from rango.decisions.summary import summarise, summarise_difference
 from rango.errors import InputError
 
 
@@ -85,6 +88,84 @@ def decide(
     risks[rows, chosen] = np.inf
     second = risks.argmin(axis=1)
     return Decisions(posteriors.ids, costs.decisions, chosen, least, second, risks[rows, second])
+
+
+@dataclass(frozen=True)
+class CostBalance:
+    """What Bayes decisions cost beside one and the same decision for every instance; in the unit of the costs."""
+
+    promised: float
+    """Mean expected cost, as the posteriors forecast it."""
+    real: Estimate
+    """Mean cost by the labels."""
+    ratio: Estimate
+    """real / constant_cost; NaN where that is not positive."""
+    constant: str
+    """The decision that costs least where it is taken for every instance."""
+    constant_cost: float
+    """Mean cost of that."""
+    abstained: dict[str, float]
+    """Share of the instances for each decision that names no class, such as passing on, where others do."""
+    side: Literal["less", "more", "unclear"]
+    """Whether acting on the posteriors costs significantly less or more than the constant decision."""
+
+
+def cost_balance(
+    posteriors: Posteriors,
+    *,
+    costs: Costs,
+    priors: ArrayLike | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> CostBalance:
+    """The promised cost of the Bayes decisions, their real cost, and that of the best constant decision.
+
+    Args:
+        posteriors: N instances with labels.
+        costs: (K, D), matched to the choices by name.
+        priors: (K,) target priors that weigh the instances.
+        replicates: bootstrap replicates; 0 for no intervals, and then no side is significant.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: costs of another number of classes; bad priors.
+
+    Source: arXiv:2209.05355.
+
+    >>> posteriors = Posteriors(np.log([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]]), [0, 0, 1])
+    >>> balance = cost_balance(posteriors, costs=Costs.zero_one(["no", "yes"]).with_abstention(0.3))
+    >>> round(balance.promised, 3), round(balance.real.value, 3), balance.constant, balance.abstained
+    (0.2, 0.1, 'abstain', {'abstain': 0.3333333333333333})
+    """
+    costs = posteriors.match_costs(costs)
+    shares = posteriors.priors() if priors is None else check_priors(priors, n_classes=posteriors.n_choices)
+    names: dict[str, Any] = {"costs": costs, "priors": priors, "replicates": replicates, "seed": seed}
+    estimates = summarise(posteriors, metrics=("expected_cost", "normalised_expected_cost"), **names)
+    real, ratio = estimates["expected_cost"], estimates["normalised_expected_cost"]
+    taken = decide(posteriors, costs=costs)
+    target = None if priors is None else shares
+    k = posteriors.n_choices
+    promised = weighted_mean(taken.expected_costs, posteriors.labels, n_classes=k, priors=target)
+    constant_costs = shares @ costs.matrix  # (D,)
+    best = int(constant_costs.argmin())
+    reference, compared = 1.0, ratio
+    # A ratio to what costs nothing, or earns, says nothing: the difference from it is compared with 0 instead.
+    if math.isnan(ratio.value):
+        with np.errstate(divide="ignore"):
+            always = posteriors.prior_only().replaced(np.broadcast_to(np.log(shares), (len(posteriors), k)))
+        reference = 0.0
+        compared = summarise_difference(always, posteriors, metrics=("expected_cost",), **names)["expected_cost"]
+    low, high = compared.low, compared.high
+    side: Literal["less", "more", "unclear"] = "unclear"
+    # Where every decision is the constant one, sums of equal costs differ by rounding alone.
+    rounding = 1e-9 * (reference or float(np.abs(costs.matrix).max()))
+    if low is not None and high is not None and (high < reference - rounding or low > reference + rounding):
+        side = "less" if high < reference else "more"
+    classes = set(costs.classes)
+    counts = np.bincount(taken.chosen, minlength=len(costs.decisions)) / len(posteriors)
+    outside = [d for d, name in enumerate(costs.decisions) if name not in classes]
+    abstained = {costs.decisions[d]: float(counts[d]) for d in outside} if len(outside) < len(costs.decisions) else {}
+    return CostBalance(promised, real, ratio, costs.decisions[best], float(constant_costs[best]), abstained, side)
 
 
 @dataclass(frozen=True, eq=False)

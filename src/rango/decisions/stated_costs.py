@@ -94,10 +94,10 @@ class StatedCosts:
         """What run.yaml, evaluation.yaml and a study's plan keep, and `build` reads."""
         if self.abstain is not None:
             return {"abstain": self.abstain}
-        return self._matrix.as_dict()
+        return self.matrix.as_dict()
 
     @property
-    def _matrix(self) -> Costs:
+    def matrix(self) -> Costs:
         """The matrix as it was stated, where there is no rule."""
         assert self.costs is not None
         return Costs(self.costs, classes=self.classes, decisions=self.decisions)
@@ -106,7 +106,7 @@ class StatedCosts:
         """The costs of a task with so many choices, by place; None where these are of another number."""
         if self.abstain is not None:
             return Costs.zero_one(choices).with_abstention(self.abstain)
-        return self._matrix if len(self._matrix.classes) == choices else None
+        return self.matrix if len(self.matrix.classes) == choices else None
 
     def for_choices(self, choices: Collection[Sequence[str]]) -> Costs:
         """The costs of instances with these choices, matched by name where all have the same.
@@ -133,15 +133,15 @@ class StatedCosts:
     def _named(self, names: Sequence[str] | None, count: int) -> Costs:
         if self.abstain is not None:
             return Costs.zero_one(count if names is None else tuple(names)).with_abstention(self.abstain)
-        self._matrix.check_classes(count)
-        return self._matrix.for_choices(names)
+        self.matrix.check_classes(count)
+        return self.matrix.for_choices(names)
 
     @property
     def words(self) -> str:
         """What costs what, in a few words."""
         if self.abstain is not None:
             return f"costs: a wrong choice 1, abstaining {self.abstain:g}"
-        return "costs: a matrix of {} choices and {} decisions".format(*self._matrix.matrix.shape)
+        return "costs: a matrix of {} choices and {} decisions".format(*self.matrix.matrix.shape)
 
     def check_fits(self, choices: Collection[int]) -> None:
         """Raise InputError where the costs fit none of several tasks, of which `choices` are the numbers of choices."""
@@ -149,6 +149,6 @@ class StatedCosts:
             return
         numbers = ", ".join(map(str, sorted(choices)))
         raise InputError(
-            f"costs have {len(self._matrix.classes)} classes but the tasks have {numbers} choices; "
+            f"costs have {len(self.matrix.classes)} classes but the tasks have {numbers} choices; "
             "give one row for each choice, or abstain: COST for tasks of any size"
         )

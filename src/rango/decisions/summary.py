@@ -99,7 +99,13 @@ def summarise_difference(
 
 
 def summarise_prior_only(
-    posteriors: Posteriors, *, replicates: int = 1000, seed: int = 0, level: float = 0.95
+    posteriors: Posteriors,
+    *,
+    costs: Costs | None = None,
+    metrics: Iterable[str] = METRICS,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> dict[str, Estimate]:
     """`summarise` of the system that outputs the class frequencies of the instances it is measured on.
 
@@ -113,7 +119,8 @@ def summarise_prior_only(
     >>> round(nce.value, 6), nce.low == nce.high == nce.value
     (1.0, True)
     """
-    estimates = summarise(posteriors.prior_only(), replicates=replicates, seed=seed, level=level)
+    prior = posteriors.prior_only()
+    estimates = summarise(prior, costs=costs, metrics=metrics, replicates=replicates, seed=seed, level=level)
     # A normalised metric and ECE have one value on every resampling; the rest keep their bootstrap intervals.
     for name, estimate in estimates.items():
         fixed = METRICS[name].reference is not None or not METRICS[name].is_mean

@@ -129,19 +129,36 @@ def without_twins(names: Iterable[str]) -> list[str]:
     return kept
 
 
-def result_rows(metrics: Mapping[str, Any], *, split: str = "test", columns: Sequence[str] | None = None) -> Table:
+def usual_columns(*, with_costs: bool = False) -> list[str]:
+    """The metrics that a table of results shows, in its order; where costs are stated, expected costs beside NCE."""
+    names = without_twins(metric.name for metric in METRICS.values() if metric.usual)
+    if not with_costs:
+        return names
+    of_costs = ["expected_cost", "normalised_expected_cost"]
+    place = names.index("nce") + 1
+    return [*names[:place], *of_costs, *names[place:]]
+
+
+def result_rows(
+    metrics: Mapping[str, Any],
+    *,
+    split: str = "test",
+    columns: Sequence[str] | None = None,
+    with_costs: bool = False,
+) -> Table:
     """The result of a run: one row per state in the order prior, ngram, base, control, adapted, calibrated, floor.
 
     Args:
         metrics: the content of a metrics.json.
         split: which split of it.
         columns: metrics to show, None for the usual ones; those that no state has are left out.
+        with_costs: whether costs were stated, and so belong to the usual ones.
 
     Raises:
         InputError: the split is not there.
     """
     states = split_metrics(metrics, split=split)
-    wanted = without_twins(metric.name for metric in METRICS.values() if metric.usual) if columns is None else columns
+    wanted = usual_columns(with_costs=with_costs) if columns is None else columns
     # The states that are known in their order, then others in the file's; a difference is no state.
     order = dict.fromkeys((*(state.key for state in STATES), *states))
     present = [key for key in order if key != "difference" and states.get(key)]
@@ -178,7 +195,10 @@ def interval(cell: Estimate | None, *, sign: bool = False) -> str:
     >>> interval(Estimate(value=0.5, low=0.4, high=0.6, n=10, direction="lower"))
     '0.400 to 0.600'
     """
-    if cell is None or cell.low is None or cell.high is None or cell.low == cell.high == cell.value:
+    if cell is None or cell.low is None or cell.high is None:
+        return ""
+    # The mean of equal numbers is that number but for rounding.
+    if all(math.isclose(cell.value, end, rel_tol=1e-12) for end in (cell.low, cell.high)):
         return ""
     return f"{number(cell.low, sign=sign)} to {number(cell.high, sign=sign)}"
 

@@ -19,7 +19,7 @@ from rango.studies.study import Study
 from rango.yaml_loader import Place, key_places, parse_yaml
 
 
-def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -> Study:
+def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = (), costs: str | None = None) -> Study:
     """Read a study file. What its keys and values say is checked where it is planned, with everything else.
 
     Args:
@@ -28,6 +28,7 @@ def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -
         changes: `KEY=VALUE`, a field of the study or a key of its base, such as `model=runs/lm` or `seeds=[0,1]`;
             `vary.KEY=VALUES`, one axis of the grid; `search.KEY=VALUE`; or `models.NAME.KEY=VALUE`, such as
             `models.small.texts=[book.txt]`.
+        costs: what mistakes cost, in place of the file's own: a costs file or `abstain=COST`.
 
     Raises:
         InputError: fields that a study does not have, or of another kind; no such file.
@@ -40,6 +41,8 @@ def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = ()) -
         values = _replace(values, small)
     for change in changes:
         values = _change(values, change)
+    if costs is not None:
+        values["costs"] = costs
     values.setdefault("name", path.stem)
     return Study.build(values, where=str(path))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rango.decisions import StatedCosts
 from rango.errors import InputError
 from rango.files import fingerprint
 from rango.options import FinetuneConfig
@@ -34,6 +35,8 @@ class TrainingJob:
     config: FinetuneConfig
     on_validation: OnValidation | None = None
     """Whether to end it early."""
+    costs: StatedCosts | None = None
+    """What mistakes cost, for its metrics; no part of what makes it another run."""
 
 
 def bankable(configs: Sequence[FinetuneConfig]) -> str | None:

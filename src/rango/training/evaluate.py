@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rango.console import Screen
-from rango.decisions import (
-    Estimate,
-    Posteriors,
-    summarise,
-    summarise_difference,
-    summarise_prior_only,
-    write_posteriors,
-)
+from rango.decisions import Estimate, Posteriors, StatedCosts, write_posteriors
 from rango.errors import InputError
 from rango.files import write_json, write_yaml
 from rango.models.adapter import Adapter
@@ -30,18 +23,27 @@ from rango.tasks.kept_texts import write_kept_texts
 from rango.tasks.task import unlabelled
 from rango.tasks.text_runs import pretraining_notes
 from rango.training.distributed import ProcessGroup
-from rango.training.evaluation_of_run import check_data, check_evaluation_output
+from rango.training.evaluation_of_run import calibrator_for, check_data, check_evaluation_output
+from rango.training.measurement import measure
 from rango.training.run_folder import RECORD, as_json, posteriors_file, versions
 from rango.training.sharding import check_passes
 
 
 def write_evaluation(
-    model: Model, task: Task, *, out: Path, config: EvaluateConfig, screen: Screen, notes: Sequence[str] = ()
+    model: Model,
+    task: Task,
+    *,
+    out: Path,
+    config: EvaluateConfig,
+    screen: Screen,
+    notes: Sequence[str] = (),
+    costs: StatedCosts | None = None,
 ) -> dict[str, dict[str, Estimate]]:
     """Score one split and write posteriors/SPLIT-STATE.parquet, metrics.json and evaluation.yaml.
 
-    STATE is `base`, or `adapted` with an adapter. Metrics are those of a run, for this one state, the prior-only system
-    and, where it is known, the true posterior (`floor`). `notes` are shown before the scoring.
+    STATE is `base`, or `adapted` with an adapter, and `calibrated` where the adapter's run has a calibrator for what is
+    evaluated. Metrics are those of a run, for these states, the prior-only system and, where it is known, the true
+    posterior (`floor`). `notes` are shown before the scoring. `costs` of decisions are kept in evaluation.yaml.
 
     Several processes share the scoring (`launched`); the main one measures and writes, and the others return nothing.
 
@@ -51,14 +53,22 @@ def write_evaluation(
     """
     check_evaluation_output(out, config)
     with only_writer(out) if ProcessGroup.current().is_main else contextlib.nullcontext():
-        return _write_evaluation(model, task, out=out, config=config, screen=screen, notes=notes)
+        return _write_evaluation(model, task, out=out, config=config, screen=screen, notes=notes, costs=costs)
 
 
 def _write_evaluation(
-    model: Model, task: Task, *, out: Path, config: EvaluateConfig, screen: Screen, notes: Sequence[str]
+    model: Model,
+    task: Task,
+    *,
+    out: Path,
+    config: EvaluateConfig,
+    screen: Screen,
+    notes: Sequence[str],
+    costs: StatedCosts | None,
 ) -> dict[str, dict[str, Estimate]]:
     check_evaluation_output(out, config)  # again: its last writer may have ended only now
     notes = (*notes, *check_data(task, config))
+    calibrator, about_calibration = calibrator_for(task, config)
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
     # The shots leave the training split, so its instances are those of the task that has them in its prompts.
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
@@ -80,6 +90,7 @@ def _write_evaluation(
         reader = probe_reader(model)
         trees = encode(model, instances, task=task, form=form)
         check_passes(reader, trees)
+        notes = (*notes, *about_calibration)
         # Everything that can be refused has been: only now is anything shown.
         if unlabelled(instances):
             notes = (*notes, "the instances have no labels: posteriors are written, and nothing is measured")
@@ -98,10 +109,12 @@ def _write_evaluation(
     if not processes.is_main:
         return {}
     states = {"base" if adapter is None else "adapted": scored.posteriors}
+    if calibrator is not None:
+        states["calibrated"] = calibrator.apply(scored.posteriors)
     floor = true_posteriors(instances)
     if floor is not None:
         states["floor"] = floor
-    metrics = {} if unlabelled(instances) else measure(states, seed=config.seed)
+    metrics = {} if unlabelled(instances) else measure(states, seed=config.seed, costs=costs)
     # Write only now that everything is computed: an evaluation is whole or begun anew.
     record = {
         "status": "running",
@@ -111,6 +124,7 @@ def _write_evaluation(
         "versions": versions(),
         "seconds": round(scored.seconds, 2),
         "tokens": scored.tokens,
+        **({} if costs is None else {"costs": costs.as_dict()}),
     }
     if scored.letter_mass is not None:
         record["letter_mass"] = round(scored.letter_mass, 6)
@@ -132,21 +146,6 @@ def check_not_empty(instances: Sequence[Instance], *, shots: int) -> None:
         raise InputError("the split holds no instances; give a table that has rows of it")
     if not instances:
         raise InputError(f"the {shots} shots are the whole training split; ask for fewer, or for more instances")
-
-
-def measure(states: Mapping[str, Posteriors], *, seed: int = 0) -> dict[str, dict[str, Estimate]]:
-    """Every metric of every state with its 95 % bootstrap interval, and of the prior-only system.
-
-    `prior` outputs the class frequencies of the same instances whatever the input: its NCE is 1 by definition.
-    `difference` is adapted minus base on the same resampled instances.
-    """
-    # All states are of the same instances, and the prior-only system looks at their labels alone.
-    any_state = next(iter(states.values()))
-    metrics = {"prior": summarise_prior_only(any_state, seed=seed)}
-    metrics |= {state: summarise(posteriors, seed=seed) for state, posteriors in states.items()}
-    if "base" in states and "adapted" in states:
-        metrics["difference"] = summarise_difference(states["base"], states["adapted"], seed=seed)
-    return metrics
 
 
 def true_posteriors(instances: Sequence[Instance]) -> Posteriors | None:

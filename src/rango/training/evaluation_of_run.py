@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rango.decisions import Calibrator, StatedCosts
 from rango.errors import InputError
 from rango.files import holds_files, read_yaml
 from rango.options import EvaluateConfig, Split, TaskOptions
 from rango.output_folder import check_links
 from rango.tasks import TASKS, Task, load_task
+from rango.training.prediction import check_costs
 from rango.training.run_folder import RECORD, Run
 
 SCORING_KEYS = ("form", "normalise", "shots", "shots_seed", "dtype", "quantise")
@@ -37,21 +39,28 @@ def run_of(adapter: Path | None) -> Run | None:
 def as_the_run(config: EvaluateConfig) -> tuple[EvaluateConfig, tuple[str, ...]]:
     """Fill what an evaluation leaves open with what the adapter's run used; a sentence says what that changed.
 
-    These are the form, the normalisation, the shots and the type of the weights, and on the run's own task also its
-    data, sizes and data_seed. Another form would ask the adapter what it was not trained to answer, and another cut may
-    test on what it was trained on. What is given explicitly stays.
+    These are the model and the task, the form, the normalisation, the shots and the type of the weights, and on the
+    run's own task also its data, sizes and data_seed. Another form would ask the adapter what it was not trained to
+    answer, and another cut may test on what it was trained on. What is given explicitly stays.
 
     Raises:
-        InputError: a run.yaml that cannot be read.
+        InputError: a run.yaml that cannot be read; no model or no task, and no run to take them from.
     """
     run = run_of(config.adapter)
     if run is None:
+        for name in ("model", "task"):
+            if not getattr(config, name):
+                where = f"{config.adapter} is an adapter without its run" if config.adapter else "there is no --adapter"
+                raise InputError(f"{name.upper()} is missing, and {where}; give MODEL and TASK, or --adapter RUN")
         return config, ()
+    named = {name: getattr(run.config, name) for name in ("model", "task") if not getattr(config, name)}
+    config = EvaluateConfig.build({**config.model_dump(exclude_unset=True), **named})
     # Where the configuration left the form to the task, the record has the one that was used.
     of_run = {**dict(run.config), "form": run.record.get("form") or run.config.form}
     names = (*SCORING_KEYS, *(TaskOptions.model_fields if _is_task_of(run, config.task) else ()))
     taken = {name: of_run[name] for name in names if name not in config.model_fields_set}
-    changed = [f"{name} {value}" for name, value in taken.items() if value != getattr(config, name)]
+    changed = [f"{name} {value}" for name, value in named.items()]
+    changed += [f"{name} {value}" for name, value in taken.items() if value != getattr(config, name)]
     complete = EvaluateConfig.build({**config.model_dump(exclude_unset=True), **taken})
     return complete, (f"as in {run.path / 'run.yaml'}: {', '.join(changed)}",) if changed else ()
 
@@ -96,6 +105,46 @@ def check_data(task: Task, config: EvaluateConfig) -> tuple[str, ...]:
             "--other-data"
         )
     return ()
+
+
+def calibrator_for(task: Task, config: EvaluateConfig) -> tuple[Calibrator | None, tuple[str, ...]]:
+    """The calibrator of the adapter's run, where it was fitted for what is evaluated; a note where it was not.
+
+    It belongs to the best checkpoint, to the run's own form and normalisation, and to its task. On the instances that
+    it was fitted on, calibrated posteriors would look better than they are.
+    """
+    run = run_of(config.adapter)
+    if run is None or config.adapter is None or not (run.path / "calibrator.json").is_file():
+        return None, ()
+    form = run.record.get("form") or run.config.form
+    why = ""
+    if config.adapter.name == "last" and config.adapter.parent.name == "adapter":
+        why = "it was fitted for the best checkpoint, and this is the last one"
+    elif not _is_task_of(run, config.task):
+        why = f"it was fitted for another task, {run.config.task}"
+    elif config.split == "validation":
+        why = "it was fitted on the validation split, which would flatter it"
+    elif config.mc_dropout is not None:
+        why = "it was fitted for one pass without dropout"
+    elif ((config.form or task.default_form), config.normalise) != (form, run.config.normalise):
+        why = f"it was fitted for form {form} and normalise {run.config.normalise}"
+    if why:
+        return None, (f"the calibrator of {run.path} is not applied: {why}",)
+    return Calibrator.read(run.path / "calibrator.json"), (f"calibrated by {run.path / 'calibrator.json'}",)
+
+
+def costs_for(task: Task, config: EvaluateConfig, stated: StatedCosts | None) -> StatedCosts | None:
+    """What mistakes cost in an evaluation: what is stated, else what the adapter's run states for its own task.
+
+    Raises:
+        InputError: costs that do not fit the choices of the split.
+    """
+    run = run_of(config.adapter)
+    if stated is None and run is not None and _is_task_of(run, config.task):
+        stated = run.stated_costs
+    if stated is not None:
+        check_costs(stated, task.split(config.split))
+    return stated
 
 
 def _is_task_of(run: Run, name: str) -> bool:

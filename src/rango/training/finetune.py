@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rango.console import Screen, SignalGuard
-from rango.decisions import Posteriors, fit_calibrator
+from rango.decisions import Costs, Posteriors, StatedCosts, fit_calibrator
 from rango.errors import DivergenceError, InputError, Interrupted
 from rango.files import remove_leftovers
 from rango.models.adapter import TrainableModel, add_bank
@@ -33,7 +33,9 @@ from rango.tasks.text_runs import pretraining_notes
 from rango.training.bank import OnValidation, TrainingJob, check_bankable, run_key
 from rango.training.checkpoint import load_state
 from rango.training.distributed import ProcessGroup
-from rango.training.evaluate import check_not_empty, measure, true_posteriors
+from rango.training.evaluate import check_not_empty, true_posteriors
+from rango.training.measurement import measure, state_costs
+from rango.training.prediction import check_costs
 from rango.training.run_folder import Run, RunWriter, open_output, posteriors_file, versions
 from rango.training.sharding import check_passes
 from rango.training.trainer import Trainer, recomputable_layers
@@ -49,6 +51,7 @@ def finetune(
     base: Mapping[str, Posteriors] | None = None,
     screen: Screen | None = None,
     on_validation: OnValidation | None = None,
+    costs: Costs | StatedCosts | None = None,
     **overrides: Any,
 ) -> Run:
     """Adapt `model` to `task`, by LoRA or by full fine-tuning, and write a run directory.
@@ -67,6 +70,8 @@ def finetune(
         screen: where progress is shown; nowhere by default.
         on_validation: called with the step and the validation metrics; where it returns True the run ends there with
             status `pruned`: checkpoints and log are kept, nothing is measured on test. Repeating it begins it anew.
+        costs: what mistakes cost, for the expected costs among the metrics; kept in run.yaml. They make no other run:
+            stated later, they change the metrics of a finished one.
         **overrides: keys of FinetuneConfig, for example `steps=200, lora={"rank": 4}`.
 
     Raises:
@@ -77,7 +82,7 @@ def finetune(
     config = config or FinetuneConfig.build(
         {**task.options.model_dump(), "model": model.name, "task": task.name, **overrides}
     )
-    job = TrainingJob(Path(out), config, on_validation)
+    job = TrainingJob(Path(out), config, on_validation, None if costs is None else StatedCosts.of(costs))
     # A run alone keeps its state in its own folder, where nobody else looks for it.
     state = job.out / "state" / "state.safetensors"
     (run,) = finetune_bank(model, task, [job], state=state, base=base, screen=screen)
@@ -123,8 +128,13 @@ def finetune_bank(
             if (run is None or not run.complete) and ProcessGroup.current().is_main:
                 locks.enter_context(only_writer(job.out))
                 run = open_output(job.out, job.config, fingerprints)  # its writer may have ended only now
+            if job.costs is not None:
+                check_costs(job.costs, task.test)
             if run is not None and run.complete:
-                screen.say(f"{job.out} is complete with this configuration: nothing to do.")
+                if job.costs is not None and ProcessGroup.current().is_main and state_costs(run, job.costs):
+                    screen.say(f"{job.out} is complete: its costs are stated anew.")
+                else:
+                    screen.say(f"{job.out} is complete with this configuration: nothing to do.")
             else:
                 unfinished.append((job, run))
         if unfinished:
@@ -190,6 +200,8 @@ def _train(
             # A run that was begun before keeps the record of its beginning.
             if run is not None:
                 record = run.record
+            if job.costs is not None:
+                record["costs"] = job.costs.as_dict()
             writer = RunWriter(job.out, record, writes=processes.is_main)
             runs.append(TrainingRun(run_key(job.config), job.config, adapter, writer, data, job.on_validation))
         trained_before = _check_state(state, runs)
@@ -322,7 +334,10 @@ class _Bank:
             writer.write_posteriors("floor", "test", floor)
             states["floor"] = floor
         # Without labels there are posteriors to decide on, and nothing to measure.
-        writer.write_metrics({"test": {} if unlabelled(self.task.test) else measure(states, seed=run.config.seed)})
+        costs = writer.record.get("costs")
+        stated = None if costs is None else StatedCosts.build(costs)
+        measured = {} if unlabelled(self.task.test) else measure(states, seed=run.config.seed, costs=stated)
+        writer.write_metrics({"test": measured})
 
     def _calibrate(self, adapted: Posteriors, validation: Posteriors, writer: RunWriter) -> Posteriors | None:
         """Store a calibrator fitted on validation and the calibrated test posteriors; None if it cannot be fitted.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rango.decisions import Calibrator, Costs, Posteriors, decide
+from rango.decisions import Calibrator, Costs, Posteriors, StatedCosts, decide
 from rango.decisions.risk import Decisions
 from rango.errors import InputError
 from rango.options import FinetuneConfig
@@ -99,9 +99,16 @@ class Predictor:
     table: Mapping[str, Any] | None
     fingerprint: str
     """Of the base model that the run adapted."""
+    costs: StatedCosts | None = None
+    """What was stated to the run, for decisions where nothing else is."""
 
     def predict(
-        self, task: Task, rows: Iterable[Mapping[str, Any]], *, model: Model, costs: Costs | None = None
+        self,
+        task: Task,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        model: Model,
+        costs: Costs | StatedCosts | None = None,
     ) -> Predictions:
         """Score rows with the run's model and decide.
 
@@ -109,7 +116,7 @@ class Predictor:
             task: the rows as a task, from `load_further`.
             rows: the rows themselves, which `Predictions` keeps.
             model: the run's base model.
-            costs: matched to the choices by name; 0-1 costs when absent.
+            costs: matched to the choices by name; the run's when absent, and 0-1 costs where it has none.
 
         Raises:
             InputError: another base model than the run's; costs of other classes; a row that cannot be encoded.
@@ -140,19 +147,24 @@ class Predictor:
                 adapter.remove()
         if self.calibrator is not None:
             posteriors = self.calibrator.apply(posteriors)
-        if costs is None:
-            costs = Costs.zero_one(posteriors.column_names or posteriors.n_choices)
+        stated = self.stated(costs)
+        if stated is None:
+            matrix = Costs.zero_one(posteriors.column_names or posteriors.n_choices)
         else:
-            costs = posteriors.match_costs(costs)
+            matrix = stated.for_posteriors(posteriors)
         notes = (*model.notes, *(adapter.notes if adapter is not None else ()), *reader.notes)
-        return Predictions(tuple(rows), instances, posteriors, costs, notes)
+        return Predictions(tuple(rows), instances, posteriors, matrix, notes)
+
+    def stated(self, costs: Costs | StatedCosts | None) -> StatedCosts | None:
+        """The costs to decide under: those given, or else the run's."""
+        return self.costs if costs is None else StatedCosts.of(costs)
 
 
 def predict_rows(
     predictor: Predictor,
     rows: Path | str | Iterable[Mapping[str, Any]],
     *,
-    costs: Costs | None,
+    costs: Costs | StatedCosts | None,
     model: Model | None,
 ) -> Predictions:
     """`Run.predict`: rows of a file or in memory become a task, which is checked before a model is loaded."""
@@ -167,8 +179,8 @@ def predict_rows(
     values = [row.values for row in numbered]
     # Before the seconds that a model takes.
     added_columns(values, task.test)
-    if costs is not None:
-        check_costs(costs, task.test)
+    if (stated := predictor.stated(costs)) is not None:
+        check_costs(stated, task.test)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device, quantise=config.quantise)
     return predictor.predict(task, values, model=model, costs=costs)
 
@@ -193,9 +205,6 @@ def added_columns(rows: Iterable[Mapping[str, Any]], instances: Sequence[Instanc
     return columns
 
 
-def check_costs(costs: Costs, instances: Sequence[Instance]) -> None:
+def check_costs(stated: StatedCosts, instances: Sequence[Instance]) -> None:
     """Raise InputError where costs do not fit the choices of instances: before any of them is scored."""
-    costs.check_classes(max(len(instance.choices) for instance in instances))
-    choices = {instance.choices for instance in instances}
-    if len(choices) == 1:
-        costs.for_choices(choices.pop())
+    stated.for_choices({instance.choices for instance in instances})

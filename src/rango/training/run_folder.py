@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rango import __version__
-from rango.decisions import Calibrator, Estimate, Posteriors, read_posteriors, write_posteriors
-from rango.decisions.stated_costs import StatedCosts
+from rango.decisions import Calibrator, Estimate, Posteriors, StatedCosts, read_posteriors, write_posteriors
 from rango.errors import InputError, unknown_name
 from rango.files import (
     holds_files,
@@ -44,8 +43,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RECORD = "evaluation.yaml"
-"""What an evaluation has in place of run.yaml."""
+RECORD = "evaluation.yaml"  # what an evaluation has in place of run.yaml
 
 
 class Run:
@@ -62,6 +60,11 @@ class Run:
             raise InputError(f"{path} is not a folder; give the folder of a run or of a study")
         if not any((self.path / name).is_file() for name in ("run.yaml", "metrics.json")):
             raise InputError(f"{path} holds neither run.yaml nor metrics.json; give the folder of a run or of a study")
+
+    @property
+    def record_file(self) -> Path:
+        """run.yaml, or the evaluation.yaml of an evaluation."""
+        return self.path / ("run.yaml" if (self.path / "run.yaml").is_file() else RECORD)
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -90,9 +93,8 @@ class Run:
     @cached_property
     def stated_costs(self) -> StatedCosts | None:
         """What mistakes cost, as it was stated to `rango finetune`, `rango evaluate` or `rango report`; None if not."""
-        record = self.path / ("run.yaml" if (self.path / "run.yaml").is_file() else RECORD)
-        stated = read_yaml(record).get("costs") if record.is_file() else None
-        return None if stated is None else StatedCosts.build(stated, where=f"{record}: costs")
+        stated = read_yaml(self.record_file).get("costs") if self.record_file.is_file() else None
+        return None if stated is None else StatedCosts.build(stated, where=f"{self.record_file}: costs")
 
     @cached_property
     def costs(self) -> Costs | None:
@@ -180,13 +182,14 @@ class Run:
             calibrator=Calibrator.read(calibrator) if state == "calibrated" else None,
             table=self.record.get("table"),
             fingerprint=str(self.part("fingerprints").get("model")),
+            costs=self.stated_costs,
         )
 
     def predict(
         self,
         rows: Path | str | Iterable[Mapping[str, Any]],
         *,
-        costs: Costs | None = None,
+        costs: Costs | StatedCosts | None = None,
         state: str | None = None,
         model: Model | None = None,
     ) -> Predictions:
@@ -194,7 +197,7 @@ class Run:
 
         Args:
             rows: with the columns of the task's own rows: a file (JSONL, CSV, TSV, Parquet), or mappings.
-            costs: what mistakes cost, matched to the choices by name; 0-1 costs when absent.
+            costs: what mistakes cost, matched to the choices by name; the run's when absent, or else 0-1 costs.
             state: as in `predictor`.
             model: the base model where it is loaded already; loaded as the run had it when absent.
 
@@ -234,10 +237,7 @@ class Run:
                 missing[name] = f"{name} holds no labels, so that nothing can be measured"
             elif stored is not None:
                 posteriors[state] = stored
-        try:
-            costs = self.costs
-        except InputError as error:
-            costs, missing["costs"] = None, str(error).replace(f"{self.path}/", "")
+        costs = read(self.record_file.name, lambda _: self.costs)
         return RunContents(record, tuple(log), metrics, posteriors, missing, costs)
 
 

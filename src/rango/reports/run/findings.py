@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rango.decisions import Estimate, Posteriors, mcnemar
+from rango.decisions import CostBalance, Estimate, Posteriors, mcnemar
 from rango.decisions.calibration import calibration_loss
 from rango.decisions.metrics import reliability_bins
 from rango.errors import InputError
 from rango.reports.tables import Metrics, column_named, estimate, interval, number, split_metrics
+from rango.training.measurement import deployed_state
 
 Tone = Literal["good", "bad", "unclear"]
 """Good, bad, or unclear: these data do not decide it."""
@@ -31,20 +32,67 @@ class Finding:
     headline: str
     detail: str
 
+    @property
+    def sentence(self) -> str:
+        """Headline and numbers as running text; what loses to a constant decision is a warning."""
+        warns = self.about == "costs" and self.tone != "good"
+        return f"{'Warning: ' * warns}{self.headline}. {self.detail}"
 
-def verdict_sentences(metrics: Mapping[str, Any], *, split: str = "test") -> list[str]:
-    """Whether the model is worth acting on, and whether adaptation helped, for the terminal.
+
+def verdict(states: Metrics, balance: CostBalance | None = None) -> list[Finding]:
+    """Whether the model is worth acting on, also under stated costs, and whether adaptation helped.
 
     One without the other misleads: a model may be much better than it was, and still worse than ignoring the question.
+
+    Args:
+        states: the metrics of one split.
+        balance: what acting on the model that one would deploy costs, where costs are stated.
+    """
+    findings = [usable_finding(states, balance=balance)]
+    if balance is not None:
+        findings.append(cost_finding(balance, f"the {deployed_state(states)} model"))
+    if states.get("difference"):
+        findings.append(adaptation_finding(states, balance))
+    return findings
+
+
+def verdict_sentences(
+    metrics: Mapping[str, Any], *, split: str = "test", balance: CostBalance | None = None
+) -> list[str]:
+    """The verdict in words for the terminal.
 
     Raises:
         InputError: the split is not in the metrics.
     """
-    states = split_metrics(metrics, split=split)
-    return [f"{finding.headline}. {finding.detail}" for finding in (usable_finding(states), adaptation_finding(states))]
+    return [finding.sentence for finding in verdict(split_metrics(metrics, split=split), balance)]
 
 
-def adaptation_finding(states: Metrics) -> Finding:
+def cost_finding(balance: CostBalance, system: str = "these posteriors") -> Finding:
+    """Does acting on a system cost less than the best decision that is the same for every instance?"""
+    always = f"always deciding {balance.constant!r}"
+    tone: Tone = {"less": "good", "more": "bad", "unclear": "unclear"}[balance.side]  # type: ignore[assignment]
+    compared = {
+        "less": f"costs significantly less than {always}",
+        "more": f"costs significantly more than {always}",
+        "unclear": f"does not cost significantly less than {always}",
+    }[balance.side]
+    detail = (
+        f"It costs {number(balance.real.value)} on average{_bounds(balance.real)}, the posteriors promise "
+        f"{number(balance.promised)}, and {always} costs {number(balance.constant_cost)}"
+    )
+    if not math.isnan(balance.ratio.value):
+        detail += f": {number(balance.ratio.value)} times that{_bounds(balance.ratio)}"
+    for name, share in balance.abstained.items():
+        detail += f"; {name!r} is decided for {share:.0%} of the instances"
+    return Finding("costs", tone, f"Under these costs acting on {system} {compared}", f"{detail}.")
+
+
+def _bounds(cell: Estimate) -> str:
+    span = interval(cell)
+    return f" (95% interval {span})" if span else ""
+
+
+def adaptation_finding(states: Metrics, balance: CostBalance | None = None) -> Finding:
     """Did adaptation help? NCE decides; the error rate stands beside it."""
     nce, error = change(states, "nce"), change(states, "error_rate")
     if nce is None:
@@ -61,6 +109,8 @@ def adaptation_finding(states: Metrics) -> Finding:
     # Better than it was is no success where the priors alone are better still.
     if tone == "good" and usable_finding(states, "adapted").tone == "bad":
         tone, headline = "bad", "Adaptation helped, but not enough: the posteriors are worth less than the priors"
+    elif tone == "good" and balance is not None and balance.side == "more":
+        tone, headline = "bad", f"Adaptation helped, but not enough: always deciding {balance.constant!r} costs less"
     # Where the error rate has another outcome than NCE, the headline must not hide it.
     if error is not None and error[0] != nce[0]:
         unchanged = "stayed the same" if " stayed" in error[1] else "did not change significantly"
@@ -106,14 +156,15 @@ def _undefined(states: Metrics, state: str, metric: str) -> str:
     return f"{column_named(metric).title} is {str(entry['note']).removeprefix('first: ').removeprefix('second: ')}."
 
 
-def usable_finding(states: Metrics, state: str | None = None) -> Finding:
+def usable_finding(states: Metrics, state: str | None = None, *, balance: CostBalance | None = None) -> Finding:
     """Is the model worth acting on? NCE against the priors (1), and errors against always the commonest class.
 
     Args:
         states: the metrics of one split.
         state: which model; when absent the one that would be deployed, which is the calibrated one where there is one.
+        balance: what acting on it costs, where costs are stated: what loses to a constant decision is not usable.
     """
-    state = state or ("calibrated" if "calibrated" in states else "adapted")
+    state = state or deployed_state(states)
     name = f"The {state} model"
     nce = estimate(states, state, "nce")
     if nce is None:
@@ -144,6 +195,10 @@ def usable_finding(states: Metrics, state: str | None = None) -> Finding:
     tone: Tone = "bad" if "bad" in tones else "good" if set(tones) == {"good"} else "unclear"
     verdict = {"good": "is usable", "bad": "is not usable", "unclear": "is not shown to be usable"}[tone]
     joined = f" {'and' if tone == 'good' or tones[0] != 'good' else 'but'} ".join(reasons)
+    if tone == "good" and balance is not None and balance.side != "less":
+        tone = "bad" if balance.side == "more" else "unclear"
+        verdict = f"is {'not' if tone == 'bad' else 'not shown to be'} usable under these costs"
+        joined += f", but not than always deciding {balance.constant!r}"
     return Finding("use", tone, f"{name} {verdict}: {joined}", f"{detail}.")
 
 

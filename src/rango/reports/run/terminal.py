@@ -12,24 +12,28 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rango.console import Terminal
-from rango.decisions import Estimate
+from rango.decisions import CostBalance, Estimate
 from rango.reports.run.findings import verdict_sentences
-from rango.reports.tables import column_named, heading, interval, number, result_rows, split_metrics
-from rango.training.run_folder import read_metrics
+from rango.reports.tables import column_named, heading, interval, number, result_rows, split_metrics, usual_columns
+from rango.training.measurement import balance_of_run
+from rango.training.run_folder import Run, read_metrics
 
 _TITLE_WIDTH = 19
 _VALUE_WIDTH = 16  # a value above its interval: "0.193 to 0.229", and the space between columns
 _LINE_WIDTH = 24  # a value and its interval on one line
 
 
-def result_table(metrics: Mapping[str, Any], *, split: str = "test", width: int = 80) -> Group:
+def result_table(
+    metrics: Mapping[str, Any], *, split: str = "test", width: int = 80, balance: CostBalance | None = None
+) -> Group:
     """The result of a run for the terminal: a row per state, a column per metric, and the verdict in words.
 
     Args:
         metrics: the content of a metrics.json.
         split: which split of it.
         width: columns of the terminal; wider ones get more metrics, narrow ones the interval under the value. What
-            does not fit is left out from the right; the first two metrics never are.
+            does not fit is left out from the right; the first two metrics never are, nor expected costs with them.
+        balance: what acting on the model that one would deploy costs, where costs are stated.
 
     Returns:
         Something to `rich.print`.
@@ -37,11 +41,12 @@ def result_table(metrics: Mapping[str, Any], *, split: str = "test", width: int 
     Raises:
         InputError: the split is not in the metrics.
     """
-    in_line = width >= _TITLE_WIDTH + 2 * _LINE_WIDTH + 4
+    least = 2 if balance is None else 3
+    in_line = width >= _TITLE_WIDTH + least * _LINE_WIDTH + 4
     fits = (width - _TITLE_WIDTH - 4) // (_LINE_WIDTH if in_line else _VALUE_WIDTH)
     # Only metrics that have a value take up room: on instances of one class NCE leaves its place to the next.
-    with_values = [column.name for column in result_rows(metrics, split=split).columns]
-    table = result_rows(metrics, split=split, columns=with_values[: max(2, fits)])
+    with_values = [column.name for column in result_rows(metrics, split=split, with_costs=balance is not None).columns]
+    table = result_rows(metrics, split=split, columns=with_values[: max(least, fits)])
 
     rendered = _empty_table()
     rendered.add_column("", no_wrap=True)
@@ -63,17 +68,19 @@ def result_table(metrics: Mapping[str, Any], *, split: str = "test", width: int 
     count = f"{table.n:,} " if table.n is not None else ""
     caption.append(f"95% intervals over {count}{split} instances" if intervals else f"{count}{split} instances")
     parts: list[RenderableType] = [rendered, Text(" · ".join(caption), style="dim")]
-    if split_metrics(metrics, split=split).get("difference"):
-        parts += [Text(), *map(Text, verdict_sentences(metrics, split=split))]
+    parts += [Text(), *map(Text, verdict_sentences(metrics, split=split, balance=balance))]
     return Group(*parts)
 
 
-def metrics_table(systems: Mapping[str, Mapping[str, Estimate]], *, level: float = 0.95) -> Group:
+def metrics_table(
+    systems: Mapping[str, Mapping[str, Estimate]], *, level: float = 0.95, with_costs: bool = False
+) -> Group:
     """Every metric of one or more systems, a row per metric, a column per system with the interval under the value.
 
     Args:
         systems: estimates by system's title and metric's name. A title `difference` is shown with signs.
         level: nominal coverage of the intervals, for the caption.
+        with_costs: whether costs were stated: expected costs then stand below NCE.
     """
     rendered = _empty_table()
     rendered.add_column("")
@@ -81,7 +88,7 @@ def metrics_table(systems: Mapping[str, Mapping[str, Estimate]], *, level: float
         # Folded, not cut: what is cut off may be what makes two names differ.
         rendered.add_column(title, justify="right", overflow="fold")
     first = next(iter(systems.values()))
-    for name in first:
+    for name in dict.fromkeys((*usual_columns(with_costs=True), *first)) if with_costs else first:
         cells = [_cell(estimates[name], sign=title == "difference") for title, estimates in systems.items()]
         rendered.add_row(Text(heading(column_named(name))), *cells)
     notes = dict.fromkeys(e.note for estimates in systems.values() for e in estimates.values() if e.note)
@@ -102,10 +109,11 @@ def _cell(cell: Estimate | None, style: str = "", *, in_line: bool = False, sign
 
 
 def print_result(folder: Path, *, split: str, shown: Path) -> None:
-    """Print the table of a folder's metrics.json and the path of the file to look at next."""
+    """Print the table of a folder's metrics.json, the verdict, and the path of the file to look at next."""
     console, metrics = Terminal(), read_metrics(folder / "metrics.json")
     if split_metrics(metrics, split=split):
-        console.print(result_table(metrics, split=split, width=console.width))
+        balance = balance_of_run(Run(folder), split=split)
+        console.print(result_table(metrics, split=split, width=console.width, balance=balance))
     else:
         console.print(f"Nothing is measured on {split}, whose instances have no labels; their posteriors are written.")
     console.print(f"\n{shown}", soft_wrap=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rango.console import Terminal
+from rango.decisions import StatedCosts
 from rango.files import write_text
 from rango.output_folder import check_links
 from rango.reports.study.figures import study_figures
@@ -33,17 +34,19 @@ class StudyReport:
         console.print(f"\n{self.page}", soft_wrap=True)
 
 
-def write_study_report(folder: Path, *, replicates: int = 1000) -> StudyReport:
+def write_study_report(folder: Path, *, replicates: int = 1000, costs: StatedCosts | None = None) -> StudyReport:
     """Read a study folder and write its table.csv, table.tex, figures/ and report.html.
 
     Args:
         folder: of the study.
         replicates: bootstrap replicates of the intervals.
+        costs: to show it with in place of its own.
 
     Raises:
-        InputError: the folder is no study.
+        InputError: the folder is no study, or costs that fit none of its tasks.
     """
-    return write_study(folder, read_outcomes(folder), replicates=replicates)
+    study = read_outcomes(folder)
+    return write_study(folder, study if costs is None else replace(study, costs=costs), replicates=replicates)
 
 
 def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> StudyReport:
