@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds without a warning, its links lead somewhere, and it asks for nothing outside."""
+"""The documentation as a site: it builds without a warning, its links lead somewhere, and nothing outside is asked."""
 
 from __future__ import annotations
 
