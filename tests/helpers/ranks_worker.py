@@ -1,4 +1,4 @@
-"""What each process of `test_ranks` runs: `torchrun ranks_worker.py CHECKPOINT OUT [fail]`."""
+"""What each process of `test_distributed` does; `torchrun ranks_worker.py CHECKPOINT OUT` fails in the second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from helpers.toy import toy_task
 from rango.models.loading import Model, load_model
 from rango.options import FinetuneConfig
 from rango.training.bank import TrainingJob
-from rango.training.distributed import launched
+from rango.training.distributed import ProcessGroup, launched
 from rango.training.finetune import finetune, finetune_bank
 from rango.training.trainer import Trainer
 
@@ -42,8 +42,9 @@ def run_all(checkpoint: Path, out: Path) -> None:
     finetune_bank(model, task, bank_jobs(model, out), state=out / "state")
 
 
-def interrupted_once(checkpoint: Path, out: Path) -> None:
+def interrupted_once(checkpoint: Path, out: Path, group: ProcessGroup, _: str) -> None:
     """Stop the first run in the middle, as a fault in all processes would; then run everything."""
+    assert group.size == 2
     step = Trainer._step
 
     def stop(self: Trainer, active: Any) -> Any:
@@ -75,7 +76,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with launched("cpu") as (processes, _):
         assert processes.size == 2
-        if "fail" in sys.argv:
-            fail_in_one(processes.rank)
-            run_all(Path(sys.argv[1]), Path(sys.argv[2]))
-        interrupted_once(Path(sys.argv[1]), Path(sys.argv[2]))
+        fail_in_one(processes.rank)
+        run_all(Path(sys.argv[1]), Path(sys.argv[2]))

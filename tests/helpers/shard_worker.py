@@ -1,17 +1,14 @@
-"""Processes of one run over a sharded base, started here as torchrun starts them, from a server that imports once."""
+"""What the processes of one run over a sharded base do in `test_sharding`."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from helpers import torchrun
 from helpers.toy import toy_task
 
 from rango.models.loading import Model, load_model
@@ -19,7 +16,7 @@ from rango.options import FinetuneConfig, ScoringOptions
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import encode
 from rango.training.bank import TrainingJob
-from rango.training.distributed import ProcessGroup, launched
+from rango.training.distributed import ProcessGroup
 from rango.training.finetune import finetune, finetune_bank
 from rango.training.sharding import load_sharded
 from rango.training.trainer import Trainer
@@ -71,32 +68,10 @@ def look_inside(model: Model, out: Path, processes: ProcessGroup) -> None:
     (out / f"{processes.rank}.json").write_text(json.dumps(values))
 
 
-def start(work: Work, size: int, checkpoint: Path, out: Path, *, limit: float = 120) -> list[int | None]:
+def start(work: Work, size: int, checkpoint: Path, out: Path) -> list[int | None]:
     """Do `work` in `size` processes over one sharded base; returns their exit codes, None for one that hung."""
-    context = multiprocessing.get_context("forkserver")
-    # What takes seconds to import; before Python 3.13 the server does not see the path of the tests.
-    context.set_forkserver_preload(["rango.training.finetune", "rango.training.sharding", "transformers.models.auto"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [
-        context.Process(target=_process, args=(work, rank, size, port, checkpoint, out), daemon=True)
-        for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(limit)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    return codes
+    return torchrun.start(_over_shares, size, work, checkpoint, out)
 
 
-def _process(work: Work, rank: int, size: int, port: int, checkpoint: Path, out: Path) -> None:
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in variables.items()}, MASTER_ADDR="127.0.0.1")
-    torch.set_num_threads(1)
-    with launched("cpu") as (processes, device):
-        model = load_sharded(partial(load_model, checkpoint, device=device), device, processes)
-        work(model, out, processes)
+def _over_shares(work: Work, checkpoint: Path, out: Path, processes: ProcessGroup, device: str) -> None:
+    work(load_sharded(partial(load_model, checkpoint, device=device), device, processes), out, processes)
