@@ -1,0 +1,72 @@
+"""What the documentation tells people to type works: each command parses, each page is carried out as it stands."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers.doc_pages import DOCS, ROOT, RUN, Block, Reader, blocks, check_output, copy_examples, marks, pages
+
+from rango.cli import app
+
+CARRIED_OUT = [path for folder in ("tutorial", "how-to", "concepts") for path in sorted((DOCS / folder).glob("*.md"))]
+BLOCKS = [block for path in pages() for block in blocks(path) if block.language in RUN]
+MOST_NOT_RUN = 20
+"""Blocks that no test runs. Each needs what is not here (a GPU, the Hub, another program) and says so."""
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
+def test_what_is_shown_is_a_command_or_a_program(block: Block) -> None:
+    """Also where it is not run: options that do not exist are noticed."""
+    if block.language == "python":
+        compile(block.text, block.place, "exec")
+        return
+    for command in block.commands():
+        program, *arguments = shlex.split(command, comments=True)
+        if program == "rango" and "--help" not in arguments:
+            function, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
+            assert function.__name__ == arguments[0].replace("-", "_"), block.place
+            assert bound.arguments
+
+
+def test_what_is_not_run_is_little_and_says_why() -> None:
+    left_out = [block for block in BLOCKS if block.not_run]
+    assert len(left_out) <= MOST_NOT_RUN, [block.place for block in left_out]
+    assert all(len(block.mark) > len("not run: ") + 10 for block in left_out)
+    # Beside the pages that are carried out, and the README, whose own test does, a block has to say that it is not.
+    followed = {name(path) for path in CARRIED_OUT} | {"README.md"}
+    assert [block.place for block in BLOCKS if block.page not in followed and not block.not_run] == []
+
+
+@pytest.mark.parametrize(
+    "page", [path for path in CARRIED_OUT if not marks(path) and any(b.language in RUN for b in blocks(path))], ids=name
+)
+def test_a_page_works(page: Path, tmp_path: Path) -> None:
+    copy_examples(tmp_path)
+    Reader(tmp_path).follow(page)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [path for path in CARRIED_OUT if "slow" in marks(path)], ids=name)
+def test_a_long_page_works(page: Path, tmp_path: Path) -> None:
+    """With the pages that go on in its folder."""
+    copy_examples(tmp_path)
+    reader = Reader(tmp_path)
+    reader.follow(page)
+    for further in CARRIED_OUT:
+        if marks(further).get("after") == name(page):
+            reader.follow(further)
+
+
+def test_output_is_compared_line_by_line() -> None:
+    block = Block("page.md", 1, "text", "error 0.123\n...\nend\n", "prints about")
+    check_output(block, "error  0.456\nmore\nend\n", about=True)
+    with pytest.raises(AssertionError, match="shows 'error 0.123'"):
+        check_output(block, "error  0.456\nmore\nend\n", about=False)
+    with pytest.raises(AssertionError, match="shows 'end'"):
+        check_output(block, "error 0.123\nmore\n", about=True)
