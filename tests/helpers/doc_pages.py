@@ -6,8 +6,8 @@ A mark is a comment of Markdown on the line above a block:
     <!-- prints -->            the output of the block before, line by line ("..." stands for any lines)
     <!-- prints about -->      the same, but any number may stand for another one
 
-A block of YAML whose first line is "# NAME.yaml" is that file. On the first lines of a page, `<!-- slow -->` says that it
-takes minutes, and `<!-- after: PAGE -->` that it goes on in the folder that another page leaves.
+A block of YAML whose first line is "# NAME.yaml" is that file. On the first lines of a page, `<!-- slow -->` says that
+it takes minutes, and `<!-- after: PAGE -->` that it goes on in the folder that another page leaves.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import shlex
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def test_a_long_page_works(page: Path, tmp_path: Path) -> None:
     for further in CARRIED_OUT:
         if marks(further).get("after") == name(page):
             reader.follow(further)
+
+
+def test_the_pictures_of_the_concepts_are_those_that_the_script_draws(tmp_path: Path) -> None:
+    runpy.run_path(str(DOCS / "concepts" / "draw.py"))["draw"](tmp_path)
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (DOCS / "concepts" / "figures").iterdir()}
+    texts = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "concepts").glob("*.md"))
+    assert [picture for picture in drawn if f"figures/{picture}" not in texts] == []
 
 
 def test_output_is_compared_line_by_line() -> None:
