@@ -15,6 +15,7 @@ from rango.decisions import (
     Posteriors,
     bayes_decisions,
     bayes_threshold,
+    cost_balance,
     decide,
     risk_coverage,
     risk_curve,
@@ -35,6 +36,43 @@ def test_decide_by_hand() -> None:
     ]
     assert [row["expected_cost"] for row in rows] == pytest.approx([0.3, 0.01])
     assert [row["runner_up_cost"] for row in rows] == pytest.approx([0.5, 0.3])
+
+
+def test_the_balance_of_costs_by_hand() -> None:
+    """Four of five instances are passed on or right: the real cost is their mean, the promise that of the risks."""
+    costs = Costs([[0, 1, 0.3], [5, 0, 0.3]], classes=["ham", "spam"], decisions=["ham", "spam", "ask"])
+    shares = [[0.99, 0.01], [0.99, 0.01], [0.5, 0.5], [0.1, 0.9], [0.98, 0.02]]
+    posteriors = Posteriors(np.log(shares), [0, 0, 0, 1, 1], choices=[("ham", "spam")] * 5)
+    balance = cost_balance(posteriors, costs=costs)
+    assert balance.promised == pytest.approx((0.05 + 0.05 + 0.3 + 0.1 + 0.1) / 5)
+    assert balance.real.value == pytest.approx((0 + 0 + 0.3 + 0 + 5) / 5)
+    # All ham costs 2, all spam 0.6, asking always 0.3.
+    assert (balance.constant, balance.constant_cost) == ("ask", pytest.approx(0.3))
+    assert balance.ratio.value == pytest.approx(1.06 / 0.3)
+    assert balance.abstained == {"ask": 0.2}
+    weighted = cost_balance(posteriors, costs=costs, priors=[1.0, 0.0], replicates=0)
+    assert weighted.promised == pytest.approx((0.05 + 0.05 + 0.3) / 3)
+    assert (weighted.constant, weighted.constant_cost, weighted.side) == ("ham", 0.0, "unclear")
+
+
+@pytest.mark.parametrize("shift", [0.0, -10.0])
+def test_the_side_of_a_balance_is_that_of_the_costs_less_a_constant(shift: float) -> None:
+    """Costs that are earnings, where no ratio is defined, are compared by their difference, with the same outcome."""
+    labels = np.arange(200) % 2
+    sure = np.where(labels[:, None] == np.arange(2), 0.9, 0.1)
+    costs = Costs(Costs.zero_one(2).with_abstention(0.3).matrix + shift)
+    sides = [
+        cost_balance(Posteriors(np.log(q), labels), costs=costs).side for q in (sure, sure[:, ::-1], 0 * sure + 0.5)
+    ]
+    assert sides == ["less", "more", "unclear"]
+    assert np.isnan(cost_balance(Posteriors(np.log(sure), labels), costs=costs).ratio.value) == (shift < 0)
+
+
+def test_a_decision_that_costs_nothing_cannot_be_beaten() -> None:
+    labels = np.arange(60) % 2
+    shares = np.where(labels[:, None] == np.arange(2), 0.1, 0.9)
+    balance = cost_balance(Posteriors(np.log(shares), labels), costs=Costs([[0, 0], [1, 0]]))
+    assert (balance.constant_cost, balance.side) == (0.0, "unclear")
 
 
 @given(seeds)

@@ -21,7 +21,7 @@ from rango.decisions import (
 )
 from rango.files import read_yaml, write_json, write_yaml
 from rango.output_folder import only_writer
-from rango.training.run_folder import Run, as_json, read_metrics
+from rango.training.run_folder import Run, RunContents, as_json, read_metrics
 
 _NO_SYSTEM = ("prior", "difference")
 """What metrics.json has beside the states that have posteriors."""
@@ -78,6 +78,16 @@ def balance_of_run(run: Run, *, split: str = "test") -> CostBalance | None:
     posteriors = run.posteriors(deployed_state(states), split)
     seed = read_yaml(run.record_file)["config"]["seed"]
     return cost_balance(posteriors, costs=run.stated_costs.for_posteriors(posteriors), seed=seed)
+
+
+def balance_of_contents(run: RunContents) -> CostBalance | None:
+    """As `balance_of_run`, of what could be read; None where costs or the posteriors to act on are missing."""
+    posteriors = run.posteriors.get(deployed_state(run.posteriors))
+    if run.costs is None or posteriors is None:
+        return None
+    config = run.record.get("config")
+    seed = config.get("seed") if isinstance(config, Mapping) else None
+    return cost_balance(posteriors, costs=run.costs, seed=seed if isinstance(seed, int) else 0)
 
 
 def state_costs(run: Run, costs: StatedCosts) -> bool:

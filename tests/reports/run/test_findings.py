@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rango.decisions import Posteriors
+from rango.decisions import CostBalance, Costs, Estimate, Posteriors, cost_balance
 from rango.decisions.calibration import calibration_loss
 from rango.errors import InputError
 from rango.reports.run.findings import (
@@ -13,6 +13,7 @@ from rango.reports.run.findings import (
     calibration_finding,
     chance_error,
     change,
+    cost_finding,
     floor_finding,
     mcnemar_sentence,
     recalibration_gain,
@@ -235,3 +236,52 @@ def test_a_gain_towards_the_floor_must_be_significant() -> None:
         "unclear",
         "It is not significantly nearer to the floor than the priors are",
     )
+
+
+def balance(side: str, ratio: float = 0.8) -> CostBalance:
+    """What acting costs where always passing on costs 0.3."""
+    real = Estimate(0.3 * ratio, 0.3 * ratio - 0.05, 0.3 * ratio + 0.05, 100, "lower")
+    shown = Estimate(ratio, ratio - 0.1, ratio + 0.1, 100, "lower")
+    return CostBalance(0.2, real, shown, "pass on", 0.3, {"pass on": 0.25}, side)  # type: ignore[arg-type]
+
+
+def test_costs_are_compared_with_the_best_constant_decision_by_name() -> None:
+    finding = cost_finding(balance("less"), "the calibrated model")
+    assert finding.tone == "good"
+    assert finding.sentence == (
+        "Under these costs acting on the calibrated model costs significantly less than always deciding 'pass on'. "
+        "It costs 0.240 on average (95% interval 0.190 to 0.290), the posteriors promise 0.200, and always deciding "
+        "'pass on' costs 0.300: 0.800 times that (95% interval 0.700 to 0.900); 'pass on' is decided for 25% of the "
+        "instances."
+    )
+    worse, unclear = cost_finding(balance("more", 1.5)), cost_finding(balance("unclear", 1.05))
+    assert worse.sentence.startswith("Warning: Under these costs acting on these posteriors costs significantly more")
+    assert unclear.sentence.startswith("Warning: Under these costs acting on these posteriors does not cost signif")
+    assert (worse.tone, unclear.tone) == ("bad", "unclear")
+    # Where the constant decision costs nothing there is no ratio to show.
+    free = cost_balance(Posteriors(np.log([[0.9, 0.1], [0.2, 0.8]]), [0, 1]), costs=Costs([[0, 0], [1, 0]]))
+    assert "times that" not in cost_finding(free).sentence
+
+
+def test_nothing_that_loses_to_a_constant_decision_is_called_good() -> None:
+    metrics = {
+        **made_metrics(DOWN, DOWN),
+        "prior": {"nce": entry(1.0), "error_rate": entry(0.6)},
+        "calibrated": {"nce": entry(0.7, 0.6, 0.8), "error_rate": entry(0.3, 0.2, 0.4)},
+    }
+    for side, tone, words in (
+        ("less", "good", "is usable: better than the priors and than always the commonest class"),
+        ("more", "bad", "is not usable under these costs: better than the priors and than always the commonest class"),
+        ("unclear", "unclear", "is not shown to be usable under these costs: better than the priors"),
+    ):
+        finding = usable_finding(metrics, balance=balance(side))
+        assert (finding.tone, words in finding.headline) == (tone, True)
+        assert finding.headline.endswith(", but not than always deciding 'pass on'") == (side != "less")
+    adapted = {**metrics["adapted"], "nce": entry(0.7, 0.6, 0.8), "error_rate": entry(0.3, 0.2, 0.4)}
+    helped = adaptation_finding({**metrics, "adapted": adapted}, balance("more"))
+    assert (helped.tone, helped.headline) == (
+        "bad",
+        "Adaptation helped, but not enough: always deciding 'pass on' costs less",
+    )
+    sentences = verdict_sentences({"test": metrics}, balance=balance("more"))
+    assert [sentence.split()[0] for sentence in sentences] == ["The", "Warning:", "Adaptation"]

@@ -20,9 +20,10 @@ from rango.decisions import Calibrator
 from rango.errors import InputError
 from rango.files import model_file
 from rango.options import Form
-from rango.reports.run.findings import adaptation_finding, usable_finding
+from rango.reports.run.findings import verdict
 from rango.reports.tables import Metrics, Table, estimate, estimate_notes, heading, interval, number, result_rows
 from rango.tasks import Templates, hellaswag, simulated, socialiqa, table
+from rango.training.measurement import balance_of_run
 from rango.training.run_folder import Run
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def render_card(run: Run, made: Exported) -> str:
     if made.measured and (run.path / "calibrator.json").is_file():
         calibrator = Calibrator.read(run.path / "calibrator.json")
     form: Form = record.get("form") or config.form or "cloze"
-    shown = result_rows({"test": states}) if states else None
+    shown = result_rows({"test": states}, with_costs=run.stated_costs is not None) if states else None
     # Notes on single numbers: of those of the exported model that the table shows.
     names = [column.name for column in shown.columns] if shown else []
     own = {
@@ -137,7 +138,7 @@ def render_card(run: Run, made: Exported) -> str:
         "record": record,
         "form": form,
         "trained": _trained(made, record),
-        "findings": [usable_finding(states), adaptation_finding(states)] if states else [],
+        "findings": verdict(states, balance_of_run(run)) if states else [],
         "table": shown,
         "notes": [*map(str, record.get("notes") or ()), *estimate_notes(own)],
         "prompt": prompt_template(config.task, form),

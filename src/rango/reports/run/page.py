@@ -35,6 +35,7 @@ from rango.reports.tables import (
     state_named,
 )
 from rango.studies.axes import dotted_items
+from rango.training.measurement import balance_of_contents, deployed_state
 from rango.training.run_folder import Run, RunContents
 
 _CHIEF = ("nce", "error_rate")
@@ -69,10 +70,14 @@ def render_page(run: RunContents) -> str:
     model, config = _mapping(record, "model"), _mapping(record, "config")
     test = run.metrics.get("test")
     states: Metrics = test if isinstance(test, Mapping) else {}
-    table = result_rows(run.metrics) if states else None
+    table = result_rows(run.metrics, with_costs=run.costs is not None) if states else None
     verdict: list[findings.Finding] = []
     if states:
-        verdict = [findings.usable_finding(states), findings.adaptation_finding(states), findings.floor_finding(states)]
+        balance = balance_of_contents(run)
+        verdict = [findings.usable_finding(states, balance=balance)]
+        if balance is not None:
+            verdict.append(findings.cost_finding(balance, f"the {deployed_state(posteriors)} model"))
+        verdict += [findings.adaptation_finding(states, balance), findings.floor_finding(states)]
         reason = missing.get("posteriors/test-adapted.parquet", "")
         verdict.append(findings.calibration_finding(posteriors.get("adapted"), reason=reason))
     # Comparisons of instances need the posteriors before and after adaptation.
