@@ -22,6 +22,9 @@ REFUSED = {
     "finetune m simulated --out OUT --lora.rank 0": "lora.rank is '0'",
     "finetune m simulated --out OUT --lora.rnk 1": "--lora.rank",
     "finetune --config NOWHERE": "NOWHERE does not exist",
+    "finetune m simulated --out OUT --lora.layers 0-x": "'0-x' is not a layer or a range",
+    "finetune m simulated --out OUT --train 5 --shots 6": "shots is 6 but the training split has 5",
+    "evaluate m simulated --out OUT --train 5 --shots 6": "shots is 6 but the training split has 5",
     "evaluate m simulated --out FULL": "already holds other files",
     "evaluate m simulated --out OUT --adapter EMPTY": "EMPTY holds no adapter_config.json",
     "evaluate m simulated --out OUT --adapter NOWHERE": "NOWHERE holds no adapter_config.json",
@@ -29,6 +32,10 @@ REFUSED = {
     "pretrain NOWHERE --out OUT": "NOWHERE does not exist",
     "pretrain FILE --out OUT": "FILE: ending '' is not known; expected .txt",
     "pretrain FILE --out FILE/model": "cannot be written to",
+    "pretrain EMPTY.txt --out OUT": "EMPTY.txt is empty",
+    "pretrain P.jsonl --out OUT": "P.jsonl:1: `text` is None",
+    "pretrain TEXT.txt --out FULL": "already holds something else (notes.txt)",
+    "pretrain TEXT.txt --out .": "is the current folder",
     "pretrain FILE --out OUT --tokenizer NOWHERE": "tokenizer NOWHERE is not a folder",
     "pretrain FILE --out OUT --architecture NOWHERE.json": "NOWHERE.json does not exist",
     "generate ./NOWHERE Ann": "model folder ./NOWHERE does not exist",
@@ -39,6 +46,8 @@ REFUSED = {
     "score-text m FILE --out FULL": "is a folder; give the path of a file",
     "spell m Ann --words NOWHERE": "NOWHERE does not exist",
     "spell m --file NOWHERE": "NOWHERE does not exist",
+    "spell m Ann --words EMPTY.txt": "EMPTY.txt is empty",
+    "spell m Ann --words TEXT.txt": "TEXT.txt:1: 'Ann sings.'; expected a word",
     "spell m": "give the text to check, or --file FILE",
     "metrics NOWHERE": "NOWHERE",
     "metrics P.jsonl --costs NOWHERE": "NOWHERE does not exist",
@@ -84,6 +93,8 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
     (folder / "FULL").mkdir()
     (folder / "FULL" / "notes.txt").write_text("mine")
     (folder / "FILE").write_text("Ann sings.\n")
+    (folder / "TEXT.txt").write_text("Ann sings.\n")
+    (folder / "EMPTY.txt").touch()
     (folder / "P.jsonl").write_text('{"label": 0, "posteriors": [0.6, 0.4]}\n' * 4)
     (folder / "STUDY").write_text("base: {model: m, task: socialiqa, data: NOWHERE}\n")
     done = subprocess.run(

@@ -7,12 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
@@ -23,6 +23,8 @@ from rango.errors import Interrupted
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 _PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 _WIDE, _NARROW = 100, 80  # columns of a terminal for a long bar, and for any
+_LOG_SECONDS = 60.0
+_LONG_LOADING = 2.0  # seconds above which loading a model is worth a note
 
 
 def short(number: float) -> str:
@@ -36,6 +38,18 @@ def short(number: float) -> str:
     rounded = float(f"{number:.3g}")
     scale, letter = max((scale, letter) for scale, letter in ((1e3, "k"), (1e6, "M"), (1e9, "G")) if scale <= rounded)
     return f"{rounded / scale:g}{letter}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it.
+
+    >>> [duration(seconds) for seconds in (0.4, 59.6, 100, 5_000, 20_000)]
+    ['0 s', '60 s', '100 s', '83 min', '5 h 33 min']
+    """
+    if seconds <= 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def visible(text: str) -> str:
@@ -78,45 +92,99 @@ class _Words(ProgressColumn):
         return Text(task.fields["words"], style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def progress_columns(width: int) -> list[ProgressColumn]:
+def progress_columns(width: int, *, counted: bool = True) -> list[ProgressColumn]:
     """The columns of a progress line for a terminal of this width; a narrow one shows no bar."""
     bar = [BarColumn(bar_width=24 if width >= _WIDE else 10)] if width >= _NARROW else []
-    return [TextColumn("{task.description}"), *bar, _Count(), _Words(), TimeRemainingColumn(compact=True)]
+    count = [_Count()] if counted else []
+    return [TextColumn("{task.description}"), *bar, *count, _Words(), TimeRemainingColumn(compact=True)]
 
 
 class Bar:
-    """A running progress bar; `advance` moves it and shows a few words beside it."""
+    """How far something is that takes long. This one is silent; see `Screen.bar`."""
 
-    def __init__(self, progress: Progress | None, task: int) -> None:
+    def advance(self, amount: float = 1, words: str | None = None, *, log: bool = False) -> None:
+        """Move by `amount`; `words` replace those that say how it stands. With `log` they are worth a line in a log."""
+
+
+class _TerminalBar(Bar):
+    """A line that is drawn again and again, with a few words beside the bar."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
 
-    def advance(self, amount: float = 1, words: str | None = None) -> None:
-        """Move by `amount` and, if given, replace the words beside the bar."""
-        if self._progress is not None:
-            fields = {} if words is None else {"words": words}
-            self._progress.update(self._task, advance=amount, **fields)  # type: ignore[arg-type]
+    def advance(self, amount: float = 1, words: str | None = None, *, log: bool = False) -> None:  # noqa: ARG002
+        fields = {} if words is None else {"words": words}
+        self._progress.update(self._task, advance=amount, **fields)  # type: ignore[arg-type]
+
+
+class _LogBar(Bar):
+    """Where nothing can be drawn again: a whole line at most once a minute, and for what is worth one."""
+
+    def __init__(self, screen: Screen, label: str, total: float, *, done: float, unit: str) -> None:
+        self._screen, self._label, self._total, self._unit = screen, label, total, unit
+        self._first = self._done = done
+        self._words = ""
+        self._begun = self._last = screen.clock()
+
+    def advance(self, amount: float = 1, words: str | None = None, *, log: bool = False) -> None:
+        self._done += amount
+        self._words = self._words if words is None else words
+        now = self._screen.clock()
+        if not log and now - self._last < _LOG_SECONDS:
+            return
+        self._last = now
+        count = f"{self._done:,.0f} of {self._total:,.0f} {self._unit}" if self._unit else ""
+        # What an earlier command has done says nothing of how fast this one is.
+        moved, rest = self._done - self._first, self._total - self._done
+        pace = (now - self._begun) / moved if moved > 0 else 0.0
+        step = f"{pace:.2g} s a step" if pace and self._unit == "steps" else ""
+        remaining = f"{duration(pace * rest)} left" if pace and rest > 0 else ""
+        self._screen.say(f"{self._label}: {', '.join(filter(None, (count, self._words, step, remaining)))}")
 
 
 class Screen:
-    """Where progress goes: a terminal, or nowhere when quiet."""
+    """Where progress goes: a terminal, a log, or nowhere when quiet."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.quiet = quiet
+        self.clock = clock
         self.console = Terminal(stderr=True, quiet=quiet)
 
     def say(self, sentence: str) -> None:
         """Print one sentence."""
         self.console.print(sentence, soft_wrap=True)
 
+    def loading(self, model: str) -> Callable[[], None]:
+        """Say that a model is being loaded, before anything that takes time; call what is returned when it is."""
+        self.say(f"Loading {model} ...")
+        begun = self.clock()
+
+        def loaded() -> None:
+            if (seconds := self.clock() - begun) > _LONG_LOADING:
+                self.say(f"· loaded in {seconds:.1f} s")
+
+        return loaded
+
     @contextlib.contextmanager
-    def bar(self, label: str, total: float) -> Iterator[Bar]:
-        """A progress bar from 0 to `total` for the length of the block; it stays as a line when done."""
-        if self.quiet or not self.console.is_terminal:
-            yield Bar(None, 0)
-            return
-        with Progress(*progress_columns(self.console.width), console=self.console) as progress:
-            yield Bar(progress, progress.add_task(label, total=total, words=""))
+    def bar(self, label: str, total: float, *, done: float = 0, unit: str = "", passing: bool = False) -> Iterator[Bar]:
+        """How far something is, for the length of the block: a bar on a terminal, elsewhere a line once a minute.
+
+        Args:
+            label: what is being done.
+            total: where it ends.
+            done: where it begins, if an earlier command has done a part.
+            unit: what is counted, in the plural; nothing where the words beside the bar have a count of their own.
+            passing: take the bar off the terminal at the end of the block.
+        """
+        if self.quiet:
+            yield Bar()
+        elif not self.console.is_terminal:
+            yield _LogBar(self, label, total, done=done, unit=unit)
+        else:
+            columns = progress_columns(self.console.width, counted=bool(unit))
+            with Progress(*columns, console=self.console, transient=passing) as progress:
+                yield _TerminalBar(progress, progress.add_task(label, total=total, completed=int(done), words=""))
 
 
 class SignalGuard:

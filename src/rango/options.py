@@ -137,6 +137,14 @@ def _check_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
     return targets
 
 
+def _check_layers(text: str | None) -> str | None:
+    # Up to which number, only the network can say.
+    for part in (text or "0").replace(" ", "").split(","):
+        if not re.fullmatch(r"\d+(-\d+)?", part):
+            raise ValueError(f"{text!r}: {part!r} is not a layer or a range; write for example 0-7 or 0,3")
+    return text
+
+
 def _check_size(text: str | None) -> str | None:
     if text is not None and parse_size(text) is None:
         raise ValueError(f"{text!r} is no size; write a number and its unit, such as 8GiB or 500MB")
@@ -211,7 +219,7 @@ class LoRA(Config):
     ] = ("q", "v")
     """Which projections are adapted: a comma-separated list among q, k, v, o, mlp, head. Also all-linear (every linear
     map of the decoder layers) and, for any architecture, ends of module names, such as self_attn.q_proj."""
-    layers: str | None = None
+    layers: Annotated[str | None, AfterValidator(_check_layers)] = None
     """Which decoder layers are adapted, for example 0-7 or 0,3; all when absent."""
     rank_pattern: Annotated[tuple[RankEntry, ...], BeforeValidator(_pattern_entries)] = ()
     """Other ranks in some modules: a comma-separated list such as mlp=16,k=4. A name is a placement, or a regular

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.command import without_loading
 
 from rango.cli import main
 from rango.language.options import PretrainConfig
@@ -29,8 +30,9 @@ def model(checkpoint: Checkpoint, tmp_path: Path) -> Path:
 def fails(capsys: Capture, *arguments: object) -> str:
     assert main([str(argument) for argument in arguments]) == 2
     out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    return err
+    error = without_loading(err)
+    assert (out, error.count("\n")) == ("", 1)
+    return error
 
 
 def test_score_text_prints_a_row_per_line_and_writes_tokens(model: Path, tmp_path: Path, capsys: Capture) -> None:

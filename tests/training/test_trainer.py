@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -201,3 +202,20 @@ def test_a_quiet_run_shows_no_bar(checkpoint: Checkpoint, tmp_path: Path, capsys
     capsys.readouterr()
     finetune(model, toy_task(), out=tmp_path / "run", **QUICK, screen=Screen(quiet=True))
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_log_has_a_line_for_each_validation(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticks = itertools.count()
+    model = load_model(checkpoint("phi"))
+    capsys.readouterr()
+    run = finetune(model, toy_task(), out=tmp_path / "run", **QUICK, screen=Screen(clock=lambda: next(ticks) * 0.5))
+    errors = capsys.readouterr().err
+    lines = [line for line in errors.splitlines() if line.startswith("training: ")]
+    validated = [record["step"] for record in run.log if "validation" in record]
+    assert [int(line.split()[1]) for line in lines] == validated
+    assert re.fullmatch(r"training: 0 of 12 steps, val NCE \d\.\d{3}", lines[0])
+    shown = r"training: \d+ of 12 steps, loss \d\.\d{3} · val NCE \d\.\d{3} · [\d,]+ tokens/s, 0\.\d+ s a step"
+    assert all(re.fullmatch(shown + r"(, \d s left)?", line) for line in lines[1:]), lines
+    assert not set(errors) & {"\x1b", "\r"}

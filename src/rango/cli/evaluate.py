@@ -10,11 +10,12 @@ from cyclopts import Parameter
 
 from rango.cli import check_shard
 from rango.cli.groups import CostsText, Out, Quiet, Shard, show_in_groups
+from rango.console import Screen
 from rango.decisions import StatedCosts
 from rango.files import FULL_RECORD, check_adapter_folder, check_writable
 from rango.models.sources import check_source
 from rango.options import EvaluateConfig
-from rango.tasks import load_task
+from rango.tasks import few_shot, load_task
 from rango.training.evaluation_of_run import as_the_run, check_evaluation_output, costs_for
 
 # Only the model and the task are empty by default.
@@ -55,9 +56,11 @@ def evaluate(
     check_evaluation_output(out, settings)
     stated = None if costs is None else StatedCosts.read(costs)
     task = load_task(settings.task, settings)
+    few_shot(task, shots=settings.shots, seed=settings.shots_seed)  # refuses more of them than the task has
     stated = costs_for(task, settings, stated)
     # Bad input is refused above, before the seconds that these take.
-    from rango.console import Screen
+    screen = Screen(quiet=quiet or os.environ.get("RANK", "0") != "0")
+    loaded = screen.loading(settings.model)
     from rango.models.loading import load_model
     from rango.reports.run.terminal import print_result
     from rango.training.distributed import launched
@@ -65,9 +68,9 @@ def evaluate(
     from rango.training.sharding import load_sharded
 
     with launched(settings.device) as (processes, device):
-        screen = Screen(quiet=quiet or not processes.is_main)
         load = partial(load_model, settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
         base = load_sharded(load, device, processes) if shard else load()
+        loaded()
         metrics = write_evaluation(base, task, out=out, config=settings, screen=screen, notes=notes, costs=stated)
         if metrics:
             print_result(out, split=settings.split, shown=out / "metrics.json")

@@ -15,7 +15,7 @@ from rango.decisions import StatedCosts
 from rango.files import check_writable
 from rango.models.sources import check_source
 from rango.options import FinetuneConfig
-from rango.tasks import load_task
+from rango.tasks import few_shot, load_task
 from rango.training.measurement import state_costs
 from rango.training.prediction import check_costs
 from rango.training.run_folder import check_output, is_newer
@@ -50,6 +50,7 @@ def finetune(
         check_writable(out)
     stated = None if costs is None else StatedCosts.read(costs)
     task = load_task(settings.task, settings)
+    few_shot(task, shots=settings.shots, seed=settings.shots_seed)  # refuses more of them than the task has
     if stated is not None:
         check_costs(stated, task.test)
     run = check_output(out, settings, task)
@@ -68,6 +69,8 @@ def finetune(
             print_result(out, split="test", shown=out / "report.html")
         return
     # Bad input is refused above, before the seconds that these take.
+    screen = Screen(quiet=quiet or os.environ.get("RANK", "0") != "0")
+    loaded = screen.loading(settings.model)
     from rango.models.loading import load_model
     from rango.reports.run.page import write_report
     from rango.reports.run.terminal import print_result
@@ -76,9 +79,9 @@ def finetune(
     from rango.training.sharding import load_sharded
 
     with launched(settings.device) as (processes, device):
-        screen = Screen(quiet=quiet or not processes.is_main)
         load = partial(load_model, settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
         base = load_sharded(load, device, processes) if shard else load()
+        loaded()
         run = train(base, task, out=out, config=settings, screen=screen, costs=stated)
         if processes.is_main:
             print_result(run.path, split="test", shown=write_report(run.path))

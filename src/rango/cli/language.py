@@ -15,14 +15,15 @@ from rango.console import Screen, Terminal, visible
 from rango.errors import InputError
 from rango.files import (
     check_adapter_folder,
-    check_file,
     check_writable_file,
     read_lines,
     write_json_lines,
 )
-from rango.language.options import GenerateOptions, SpellingOptions
+from rango.language.options import GenerateOptions, SpellingOptions, check_characters, check_readable
+from rango.language.words import read_words
 from rango.models.sources import check_source
 from rango.options import ModelOptions
+from rango.unicode_words import words_of
 
 if TYPE_CHECKING:
     from rango.language.spelling.checker import SpellingCheck
@@ -55,14 +56,17 @@ def generate(
         The text to continue; "" begins a new text.
     """
     check_source(model, options.quantise)
+    check_characters(prompt, "the prompt")
     if options.adapter is not None:
         check_adapter_folder(options.adapter)
+    screen = Screen(quiet=quiet)
+    is_loaded = screen.loading(model)
     from rango.language.generate import generate as continue_text
     from rango.models.loading import load_model
     from rango.models.peft_format import load_adapter
 
-    screen = Screen(quiet=quiet)
     loaded = load_model(model, dtype=options.dtype, device=options.device, quantise=options.quantise)
+    is_loaded()
     adapter = load_adapter(loaded, options.adapter) if options.adapter is not None else None
     generation = continue_text(loaded, prompt, options=options)
     screen.say(f"{model}: {'; '.join([*loaded.notes, *(adapter.notes if adapter else ())])}")
@@ -108,11 +112,13 @@ def score_text(
         check_writable_file(out)
     check_source(model, options.quantise)
     lines = _numbered_lines(file)
+    is_loaded = Screen().loading(model)
     from rango.language.printing import improbable_below, print_scores
     from rango.language.text_scores import score_texts
     from rango.models.loading import load_model
 
     loaded = load_model(model, dtype=options.dtype, device=options.device, quantise=options.quantise)
+    is_loaded()
     scores = score_texts(loaded, list(lines.values()))
     if out is not None:
         write_json_lines(out, [_score_row(number, score) for number, score in zip(lines, scores, strict=True)])
@@ -151,21 +157,18 @@ def spell(
     if out is not None:
         check_writable_file(out)
     check_source(model, options.quantise)
-    if words is not None:
-        check_file(words)
     lines = _numbered_lines(file) if file is not None else {1: text or ""}
-    from rango.language.printing import print_spelling
-    from rango.language.spelling.checker import SpellChecker
-    from rango.language.text_scores import check_readable
-    from rango.language.words import read_words
-    from rango.models.loading import load_model
-    from rango.unicode_words import words_of
-
     # Every line is checked before the model is loaded for the first of them.
     for number, line in lines.items():
         check_readable(line, f"line {number}" if file is not None else "the text")
     known = read_words(words) if words is not None else None
+    is_loaded = Screen().loading(model)
+    from rango.language.printing import print_spelling
+    from rango.language.spelling.checker import SpellChecker
+    from rango.models.loading import load_model
+
     loaded = load_model(model, dtype=options.dtype, device=options.device, quantise=options.quantise)
+    is_loaded()
     checker = SpellChecker(loaded, words=known, options=spelling)
     total = sum(1 for line in lines.values() for _ in words_of(line))
     with Screen(quiet=total < _LONG_TEXT).bar("words", total) as bar:

@@ -58,12 +58,14 @@ def predict(
         check_costs(stated, task.test)
     predictor = folder.predictor(state)
     check_source(folder.config.model, folder.config.quantise)
+    screen = Screen(quiet=quiet)
+    loaded = screen.loading(folder.config.model)
     from rango.models.loading import load_model
 
-    screen = Screen(quiet=quiet)
     model = load_model(folder.config.model, dtype=folder.config.dtype, device=device, quantise=folder.config.quantise)
+    loaded()
     screen.say(f"Scoring {len(task.test):,} rows ...")
-    predictions = predictor.predict(task, values, model=model, costs=stated)
+    predictions = predictor.predict(task, values, model=model, costs=stated, screen=screen)
     write_rows(out, list(predictions.table()))
     kind = state or ("adapted and calibrated" if predictor.calibrator is not None else "adapted, not calibrated")
     used = "an error costs 1" if stated is None else stated.words + (" (the run's)" if costs is None else "")

@@ -8,9 +8,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli.groups import Quiet
+from rango.console import Screen
 from rango.errors import InputError
 from rango.files import check_file, check_writable
-from rango.language.corpus import arpa_file, check_ending
+from rango.language.corpus import Source, arpa_file, check_ending, count_sources, read_sources
+from rango.language.model_folder import check_place
 from rango.language.options import PretrainConfig
 
 
@@ -38,10 +40,15 @@ def pretrain(
     if settings.architecture_file:
         check_file(Path(settings.architecture))
     check_writable(out.parent)
+    check_place(out.resolve())
+    screen = Screen(quiet=quiet)
+    sources: list[Path] | list[Source] = texts
     if arpa_file(texts, settings) is None:
         for text in texts:
             check_ending(text)
-    from rango.console import Screen
+        sources = read_sources(texts)
+        documents = sum(len(source.documents) for source in sources)
+        screen.say(f"{documents:,} documents are read from {count_sources(sources)} ...")
     from rango.language.pretrain import pretrain as train
 
-    print(train(texts, out=out, config=settings, screen=Screen(quiet=quiet)))
+    print(train(sources, out=out, config=settings, screen=screen))

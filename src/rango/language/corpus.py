@@ -70,7 +70,7 @@ class Corpus:
         return np.split(self.train, self.starts[1:])
 
 
-def arpa_file(texts: Sequence[Path | str], config: PretrainConfig) -> Path | None:
+def arpa_file(texts: Sequence[Path | str | Source], config: PretrainConfig) -> Path | None:
     """The ARPA file (.arpa, .arpa.gz) that is given instead of text; None for text.
 
     Raises:
@@ -99,14 +99,17 @@ def check_ending(path: Path) -> str:
     return kind
 
 
-def read_sources(texts: Iterable[Path | str]) -> list[Source]:
-    """Read text files (paths), or take documents as they are (strings).
+def read_sources(texts: Iterable[Path | str | Source]) -> list[Source]:
+    """Read text files (paths), or take documents as they are (strings); sources that are read already stay.
 
     Raises:
         InputError: nothing given; a file that is missing, empty, not UTF-8 or of an unknown ending; a JSONL line
             without a string under `text`.
     """
-    items: list[Path | str] = list(texts)
+    items = list(texts)
+    sources = [item for item in items if isinstance(item, Source)]
+    if items and len(sources) == len(items):
+        return sources
     paths = [item for item in items if isinstance(item, Path)]
     if not items:
         raise InputError("no text given; expected at least one .txt, .txt.gz, .jsonl or .jsonl.gz file")

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 
 from rango.errors import InputError
-from rango.language.options import GenerateOptions
-from rango.language.text_scores import beginning, check_characters
+from rango.language.options import GenerateOptions, check_characters
+from rango.language.text_scores import beginning
 from rango.models.loading import Model, accepts
 from rango.scoring.forward import check_numbers
 

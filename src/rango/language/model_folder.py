@@ -15,16 +15,17 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rango.errors import DivergenceError, InputError, RunError
 from rango.files import naming_file, read_yaml, write_yaml
 from rango.language.corpus import Corpus, Source
 from rango.language.options import PretrainConfig
-from rango.language.text_scores import bits_per_byte, perplexity
-from rango.models.loading import Model, quiet_transformers
 from rango.output_folder import LOCK, check_links, only_writer
 from rango.training.run_folder import versions
+
+if TYPE_CHECKING:
+    from rango.models.loading import Model
 
 STATE = "state.safetensors"
 RECORD = "pretrain.yaml"
@@ -46,6 +47,8 @@ def held_out_measures(nats_per_token: float, tokens: int, corpus: Corpus) -> dic
 
     The perplexity is infinite beyond float64, and where an unsmoothed model gives the text probability 0.
     """
+    from rango.language.text_scores import bits_per_byte, perplexity
+
     return {
         "held_out_nats_per_token": round(nats_per_token, 6),
         "held_out_perplexity": round(perplexity(-nats_per_token, 1), 4),
@@ -60,7 +63,8 @@ def check_place(out: Path) -> None:
         out: resolved: absolute, without links.
 
     Raises:
-        InputError: the current folder, a mount point (such as /), a file, or a place inside a file.
+        InputError: the current folder, a mount point (such as /), a file, a place inside a file, or a folder of other
+            files than a model's.
     """
     if out == Path.cwd():
         raise InputError(f"{out} is the current folder, which cannot be replaced; give a folder in it or elsewhere")
@@ -70,6 +74,9 @@ def check_place(out: Path) -> None:
     if not nearest.is_dir():
         inside = "" if nearest == out else f", so {out} cannot be in it"
         raise InputError(f"{nearest} is a file{inside}; give a folder that does not exist yet")
+    names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
+    if names and not (out / RECORD).is_file():
+        raise _holds_something_else(out, names)
 
 
 def is_complete(out: Path, identity: str) -> bool:
@@ -83,7 +90,11 @@ def is_complete(out: Path, identity: str) -> bool:
         return False
     if (out / RECORD).is_file() and read_yaml(out / RECORD).get("identity") == identity:
         return True
-    raise InputError(f"{out} already holds something else ({names[0]}); give another folder, or empty this one")
+    raise _holds_something_else(out, names)
+
+
+def _holds_something_else(out: Path, names: Sequence[str]) -> InputError:
+    return InputError(f"{out} already holds something else ({names[0]}); give another folder, or empty this one")
 
 
 @contextlib.contextmanager
@@ -151,6 +162,8 @@ def write_folder(
     work: Path, made: Pretrained, *, config: PretrainConfig, sources: Sequence[Source], identity: str
 ) -> None:
     """Write network, tokenizer and record into the work folder, on the disk when this returns."""
+    from rango.models.loading import quiet_transformers
+
     with quiet_transformers():
         made.model.network.save_pretrained(work)
         made.model.tokenizer.save_pretrained(work)

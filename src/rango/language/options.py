@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rango.config import Config, Seed
+from rango.errors import InputError
 from rango.options import ModelOptions
 
 SMALLEST_VOCABULARY = 257  # 256 bytes and the end of text
@@ -197,3 +198,21 @@ class SpellingOptions(Config):
     and models give those too little probability."""
     candidates: Annotated[int, Field(ge=1)] = 20
     """Known words near each word that the language model compares."""
+
+
+def check_readable(text: str, where: str) -> None:
+    """Raise InputError where a text is blank, or as `check_characters`: no model can score it."""
+    if not text.strip():
+        raise InputError(f"{where} is blank; give at least one word")
+    check_characters(text, where)
+
+
+def check_characters(text: str, where: str) -> None:
+    """Raise InputError where a text cannot be written as UTF-8, because it holds half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        # Python reads a byte of the command line that is not UTF-8 as U+DC80 to U+DCFF (PEP 383).
+        what = f"byte {code - 0xDC00:#04x}" if 0xDC80 <= code <= 0xDCFF else f"U+{code:04X}, half a surrogate pair,"
+        raise InputError(f"{where}: {what} at character {error.start + 1} is not UTF-8; give UTF-8 text") from None

@@ -56,7 +56,7 @@ _TOKENS_AT_ONCE = 200_000  # of held-out text that an n-gram scores: the tables 
 
 
 def pretrain(
-    texts: Sequence[Path] | Iterable[str], *, out: Path, config: PretrainConfig, screen: Screen | None = None
+    texts: Iterable[Path | str | Source], *, out: Path, config: PretrainConfig, screen: Screen | None = None
 ) -> Path:
     """Train a small causal language model and its tokenizer; `rango.load_model` loads `out`.
 
@@ -64,8 +64,8 @@ def pretrain(
     `AutoModelForCausalLM` loads it. An n-gram is counted, or read from an ARPA file.
 
     Args:
-        texts: text files (.txt, .jsonl with a `text` field, also .gz), or documents as strings; or for an n-gram
-            one ARPA file (.arpa, .arpa.gz), over the words of the `tokenizer` that `config` names.
+        texts: text files (.txt, .jsonl with a `text` field, also .gz), their sources, or documents as strings; or for
+            an n-gram one ARPA file (.arpa, .arpa.gz), over the words of the `tokenizer` that `config` names.
         out: the folder to make: config.json, model.safetensors, tokenizer files, `pretrain.yaml`, and of a text
             `words.txt` (its words and their counts) and `text_runs.gz` (by which test contexts in it are known). It
             appears when all is complete; until then the work stands in a
@@ -87,7 +87,7 @@ def pretrain(
     screen = screen or Screen(quiet=True)
     place = out.resolve()
     check_place(place)
-    items: list[Path | str] = list(texts)
+    items = list(texts)
     arpa = arpa_file(items, config)
     # An ARPA file has no documents: it is a source by its bytes alone.
     sources = read_sources(items) if arpa is None else [Source(arpa.name, (), fingerprint(read_bytes(arpa)))]

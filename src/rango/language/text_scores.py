@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from rango.errors import InputError
+from rango.language.options import check_readable
 from rango.models.loading import Model
 from rango.options import ScoringOptions
 from rango.scoring.batches import collate
@@ -235,21 +236,3 @@ def unknown_token(model: Model) -> int | None:
     token = model.tokenizer.unk_token_id
     others = (model.tokenizer.bos_token_id, model.tokenizer.eos_token_id)
     return token if isinstance(token, int) and token not in others else None
-
-
-def check_readable(text: str, where: str) -> None:
-    """Raise InputError where a text is blank, or as `check_characters`: no model can score it."""
-    if not text.strip():
-        raise InputError(f"{where} is blank; give at least one word")
-    check_characters(text, where)
-
-
-def check_characters(text: str, where: str) -> None:
-    """Raise InputError where a text cannot be written as UTF-8, because it holds half a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])
-        # Python reads a byte of the command line that is not UTF-8 as U+DC80 to U+DCFF (PEP 383).
-        what = f"byte {code - 0xDC00:#04x}" if 0xDC80 <= code <= 0xDCFF else f"U+{code:04X}, half a surrogate pair,"
-        raise InputError(f"{where}: {what} at character {error.start + 1} is not UTF-8; give UTF-8 text") from None

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rango.console import Screen, SignalGuard
+from rango.console import Screen, SignalGuard, duration
 from rango.errors import DivergenceError, InputError
 from rango.language.corpus import Corpus, Tokens, consecutive_windows, end_of_text, windows
 from rango.language.model_folder import held_out_measures, writing
@@ -170,11 +170,13 @@ class Trainer:
         begun = time.monotonic() - self.progress.seconds
         saved = time.monotonic()
         budget = self.token_budget or 60 * (self.config.minutes or 0)
-        label = "pre-training" if self.token_budget else "pre-training (s)"
         self.network.train()
-        with SignalGuard("the state is saved; repeat the command to go on") as guard, screen.bar(label, budget) as bar:
+        unit, done = "tokens" if self.token_budget else "s", min(1.0, self.spent) * budget
+        with (
+            SignalGuard("the state is saved; repeat the command to go on") as guard,
+            screen.bar("pre-training", budget, done=done, unit=unit) as bar,
+        ):
             guard.hold()  # a signal waits for the end of a step: a step is short, and half a step cannot be saved
-            bar.advance(self.spent * budget)
             while (before := self.spent) < 1:
                 loss = self._step()
                 self.progress.seconds = time.monotonic() - begun
@@ -287,5 +289,4 @@ def remaining_time(seconds: float, spent: float) -> str:
     """
     if spent >= 1:
         return "done"
-    remaining = seconds * (1 - spent) / spent
-    return f"{remaining / 60:.0f} min left" if remaining > 100 else f"{remaining:.0f} s left"
+    return f"{duration(seconds * (1 - spent) / spent)} left"

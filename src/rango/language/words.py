@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rango.errors import InputError
 from rango.files import read_lines, write_text
-from rango.models.loading import Model
 from rango.unicode_words import fold, is_word, words_of
+
+if TYPE_CHECKING:
+    from rango.models.loading import Model
 
 WORDS_FILE = "words.txt"
 _MOST_WORDS = 200_000

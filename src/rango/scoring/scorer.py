@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rango.console import Bar, Screen
 from rango.decisions import Posteriors, average_posteriors
 from rango.errors import InputError
 from rango.models.adapter import Adapter
@@ -88,6 +89,7 @@ def score_split(
     trees: Sequence[TokenTree] | None = None,
     dropout: DropoutPasses | None = None,
     scorer: Callable[..., Scores] | None = None,
+    screen: Screen | None = None,
 ) -> ScoredSplit:
     """Put instances into words and tokens, score every choice and turn the scores into posteriors.
 
@@ -100,6 +102,7 @@ def score_split(
         dropout: the posteriors are then the mean over the passes, a Monte Carlo estimate of the posterior over the
             masks (Gal and Ghahramani 2016, section 4, with dropout in the adapter alone).
         scorer: scores the trees in place of `score`, with the same arguments, such as over several processes.
+        screen: where it is shown how many instances are scored, and how long the others take.
 
     Raises:
         InputError: as `evaluate`; `dropout` of an adapter without any.
@@ -107,10 +110,13 @@ def score_split(
     form = options.form or task.default_form
     if trees is None:
         trees = encode(reader.model, instances, task=task, form=form)
-    if dropout is None:
-        passes = [(scorer or score)(reader, trees, options=options, form=form)]
-    else:
-        passes = score_samples(reader, trees, dropout=dropout, options=options, form=form)
+    # The bar moves with the tokens, which time goes with: the longest instances are scored first.
+    work = sum(tree.input_length for tree in trees) * (1 if dropout is None else dropout.count)
+    with (screen or Screen(quiet=True)).bar("scoring", work, passing=True) as bar:
+        if dropout is None:
+            passes = [(scorer or score)(reader, trees, options=options, form=form, bar=bar)]
+        else:
+            passes = score_samples(reader, trees, dropout=dropout, options=options, form=form, bar=bar)
     # Here and not in `score`: for a run that trains, a score that is no number is a divergence, not bad input.
     for scores in passes:
         for row in np.flatnonzero(np.isnan(scores.values).any(axis=1))[:1]:
@@ -157,6 +163,7 @@ def score(
     form: Form,
     dropout: Adapter | None = None,
     part: tuple[int, int] = (0, 1),
+    bar: Bar | None = None,
 ) -> Scores:
     """Score every choice of every tree, with all dropout off but that of the adapter `dropout`.
 
@@ -164,12 +171,14 @@ def score(
     `trees`. A beginning that all trunks share, such as shots, is computed once where the model allows it.
 
     With `part` (p, n) the trees p, p + n, p + 2 n, ... are scored alone. The forward passes are as many for every p, so
-    that n processes can go together through a model whose layers are cut over them.
+    that n processes can go together through a model whose layers are cut over them. `bar` moves by the tokens of the
+    trees of each batch, n times as far where there are n parts.
     """
     start = time.perf_counter()
     reader.model.network.train(False)
     if dropout is not None:
         dropout.enable_dropout()
+    work = [tree.input_length for tree in trees]
     # The keys of a prefix fit rows within a window and texts below the length where rotary frequencies change.
     fits = (
         reader.reads_prefix
@@ -183,6 +192,7 @@ def score(
     cut = [list(batches_by_tokens(reader, trees[n::parts], budget=options.batch_tokens)) for n in range(parts)]
     own = trees[number::parts]
     values = np.full((len(own), max(len(tree.branches) for tree in trees)), -np.inf)
+    scored = 0
     # A part with fewer batches than another reads along in the last pass, and forgets what it has read.
     for numbers in cut[number] + [[]] * (max(map(len, cut)) - len(cut[number])):
         chosen = [own[row] for row in numbers] or trees[:1]
@@ -195,6 +205,10 @@ def score(
             choices = len(own[row].branches)
             values[row, :choices] = tree_scores[:choices]
         tokens += batch.token_count if numbers else 0
+        if bar is not None:
+            scored += len(numbers)
+            moved = parts * sum(work[number + parts * row] for row in numbers)
+            bar.advance(moved, f"{min(len(trees), parts * scored):,} of {len(trees):,} instances")
     mass = np.exp(values).sum(axis=1) if form == "letter" else None  # (N,), before any normalisation by length
     for row, tree in enumerate(own):
         values[row, : len(tree.branches)] /= tree.lengths(options.normalise)
@@ -226,7 +240,13 @@ def batches_by_tokens(reader: Reader, trees: Sequence[TokenTree], *, budget: int
 
 
 def score_samples(
-    reader: Reader, trees: Sequence[TokenTree], *, dropout: DropoutPasses, options: ScoringOptions, form: Form
+    reader: Reader,
+    trees: Sequence[TokenTree],
+    *,
+    dropout: DropoutPasses,
+    options: ScoringOptions,
+    form: Form,
+    bar: Bar | None = None,
 ) -> list[Scores]:
     """Score every choice in several passes with the adapter's dropout on, as in training; nothing else drops out.
 
@@ -244,7 +264,7 @@ def score_samples(
         try:
             for number in range(dropout.count):
                 torch.manual_seed(mask_seed(dropout.seed, number))
-                passes.append(score(reader, trees, options=options, form=form, dropout=dropout.adapter))
+                passes.append(score(reader, trees, options=options, form=form, dropout=dropout.adapter, bar=bar))
         finally:
             network.train(False)
     return passes

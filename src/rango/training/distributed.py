@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from rango.console import Bar
 from rango.models.loading import choose_device
 from rango.options import Form, ScoringOptions
 from rango.scoring.forward import Reader
@@ -105,23 +106,26 @@ class ProcessGroup:
         """Wait until every process has come here: what the main one has written is then there for all."""
         self.gather(None)
 
-    def score(self, reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form) -> Scores:
+    def score(
+        self, reader: Reader, trees: Sequence[TokenTree], *, options: ScoringOptions, form: Form, bar: Bar | None = None
+    ) -> Scores:
         """`rango.scoring.scorer.score`, to which each process contributes its part; all get the scores of all trees."""
         if self.size == 1:
-            return score(reader, trees, options=options, form=form)
-        parts = self.gather(score(reader, trees, options=options, form=form, part=(self.rank, self.size)))
+            return score(reader, trees, options=options, form=form, bar=bar)
+        part = (self.rank, self.size)
+        parts = self.gather(score(reader, trees, options=options, form=form, part=part, bar=bar))
         # Put the rows of each process back to where they were taken from.
         values = np.empty((len(trees), parts[0].values.shape[1]))  # (N, K)
         mass = np.empty(len(trees)) if form == "letter" else None  # (N,)
-        for rank, part in enumerate(parts):
-            values[rank :: self.size] = part.values
+        for rank, scores in enumerate(parts):
+            values[rank :: self.size] = scores.values
             if mass is not None:
-                mass[rank :: self.size] = part.letter_mass
+                mass[rank :: self.size] = scores.letter_mass
         return Scores(
             values=values,
             letter_mass=mass,
-            tokens=sum(part.tokens for part in parts),
-            seconds=max(part.seconds for part in parts),
+            tokens=sum(scores.tokens for scores in parts),
+            seconds=max(scores.seconds for scores in parts),
         )
 
     def gather(self, value: T) -> list[T]:

@@ -101,8 +101,9 @@ def _write_evaluation(
             screen.say(f"· {dropout.count} passes with the adapter's dropout of {dropout.adapter.lora.dropout:g}")
         processes = ProcessGroup.current()
         scored = score_split(
-            reader, instances, task=task, options=config, trees=trees, dropout=dropout, scorer=processes.score
-        )
+            reader, instances, task=task, options=config, trees=trees, dropout=dropout, scorer=processes.score,
+            screen=screen,
+        )  # fmt: skip
     finally:
         if adapter is not None:
             adapter.remove()

@@ -368,6 +368,7 @@ class _Bank:
             options=run.config,
             trees=trees,
             scorer=self.data.processes.score,
+            screen=self.screen,
         )
         if scored.letter_mass is not None and split == "test":
             self.screen.say(f"  share of probability on the letters: {scored.letter_mass:.3f}")

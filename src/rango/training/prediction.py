@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rango.console import Screen
 from rango.decisions import Calibrator, Costs, Posteriors, StatedCosts, decide
 from rango.decisions.risk import Decisions
 from rango.errors import InputError
@@ -109,6 +110,7 @@ class Predictor:
         *,
         model: Model,
         costs: Costs | StatedCosts | None = None,
+        screen: Screen | None = None,
     ) -> Predictions:
         """Score rows with the run's model and decide.
 
@@ -117,6 +119,7 @@ class Predictor:
             rows: the rows themselves, which `Predictions` keeps.
             model: the run's base model.
             costs: matched to the choices by name; the run's when absent, and 0-1 costs where it has none.
+            screen: where progress is shown; nowhere by default.
 
         Raises:
             InputError: another base model than the run's; costs of other classes; a row that cannot be encoded.
@@ -141,7 +144,7 @@ class Predictor:
         adapter = load_adapter(model, self.adapter) if self.adapter is not None else None
         try:
             reader = probe_reader(model)
-            posteriors = score_split(reader, bare, task=task, options=self.config).posteriors
+            posteriors = score_split(reader, bare, task=task, options=self.config, screen=screen).posteriors
         finally:
             if adapter is not None:
                 adapter.remove()

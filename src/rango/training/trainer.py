@@ -56,20 +56,20 @@ class Trainer:
         self.processes.barrier()  # before the main process overwrites the state that the others read
         # From here on a signal waits until the step is done and saved.
         guard.hold()
-        with self.screen.bar("training", max(run.most_steps for run in self.runs)) as bar:
-            bar.advance(max(run.progress.step for run in self.runs))
+        total, done = (max(steps) for steps in zip(*((r.most_steps, r.progress.step) for r in self.runs), strict=True))
+        with self.screen.bar("training", total, done=done, unit="steps") as bar:
             # A fresh run is validated before its first step: the base may already be the best.
             fresh = [run for run in self.runs if run.progress.validated_step is None]
             for run in fresh:
                 run.checkpoint(None)
-            bar.advance(0)
             if fresh:
+                bar.advance(0, _validation(fresh[0]), log=True)
                 self._save()
             # Each round is one step of every run that still trains, and validations where they are due.
             while active := self._active_runs():
                 records = self._step(active)
-                self._record(active, records)
-                bar.advance(1, self._describe(active, records))
+                validated = self._record(active, records)
+                bar.advance(1, self._describe(active, records), log=validated)
                 if self.processes.any(guard.received):
                     self._save()
                     guard.stop()
@@ -104,8 +104,8 @@ class Trainer:
             None if record is None else run.add_time(record, share) for run, record in zip(active, records, strict=True)
         ]
 
-    def _record(self, active: Sequence[TrainingRun], records: Sequence[dict[str, float] | None]) -> None:
-        """Log a step, validate where it is time, and save what a resume needs after that."""
+    def _record(self, active: Sequence[TrainingRun], records: Sequence[dict[str, float] | None]) -> bool:
+        """Log a step, validate where it is time, and save what a resume needs after that; whether one was validated."""
         validated = False
         for run, record in zip(active, records, strict=True):
             if record is not None and run.at_checkpoint:
@@ -115,6 +115,7 @@ class Trainer:
                 run.writer.append_log(record)
         if validated:
             self._save()
+        return validated
 
     def _save(self) -> None:
         if self.processes.is_main:
@@ -126,10 +127,14 @@ class Trainer:
         rate = sum(run.progress.tokens for run in self.runs) / max(seconds, 1e-9)
         for run, record in zip(active, records, strict=True):
             if record is not None:
-                nce = run.validation_nce
-                validation = f" · val NCE {nce:.3f}" if math.isfinite(nce) else ""
-                return f"loss {record['train_loss']:.3f}{validation} · {rate:,.0f} tokens/s"
+                parts = (f"loss {record['train_loss']:.3f}", _validation(run), f"{rate:,.0f} tokens/s")
+                return " · ".join(filter(None, parts))
         return ""
+
+
+def _validation(run: TrainingRun) -> str:
+    """The last validation of a run; "" where there is none."""
+    return f"val NCE {run.validation_nce:.3f}" if math.isfinite(run.validation_nce) else ""
 
 
 def accumulate_gradients(

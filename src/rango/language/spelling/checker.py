@@ -28,11 +28,10 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from rango.errors import InputError
-from rango.language.options import SpellingOptions
+from rango.language.options import SpellingOptions, check_readable
 from rango.language.spelling.candidates import Candidate, Candidates, Channel, as_typed
 from rango.language.spelling.rewrites import Paths, Place, reach_of
 from rango.language.spelling.word_forms import WordForms, capitalised, in_small_letters, may_be_name
-from rango.language.text_scores import check_readable
 from rango.language.words import WordList, words_of_model
 from rango.models.loading import Model
 from rango.options import ScoringOptions
