@@ -58,7 +58,7 @@ def tasks(
             print(visible(f"{split}: {len(known):,} of {len(instances):,} contexts stand in the texts{example}"))
 
 
-def report(run: Path, *, costs: CostsText = None) -> None:
+def report(run: Path, *, costs: CostsText = None, runs: Annotated[bool, Parameter(negative=())] = False) -> None:
     """Write the page of a run again, or tables, figures and page of a study, from stored files and without a model.
 
     Costs are kept with a run: its metrics of costs are computed again. A study is shown with them this once.
@@ -67,6 +67,8 @@ def report(run: Path, *, costs: CostsText = None) -> None:
     ----------
     run
         A run directory, or a study's.
+    runs
+        Of a study, the page of each of its runs too; its table then links to them.
     """
     stated = None if costs is None else StatedCosts.read(costs)
     # Only a study's folder has a study.yaml; what else the folder may be, `Run` says.
@@ -75,6 +77,8 @@ def report(run: Path, *, costs: CostsText = None) -> None:
         from rango.training.run_folder import Run
 
         folder = Run(run)  # refuses what is no run before matplotlib is loaded
+        if runs:
+            raise InputError(f"--runs is for a study, and {run} is a run; leave --runs out")
         if stated is not None:
             state_costs(folder, stated)
         from rango.reports.run.page import write_report
@@ -86,6 +90,9 @@ def report(run: Path, *, costs: CostsText = None) -> None:
             print(visible(cost_finding(balance, f"the model of {run}").sentence))
         print(page)
         return
-    from rango.reports.study.report import write_study_report
+    from rango.reports.study.report import write_run_pages, write_study_report
 
+    if runs:
+        for page, fault in write_run_pages(run):
+            print(visible(f"{page}: no page: {fault}" if fault else str(page)))
     write_study_report(run, costs=stated).print()

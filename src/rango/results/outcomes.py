@@ -17,6 +17,9 @@ from rango.studies.store import Store
 from rango.studies.study import Reference
 from rango.training.run_folder import read_log
 
+REPORT = "report.html"
+"""The page of a run or of a study, in its folder."""
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -36,6 +39,8 @@ class Outcome:
     """Seed → why it has no posteriors, in words."""
     base: str = ""
     """The job of the base model that its runs began with; "" where none is known."""
+    pages: Mapping[str, str] = field(default_factory=dict)
+    """What a run is to this configuration ("seed 0") → its page, relative to the study's folder, where it has one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +101,20 @@ def _read_outcome(store: Store, plan: Plan, row: Row) -> Outcome:
         if values:
             facts[key] = sum(values) / len(values)
     floor = store.posteriors(base, "test", "floor") if store.posteriors_file(base, "test", "floor").is_file() else None
-    return Outcome(row.axes, posteriors, floor, logs, {**facts, **store.held_out(base)}, failures, base.id)
+    facts |= store.held_out(base)
+    return Outcome(row.axes, posteriors, floor, logs, facts, failures, base.id, _pages(store, plan, row))
+
+
+def _pages(store: Store, plan: Plan, row: Row) -> dict[str, str]:
+    """The pages of a row's runs, of those that have been written."""
+    pages: dict[str, str] = {}
+    for cell in row.cells:
+        for number, source in enumerate(cell.sources):
+            member = f", member {number}" if len(cell.sources) > 1 else ""
+            page = store.folder(plan.job(source.job)) / REPORT
+            if page.is_file():
+                pages[f"seed {cell.seed}{member}"] = page.relative_to(store.path).as_posix()
+    return pages
 
 
 def _unlisted_bases(store: Store, plan: Plan) -> tuple[Outcome, ...]:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -63,6 +63,8 @@ class StudyRow:
     """p-value of the difference from the best of the block, Holm-corrected; None for the best itself."""
     against_base: Side | None = None
     """Whether it is significantly better or worse than its base model (`adaptation: none`); None where it has none."""
+    pages: Mapping[str, str] = field(default_factory=dict)
+    """As of its outcome."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +189,7 @@ def study_table(
     measured = tuple(dict.fromkeys((*usual, *of_costs, select, *first)))
 
     # Every configuration has a row; those with posteriors are then measured, a block at a time.
-    rows = [StudyRow(o.axes, tuple(o.posteriors), None, {}, None, o.failures, o.facts) for o in outcomes]
+    rows = [StudyRow(o.axes, tuple(o.posteriors), None, {}, None, o.failures, o.facts, pages=o.pages) for o in outcomes]
     blocks = []
     for number, (places, unlisted) in enumerate(_blocks(outcomes, bases)):
         members = [*(outcomes[place] for place in places), *unlisted]

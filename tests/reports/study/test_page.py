@@ -7,6 +7,7 @@ from helpers.studies_made import hostile_study, make_outcome, make_truth
 
 from rango.decisions import Posteriors
 from rango.reports.study.page import render_study_page
+from rango.reports.study.sections import span_text, value_text
 from rango.results.outcomes import Outcome, StudyResult
 from rango.results.table import study_table
 
@@ -47,6 +48,32 @@ def test_the_page_needs_nothing_from_elsewhere_and_every_text_is_escaped(page: s
     assert page.count('title="best"') == 2
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_the_contents_lead_to_the_sections(page: str) -> None:
+    anchors = re.findall(r'<a href="#([a-z]+)">', page)
+    assert anchors == ["verdict", "result", "figures", "learning", "run", "metrics"]
+    assert all(page.count(f'<section id="{anchor}"') == 1 for anchor in anchors)
+    assert '<th scope="col">runs</th>' not in page, "no run of this study has a page"
+
+
+def test_points_have_their_values_on_hover_and_in_a_table(page: str) -> None:
+    table = study_table(hostile_study().outcomes, select="nce", replicates=40)
+    cell = table.rows[1].cells["nce"]
+    hover = f"<title>configuration lora, q · NCE {value_text(cell)} · 95% interval {span_text(cell)}</title>"
+    assert hover in page
+    assert f"<td>lora, q</td><td>{value_text(cell)}</td><td>{span_text(cell)}</td>" in page
+    assert "<title>configuration Prior only · NCE 1.000</title>" in page
+
+
+def test_a_row_links_to_the_pages_of_its_runs() -> None:
+    truth = make_truth(30)
+    outcomes = [make_outcome({"a": name}, truth, scale=0.5, noise=0.2, seeds=(0,)) for name in "xy"]
+    pages = {"seed 0, member 0": "runs/a/report.html", "seed 0, member 1": "runs/b c/report.html"}
+    linked = Outcome(**{**vars(outcomes[0]), "pages": pages})
+    page = rendered(StudyResult("s", "", "nce", (linked, outcomes[1]), ()))
+    assert '<a href="runs/a/report.html">seed 0, member 0</a>, <a href="runs/b%20c/report.html">seed 0, mem' in page
+    assert page.count('<th scope="col">runs</th>') == 1
 
 
 def test_marks_of_the_table_are_explained(page: str) -> None:

@@ -20,9 +20,25 @@ from rango.reports.study.sections import (
     numeric_axis,
     sections,
     shown_cells,
+    span_text,
+    value_text,
     yardstick_name,
 )
-from rango.reports.style import BLUE, DASHED, FAINT, GREEN, INK, ORANGE, PANEL, PURPLE, RUST, VIOLET, label_rows, styled
+from rango.reports.style import (
+    BLUE,
+    DASHED,
+    FAINT,
+    GREEN,
+    INK,
+    ORANGE,
+    PANEL,
+    PURPLE,
+    RUST,
+    VIOLET,
+    label_rows,
+    name_point,
+    styled,
+)
 from rango.reports.tables import column_named, number
 from rango.results.outcomes import Outcome
 from rango.results.statistics import MetricOverSeeds
@@ -115,22 +131,23 @@ def _with_legend(figure: Figure) -> Figure:
     return figure
 
 
-def _end_of_axis(metric: str, cells: Iterable[MetricOverSeeds]) -> float:
-    """Where the axis of a metric has to end, so that one bad value does not flatten all others; infinite for nowhere.
+def _ends_of_axis(metric: str, cells: Iterable[MetricOverSeeds]) -> tuple[float | None, float]:
+    """Where the axis of a metric has to begin and end, so that one bad value does not flatten all others.
 
-    Only losses are cut: accuracies have an end of their own. What lies beyond is drawn at the edge, with its value.
+    None and infinity where the axis takes its ends from its values. Only losses are cut: accuracies have an end of
+    their own. What lies beyond is written at the edge.
     """
     if column_named(metric).direction != "lower":
-        return math.inf
+        return None, math.inf
     low, high = math.inf, -math.inf
     finite = sorted((cell for cell in cells if math.isfinite(cell.mean)), key=lambda cell: cell.mean)
     for place, cell in enumerate(finite):
         # Two values always have room: with fewer there is nothing to flatten.
         if place >= 2 and low < high and cell.mean - low > _FAR * (high - low):
-            return high + 0.06 * (high - low)
+            return low - 0.06 * (high - low), high + 0.06 * (high - low)
         ends = [end for end in (cell.low, cell.high, *cell.values) if end is not None and math.isfinite(end)]
         low, high = min(low, *ends), max(high, *ends)
-    return math.inf
+    return None, math.inf
 
 
 @styled
@@ -158,23 +175,30 @@ def dot_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
         for column, part in enumerate(parts):
             ax = grid[row][column]
             cells = {line: cell for line in part.lines if (cell := _drawable(line).get(metric)) is not None}
-            end = _end_of_axis(metric, cells.values())
+            begin, end = _ends_of_axis(metric, cells.values())
             for line, cell in cells.items():
                 y = len(titles[metric]) - 1 - titles[metric].index(line.title)
-                if cell.mean > end and math.isfinite(cell.mean):
-                    beyond = f"{number(cell.mean)} ▸"
+                if cell.mean > end or math.isinf(cell.mean):
+                    beyond = f"{number(cell.mean)} →"
                     ax.annotate(beyond, (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=8)
                 elif math.isfinite(cell.mean):
                     _dot(ax, line, cell, y)
+                    name_point(ax, cell.mean, y, _values(line.title, metric, cell))
             label_rows(ax, titles[metric])
             ax.margins(x=0.06)
             if math.isfinite(end):
-                ax.set_xlim(right=end)
+                ax.set_xlim(begin, end)
             ax.set_xlabel(metric_title(metric))
             ax.tick_params(axis="y", labelleft=column == 0 and (len(parts) > 1 or row == 0))
             if part.title and row == 0:
                 ax.set_title(part.title)
     return figure
+
+
+def _values(name: str, metric: str, cell: MetricOverSeeds) -> dict[str, str]:
+    """What a point shows on hover, and in the table below its figure."""
+    values = {"configuration": name, column_named(metric).title: value_text(cell), "95% interval": span_text(cell)}
+    return {title: value for title, value in values.items() if value}
 
 
 def _drawable(line: Line) -> Mapping[str, MetricOverSeeds]:
@@ -255,32 +279,39 @@ def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, lo
     rows = [table.rows[place] for place in block.rows]
     yardsticks = [(kind, row) for kind, row in block.yardsticks if metric in row.cells]
     measured = [shown_cells(row) for row in (*rows, *(row for _, row in yardsticks))]
-    end = _end_of_axis(metric, [cells[metric] for cells in measured if metric in cells])
+    begin, end = _ends_of_axis(metric, [cells[metric] for cells in measured if metric in cells])
     beyond: dict[float | None, list[str]] = {}
 
-    def across(value: float, name: str, **look: Any) -> None:
-        if value > end:
-            beyond.setdefault(None, []).append(f"{name} {number(value)}")
-        else:
-            ax.axhline(value, **look)
+    right = max(x for row in table.rows if (x := as_number(row.axes.get(axis))) is not None)
+
+    def across(cell: MetricOverSeeds, name: str, **look: Any) -> None:
+        if cell.mean > end:
+            beyond.setdefault(None, []).append(f"{name} {number(cell.mean)}")
+        elif math.isfinite(cell.mean):
+            ax.axhline(cell.mean, **look)
+            name_point(ax, right, cell.mean, _values(name, metric, cell))
 
     for name, look in looks.items():
         # A single line needs no name: the axes of the panel say what it is.
         legend = name if len(looks) > 1 else None
-        points = []
+        points, named = [], []
         for row in rows:
             cell = shown_cells(row).get(metric)
             if cell is None or not math.isfinite(cell.mean) or label_of(row, table, without=(axis,)) != name:
                 continue
             x = as_number(row.axes.get(axis))
             if x is None:
-                across(cell.mean, name, **{**look, "marker": None}, linewidth=1.4, label=legend)
+                across(cell, name, **{**look, "marker": None}, linewidth=1.4, label=legend)
                 continue
             if cell.mean > end:
                 beyond.setdefault(x, []).append(number(cell.mean))
+            else:
+                named.append((x, cell.mean, cell))
             low, high = (cell.mean if limit is None else limit for limit in (cell.low, cell.high))
             points.append((x, cell.mean, low, high))
         if points:
+            for x, value, cell in named:
+                name_point(ax, x, value, {**_values(name, metric, cell), short_name(axis, table.axes): axis_text(x)})
             xs, means, lows, highs = np.array(sorted(points)).T
             ax.fill_between(xs, lows, highs, color=look["color"], alpha=0.1, linewidth=0)
             ax.plot(xs, means, **look, label=legend)
@@ -288,14 +319,14 @@ def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, lo
         # The calibration error of the priors is 0, which nothing is measured by.
         if kind != "prior" or column_named(metric).is_mean:
             name = yardstick_name(kind, row, table)
-            across(row.cells[metric].mean, name, **_ACROSS[kind], label=name)
-    if math.isfinite(end):
-        ax.set_ylim(top=end)
+            across(shown_cells(row)[metric], name, **_ACROSS[kind], label=name)
+    if begin is not None:
+        ax.set_ylim(begin, end + 0.2 * (end - begin))  # with room for what is written at the edge
     # Values beyond the end of the axis stand at its edge, those of lines across in the corner.
     for x, texts in beyond.items():
         where, align = ((0.02, "axes fraction"), "left") if x is None else ((x, "data"), "center")
         ax.annotate(
-            "\n".join(f"▴ {text}" for text in texts), (where[0], 0.98), xycoords=(where[1], "axes fraction"),
+            "\n".join(f"↑ {text}" for text in texts), (where[0], 0.98), xycoords=(where[1], "axes fraction"),
             ha=align, va="top", fontsize=8,
         )  # fmt: skip
 
@@ -350,7 +381,7 @@ def study_curves(
             # Grey lines first, so that those with a colour lie on top.
             for title, outcome in sorted(zip(titles, logged, strict=True), key=lambda pair: pair[0] in looks):
                 if axis_text(outcome.axes.get(TASK)) == task:
-                    _curve(ax, outcome, name, looks.get(title), title if title in looks else "others")
+                    _curve(ax, outcome, name, title, looks.get(title))
             if row == 0 and TASK in table.varied:
                 ax.set_title(task)
             ax.set_ylabel(curve_words(name) + " (running mean)" * (name == "train_loss"))
@@ -372,7 +403,7 @@ def _one_for_each_run(outcomes: Sequence[Outcome], table: StudyTable, marked: se
     return [next((each for each in group if label_of(each, table) in marked), group[0]) for group in groups]
 
 
-def _curve(ax: Axes, outcome: Outcome, name: str, look: dict[str, Any] | None, label: str) -> None:
+def _curve(ax: Axes, outcome: Outcome, name: str, title: str, look: dict[str, Any] | None) -> None:
     curves = [curve_points(records, name) for records in outcome.logs.values()]
     curves = [(steps, values) for steps, values in curves if len(steps)]
     if name == "train_loss":
@@ -386,7 +417,11 @@ def _curve(ax: Axes, outcome: Outcome, name: str, look: dict[str, Any] | None, l
     # A seed may have stopped early: the mean is taken over the steps that all seeds have.
     shared = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in curves)))
     mean = np.mean([values[np.isin(steps, shared)] for steps, values in curves], axis=0)  # (steps,)
+    # Validations are few; the train loss has hundreds of points, none of which anyone looks up.
+    for step, value in zip(shared, mean.tolist(), strict=True) if name != "train_loss" else ():
+        named = {"configuration": title, "steps": f"{step:.0f}", column_named(name).title: number(value)}
+        name_point(ax, step, value, named)
     if look is None:
-        ax.plot(shared, mean, color=FAINT, linewidth=1.0, alpha=0.6, label=label)
+        ax.plot(shared, mean, color=FAINT, linewidth=1.0, alpha=0.6, label="others")
     else:
-        ax.plot(shared, mean, **{**look, "marker": None}, linewidth=1.8, label=label)
+        ax.plot(shared, mean, **{**look, "marker": None}, linewidth=1.8, label=title)

@@ -35,12 +35,12 @@ _DOTS = (
     "Each dot is the mean over seeds with its 95% interval over test instances; the faint dots below it are single "
     "seeds. Full: the best of its task, or not significantly worse. Hollow: significantly worse than the best, a base "
     "model that the study does not list (square), or a value that a source states (diamond). The dotted line is that "
-    "of the class frequencies alone. ▸ stands before the edge beyond which a very bad value lies."
+    "of the class frequencies alone. A value at the edge, before →, lies far beyond it."
 )
 _MARKS = {"best": ("★", "best"), "tied": ("≈", "not significantly worse than the best")}
 _LINES = (
-    "Each line is the mean over seeds; its band is the 95% interval of this mean over test instances. ▴ stands before "
-    "values that are so bad that they lie above the panel."
+    "Each line is the mean over seeds; its band is the 95% interval of this mean over test instances. A value after ↑ "
+    "lies far above the panel."
 )
 
 
@@ -58,8 +58,9 @@ def render_study_page(study: StudyResult, table: StudyTable) -> str:
         "columns": columns,
         "sections": parts,
         "with_seeds": with_seeds,
+        "with_pages": any(row.pages for row in table.rows),
         "marks": _MARKS,
-        "width": len(headings) + with_seeds + len(columns),
+        "width": len(headings) + with_seeds + len(columns) + any(row.pages for row in table.rows),
         "sources": sources(parts),
         "caption": " · ".join(part for part in (*caption_parts(table, columns), mark_words(table)) if part),
         "drawings": list(_drawings(table)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rango.console import Terminal
 from rango.decisions import StatedCosts
+from rango.errors import InputError
 from rango.files import write_text
 from rango.output_folder import check_links
 from rango.reports.study.figures import study_figures
@@ -14,8 +16,9 @@ from rango.reports.study.latex import write_tex
 from rango.reports.study.page import render_study_page
 from rango.reports.study.terminal import study_result_table
 from rango.reports.style import save_figure
-from rango.results.outcomes import StudyResult, read_outcomes
+from rango.results.outcomes import REPORT, StudyResult, read_outcomes
 from rango.results.table import StudyTable, study_table, write_csv
+from rango.studies.store import Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,26 @@ def write_study_report(folder: Path, *, replicates: int = 1000, costs: StatedCos
     return write_study(folder, study if costs is None else replace(study, costs=costs), replicates=replicates)
 
 
+def write_run_pages(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Write the page of each complete run of a study, to which the table of the study then links.
+
+    Yields:
+        Each page as soon as it is written, or the folder of a run that cannot have one and why.
+
+    Raises:
+        InputError: the folder is no study.
+    """
+    from rango.reports.run.page import write_report
+
+    store = Store(folder)
+    for job in store.read_plan().jobs:
+        if job.kind == "run" and store.is_trained(job):
+            try:
+                yield write_report(store.folder(job)), ""
+            except InputError as error:
+                yield store.folder(job), str(error)
+
+
 def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> StudyReport:
     """Write the files of a study from its outcomes. The same outcomes give the same bytes."""
     table = study_table(
@@ -61,7 +84,7 @@ def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> 
         replicates=replicates,
     )
     files = [folder / "table.csv", folder / "table.tex"]
-    check_links(folder, "table.csv", "table.tex", "figures", "report.html")
+    check_links(folder, "table.csv", "table.tex", "figures", REPORT)
     write_csv(files[0], table)
     write_tex(files[1], table)
     # PNG for documents and the web, PDF for papers.
@@ -69,6 +92,6 @@ def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> 
         for ending in ("png", "pdf"):
             files.append(folder / "figures" / f"{name}.{ending}")
             save_figure(figure, files[-1])
-    page = folder / "report.html"
+    page = folder / REPORT
     write_text(page, render_study_page(study, table))
     return StudyReport(table, page, (*files, page))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rango.decisions import METRICS, Direction, Estimate, Metric
@@ -59,6 +59,8 @@ class Line:
     """Who states the values of a reference."""
     is_base: bool = False
     """Whether it is the model before any adaptation."""
+    pages: Mapping[str, str] = field(default_factory=dict)
+    """The pages of its runs, as of its outcome."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,7 @@ def _configuration(row: StudyRow, table: StudyTable) -> Line:
         failed=tuple(row.failures),
         failure=failure_text(row),
         is_base=is_base(row.axes),
+        pages=row.pages,
     )
 
 
