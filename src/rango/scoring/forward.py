@@ -19,17 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from rango.errors import InputError
 from rango.models.loading import Model, accepts
-from rango.models.lora import linear_rows
+from rango.scoring import head
 from rango.scoring.batches import Batch, Read, collate
 from rango.scoring.trees import TokenTree
 
-# Rows of logits computed at once: 256 x a vocabulary of 51,200 in float32 is 50 MB.
-_HEAD_ROWS = 256
 # A shorter beginning saves less than a forward pass of its own costs.
 _SHORTEST_PREFIX = 16
 # Names of lengths in the configurations of transformers: windows, chunks, blocks, and numbers of keys that are kept.
@@ -40,8 +37,6 @@ _LENGTH = re.compile(
 _SELECTION = re.compile(r"^(index_topk|index_block_size|keep_window_size)$")
 # These sound like lengths of text and are none.
 _OTHER = re.compile(r"feed_forward|^use_|vision|audio|image|conv_|max_window")
-# What configurations call the bound of the logits.
-_CAPS = ("final_logit_softcapping", "output_logit_soft_cap")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,19 +138,8 @@ class Reader:
         """
         states = self.states(batch) if states is None else states
         if not self.splits_head:
-            return _pick(states.float(), batch.at, batch.targets)
-        parts = []
-        # Logits of all positions at once would be the largest tensor of the pass: the head takes a slice at a time.
-        for start in range(0, len(states), _HEAD_ROWS):
-            stop = min(start + _HEAD_ROWS, len(states))
-            scored = slice(batch.offsets[start], batch.offsets[stop])
-            part = states[start:stop], batch.at[scored] - start, batch.targets[scored]
-            if torch.is_grad_enabled() and len(states) > _HEAD_ROWS:
-                # Recompute the logits in the backward pass rather than keep (u, V) of them.
-                parts.append(checkpoint(self._head_log_probabilities, *part, use_reentrant=False))
-            else:
-                parts.append(self._head_log_probabilities(*part))
-        return torch.cat(parts)  # (m,)
+            return head.pick(states.float(), batch.at, batch.targets)
+        return head.log_probabilities(self.model, batch, states)
 
     def choice_logits(self, batch: Batch, states: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of the scored tokens alone, (m,) float32: enough where every branch is one token.
@@ -166,21 +150,7 @@ class Reader:
         if not self.splits_head:
             return self.log_probabilities(batch, states)
         states = self.states(batch) if states is None else states  # (u, H)
-        distinct, where = torch.unique(batch.targets, return_inverse=True)  # (D,), (m,)
-        network: Any = self.model.network
-        logits = self._cap(linear_rows(network.get_output_embeddings(), states, distinct).float())  # (u, D)
-        return logits[batch.at, where]  # (m,)
-
-    def _head_log_probabilities(self, states: torch.Tensor, at: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        network: Any = self.model.network
-        return _pick(self._cap(network.get_output_embeddings()(states).float()), at, targets)
-
-    def _cap(self, logits: torch.Tensor) -> torch.Tensor:
-        # Gemma 2 and xLSTM bound their logits after the head, in the part of their forward pass that is not used here;
-        # a model of images keeps the bound in the configuration of its text part.
-        config: Any = self.model.network.config.get_text_config()
-        cap = next((value for name in _CAPS if (value := getattr(config, name, None)) is not None), None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        return head.target_logits(self.model, batch, states)
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": batch.tokens}
@@ -200,10 +170,6 @@ class Reader:
 def _largest(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
     """The largest value of each row, (count,)."""
     return torch.zeros(count, dtype=values.dtype, device=values.device).scatter_reduce(0, rows, values, "amax")
-
-
-def _pick(logits: torch.Tensor, at: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return logits[at, targets] - logits.logsumexp(dim=-1)[at]  # (m,)
 
 
 class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
