@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import base64
 import copy
+import csv
+import gzip
+import hashlib
+import io
+import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +20,8 @@ from helpers.reports_run import HOSTILE, RECORD, write_run
 from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import read_json, write_json, write_yaml
-from rango.reports.run.page import extreme_instances, write_report
+from rango.reports.run.page import write_report
+from rango.tasks.kept_texts import kept_texts_file
 
 States = dict[str, Posteriors]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -97,12 +105,21 @@ def test_page_tells_what_was_run_and_what_came_out(page: Page, written: Path) ->
 
 
 def test_page_needs_nothing_from_outside(page: Page, written: Path) -> None:
-    assert {"script", "link", "img", "iframe", "object", "image"}.isdisjoint(page.tags)
+    assert {"link", "img", "iframe", "object", "image"}.isdisjoint(page.tags)
     assert [value for name, value in page.attributes if name == "src"] == []
     assert all(value.startswith("#") for name, value in page.attributes if name.endswith("href"))
-    style = written.read_text().split("<style>")[1].split("</style>")[0]
+    text = written.read_text(encoding="utf-8")
+    style, script = text.split("<style>")[1].split("</style>")[0], text.split("<script>")[1].split("</script>")[0]
     assert "url(" not in style
     assert "@import" not in style
+    assert not {"fetch(", "innerHTML", "eval(", "import("} & set(re.findall(r"\w+\(|\w+", script))
+    # The policy allows exactly this style and this script.
+    policy = next(value for name, value in page.attributes if value.startswith("default-src 'none'"))
+    for part, code in (("style-src", style), ("script-src", script)):
+        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        assert f"{part} 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+    assert not [name for name, _ in page.attributes if name == "style"]
 
 
 def test_ids_are_unique_on_the_page(page: Page) -> None:
@@ -128,7 +145,8 @@ def test_hostile_texts_stay_texts(tmp_path: Path, states: States) -> None:
         if key != "prior"
     }
     page = page_of(write_run(tmp_path / "run", record, renamed))
-    assert {"script", "img"}.isdisjoint(page.tags)
+    assert "img" not in page.tags
+    assert page.tags.count("script") == 3, "the page's own: its words, its data, its code"
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert page.text.count(HOSTILE) >= 4
     assert "{{ 7 * 7 }}" in page.text
@@ -226,17 +244,47 @@ def test_folders_that_are_no_run_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_extreme_instances_are_the_extremes() -> None:
-    words = [["a", "b"]] * 3
-    base = Posteriors.from_probabilities([[0.5, 0.5], [0.9, 0.1], [0.4, 0.6]], [0, 0, 0], ["x", "y", "z"], None, words)
-    adapted = Posteriors.from_probabilities(
-        [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]], [0, 0, 0], ["x", "y", "z"], None, words
-    )
-    gains, losses, mistakes = extreme_instances(base, adapted).values()
-    assert list(gains) == ["x"]
-    assert list(losses) == ["y"]
-    assert list(mistakes) == ["y", "z"]
-    right = gains["x"][0]
-    assert (right.text, right.right) == ("a", True)
-    assert (right.before, right.after) == pytest.approx((0.5, 0.9))
-    assert extreme_instances(base.take([0, 1]), adapted) == {}
+def test_the_title_is_the_name_of_the_folder(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run_dir)
+    assert "<title>run: phi-tiny on simulated · Rango</title>" in write_report(Path()).read_text(encoding="utf-8")
+
+
+def test_every_entry_of_the_contents_leads_to_a_section(page: Page) -> None:
+    ids = {value for name, value in page.attributes if name == "id"}
+    targets = {value[1:] for name, value in page.attributes if name == "href"}
+    assert {"verdict", "result", "classes", "costs", "mistakes", "run"} <= targets
+    assert targets <= ids
+
+
+def test_a_page_says_what_was_asked(run_dir: Path, states: States) -> None:
+    rows = [{"id": name, "context": f"Was it {HOSTILE} {name}?", "question": ""} for name in states["base"].ids]
+    file = kept_texts_file(run_dir, "test")
+    file.parent.mkdir()
+    file.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    page = page_of(run_dir)
+    assert page.text.count(f"Was it {HOSTILE} question-") >= 20 + 6
+    file.write_bytes(b"no gzip")
+    page = page_of(run_dir)
+    assert "instances/test.jsonl.gz cannot be read" in page.text
+    assert str(run_dir) not in page.text
+
+
+def test_numbers_are_on_the_page_as_csv(written: Path) -> None:
+    text = written.read_text(encoding="utf-8").split('<pre id="csv"')[1].split(">", 1)[1].split("</pre>")[0]
+    rows = {(row["state"], row["metric"]): row for row in csv.DictReader(io.StringIO(text))}
+    stored = read_json(written.parent / "metrics.json")["test"]["adapted"]["nce"]
+    adapted = rows["adapted", "nce"]
+    assert [float(adapted[key]) for key in ("value", "low", "high")] == [stored[k] for k in ("value", "low", "high")]
+    assert (adapted["n"], adapted["direction"]) == ("600", "lower")
+
+
+def test_choices_of_their_own_show_a_bias_for_places(tmp_path: Path, states: States) -> None:
+    words = [[f"{row}a", f"{row}b", f"{row}c"] for row in range(600)]
+    own = {
+        key: Posteriors(states[key].log_posteriors, states[key].labels, states[key].ids, None, words)
+        for key in ("base", "adapted")
+    }
+    text = page_of(write_run(tmp_path / "run", RECORD, own)).text
+    assert "Each instance has choices of its own, so that there are no classes to confuse." in text
+    assert "A wrong choice costs 1, a right one nothing." in text
+    assert "Confusion matrix" not in text

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from rango.decisions import METRICS, Posteriors
 from rango.errors import InputError
 from rango.files import write_text
 from rango.output_folder import check_links
-from rango.reports.run import figures, findings
+from rango.reports.run import classes, figures, findings, instances
 from rango.reports.style import render
 from rango.reports.svg import Drawing, drawing
 from rango.reports.tables import (
@@ -35,6 +32,7 @@ from rango.reports.tables import (
     state_named,
 )
 from rango.studies.axes import dotted_items
+from rango.tasks.kept_texts import KeptText, kept_texts_file, read_kept_texts
 from rango.training.measurement import balance_of_contents, deployed_state
 from rango.training.run_folder import Run, RunContents
 
@@ -60,13 +58,27 @@ def write_report(run_dir: Path) -> Path:
     """
     path = run_dir / "report.html"
     check_links(run_dir, path.name)
-    write_text(path, render_page(Run(run_dir).contents([state.key for state in STATES])))
+    contents = Run(run_dir).contents([state.key for state in STATES])
+    texts: dict[str, KeptText] = {}
+    file = kept_texts_file(run_dir, "test")
+    if file.is_file():
+        try:
+            texts = read_kept_texts(file)
+        except InputError as error:
+            contents.missing["instances"] = str(error).replace(f"{run_dir}/", "")
+    write_text(path, render_page(contents, name=run_dir.resolve().name, texts=texts))
     return path
 
 
-def render_page(run: RunContents) -> str:
-    """The page of a run as HTML; every text from the run is escaped."""
-    record, posteriors, missing = run.record, run.posteriors, run.missing
+def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, KeptText] | None = None) -> str:
+    """The page of a run as HTML; every text from the run is escaped.
+
+    Args:
+        run: what its files hold.
+        name: of its folder, for the title.
+        texts: what was asked of the test instances, by id, as far as it is known.
+    """
+    record, posteriors, missing, texts = run.record, run.posteriors, run.missing, texts or {}
     model, config = _mapping(record, "model"), _mapping(record, "config")
     test = run.metrics.get("test")
     states: Metrics = test if isinstance(test, Mapping) else {}
@@ -84,7 +96,11 @@ def render_page(run: RunContents) -> str:
     both = (posteriors["base"], posteriors["adapted"]) if {"base", "adapted"} <= set(posteriors) else None
     # Of a file that not every run has, only damage is worth a note.
     reasons = [why for file, why in missing.items() if file in _EXPECTED or "is not in the run directory" not in why]
+    # The state that one would deploy: its mistakes are the ones that matter.
+    deployed = deployed_state(posteriors)
+    own = posteriors.get(deployed)
     content = {
+        "name": name,
         "model": _short_name(model.get("name") or config.get("model") or "an unnamed model"),
         "task": _short_name(config.get("task") or "an unnamed task"),
         "summary": list(_summary(record)),
@@ -92,16 +108,58 @@ def render_page(run: RunContents) -> str:
         "headline": [_before_and_after(states, metric) for metric in _CHIEF],
         "findings": verdict,
         "table": table,
+        "csv": _csv(table) if table else "",
         "paired": _paired(*both) if both else "",
         "intervals": list(_interval_drawings(table)) if table else (),
         "curves": list(_curve_drawings(run)),
         "reliability": list(_reliability_drawings(run)),
         "decisions": list(_decision_drawings(posteriors)),
-        "selections": extreme_instances(*both) if both else {},
+        "deployed": state_named(deployed).title,
+        "coverages": classes.coverages(own) if own else [],
+        "classes": classes.class_rows(own) if own else [],
+        "are_classes": own is not None and own.column_names is not None,
+        "confusion": _confusion(own) if own else None,
+        "confusions": classes.frequent_confusions(own) if own else [],
+        "mistakes": instances.surest_mistakes(own, texts) if own else [],
+        "mistake_count": int((own.log_posteriors.argmax(axis=1) != own.labels).sum()) if own else 0,
+        "explorer": instances.explorer_data(posteriors, texts, run.costs),
+        "selections": instances.extreme_instances(*both) if both else {},
         "facts": [*_facts(record), *_choices_of_step(run.log)],
         "notes": [*_notes(record.get("notes")), *estimate_notes(states), *reasons],
     }
-    return render("run/page.html", content)
+    return render(
+        "run/page.html",
+        content,
+        script="run/explorer.js",
+        script_json=instances.as_script_json,
+        question=lambda identity: instances.shown_text(texts, identity),
+    )
+
+
+def _csv(table: Table) -> str:
+    """The table of results as CSV, a line for each state and metric."""
+    lines = ["state,metric,value,low,high,n,direction"]
+    for row in table.rows:
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if cell is not None:
+                bounds = ",".join("" if bound is None else repr(bound) for bound in (cell.low, cell.high))
+                lines.append(f"{row.state.key},{column.name},{cell.value!r},{bounds},{cell.n},{cell.direction}")
+    return "\n".join(lines)
+
+
+def _confusion(posteriors: Posteriors) -> list[tuple[str, list[tuple[int, float, int]]]] | None:
+    """A row for each class: its name, and per decision the count, its share of the row and a shade from 0 to 9.
+
+    None where the columns are no classes, or too many to be read.
+    """
+    names = posteriors.column_names
+    if names is None or len(names) > classes.MOST_CLASSES:
+        return None
+    rows = []
+    for name, counts in zip(names, classes.confusion(posteriors).tolist(), strict=True):
+        shares = [count / max(1, sum(counts)) for count in counts]
+        rows.append((name, [(n, share, round(9 * share)) for n, share in zip(counts, shares, strict=True)]))
+    return rows
 
 
 def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -194,48 +252,6 @@ def _decision_drawings(posteriors: Mapping[str, Posteriors]) -> Iterator[Drawing
     family = figures.abstention_costs(posteriors["adapted"].n_choices)
     draw = partial(figures.cost_curves, states, family=family, label="cost of abstaining (an error costs 1)")
     yield drawing("Normalised expected cost against the cost of abstaining", draw, prefix="abstaining")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One choice of an instance: its words, whether it is right, its posterior before and after."""
-
-    text: str
-    right: bool
-    before: float
-    after: float
-
-
-def extreme_instances(base: Posteriors, adapted: Posteriors, *, count: int = 3) -> dict[str, dict[str, list[Choice]]]:
-    """The largest gains and losses of the right choice's posterior, and the surest mistakes; ties in file order.
-
-    Returns:
-        Title → id of the instance → its choices; empty where the two do not hold the same instances with words.
-    """
-    choices = adapted.choices
-    if choices is None or base.ids != adapted.ids or not np.array_equal(base.labels, adapted.labels):
-        return {}
-    before, after = np.exp(base.log_posteriors), np.exp(adapted.log_posteriors)  # (N, K)
-    instances = np.arange(len(adapted.labels))
-    gain = after[instances, adapted.labels] - before[instances, adapted.labels]  # (N,)
-    # How sure of its answer the model is where it is wrong, 0 where it is right.
-    surest = after.max(axis=1) * (after.argmax(axis=1) != adapted.labels)  # (N,)
-
-    # The stable sort leaves ties in the order of the file, so that the same run gives the same page.
-    selections = {}
-    for title, value in (("Largest gains", gain), ("Largest losses", -gain), ("Surest mistakes", surest)):
-        order = np.argsort(-value, kind="stable")[:count]
-        examples = {
-            adapted.ids[row]: [
-                Choice(text, bool(k == adapted.labels[row]), float(before[row, k]), float(after[row, k]))
-                for k, text in enumerate(choices[row])
-            ]
-            for row in order
-            if value[row] > 0
-        }
-        if examples:
-            selections[title] = examples
-    return selections
 
 
 def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
