@@ -109,6 +109,17 @@ class TestPlanning:
             planned(tmp_path, {"first": MODELS["first"], "second": MODELS["first"], **models})
 
 
+def test_a_text_too_small_for_its_vocabulary_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the dog sat on the log\n" * 20)
+    small = {**MODELS["first"], "texts": str(text), "vocabulary": 8000}
+    with pytest.raises(
+        InputError, match=r"models\.first: vocabulary is 8000 but the text has pairs for only \d+ tokens"
+    ):
+        planned(tmp_path / "out", {**MODELS, "first": small})
+    planned(tmp_path / "out", {**MODELS, "first": {**small, "vocabulary": 260}})
+
+
 class TestWork:
     def test_the_ladder_is_computed_and_read(self, tmp_path: Path) -> None:
         plan, store = planned(tmp_path), Store(tmp_path)

@@ -23,6 +23,7 @@ from rango.language.options import SMALLEST_VOCABULARY, NGramOptions, PretrainCo
 from rango.rows import read_rows
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 
@@ -166,8 +167,19 @@ def train_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTok
     Raises:
         InputError: `vocabulary` is below 257, or above what the text has pairs for.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=train_bpe(sources, vocabulary),
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
+    )
+
+
+def train_bpe(sources: Sequence[Source], vocabulary: int) -> Tokenizer:
+    """What `train_tokenizer` wraps for transformers, which a check of a text need not load."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if vocabulary < SMALLEST_VOCABULARY:
         raise InputError(f"vocabulary is {vocabulary}; expected at least {SMALLEST_VOCABULARY}: 256 bytes, end of text")
@@ -187,9 +199,7 @@ def train_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTok
         raise InputError(
             f"vocabulary is {vocabulary} but the text has pairs for only {trained} tokens; lower vocabulary or add text"
         )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT
-    )
+    return tokenizer
 
 
 def train_word_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -13,10 +13,12 @@ from pydantic import Field
 from rango.config import Config
 from rango.errors import InputError, unknown_name
 from rango.files import fingerprint
+from rango.language.corpus import read_sources, train_bpe
 from rango.language.options import PretrainConfig
 from rango.models.sources import check_quantise, check_source
 from rango.options import Quantisation
 
+_SMALL_TEXT = 1_000_000  # bytes; its tokenizer is trained in about a second
 _LINES = 70_000
 
 
@@ -135,8 +137,27 @@ def needed_models(models: Mapping[str, ModelSpec], used: Collection[str]) -> dic
 
 
 def check_texts(models: Mapping[str, ModelSpec], folder: Path) -> None:
-    """Raise InputError with all text files that are not there, of the models that `folder` does not hold yet."""
-    waiting = [spec for name, spec in models.items() if not (folder / name / "config.json").is_file()]
-    missing = [file for file in dict.fromkeys(file for spec in waiting for file in spec.files) if not file.is_file()]
+    """Raise InputError with all that is wrong with the texts of the models that `folder` does not hold yet.
+
+    A file may be missing, or a text too small for the vocabulary, which would be found out only by pre-training.
+    """
+    waiting = {name: spec for name, spec in models.items() if not (folder / name / "config.json").is_file()}
+    files = dict.fromkeys(file for spec in waiting.values() for file in spec.files)
+    missing = [file for file in files if not file.is_file()]
     if missing:
         raise InputError(*(f"models: {file} does not exist; give the path of an existing text" for file in missing))
+    mistakes = []
+    for name, spec in waiting.items():
+        options = spec.options
+        borrowed = spec.tokenizer_of is not None or options.tokenizer is not None
+        of_words = options.model == "ngram" and options.ngram.unit == "words"
+        if borrowed or of_words or spec.simulated:
+            continue
+        # A larger text has pairs enough for any vocabulary that its model could learn.
+        if sum(file.stat().st_size for file in spec.files) <= _SMALL_TEXT:
+            try:
+                train_bpe(read_sources(spec.files), options.vocabulary)
+            except InputError as error:
+                mistakes.append(f"models.{name.rpartition('-')[0]}: {error}")
+    if mistakes:
+        raise InputError(*mistakes)
