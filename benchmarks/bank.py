@@ -31,7 +31,7 @@ from rango.scoring.probe import probe_reader
 from rango.scoring.trees import encode
 from rango.tasks import Task, load_task
 from rango.training.bank import TrainingJob
-from rango.training.run_folder import RunWriter
+from rango.training.run_writer import RunWriter
 from rango.training.trainer import accumulate_gradients
 from rango.training.training_run import BankData, TrainingRun
 

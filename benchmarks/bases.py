@@ -65,7 +65,7 @@ def train_with_rango(args: argparse.Namespace, base: str, checkpointing: bool) -
     from rango.options import FinetuneConfig
     from rango.scoring.probe import probe_reader
     from rango.scoring.trees import TokenTree
-    from rango.training.run_folder import RunWriter
+    from rango.training.run_writer import RunWriter
     from rango.training.trainer import accumulate_gradients
     from rango.training.training_run import BankData, TrainingRun
 

@@ -22,7 +22,7 @@ from rango.reports.study.report import write_study
 from rango.studies.execution import prepare
 from rango.studies.study import Study
 from rango.training.evaluation_of_run import check_evaluation_output
-from rango.training.run_folder import open_output
+from rango.training.run_writer import open_output
 
 HOLD = (
     "import sys, time; from pathlib import Path; from rango.output_folder import only_writer\n"

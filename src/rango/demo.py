@@ -26,7 +26,8 @@ from rango.files import holds_files, read_yaml, write_yaml
 from rango.language.options import PretrainConfig
 from rango.options import FinetuneConfig, LoRA, ScoringOptions, TaskOptions
 from rango.tasks import Task, load_task, simulated_narratives
-from rango.training.run_folder import Run, RunWriter, check_output
+from rango.training.run_folder import Run
+from rango.training.run_writer import RunWriter, check_output
 
 PRETRAINED, UNTRAINED = "pretrain.yaml", "untrained.yaml"  # the records of the models
 NARRATIVE_LINES = 70_000

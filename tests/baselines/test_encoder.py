@@ -21,7 +21,8 @@ from rango.errors import DivergenceError, InputError, Interrupted
 from rango.options import FinetuneConfig, ScoringOptions
 from rango.scoring.scorer import score
 from rango.tasks import Task
-from rango.training.run_folder import RunWriter, read_log
+from rango.training.run_folder import read_log
+from rango.training.run_writer import RunWriter
 from rango.training.trainer import Trainer
 
 SETTINGS: dict[str, Any] = {

@@ -17,7 +17,7 @@ from rango.scoring.scorer import Scores
 from rango.scoring.trees import TokenTree
 from rango.tasks import Instance
 from rango.training.distributed import ProcessGroup
-from rango.training.run_folder import RunWriter
+from rango.training.run_writer import RunWriter
 from rango.training.training_run import BankData, TrainingRun
 
 

@@ -26,7 +26,7 @@ from rango.language.options import PretrainConfig
 from rango.language.pretrain import pretrain
 from rango.language.trainer import Trainer
 from rango.training.checkpoint import load_state
-from rango.training.run_folder import versions
+from rango.training.run_writer import versions
 
 
 class TestRecord:

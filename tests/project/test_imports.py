@@ -18,6 +18,8 @@ ORDER = [
     "yaml_loader",
     "files",
     "rows",
+    "frames",
+    "showing",
     "output_folder",
     "unicode_words",
     "config",

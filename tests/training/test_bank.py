@@ -19,7 +19,8 @@ from rango.models.lora import LoRALinear
 from rango.options import FinetuneConfig
 from rango.training.bank import TrainingJob, bankable
 from rango.training.finetune import finetune, finetune_bank
-from rango.training.run_folder import Run, RunWriter
+from rango.training.run_folder import Run
+from rango.training.run_writer import RunWriter
 from rango.training.trainer import Trainer
 from rango.training.training_run import TrainingRun
 

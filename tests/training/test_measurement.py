@@ -12,7 +12,8 @@ from rango.decisions import Posteriors, StatedCosts, write_posteriors
 from rango.errors import InputError
 from rango.files import read_json, read_yaml, write_json, write_yaml
 from rango.training.measurement import balance_of_run, deployed_state, measure, state_costs
-from rango.training.run_folder import Run, as_json, posteriors_file
+from rango.training.run_folder import Run, posteriors_file
+from rango.training.run_writer import as_json
 
 
 def halves(right: float) -> Posteriors:

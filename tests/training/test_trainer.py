@@ -26,7 +26,7 @@ from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
 from rango.training.finetune import finetune
 from rango.training.objectives import count_terms
-from rango.training.run_folder import RunWriter
+from rango.training.run_writer import RunWriter
 from rango.training.trainer import accumulate_gradients
 from rango.training.training_run import BankData, TrainingRun
 

@@ -42,7 +42,7 @@ from rango.scoring.trees import TokenTree
 from rango.tasks import Instance, Task
 from rango.tasks.task import named
 from rango.training.bank import run_key
-from rango.training.run_folder import RunWriter
+from rango.training.run_writer import RunWriter
 from rango.training.trainer import Trainer
 from rango.training.training_run import BankData, TrainingRun
 

@@ -18,7 +18,7 @@ from rango.options import FinetuneConfig
 from rango.tasks import few_shot, load_task
 from rango.training.measurement import state_costs
 from rango.training.prediction import check_costs
-from rango.training.run_folder import check_output, is_newer
+from rango.training.run_writer import check_output, is_newer
 
 show_in_groups(FinetuneConfig)
 

@@ -6,6 +6,7 @@ A `check_` function returns the array in that form, or raises InputError with th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -193,3 +194,10 @@ def _numbers(values: ArrayLike, name: str) -> Array:
 def _row(values: Array) -> str:
     shown = ", ".join(f"{value:g}" for value in values[:6])
     return f"[{shown}{', …' if len(values) > 6 else ''}]"
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value is None, NaN or pandas' own word for nothing."""
+    if isinstance(value, (float, np.floating)):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")

@@ -16,7 +16,7 @@ A choice of posterior 0 (or one that an instance does not have) keeps posterior 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -28,6 +28,7 @@ from rango.decisions.metrics import bin_index
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError, unknown_name
 from rango.files import read_json, write_json
+from rango.showing import Grid, Shown, count, short
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
 
@@ -51,8 +52,8 @@ class FitReport:
     """What a reader of the numbers must know, such as classes without instances."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Calibrator(ABC):
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Calibrator(Shown, ABC):
     """A fitted calibrator. `apply` gives calibrated posteriors; `write` and `read` are its file."""
 
     method: ClassVar[Method]
@@ -97,6 +98,24 @@ class Calibrator(ABC):
             del values["choices"]
         return {"method": self.method, **values, "report": values.pop("report")}
 
+    def _facts(self) -> Iterator[str]:
+        # One number is shown; of bias, scales, weights and steps only how many there are.
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float):
+                yield f"{field.name} {short(value)}"
+            elif isinstance(value, tuple):
+                yield count(len(value), "choice") if field.name == "choices" else f"{field.name} of {len(value)}"
+        if self.report is not None:
+            fitted = count(self.report.n, "instance")
+            yield f"fitted on {fitted}" if self.report.converged else f"DID NOT CONVERGE on {fitted}"
+
+    def _grid(self) -> Grid | None:
+        if self.report is None:
+            return None
+        losses = (self.report.loss_before, self.report.loss_after)
+        return Grid(["loss where fitted, nats", "before", "after"], [[self.method, *map(short, losses)]])
+
     def write(self, path: Path | str) -> None:
         """Write the calibrator as JSON, atomically."""
         write_json(Path(path), self.as_dict())
@@ -133,7 +152,7 @@ class Calibrator(ABC):
             ) from None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Temperature(Calibrator):
     """q = softmax(α s): one scale (its inverse is the temperature). It never changes the most probable choice.
 
@@ -150,7 +169,7 @@ class Temperature(Calibrator):
         return _linear(log_posteriors, self.scale)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Bias(Calibrator):
     """q = softmax(s + β + ln π): one shift for each class."""
 
@@ -162,7 +181,7 @@ class Bias(Calibrator):
         return _linear(log_posteriors, 1.0, self.bias, self.priors)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Affine(Calibrator):
     """q = softmax(α s + β + ln π): one scale, one shift for each class ("direction-preserving").
 
@@ -178,7 +197,7 @@ class Affine(Calibrator):
         return _linear(log_posteriors, self.scale, self.bias, self.priors)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Vector(Calibrator):
     """q = softmax(a ∘ s + β + ln π): a scale and a shift for each class (arXiv:1706.04599)."""
 
@@ -191,7 +210,7 @@ class Vector(Calibrator):
         return _linear(log_posteriors, self.scales, self.bias, self.priors)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Matrix(Calibrator):
     """q = softmax(W s + β + ln π): a full matrix, W[k, j] the weight of choice j in the logit of choice k.
 
@@ -207,7 +226,7 @@ class Matrix(Calibrator):
         return _linear(log_posteriors, self.weights, self.bias, self.priors)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Isotonic(Calibrator):
     """Two classes: P(class 1) is a rising step function of the log-odds s₁ − s₀.
 
@@ -229,7 +248,7 @@ class Isotonic(Calibrator):
         return _two_columns(np.array(self.values)[step])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Histogram(Calibrator):
     """Two classes: P(class 1) is constant within each bin of the raw P(class 1). Source: Zadrozny and Elkan (2001)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from rango.decisions.arrays import Array, Labels, frozen, row_pieces
 from rango.errors import InputError, unknown_name
 from rango.files import read_yaml
+from rango.showing import Grid, Shown, count
 
 _KEYS = ("classes", "decisions", "costs")
 # Two decisions whose expected costs agree to this relative amount tie: logarithms and sums round in the 16th digit.
@@ -21,8 +22,8 @@ _TIE = 1e-14
 _LARGEST = sys.float_info.max
 
 
-@dataclass(frozen=True, eq=False, init=False)
-class Costs:
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class Costs(Shown):
     """The cost of each decision for each true class.
 
     `matrix[k, d]` is the cost of decision d when class k is true: row = true class, column = decision. There may be
@@ -145,6 +146,16 @@ class Costs:
             raise InputError(f"the costs have no row for {missing[0]!r}; give one for each of {', '.join(choices)}")
         order = [self.classes.index(name) for name in choices]
         return Costs(self.matrix[order], classes=choices, decisions=self.decisions)
+
+    def _facts(self) -> Iterator[str]:
+        yield count(len(self.classes), "class", "classes")
+        yield count(len(self.decisions), "decision")
+        low, high = self.matrix.min(), self.matrix.max()
+        yield "errors cost 1" if self.is_zero_one else f"from {low:g} to {high:g}"
+
+    def _grid(self) -> Grid:
+        rows = zip(self.classes, self.matrix.tolist(), strict=True)
+        return Grid(["true ╲ decision", *self.decisions], [[name, *(f"{c:g}" for c in row)] for name, row in rows])
 
     def check_classes(self, n_classes: int) -> None:
         """Raise InputError unless there is one row for each of `n_classes` classes."""

@@ -23,6 +23,7 @@ from rango.decisions.arrays import Array, Labels, log_softmax, row_pieces
 from rango.decisions.costs import Costs, bayes_decisions, naive_cost
 from rango.decisions.logistic_fit import FitData, fit, linear_family
 from rango.errors import InputError
+from rango.showing import short
 
 Direction: TypeAlias = Literal["lower", "higher", "none"]
 """Which values of a number are better."""
@@ -324,6 +325,14 @@ class Estimate:
     """Which direction is better."""
     note: str | None = None
     """What must be known to read the value: why it is undefined, or which instances make it infinite."""
+
+    def __str__(self) -> str:
+        return f"{short(self.value)} {self.span}".rstrip()
+
+    @property
+    def span(self) -> str:
+        """The interval in brackets, "" where there is none."""
+        return "" if self.low is None or self.high is None else f"[{short(self.low)}, {short(self.high)}]"
 
     def as_dict(self) -> dict[str, Any]:
         """The entry of a metrics file; an undefined value is None, a note appears only where there is one."""

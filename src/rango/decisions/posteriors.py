@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from rango.decisions.arrays import (
     check_posteriors,
     check_priors,
     frozen,
+    is_missing,
     log_softmax,
 )
 from rango.decisions.costs import Costs
@@ -38,12 +40,31 @@ from rango.decisions.metrics import (
     reliability_bins,
     weighted_mean,
 )
+from rango.decisions.posteriors_columns import (
+    LABEL_NAMES,
+    Table,
+    choice_lists,
+    find_scores,
+    is_unlabelled,
+    label_array,
+    score_columns,
+    score_matrix,
+    texts_of,
+)
 from rango.decisions.priors import reweight_posteriors
 from rango.errors import InputError
+from rango.frames import Backend, frame_columns, new_frame
+from rango.showing import Grid, Shown, count, short
+
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
+
+_SHOWN_METRICS = 100_000
+"""Instances up to which the metrics that show posteriors take no noticeable time."""
 
 
-@dataclass(frozen=True, eq=False, init=False)
-class Posteriors:
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class Posteriors(Shown):
     """Posteriors of N instances over K choices, with the right answers where they are known.
 
     Deciding needs no labels; what needs them asks for `labels`, which raises where there are none.
@@ -58,7 +79,7 @@ class Posteriors:
 
     log_posteriors: Array
     """(N, K) float64, nats; each row normalised; -inf where an instance has fewer choices or the posterior is 0."""
-    labels: Labels = field(repr=False)
+    labels: Labels
     """(N,) int64, index of the right choice. InputError where the instances have none."""
     ids: tuple[str, ...]
     """One name for each instance; "0", "1", … unless given."""
@@ -151,6 +172,102 @@ class Posteriors:
         notes: list[str] = []
         result = cls(check_posteriors(posteriors, notes=notes), labels, ids, groups, choices)
         return result.with_notes(notes)
+
+    @classmethod
+    def from_table(cls, table: Table, *, need_labels: bool = True) -> Posteriors:
+        """Posteriors of the columns of a file or a frame; `read_posteriors` says what they may be.
+
+        Raises:
+            InputError: as `read_posteriors`.
+        """
+        notes: list[str] = []
+        label_name = table.name_of("label", LABEL_NAMES)
+        if label_name is not None and not need_labels and is_unlabelled(table.columns[label_name]):
+            label_name = None
+        scores = find_scores(table, label_name, notes)
+        if label_name is None and need_labels:
+            raise InputError(f"{table.path} has no column label; give the 0-based index of the right choice")
+        if label_name is not None and label_name.strip().casefold() != "label":
+            notes.append(f"the column {label_name} is read as label")
+        matrix, lengths = score_matrix(table, scores, notes)
+        choices = choice_lists(table, scores, lengths)
+        labels = None if label_name is None else label_array(table, label_name, scores, choices, lengths, notes)
+        ids, groups = (texts_of(table, key) for key in ("id", "group"))
+        # The column that holds the scores decides how its numbers become posteriors.
+        makers: dict[str, Callable[..., Posteriors]] = {
+            "posteriors": cls.from_probabilities,
+            "log_posteriors": cls,
+            "logits": cls.from_scores,
+        }
+        try:
+            posteriors = makers[scores.kind](matrix, labels, ids, groups, choices)
+        except InputError as error:
+            raise InputError(f"{table.path}: {error}") from None
+        return posteriors.with_notes(notes)
+
+    @classmethod
+    def from_frame(cls, frame: IntoDataFrame, *, need_labels: bool = True) -> Posteriors:
+        """Posteriors of a data frame of pandas, Polars or Arrow, with the columns of a posteriors file.
+
+        Args:
+            frame: its columns mean what they mean in a file, and are checked alike; messages name the row, from 1.
+            need_labels: as `read_posteriors`.
+
+        Raises:
+            InputError: as `read_posteriors`; a frame that is lazy or empty.
+        """
+        columns = frame_columns(frame)
+        rows = len(next(iter(columns.values())))
+        return cls.from_table(Table(Path("frame"), columns, range(1, rows + 1)), need_labels=need_labels)
+
+    def to_frame(self, backend: Backend = "pandas", *, logarithms: bool = False) -> Any:
+        """A data frame with a row for each instance, which `from_frame` takes.
+
+        Its columns are id, label (the class, or the index of the right choice), group, and one for each choice:
+        `probability_NAME` where the columns are classes, else `posterior_0`, … and a column of lists, choices. What
+        is not known has no column.
+
+        Args:
+            backend: "pandas", "polars" or "pyarrow".
+            logarithms: natural logarithms, `log_probability_NAME`, which are exact where a probability is too small
+                for a float.
+
+        Raises:
+            InputError: an unknown backend, or one that is not installed.
+        """
+        names = score_columns(self.column_names, self.n_choices, logarithms=logarithms)
+        # Columns that say their classes say the choices; by number, the choices need a column of their own.
+        classes = None if names[0].endswith("posterior_0") else self.column_names
+        columns: dict[str, Sequence[Any]] = {"id": self.ids}
+        if self.has_labels:
+            columns["label"] = [k if classes is None else classes[k] for k in self.labels.tolist()]
+        if self.groups is not None:
+            columns["group"] = self.groups
+        if self.choices is not None and classes is None:
+            columns["choices"] = [list(row) for row in self.choices]
+        values = self.log_posteriors if logarithms else np.exp(self.log_posteriors)  # (N, K)
+        ends = [self.n_choices] * len(self) if self.choices is None else list(map(len, self.choices))
+        for k, name in enumerate(names):
+            columns[name] = [value if k < end else None for value, end in zip(values[:, k].tolist(), ends, strict=True)]
+        return new_frame(columns, backend)
+
+    def _facts(self) -> Iterator[str]:
+        yield count(len(self), "instance")
+        yield count(self.n_choices, "choice") if self.column_names is None else ", ".join(self.column_names)
+        if not self.has_labels:
+            yield "no labels"
+        elif len(self) <= _SHOWN_METRICS:
+            yield f"NCE {short(self.nce())}"
+            yield f"error rate {short(self.error_rate())}"
+
+    def _grid(self) -> Grid:
+        probabilities = np.exp(self.log_posteriors[:5])  # (n, K)
+        names = self.column_names or tuple(map(str, range(self.n_choices)))
+        rows = [["", *names, *(["label"] if self.has_labels else [])]]
+        for row, values in enumerate(probabilities.tolist()):
+            label = [names[self.labels[row]]] if self.has_labels else []
+            rows.append([f"row {row}", *map(short, values), *label])
+        return Grid(rows[0], rows[1:])
 
     def with_notes(self, notes: Iterable[str]) -> Posteriors:
         """The same posteriors with more notes, before those they have."""
@@ -361,13 +478,6 @@ def _column(values: Iterable[object], n: int, name: str) -> tuple[str, ...]:
     if len(column) != n:
         raise InputError(f"{name} has {len(column)} entries but there are {n} instances; give one for each")
     return column
-
-
-def is_missing(value: object) -> bool:
-    """Whether a value is None, NaN or pandas' own word for nothing."""
-    if isinstance(value, (float, np.floating)):
-        return math.isnan(value)
-    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels | None, logs: Array) -> None:

@@ -21,8 +21,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from rango.decisions.arrays import ROUNDED_TOLERANCE, Array
-from rango.decisions.posteriors import is_missing
+from rango.decisions.arrays import ROUNDED_TOLERANCE, Array, is_missing
 from rango.errors import InputError
 from rango.files import parse_json
 from rango.rows import from_csv_cell
@@ -112,6 +111,21 @@ def find_scores(table: Table, label_name: str | None, notes: list[str]) -> Score
     if kind in plain_named:
         return Scores(kind, names)
     return Scores(kind, names, names=tuple(matches[name]["name"] for name in names))
+
+
+def score_columns(names: Sequence[str] | None, n_choices: int, *, logarithms: bool = False) -> tuple[str, ...]:
+    """Names for columns of posteriors which are read back as what they are: by class, or else by number.
+
+    >>> score_columns(["no", "yes"], 2), score_columns(["1", "2"], 2)
+    (('probability_no', 'probability_yes'), ('posterior_0', 'posterior_1'))
+    """
+    log = "log_" if logarithms else ""
+    by_class = tuple(f"{log}probability_{name}" for name in names or ())
+    # A class that is called as a number, or begins with a space, would be read as another one.
+    read = [match["name"] if (match := _SCORE_COLUMN.fullmatch(column)) else None for column in by_class]
+    if names is not None and read == list(names):
+        return by_class
+    return tuple(f"{log}posterior_{k}" for k in range(n_choices))
 
 
 def _numbered_scores(table: Table, kind: str, number_of: Mapping[str, int], notes: list[str]) -> Scores:

@@ -13,36 +13,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rango.decisions.posteriors import Posteriors
-from rango.decisions.posteriors_columns import (
-    LABEL_NAMES,
-    Column,
-    Table,
-    choice_lists,
-    find_scores,
-    is_unlabelled,
-    label_array,
-    score_matrix,
-    shown,
-    texts_of,
-)
+from rango.decisions.posteriors_columns import Column, Table, shown
 from rango.errors import InputError, first_line
 from rango.files import atomic_path, check_unpacked, read_bytes
 from rango.rows import plain, read_parquet, read_rows, to_csv_cell
 
 _ENDINGS = ".parquet, .csv, .jsonl or .npz"
-# The column that a file holds decides how its numbers become posteriors.
-_MAKERS: dict[str, Callable[..., Posteriors]] = {
-    "posteriors": Posteriors.from_probabilities,
-    "log_posteriors": Posteriors,
-    "logits": Posteriors.from_scores,
-}
 
 
 def read_posteriors(path: Path | str, *, need_labels: bool = True) -> Posteriors:
@@ -59,26 +42,7 @@ def read_posteriors(path: Path | str, *, need_labels: bool = True) -> Posteriors
         InputError: the file cannot be read, a column is missing, a cell inside a row is empty or no number, or as
             `Posteriors`; the message names the file, and the line and column where there is one.
     """
-    path = Path(path)
-    table = _read_table(path)
-    notes: list[str] = []
-    label_name = table.name_of("label", LABEL_NAMES)
-    if label_name is not None and not need_labels and is_unlabelled(table.columns[label_name]):
-        label_name = None
-    scores = find_scores(table, label_name, notes)
-    if label_name is None and need_labels:
-        raise InputError(f"{path} has no column label; give the 0-based index of the right choice")
-    if label_name is not None and label_name.strip().casefold() != "label":
-        notes.append(f"the column {label_name} is read as label")
-    matrix, lengths = score_matrix(table, scores, notes)
-    choices = choice_lists(table, scores, lengths)
-    labels = None if label_name is None else label_array(table, label_name, scores, choices, lengths, notes)
-    ids, groups = (texts_of(table, key) for key in ("id", "group"))
-    try:
-        posteriors = _MAKERS[scores.kind](matrix, labels, ids, groups, choices)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return posteriors.with_notes(notes)
+    return Posteriors.from_table(_read_table(Path(path)), need_labels=need_labels)
 
 
 def _read_table(path: Path) -> Table:

@@ -22,7 +22,7 @@ from rango.files import naming_file, read_yaml, write_yaml
 from rango.language.corpus import Corpus, Source
 from rango.language.options import PretrainConfig
 from rango.output_folder import LOCK, check_links, only_writer
-from rango.training.run_folder import versions
+from rango.training.run_writer import versions
 
 if TYPE_CHECKING:
     from rango.models.loading import Model

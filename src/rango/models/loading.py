@@ -27,6 +27,7 @@ from rango.models.ngram import NGRAM, NGramConfig, NGramForCausalLM
 from rango.models.quantisation import QuantisedLoading, quantised_layers, weight_sample
 from rango.models.sources import check_source, check_tokenizer, check_unquantised, loading_error
 from rango.options import Dtype, Quantisation
+from rango.showing import Shown
 
 # From here on transformers loads the folders of these two as those of its own architectures.
 AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
@@ -38,8 +39,8 @@ AutoModelForCausalLM.register(NGramConfig, NGramForCausalLM, exist_ok=True)
 _FEW_TOKENS = 0.9
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
+@dataclass(frozen=True, eq=False, repr=False)
+class Model(Shown):
     """A causal language model with its tokenizer, ready to score."""
 
     name: str
@@ -48,6 +49,13 @@ class Model:
     tokenizer: PreTrainedTokenizerBase
     notes: tuple[str, ...] = ()
     """What was chosen for the user, in words."""
+
+    def _facts(self) -> Iterator[str]:
+        yield repr(self.name)
+        yield type(self.network).__name__
+        yield f"{self.parameter_count:,} parameters"
+        yield str(self.dtype).removeprefix("torch.") if self.quantise == "none" else self.quantise
+        yield str(self.device)
 
     @property
     def device(self) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from rango.results.statistics import (
     rank,
 )
 from rango.rows import to_csv_cell
+from rango.showing import Grid, Shown, count, short
 from rango.studies.axes import TASK, Names, axis_names, axis_text, is_base, varied_axes
 from rango.studies.study import Reference, check_metrics
 
@@ -98,8 +99,8 @@ class Block:
         return tuple(rows)
 
 
-@dataclass(frozen=True, eq=False)
-class StudyTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class StudyTable(Shown):
     """Rows, blocks and references without any rendering."""
 
     axes: tuple[str, ...]
@@ -132,6 +133,21 @@ class StudyTable:
     def names(self) -> Names:
         """What the configurations are called."""
         return Names([row.axes for row in self.rows])
+
+    def _facts(self) -> Iterator[str]:
+        yield count(len(self.rows), "configuration")
+        best = [self.rows[block.best].axes for block in self.blocks if block.best is not None]
+        yield from (f"best by {self.select}: {self.names.of(axes)}" for axes in best)
+        if self.failed:
+            yield f"{len(self.failed)} with failed seeds"
+
+    def _grid(self) -> Grid:
+        names = list(dict.fromkeys((*self.first, self.select, *self.metrics)))[:4]
+        rows = []
+        for row in self.rows:
+            cells = [short(row.cells[name].mean) if name in row.cells else "–" for name in names]
+            rows.append([self.names.of(row.axes), row.mark, *cells])
+        return Grid(["configuration", "", *names], rows)
 
     @property
     def failed(self) -> tuple[StudyRow, ...]:

@@ -30,6 +30,7 @@ from rango.decisions import METRICS
 from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError, unknown_name
 from rango.options import Selection
+from rango.showing import Grid, Shown, count
 from rango.studies.axes import TASK, axis_text, dotted_items, flatten, known_keys
 from rango.studies.pretrained_models import ModelSpec
 
@@ -188,7 +189,7 @@ def _misplaced(key: str) -> str:
     return f"{key} belongs under `base:`" + (f", as {full}" if full.endswith(f".{key}") else "")
 
 
-class Study(Config):
+class Study(Shown, Config):
     """A study: every combination of `runs` and `vary`, each with every seed, on top of `base`."""
 
     name: Annotated[str, AfterValidator(_check_name)]
@@ -235,6 +236,23 @@ class Study(Config):
         # Whatever is sound among the fields has keys, in which mistakes are looked for too.
         rest = cls.model_validate({"name": "rest"} | {key: value for key, value in values.items() if key not in faulty})
         raise InputError(*of_fields, *rest.without_mistakes()[1])
+
+    def _facts(self) -> Iterator[str]:
+        yield repr(self.name)
+        if self.search is not None:
+            yield f"a search of {count(self.search.trials, 'trial')}"
+        else:
+            number = len(self.runs or ({},)) * math.prod(map(len, self.vary.values()))
+            yield count(number, "configuration")
+        yield count(len(self.seeds), "seed")
+        yield f"select {self.select}"
+
+    def _grid(self) -> Grid | None:
+        if not self.vary:
+            return None
+        return Grid(
+            ["varied", "values"], [[key, ", ".join(map(axis_text, values))] for key, values in self.vary.items()]
+        )
 
     def combinations(self) -> Iterator[Axes]:
         """The axes' values of each configuration, listed ones outermost; of a search, the ends of its space."""

@@ -32,7 +32,7 @@ from rango.tasks import Task, load_task, simulated_narratives
 from rango.training.bank import OnValidation, TrainingJob
 from rango.training.evaluate import true_posteriors
 from rango.training.finetune import finetune, finetune_bank
-from rango.training.run_folder import RunWriter, versions
+from rango.training.run_writer import RunWriter, versions
 
 POLL_SECONDS = 0.2
 _BELOW = "what it builds on failed: "

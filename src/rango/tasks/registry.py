@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rango.errors import InputError, unknown_name
+from rango.frames import frame_rows, is_frame
 from rango.options import Prompts, TaskOptions
 from rango.tasks import hellaswag, socialiqa
 from rango.tasks.harness import ready_made
@@ -15,8 +16,11 @@ from rango.tasks.hellaswag import load_hellaswag
 from rango.tasks.simulated import load_simulated, load_simulated_continuations
 from rango.tasks.socialiqa import load_socialiqa
 from rango.tasks.sources import Row
-from rango.tasks.table import TEMPLATES, TableConfig, further_instances, load_table
+from rango.tasks.table import TEMPLATES, TableConfig, further_instances, load_table, table_task
 from rango.tasks.task import Instance, Task, Templates
+
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
 
 TASKS: dict[str, Callable[[TaskOptions], Task]] = {
     "simulated": load_simulated,
@@ -33,25 +37,39 @@ _ROW_READERS: dict[str, tuple[Callable[[Row, str, bool, Prompts], Instance], Tem
 """Those of them that are read from rows, with their words."""
 
 
-def load_task(name_or_path: str | os.PathLike[str], options: TaskOptions | None = None, **overrides: Any) -> Task:
-    """A task by name, or a table by the path of its rows, of its task.yaml, or of the folder that holds both.
+def load_task(
+    source: str | os.PathLike[str] | IntoDataFrame,
+    options: TaskOptions | None = None,
+    *,
+    table: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    **overrides: Any,
+) -> Task:
+    """A task by name, a table by the path of its rows, of its task.yaml, or of the folder of both, or a data frame.
 
     >>> task = load_task("simulated", train=100, validation=20, test=50)
     >>> len(task.train), len(task.test), task.n_choices
     (100, 50, 3)
 
     Args:
-        name_or_path: a key of `TASKS`, or a path. A name wins over a folder of the same name; write ./NAME for that.
+        source: a key of `TASKS`, a path, or a data frame of pandas, Polars or Arrow. A name wins over a folder of the
+            same name; write ./NAME for that.
+        table: of a frame, how to ask: the keys of a task.yaml (prompt, choices, label, …) or the path of one. Its rows
+            are checked as those of a file.
         options: data folder, sizes, seed; keys that are no task option (of a whole run's configuration) are ignored.
         **overrides: single options.
 
     Raises:
-        InputError: an unknown name, data that is missing or malformed (file and line), an option out of range.
+        InputError: an unknown name, data that is missing or malformed (file and line), an option out of range, a frame
+            without `table`, or `table` without a frame.
     """
     given = options or TaskOptions()
     values = {key: getattr(given, key) for key in TaskOptions.model_fields}
     chosen = TaskOptions.build({**values, **overrides}, where="task options")
-    name = os.fspath(name_or_path)
+    if is_frame(source):
+        return _frame_task(source, table, chosen)
+    if table is not None:
+        raise InputError("table says how to ask the rows of a data frame; a path has its own task.yaml, leave it out")
+    name = os.fspath(cast("str | os.PathLike[str]", source))
     if chosen.prompt != "own" and name not in _ROW_READERS:
         raise InputError(
             f"prompt is {chosen.prompt} but lm-evaluation-harness has no task {name}: only {' and '.join(_ROW_READERS)}"
@@ -64,6 +82,22 @@ def load_task(name_or_path: str | os.PathLike[str], options: TaskOptions | None 
     if os.sep in name or path.suffix:
         raise InputError(f"table {name} does not exist; give the path of a rows file, a task.yaml, or their folder")
     raise InputError(f"{unknown_name('task', name, TASKS)}; the path of a table works too")
+
+
+def _frame_task(frame: Any, table: Mapping[str, Any] | str | os.PathLike[str] | None, options: TaskOptions) -> Task:
+    if table is None:
+        raise InputError(
+            "table is missing; give the keys of a task.yaml, such as prompt, choices and label, or its path"
+        )
+    if options.data is not None:
+        raise InputError(f"data is {str(options.data)!r} but the task is a data frame; leave the option out")
+    if isinstance(table, Mapping):
+        path, config = Path("table"), TableConfig.build(table, where="table")
+    else:
+        path = Path(table)
+        config = TableConfig.from_yaml(path)
+    rows = (Row(number, f"row {number}", row) for number, row in enumerate(frame_rows(frame), start=1))
+    return table_task(config, rows, source=path, name="frame", options=options)
 
 
 def load_further(

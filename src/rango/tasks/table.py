@@ -130,8 +130,24 @@ def load_table(path: Path, options: TaskOptions) -> Task:
         raise InputError(f"data is {str(options.data)!r} but the task is the table {path}; leave the option out")
     yaml_path, rows_path = _find(path)
     config = TableConfig.from_yaml(yaml_path)
-    reader = _Reader(config, yaml_path)
-    pools = reader.pools(file_rows(rows_path))
+    return table_task(config, file_rows(rows_path), source=yaml_path, name=str(path), options=options)
+
+
+def table_task(config: TableConfig, rows: Iterator[Row], *, source: Path, name: str, options: TaskOptions) -> Task:
+    """A task from rows, wherever they are from.
+
+    Args:
+        config: how to ask.
+        rows: of the table.
+        source: what `config` is from, for messages.
+        name: of the task.
+        options: sizes and seed of the cut.
+
+    Raises:
+        InputError: as `load_table`, for what a row holds.
+    """
+    reader = _Reader(config, source)
+    pools = reader.pools(rows)
     # Instances that chose the checkpoint cannot measure it: where a table has two splits, the second is the test.
     train, validation, test = (pools[split] for split in SPLITS)
     notes = reader.notes
@@ -144,7 +160,7 @@ def load_table(path: Path, options: TaskOptions) -> Task:
     parts = cut(train, options, validation=validation, test=test, stratum=stratum)
     near = near_duplicate_notes({"test": parts.test, "validation": parts.validation, "training": parts.train})
     return Task(
-        name=str(path),
+        name=name,
         train=parts.train,
         validation=parts.validation,
         test=parts.test,

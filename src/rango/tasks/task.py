@@ -12,6 +12,7 @@ from typing import Any, Literal
 from rango.errors import InputError, unknown_name
 from rango.files import fingerprint
 from rango.options import SPLITS, Form, Split, TaskOptions
+from rango.showing import Grid, Shown, count
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SEPARATOR = "\n\n"
@@ -132,8 +133,8 @@ class Templates:
         return Prompt(trunk.strip(), tuple(f" {letter}" for letter in letters))
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
+@dataclass(frozen=True, eq=False, repr=False)
+class Task(Shown):
     """Named instances in three splits, and their prompts.
 
     Within a split the instances stand in the order in which they were drawn: with the same seed, a smaller split is
@@ -156,6 +157,24 @@ class Task:
     """Instances that stand answered before every prompt, see `few_shot`; in none of the splits."""
     table: Mapping[str, Any] | None = None
     """How rows become instances, where the task is a table: the keys of its task.yaml."""
+
+    def _facts(self) -> Iterator[str]:
+        yield repr(self.name)
+        sizes = {name: len(self.split(name)) for name in SPLITS}
+        yield from (f"{size:,} {name}" for name, size in sizes.items() if size)
+        if any(sizes.values()):
+            yield count(self.n_choices, "choice") if self.classes is None else ", ".join(self.classes)
+        yield f"{self.default_form} form"
+
+    def _grid(self) -> Grid | None:
+        """How often each class is right in each split, or each place where choices are the instances' own."""
+        kept = {name: split for name in SPLITS if (split := self.split(name)) and split[0].label is not None}
+        if not kept:
+            return None
+        counts = [Counter(instance.label for instance in split) for split in kept.values()]
+        names = self.classes or [f"choice {place}" for place in range(self.n_choices)]
+        rows = [[name, *(f"{split[place]:,}" for split in counts)] for place, name in enumerate(names)]
+        return Grid(["right answer", *kept], rows)
 
     def split(self, name: str) -> tuple[Instance, ...]:
         """The instances of a split.

@@ -25,7 +25,8 @@ from rango.tasks.text_runs import pretraining_notes
 from rango.training.distributed import ProcessGroup
 from rango.training.evaluation_of_run import calibrator_for, check_data, check_evaluation_output
 from rango.training.measurement import measure
-from rango.training.run_folder import RECORD, as_json, posteriors_file, versions
+from rango.training.run_folder import RECORD, posteriors_file
+from rango.training.run_writer import as_json, versions
 from rango.training.sharding import check_passes
 
 

@@ -36,7 +36,8 @@ from rango.training.distributed import ProcessGroup
 from rango.training.evaluate import check_not_empty, true_posteriors
 from rango.training.measurement import measure, state_costs
 from rango.training.prediction import check_costs
-from rango.training.run_folder import Run, RunWriter, open_output, posteriors_file, versions
+from rango.training.run_folder import Run, posteriors_file
+from rango.training.run_writer import RunWriter, open_output, versions
 from rango.training.sharding import check_passes
 from rango.training.trainer import Trainer, recomputable_layers
 from rango.training.training_run import BankData, TrainingRun

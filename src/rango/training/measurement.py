@@ -21,7 +21,8 @@ from rango.decisions import (
 )
 from rango.files import read_yaml, write_json, write_yaml
 from rango.output_folder import only_writer
-from rango.training.run_folder import Run, RunContents, as_json, read_metrics
+from rango.training.run_folder import Run, RunContents, read_metrics
+from rango.training.run_writer import as_json
 
 _NO_SYSTEM = ("prior", "difference")
 """What metrics.json has beside the states that have posteriors."""

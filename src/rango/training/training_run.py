@@ -24,7 +24,7 @@ from rango.training.bank import OnValidation
 from rango.training.checkpoint import Progress, State
 from rango.training.distributed import ALONE, ProcessGroup
 from rango.training.objectives import MicroBatch
-from rango.training.run_folder import RunWriter
+from rango.training.run_writer import RunWriter
 from rango.training.schedule import BatchPlan, learning_rate_factor
 
 

@@ -1,0 +1,176 @@
+"""Writing a run directory while a model trains, and whether a folder may become one. No model is needed here.
+
+open_output   the run of the same configuration that a folder holds, None where it is free; all else is refused
+RunWriter     each file whole or not at all; run.yaml says how far the run came
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rango import __version__
+from rango.decisions import Calibrator, Estimate, Posteriors, write_posteriors
+from rango.errors import InputError
+from rango.files import holds_files, naming_file, write_json, write_text, write_yaml
+from rango.options import FinetuneConfig
+from rango.output_folder import check_links
+from rango.training.run_folder import Run, posteriors_file, read_log
+
+if TYPE_CHECKING:
+    from rango.models.adapter import TrainableModel
+    from rango.tasks import Task
+
+
+@dataclass
+class RunWriter:
+    """Writes a run directory, each file whole or not at all. Nothing is on disk before `begin`."""
+
+    path: Path
+    record: dict[str, Any]
+    """The content of run.yaml."""
+    writes: bool = True
+    """False in all but one of several processes: every method then changes `record` at most."""
+
+    def begin(self, **changes: Any) -> None:
+        """Write run.yaml with status `running`; a resumed run keeps the times that it has."""
+        self.record.pop("reason", None)
+        self.write_record(status="running", **changes)
+
+    def write_record(self, **changes: Any) -> None:
+        """Change keys of run.yaml."""
+        self.record.update(changes)
+        if self.writes:
+            write_yaml(self.path / "run.yaml", self.record)
+
+    def write_posteriors(self, state: str, split: str, posteriors: Posteriors) -> None:
+        """Store posteriors/SPLIT-STATE.parquet."""
+        if self.writes:
+            write_posteriors(posteriors_file(self.path, state, split), posteriors)
+
+    def write_letter_mass(self, state: str, share: float) -> None:
+        """Record the mean share of probability that a state puts on the letters."""
+        self.write_record(letter_mass={**self.record.get("letter_mass", {}), state: share})
+
+    def write_note(self, note: str) -> None:
+        """Add a sentence to the notes of run.yaml; a resumed run may have it already."""
+        notes = self.record.get("notes", [])
+        self.write_record(notes=notes if note in notes else [*notes, note])
+
+    def write_metrics(self, metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> None:
+        """Store metrics.json."""
+        if self.writes:
+            write_json(self.path / "metrics.json", as_json(metrics))
+
+    def write_adapter(self, adapter: TrainableModel, which: str) -> None:
+        """Store adapter/best or adapter/last."""
+        if self.writes:
+            adapter.save(self.path / "adapter" / which)
+
+    def write_calibrator(self, calibrator: Calibrator) -> None:
+        """Store calibrator.json."""
+        if self.writes:
+            calibrator.write(self.path / "calibrator.json")
+
+    def append_log(self, record: Mapping[str, Any]) -> None:
+        """Add one line to log.jsonl; one write call, so that a crash can only cut the last line."""
+        if not self.writes:
+            return
+        log = self.path / "log.jsonl"
+        with naming_file(log), log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def rewind_log(self, step: int) -> None:
+        """Drop what was logged after `step`: a resumed run does those steps again."""
+        if not self.writes:
+            return
+        kept = [record for record in read_log(self.path) if record["step"] <= step]
+        write_text(self.path / "log.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+    def finish(self, **changes: Any) -> None:
+        """Write run.yaml with status `complete` and remove what only a resume needed."""
+        self._end(status="complete", **changes)
+
+    def fail(self, reason: str) -> None:
+        """Write run.yaml with status `failed` and the reason; repeating the command begins the run anew."""
+        self._end(status="failed", reason=reason)
+
+    def prune(self, step: int, **changes: Any) -> None:
+        """Write run.yaml with status `pruned` and the step; repeating the command begins the run anew."""
+        self._end(status="pruned", reason=f"pruned at step {step}", steps=step, **changes)
+
+    def _end(self, **changes: Any) -> None:
+        # The record comes first: after a crash between the two the state stays, but nobody reads it.
+        self.write_record(**changes)
+        if self.writes:
+            shutil.rmtree(self.path / "state", ignore_errors=True)
+
+
+def as_json(metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict[str, Any]:
+    """{split: {state: {metric: Estimate}}} as the plain dictionaries of a metrics.json."""
+    return {
+        split: {
+            state: {name: estimate.as_dict() for name, estimate in estimates.items()}
+            for state, estimates in states.items()
+        }
+        for split, states in metrics.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the programs that decide a result."""
+    packages = ("torch", "transformers", "tokenizers", "numpy", "scipy")
+    return {"python": platform.python_version(), "rango": __version__, **{name: version(name) for name in packages}}
+
+
+def open_output(path: Path, config: FinetuneConfig, fingerprints: Mapping[str, str]) -> Run | None:
+    """The run of this configuration that `path` holds already; None where a new one may be written.
+
+    Raises:
+        InputError: `path` holds something else, a run of another configuration, model or data, or links out of it.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--out {path} is a file; give a folder that does not exist yet")
+    check_links(path)
+    if not holds_files(path):
+        return None
+    if not (path / "run.yaml").is_file():
+        raise InputError(f"--out {path} already holds other files; give a folder that does not exist yet")
+    # The configuration comes first: a key that differs tells a person more than a fingerprint.
+    run = Run(path)
+    _check_equal(path, run.part("config"), config.model_dump(mode="json"))
+    _check_equal(path, run.part("fingerprints"), dict(fingerprints))
+    return run
+
+
+def check_output(path: Path, config: FinetuneConfig, task: Task) -> Run | None:
+    """As `open_output`, before the model is loaded: a run of another model is not noticed yet."""
+    stored = Run(path).part("fingerprints") if (path / "run.yaml").is_file() else {}
+    return open_output(path, config, {**stored, "task": task.fingerprint})
+
+
+def is_newer(model: str, run: Run) -> bool:
+    """Whether a file of a model on this machine was written after the run ended; a model of the Hub never is."""
+    path = Path(model)
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path] * path.is_file()
+    ended = (run.path / "run.yaml").stat().st_mtime
+    return any(file.stat().st_mtime > ended for file in files)
+
+
+def _check_equal(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise InputError naming the first dotted key in which a stored run differs from the wanted one."""
+    for key in {**stored, **wanted}:
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            _check_equal(path, old, new, prefix=f"{prefix}{key}.")
+        elif old != new:
+            raise InputError(
+                f"--out {path} already holds another run: its {prefix}{key} is {old!r}, asked is {new!r}; "
+                "give another folder, or the same configuration to go on"
+            )
