@@ -122,6 +122,12 @@ class TestTokenizer:
         with pytest.raises(InputError, match="vocabulary is 9000 but the text has pairs for only [0-9]+ tokens"):
             train_tokenizer(sources, 9000)
 
+    def test_a_small_text_has_as_many_tokens_as_stand_in_it_twice(self) -> None:
+        sources = read_sources(["ab ab"] * 4)
+        # Of all pairs only "a b" and the space before it come back.
+        assert len(train_tokenizer(sources)) == 257 + 2
+        assert len(train_tokenizer(read_sources(story(50)))) > 257 + 2
+
 
 class TestTokenise:
     def test_nothing_is_lost_and_the_end_of_each_source_is_held_out(self) -> None:

@@ -176,6 +176,29 @@ class TestLines:
         ]
         assert read() == []
 
+    def test_what_begins_has_a_line_and_each_minute_says_how_far_everything_is(self, made: Made) -> None:
+        plan, store = made(base={"steps": 210}, vary={"lora.rank": [1, 2]})
+        first, _ = runs_of(plan)
+        watch, read = self.lines(plan, store)
+        seconds = 0.0
+        watch.clock = lambda: seconds
+        watch._begun = watch._logged = 0.0
+        held = lock_item(store.lock_file(first.id))
+        begin(store, first, steps=84, nce=0.75)
+        assert read() == ["  begun  rank 1, seed 0"]
+        seconds = 59.0
+        assert read() == []
+        seconds = 61.0
+        assert read() == [
+            "s  0 of 3 done · 1 running · 2 waiting · 1:01",
+            "  rank 1, seed 0: 84/210, validation NCE 0.750",
+        ]
+        assert read() == []
+        assert held is not None
+        held.release()
+        complete(store, first)
+        assert read() == ["  done   rank 1, seed 0 (3 s)"]
+
     def test_what_is_tried_again_is_told_again(self, made: Made) -> None:
         plan, store = made(base={"steps": 9})
         (run,) = runs_of(plan)

@@ -105,6 +105,16 @@ def test_a_split_column_and_a_label_without_a_known_name(tmp_path: Path) -> None
     rows = [[f"Some words on row {n}", ("train", "dev", "test")[n % 3], ("yes", "no")[n % 2]] for n in range(12)]
     guess = guess_table(write_csv(tmp_path / "a.csv", ["text", "split", "urgent"], rows))
     assert (guess.config.label, guess.config.splits, guess.classes) == ("urgent", "split", ("no", "yes"))
+    assert "no column has a name such as label; urgent is taken for it" in guess.warnings()[0]
+    named = guess_table(tmp_path / "a.csv", label="urgent")
+    assert not any("is taken for it" in warning for warning in named.warnings())
+
+
+@pytest.mark.parametrize("texts", [["one", "two"], ["one", "two", "two", "one"]])
+def test_a_table_that_cannot_be_cut_is_refused_before_its_task_is_written(tmp_path: Path, texts: list[str]) -> None:
+    rows = [[f"some words {text}", "ab"[n % 2]] for n, text in enumerate(texts)]
+    with pytest.raises(InputError, match=r"with 2 different text\(s\), which cannot be cut into train, validation and"):
+        guess_table(write_csv(tmp_path / "a.csv", ["text", "label"], rows))
 
 
 def test_what_cannot_be_guessed_is_refused_with_the_columns_seen(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rango.errors import InputError
 from rango.files import fingerprint, read_lines
-from rango.language.options import SMALLEST_VOCABULARY, NGramOptions, PretrainConfig
+from rango.language.options import MOST_BY_DEFAULT, SMALLEST_VOCABULARY, NGramOptions, PretrainConfig
 from rango.rows import read_rows
 
 if TYPE_CHECKING:
@@ -159,8 +159,10 @@ def make_tokenizer(config: PretrainConfig, sources: Sequence[Source]) -> PreTrai
     return train_tokenizer(sources, config.vocabulary)
 
 
-def train_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(sources: Sequence[Source], vocabulary: int | None = None) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (arXiv:1508.07909, on bytes as in GPT-2) with exactly `vocabulary` tokens.
+
+    Without a size it has 8000 tokens, or as many as the text has pairs for: each stands in it twice at least.
 
     No text is out of vocabulary, and `decode(encode(text)) == text`. The same text gives the same tokenizer.
 
@@ -177,17 +179,17 @@ def train_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTok
     )
 
 
-def train_bpe(sources: Sequence[Source], vocabulary: int) -> Tokenizer:
+def train_bpe(sources: Sequence[Source], vocabulary: int | None) -> Tokenizer:
     """What `train_tokenizer` wraps for transformers, which a check of a text need not load."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    if vocabulary < SMALLEST_VOCABULARY:
+    if vocabulary is not None and vocabulary < SMALLEST_VOCABULARY:
         raise InputError(f"vocabulary is {vocabulary}; expected at least {SMALLEST_VOCABULARY}: 256 bytes, end of text")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=vocabulary or MOST_BY_DEFAULT,
         min_frequency=2,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -195,15 +197,16 @@ def train_bpe(sources: Sequence[Source], vocabulary: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator((text for source in sources for text in source.documents), trainer)
     trained = tokenizer.get_vocab_size()
-    if trained < vocabulary:
+    if vocabulary is not None and trained < vocabulary:
         raise InputError(
-            f"vocabulary is {vocabulary} but the text has pairs for only {trained} tokens; lower vocabulary or add text"
+            f"vocabulary is {vocabulary} but the text has pairs for only {trained} tokens; lower vocabulary, leave it "
+            "out or add text"
         )
     return tokenizer
 
 
-def train_word_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Words and punctuation marks as tokens, at most `vocabulary` of them with the end of text and <unk>.
+def train_word_tokenizer(sources: Sequence[Source], vocabulary: int | None = None) -> PreTrainedTokenizerFast:
+    """Words and punctuation marks as tokens, at most `vocabulary` (8000) of them with the end of text and <unk>.
 
     The most frequent words have a token of their own; a word that the text has once only, or that is beyond the
     vocabulary, is <unk>, so that the text itself shows how probable an unknown word is.
@@ -218,7 +221,7 @@ def train_word_tokenizer(sources: Sequence[Source], vocabulary: int) -> PreTrain
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
     special = [END_OF_TEXT, UNKNOWN]
     trainer = trainers.WordLevelTrainer(
-        vocab_size=vocabulary, min_frequency=2, special_tokens=special, show_progress=False
+        vocab_size=vocabulary or MOST_BY_DEFAULT, min_frequency=2, special_tokens=special, show_progress=False
     )
     tokenizer.train_from_iterator((text for source in sources for text in source.documents), trainer)
     if tokenizer.get_vocab_size() <= len(special):

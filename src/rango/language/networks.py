@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from rango.errors import InputError
 from rango.files import read_json
-from rango.language.options import PretrainConfig
+from rango.language.options import MOST_BY_DEFAULT, PretrainConfig
 from rango.models.lstm import LSTMConfig, LSTMForCausalLM
 
 _GATED = ("llama", "mistral", "qwen2")  # three matrices in the MLP instead of two, so each is two thirds as wide
@@ -50,7 +50,7 @@ def build_network(config: PretrainConfig, *, end_of_text: int) -> PreTrainedMode
         if config.model == "lstm":
             network: Any = LSTMForCausalLM(
                 LSTMConfig(
-                    vocab_size=config.vocabulary,
+                    vocab_size=config.vocabulary or MOST_BY_DEFAULT,
                     hidden_size=config.hidden,
                     num_hidden_layers=config.depth,
                     dropout=config.lstm.dropout,
@@ -72,7 +72,7 @@ def _sizes(config: PretrainConfig, end_of_text: int) -> dict[str, Any]:
     """The values of a named architecture's transformers configuration; the rest stays at its defaults."""
     inner = 4 * config.hidden if config.architecture not in _GATED else -(-8 * config.hidden // 3 // 8) * 8
     sizes: dict[str, Any] = {
-        "vocab_size": config.vocabulary,
+        "vocab_size": config.vocabulary or MOST_BY_DEFAULT,
         "hidden_size": config.hidden,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.heads,
@@ -99,7 +99,7 @@ def _from_file(config: PretrainConfig, end_of_text: int) -> PreTrainedModel:
     """The network of a config.json; vocabulary, context and the end of text are those of this pre-training."""
     values = json.loads(architecture_text(config))
     kept = {key: value for key, value in values.items() if key not in _OF_THE_WEIGHTS and key != "model_type"}
-    kept |= {"vocab_size": config.vocabulary, "pad_token_id": None}
+    kept |= {"vocab_size": config.vocabulary or MOST_BY_DEFAULT, "pad_token_id": None}
     kept |= {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
     try:
         settings: PreTrainedConfig = AutoConfig.for_model(values["model_type"], **kept)

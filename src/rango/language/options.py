@@ -11,6 +11,7 @@ from rango.config import Config, Seed
 from rango.errors import InputError
 from rango.options import ModelOptions
 
+MOST_BY_DEFAULT = 8000  # tokens of a vocabulary whose size is not given
 SMALLEST_VOCABULARY = 257  # 256 bytes and the end of text
 
 
@@ -86,8 +87,9 @@ class PretrainConfig(Config):
     """Only with model lstm."""
     ngram: NGramOptions = NGramOptions()
     """Only with model ngram, which has no other options than these, vocabulary and tokenizer."""
-    vocabulary: Annotated[int, Field(ge=SMALLEST_VOCABULARY)] = 8000
-    """Tokens of the byte-level BPE tokenizer that is trained on the text: 256 bytes, end of text, and merges."""
+    vocabulary: Annotated[int, Field(ge=SMALLEST_VOCABULARY)] | None = None
+    """Tokens of the byte-level BPE tokenizer that is trained on the text: 256 bytes, end of text, and merges. When
+    absent 8000, or as many as a smaller text has pairs for."""
     tokenizer: Path | None = None
     """Folder of an existing model whose tokenizer is used; none is trained then, and vocabulary does not count."""
     context: Annotated[int, Field(ge=8)] = 256

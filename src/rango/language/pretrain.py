@@ -44,7 +44,7 @@ from rango.language.model_folder import (
 )
 from rango.language.networks import architecture_text
 from rango.language.ngram_estimation import count_ngrams, smooth
-from rango.language.options import PretrainConfig
+from rango.language.options import MOST_BY_DEFAULT, PretrainConfig
 from rango.language.trainer import Trainer
 from rango.language.words import WORDS_FILE, count_words, write_words
 from rango.models.loading import Model
@@ -106,6 +106,8 @@ def pretrain(
             screen.say(f"{out} was complete when the last command was stopped: it only gets its name")
             return out
         tokenizer = make_tokenizer(config, sources)
+        if config.tokenizer is None and config.vocabulary is None and len(tokenizer) < MOST_BY_DEFAULT:
+            screen.say(f"· the vocabulary is {len(tokenizer):,} tokens: the text has no more that stand in it twice")
         if arpa is not None:
             made = _read_ngram(arpa, tokenizer, screen=screen)
         elif config.model == "ngram":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,20 +22,21 @@ from rango.studies.queue import WorkItem, locked_ids, work_items
 from rango.studies.store import ENDED, Status, Store
 
 _ROWS = 12
+_LOG_SECONDS = 60.0
 _TAIL = 1 << 18
 """Bytes at the end of a log in which the last validation is looked for."""
 
 
 @dataclass
 class LiveTable:
-    """Shows the jobs of a study: a live table on a terminal, a line for each finished job elsewhere."""
+    """Shows the jobs of a study: a live table on a terminal; in a log a line where one begins or ends, and a minute."""
 
     store: Store
     plan: Plan
     console: Console
     search: bool = False
     """Whether the plan grows while it is worked on."""
-    _begun: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
     _seen: dict[str, Status] = field(default_factory=dict)
     """Status of each job and of each of the study's own models when it was last looked at."""
     _since: dict[str, float] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class LiveTable:
         """Name the jobs, and remember what is done already."""
         self.names = job_names(self.plan)
         self._seen = dict(self._statuses())
+        self._begun = self._logged = self.clock()
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
@@ -69,6 +71,21 @@ class LiveTable:
             self._seen[name] = status
         if self._live is not None:
             self._live.update(self.table(), refresh=True)
+        else:
+            self._log()
+
+    def _log(self) -> None:
+        """Lines for what has begun and, once a minute, for how far everything is."""
+        known = set(self._since)
+        working = self._working()
+        for name, *_ in (entry for item in working if item.id not in known for entry in self._entries(item)):
+            self._print(f"  begun  {name}")
+        if self.clock() - self._logged < _LOG_SECONDS:
+            return
+        self._logged = self.clock()
+        self._print(self._summary(working).plain)
+        for name, _, *words in (entry for item in working for entry in self._entries(item)):
+            self._print(f"  {name}: {', '.join(filter(None, words))}")
 
     def _statuses(self) -> Iterator[tuple[str, Status]]:
         """How far each model and job is."""
@@ -88,16 +105,22 @@ class LiveTable:
             record = read_yaml(own) if name in self.plan.models else self.store.record(self.plan.job(name))
             if (seconds := record.get("seconds")) is not None:
                 words += f" ({float(seconds):.0f} s)"
+        self._print(words)
+
+    def _print(self, words: str) -> None:
         # A log is read by programs too: one line each, however long.
         self.console.print(words, markup=False, highlight=False, soft_wrap=True)
 
-    def table(self) -> Group:
-        """How far things are, as a renderable."""
+    def _working(self) -> list[WorkItem]:
+        """What is being done at this moment."""
         # What an earlier start left half-finished has a lock file too; working are those whose process is alive.
         held = locked_ids(self.store)
         working = [item for item in work_items(self.plan, self.store) if item.id in held] if held else []
-        now = time.monotonic()
-        self._since = {item.id: self._since.get(item.id, now) for item in working}
+        self._since = {item.id: self._since.get(item.id, self.clock()) for item in working}
+        return working
+
+    def _summary(self, working: Sequence[WorkItem]) -> Text:
+        """How many jobs are where, and for how long the study has run."""
         running = {job.id for item in working for job in self._unfinished(item)}
         counts = Counter(self._seen.get(job.id, "waiting") for job in self.plan.jobs)
         waiting = counts["waiting"] + counts["started"] - len(running)
@@ -107,7 +130,12 @@ class LiveTable:
             line.append(f" · {counts['pruned']} pruned")
         if counts["failed"]:
             line.append(f" · {counts['failed']} failed", style="red")
-        line.append(f" · {_minutes(now - self._begun)}", style="dim")
+        line.append(f" · {_minutes(self.clock() - self._begun)}", style="dim")
+        return line
+
+    def table(self) -> Group:
+        """How far things are, as a renderable."""
+        working = self._working()
         # Under that line a row for each thing that is being done, as many as a screen has room for.
         rows = Table.grid(padding=(0, 2))
         entries = [entry for item in working for entry in self._entries(item)]
@@ -116,14 +144,14 @@ class LiveTable:
                 Text(name, overflow="ellipsis", no_wrap=True), bar, *(Text(each, style="dim") for each in words)
             )
         more = [Text(f"and {len(entries) - _ROWS} more", style="dim")] if len(entries) > _ROWS else []
-        return Group(line, rows, *more)
+        return Group(self._summary(working), rows, *more)
 
     def _unfinished(self, item: WorkItem) -> list[Job]:
         return [job for job in item.jobs if self._seen.get(job.id) not in ENDED]
 
     def _entries(self, item: WorkItem) -> Iterator[tuple[str, ProgressBar, str, str]]:
         """A name, a bar, how far, and what else is known, for each thing that an item does at once."""
-        passed = time.monotonic() - self._since[item.id]
+        passed = self.clock() - self._since[item.id]
         if item.kind == "model":
             options = self.plan.models[item.id].options
             budget = 60 * (options.minutes or 0)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rango.errors import InputError, unknown_name
+from rango.options import SPLITS
 from rango.tasks.answers import Choices, choices_of, readings_of
 from rango.tasks.sources import Row, file_rows
 from rango.tasks.table import FEW_OF_A_CLASS, FEW_VALIDATION, SPLIT_NAMES, TableConfig, further_instances
@@ -49,10 +50,17 @@ class TableGuess:
     """Columns that the prompt leaves out."""
     unlabelled: int
     """How many rows have no right answer."""
+    label_by_values: bool = False
+    """Whether no column has the name of a label, and one with few values was taken for it."""
 
     def warnings(self) -> tuple[str, ...]:
-        """What stands in the way of training: rows without labels, or too few for what validation, a fifth, is for."""
+        """What stands in the way of training: a label by guess, rows without one, too few for validation, a fifth."""
         warnings = []
+        if self.label_by_values:
+            warnings.append(
+                f"no column has a name such as label; {self.config.label} is taken for it, the last one with few "
+                "values that come back: if it is another, name that with --label COLUMN"
+            )
         if self.unlabelled and self.config.splits is None:
             warnings.append(
                 f"{self.unlabelled:,} of the {self.rows:,} rows have no label, and a run refuses such a table: label "
@@ -91,7 +99,8 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
     columns = {name: [_text(row.values.get(name)) for row in rows] for name in names}
     if label is not None and label not in columns:
         raise unknown_name("column", label, columns)
-    label = label or _label_column(path, columns)
+    by_name = label or _named(columns, _LABELS, bool)
+    label = by_name or _label_by_values(path, columns)
     splits = _named(columns, _SPLITS, lambda values: {value.casefold() for value in values} <= SPLIT_NAMES.keys())
     options = _options(rows, columns, label)
     taken = {label, *([splits] if splits else ()), *(options if isinstance(options, tuple) else (options or (),))}
@@ -131,11 +140,19 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
         where=str(path),
     )
     config = _checked(config, rows, path)
+    # What a run would refuse should not be written as its task.
+    contexts = len({tuple(columns[name][row] for name in texts) for row in range(len(rows))})
+    if splits is None and contexts < len(SPLITS):
+        raise InputError(
+            f"{path} holds {len(rows)} row(s) with {contexts} different text(s), which cannot be cut into train, "
+            "validation and test; give more rows"
+        )
     used = {*texts, label, identity, group, splits}
     unused = tuple(name for name in free if name not in used)
     classes = None if options is not None else tuple(sorted(counts))
     unlabelled = columns[label].count("")
-    return TableGuess(config, classes, len(rows), counts if options is None else Counter(), unused, unlabelled)
+    counted = counts if options is None else Counter[str]()
+    return TableGuess(config, classes, len(rows), counted, unused, unlabelled, label_by_values=by_name is None)
 
 
 def _text(value: Any) -> str:
@@ -148,11 +165,8 @@ def _text(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).strip()
 
 
-def _label_column(path: Path, columns: dict[str, list[str]]) -> str:
-    """The column with the right answers: by its name, else the last one with few values that come back often."""
-    by_name = _named(columns, _LABELS, bool)
-    if by_name is not None:
-        return by_name
+def _label_by_values(path: Path, columns: dict[str, list[str]]) -> str:
+    """The column with the right answers where no name says so: the last one with few values that come back often."""
     # People write the answer behind what it answers: the search goes from the last column to the first.
     for name, values in reversed(columns.items()):
         given = [value for value in values if value]
