@@ -6,7 +6,7 @@ A mark is a comment of Markdown on the line above a block:
     <!-- prints -->            the output of the block before, line by line ("..." stands for any lines)
     <!-- prints about -->      the same, but any number may stand for another one
 
-A block of YAML whose first line is "# NAME.yaml" is that file. On the first lines of a page, `<!-- slow -->` says that
+A block of YAML whose first line is "# PATH.yaml" is that file. On the first lines of a page, `<!-- slow -->` says that
 it takes minutes, and `<!-- after: PAGE -->` that it goes on in the folder that another page leaves.
 """
 
@@ -116,6 +116,7 @@ class Reader:
                         exec(compile("\n" * block.line + block.text, path, "exec"), names)
                     output, before = printed.getvalue(), block
                 elif block.language == "yaml" and (name := re.match(r"# (\S+\.yaml)\n", block.text)):
+                    Path(name[1]).parent.mkdir(exist_ok=True)
                     Path(name[1]).write_text(block.text, encoding="utf-8")
 
     def run(self, command: str, block: Block) -> str:
