@@ -9,13 +9,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import check_shard
-from rango.cli.groups import CostsText, Out, Quiet, Shard, show_in_groups
+from rango.cli.groups import CostsText, LogTo, Out, Quiet, Shard, show_in_groups
 from rango.console import Screen
 from rango.decisions import StatedCosts
 from rango.files import check_writable
 from rango.models.sources import check_source
 from rango.options import FinetuneConfig
 from rango.tasks import few_shot, load_task
+from rango.training.loggers import parse_loggers
 from rango.training.measurement import state_costs
 from rango.training.prediction import check_costs
 from rango.training.run_writer import check_output, is_newer
@@ -28,6 +29,7 @@ def finetune(
     *,
     out: Out,
     costs: CostsText = None,
+    log_to: LogTo = None,
     shard: Shard = False,
     quiet: Quiet = False,
 ) -> None:
@@ -44,6 +46,7 @@ def finetune(
     """
     full = settings.adaptation == "full"
     check_shard(shard, full=full, quantise=settings.quantise, dora=settings.lora.dora and not full)
+    loggers = parse_loggers(log_to)
     check_source(settings.model, settings.quantise)
     # The check makes the folder and removes it again: processes of one run would take it from each other.
     if os.environ.get("RANK", "0") == "0":
@@ -82,7 +85,7 @@ def finetune(
         load = partial(load_model, settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
         base = load_sharded(load, device, processes) if shard else load()
         loaded()
-        run = train(base, task, out=out, config=settings, screen=screen, costs=stated)
+        run = train(base, task, out=out, config=settings, screen=screen, costs=stated, loggers=loggers)
         if processes.is_main:
             print_result(run.path, split="test", shown=write_report(run.path))
             screen.say(f"rango export {out} --out DIR hands it on: as an adapter with its card, or --merge as a model.")

@@ -35,7 +35,6 @@ _FIELDS = {
     **dict.fromkeys(("task", "split", "other_data"), DATA),
     **dict.fromkeys(("model", "adapter"), MODEL),
     **dict.fromkeys(("mc_dropout", "costs"), SCORING),
-    **dict.fromkeys(("loggers",), OUTPUT),
     **dict.fromkeys(("lora",), LORA),
 }
 
@@ -57,6 +56,16 @@ CostsText = Annotated[
         group=SCORING,
         help="What mistakes cost: a costs file (classes, decisions, costs; row = true class), or abstain=0.3 where an "
         "error costs 1.",
+    ),
+]
+
+LogTo = Annotated[
+    str | None,
+    Parameter(
+        name="--log-to",
+        group=OUTPUT,
+        help="Also show the run in these while it trains: a comma-separated list among tensorboard, wandb, mlflow, "
+        "trackio.",
     ),
 ]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from rango.cli.groups import OUTPUT, STUDY, WORK, Quiet
+from rango.cli.groups import OUTPUT, STUDY, WORK, LogTo, Quiet
 from rango.errors import InputError, RunError
 from rango.files import check_writable
 
@@ -18,6 +18,7 @@ def study(
     tiny: Annotated[bool, Parameter(group=STUDY, negative=())] = False,
     change: Annotated[tuple[str, ...], Parameter(group=STUDY, name="--set", negative=())] = (),
     costs: Annotated[str | None, Parameter(group=STUDY)] = None,
+    log_to: LogTo = None,
     workers: Annotated[int, Parameter(group=WORK)] = 1,
     bank: Annotated[Literal["auto", "on", "off"], Parameter(group=WORK)] = "auto",
     ray: Annotated[str | None, Parameter(group=WORK)] = None,
@@ -68,7 +69,7 @@ def study(
 
     # What is asked is checked as a whole, without any model, before it is shown or begun.
     try:
-        wanted = read_study(file, tiny=tiny, changes=change, costs=costs)
+        wanted = read_study(file, tiny=tiny, changes=change, costs=costs, log_to=log_to)
         folder = out or Path("runs") / wanted.name
         plan, store = prepare(wanted, folder, workers=workers, ray=ray)
     except InputError as error:

@@ -82,7 +82,8 @@ class Searcher:
 
     def _identity(self) -> str:
         """A hash of everything that decides the choices; more trials only make a search longer."""
-        kept = self.study.model_dump(mode="json", exclude={"name", "about", "references", "search", "metrics", "costs"})
+        free = {"name", "about", "references", "search", "metrics", "costs", "log_to"}
+        kept = self.study.model_dump(mode="json", exclude=free)
         return fingerprint(repr(kept), self.search.model_copy(update={"trials": 1}).model_dump_json())
 
     def run(self, work: Callable[[Plan], None]) -> None:

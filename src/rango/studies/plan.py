@@ -88,6 +88,8 @@ class Plan(Config):
     metrics: tuple[str, ...] = ()
     """The metrics that are shown first."""
     costs: StatedCost | None = None
+    log_to: tuple[str, ...] = ()
+    """Loggers of the runs."""
     notes: tuple[str, ...] = ()
     """Remarks of the tasks when they were loaded."""
 
@@ -185,6 +187,7 @@ class Planner:
             references=study.references,
             metrics=study.metrics,
             costs=study.costs,
+            log_to=study.log_to,
             notes=tuple(dict.fromkeys(note for task in tasks for note in task.notes)),
         )
 

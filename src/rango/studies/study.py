@@ -33,6 +33,7 @@ from rango.options import Selection
 from rango.showing import Grid, Shown, count
 from rango.studies.axes import TASK, axis_text, dotted_items, flatten, known_keys
 from rango.studies.pretrained_models import ModelSpec
+from rango.training.loggers import parse_loggers
 
 StatedCost = Annotated[StatedCosts, PlainValidator(StatedCosts.of), PlainSerializer(StatedCosts.as_dict)]
 """Costs as a field of a study and of its plan: a path is read at once, so that the file is not needed again."""
@@ -212,6 +213,8 @@ class Study(Shown, Config):
     """Metrics that tables and figures show first, in this order; the usual ones follow where there is room."""
     costs: StatedCost | None = None
     """What decisions cost: the path of a costs file, its content, or `abstain: COST` (also written `abstain=COST`)."""
+    log_to: Annotated[tuple[str, ...], BeforeValidator(parse_loggers)] = ()
+    """What shows the runs while they train, grouped by the study: a list among tensorboard, wandb, mlflow, trackio."""
     models: Mapping[str, Annotated[ModelSpec, BeforeValidator(ModelSpec.flat)]] = {}
     """Small language models to pre-train first; `model: NAME` in the base means one of them."""
     references: tuple[Reference, ...] = ()

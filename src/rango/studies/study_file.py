@@ -19,7 +19,14 @@ from rango.studies.study import Study
 from rango.yaml_loader import Place, key_places, parse_yaml
 
 
-def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = (), costs: str | None = None) -> Study:
+def read_study(
+    path: Path,
+    *,
+    tiny: bool = False,
+    changes: Sequence[str] = (),
+    costs: str | None = None,
+    log_to: str | None = None,
+) -> Study:
     """Read a study file. What its keys and values say is checked where it is planned, with everything else.
 
     Args:
@@ -29,6 +36,7 @@ def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = (), c
             `vary.KEY=VALUES`, one axis of the grid; `search.KEY=VALUE`; or `models.NAME.KEY=VALUE`, such as
             `models.small.texts=[book.txt]`.
         costs: what mistakes cost, in place of the file's own: a costs file or `abstain=COST`.
+        log_to: names of loggers, in place of the file's own.
 
     Raises:
         InputError: fields that a study does not have, or of another kind; no such file.
@@ -43,6 +51,8 @@ def read_study(path: Path, *, tiny: bool = False, changes: Sequence[str] = (), c
         values = _change(values, change)
     if costs is not None:
         values["costs"] = costs
+    if log_to is not None:
+        values["log_to"] = log_to
     values.setdefault("name", path.stem)
     return Study.build(values, where=str(path))
 

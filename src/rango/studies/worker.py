@@ -192,13 +192,16 @@ class Worker:
         for job in jobs:
             self.store.relocate(job)
         if item.kind == "bank":
-            bank = [TrainingJob(out=self.store.folder(job), config=job.config) for job in jobs]
+            bank = [
+                TrainingJob(self.store.folder(job), job.config, loggers=self.plan.log_to, group=self.plan.name)
+                for job in jobs
+            ]
             finetune_bank(model, task, bank, state=self.store.bank_state(item.id), base=base, screen=self.screen)
         elif not self.store.is_trained(jobs[0]):
             (job,) = jobs
             finetune(
                 model, task, out=self.store.folder(job), config=job.config, base=base, screen=self.screen,
-                on_validation=self.prunes(job),
+                on_validation=self.prunes(job), loggers=self.plan.log_to, group=self.plan.name,
             )  # fmt: skip
         for job in jobs:
             record = self.store.record(job)

@@ -14,6 +14,7 @@ from rango.decisions import StatedCosts
 from rango.errors import InputError
 from rango.files import fingerprint
 from rango.options import FinetuneConfig
+from rango.training.loggers import Logger
 
 FREE = {
     *("lora", "regime", "objective", "rule", "learning_rate", "weight_decay", "warmup", "decay", "clip"),
@@ -37,6 +38,10 @@ class TrainingJob:
     """Whether to end it early."""
     costs: StatedCosts | None = None
     """What mistakes cost, for its metrics; no part of what makes it another run."""
+    loggers: Sequence[Logger | str] = ()
+    """What follows it while it trains; no part of what makes it another run either."""
+    group: str | None = None
+    """The study that it belongs to, for the loggers."""
 
 
 def bankable(configs: Sequence[FinetuneConfig]) -> str | None:

@@ -34,6 +34,7 @@ from rango.training.bank import OnValidation, TrainingJob, check_bankable, run_k
 from rango.training.checkpoint import load_state
 from rango.training.distributed import ProcessGroup
 from rango.training.evaluate import check_not_empty, true_posteriors
+from rango.training.loggers import LoggedWriter, Logger, parse_loggers
 from rango.training.measurement import measure, state_costs
 from rango.training.prediction import check_costs
 from rango.training.run_folder import Run, posteriors_file
@@ -53,6 +54,8 @@ def finetune(
     screen: Screen | None = None,
     on_validation: OnValidation | None = None,
     costs: Costs | StatedCosts | None = None,
+    loggers: Sequence[Logger | str] = (),
+    group: str | None = None,
     **overrides: Any,
 ) -> Run:
     """Adapt `model` to `task`, by LoRA or by full fine-tuning, and write a run directory.
@@ -73,6 +76,9 @@ def finetune(
             status `pruned`: checkpoints and log are kept, nothing is measured on test. Repeating it begins it anew.
         costs: what mistakes cost, for the expected costs among the metrics; kept in run.yaml. They make no other run:
             stated later, they change the metrics of a finished one.
+        loggers: what follows the run while it trains: names (tensorboard, wandb, mlflow, trackio), or objects of
+            `Logger`. They make no other run, and one that fails ends none.
+        group: the study that the run belongs to, for the loggers.
         **overrides: keys of FinetuneConfig, for example `steps=200, lora={"rank": 4}`.
 
     Raises:
@@ -83,7 +89,8 @@ def finetune(
     config = config or FinetuneConfig.build(
         {**task.options.model_dump(), "model": model.name, "task": task.name, **overrides}
     )
-    job = TrainingJob(Path(out), config, on_validation, None if costs is None else StatedCosts.of(costs))
+    stated = None if costs is None else StatedCosts.of(costs)
+    job = TrainingJob(Path(out), config, on_validation, stated, tuple(loggers), group)
     # A run alone keeps its state in its own folder, where nobody else looks for it.
     state = job.out / "state" / "state.safetensors"
     (run,) = finetune_bank(model, task, [job], state=state, base=base, screen=screen)
@@ -120,6 +127,8 @@ def finetune_bank(
     """
     screen = screen or Screen(quiet=True)
     check_bankable(jobs)
+    for job in jobs:
+        parse_loggers([logger for logger in job.loggers if isinstance(logger, str)])
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
     with contextlib.ExitStack() as locks:
         # Look into every folder before anything is written: a bank with one wrong folder must not begin at all.
@@ -177,6 +186,8 @@ def _train(
         adapters = [add_full(model)]
     else:
         adapters = add_bank(model, [(job.config.lora, job.config.seed) for job, _ in unfinished])
+    # Loggers are closed however the runs end.
+    writers = contextlib.ExitStack()
     try:
         runs = []
         for (job, run), adapter in zip(unfinished, adapters, strict=True):
@@ -203,13 +214,18 @@ def _train(
                 record = run.record
             if job.costs is not None:
                 record["costs"] = job.costs.as_dict()
-            writer = RunWriter(job.out, record, writes=processes.is_main)
+            writer = LoggedWriter(
+                job.out, record, writes=processes.is_main, loggers=job.loggers, group=job.group,
+                resumed=state.is_file(), say=screen.say,
+            )  # fmt: skip
+            writers.callback(writer.close)
             runs.append(TrainingRun(run_key(job.config), job.config, adapter, writer, data, job.on_validation))
         trained_before = _check_state(state, runs)
         processes.barrier()  # every process has looked at the folders before the main one writes
         with SignalGuard(f"the run in {unfinished[0][0].out} is saved; repeat the command to go on") as guard:
             _Bank(task, trees, data, runs, screen).run(state, base, guard, trained_before)
     finally:
+        writers.close()
         for adapter in adapters:
             adapter.remove()
 
@@ -340,7 +356,7 @@ class _Bank:
         measured = {} if unlabelled(self.task.test) else measure(states, seed=run.config.seed, costs=stated)
         writer.write_metrics({"test": measured})
 
-    def _calibrate(self, adapted: Posteriors, validation: Posteriors, writer: RunWriter) -> Posteriors | None:
+    def _calibrate(self, adapted: Posteriors, validation: Posteriors, writer: LoggedWriter) -> Posteriors | None:
         """Store a calibrator fitted on validation and the calibrated test posteriors; None if it cannot be fitted.
 
         Letters are classes with a place each, so an affine calibrator may correct a preference for one of them. The
@@ -376,7 +392,7 @@ class _Bank:
             run.writer.write_letter_mass(state, round(scored.letter_mass, 6))
         return scored.posteriors
 
-    def _note(self, note: str, writer: RunWriter) -> None:
+    def _note(self, note: str, writer: LoggedWriter) -> None:
         self.screen.say(f"· {note}")
         writer.write_note(note)
 
