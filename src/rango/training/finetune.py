@@ -356,7 +356,7 @@ class _Bank:
         measured = {} if unlabelled(self.task.test) else measure(states, seed=run.config.seed, costs=stated)
         writer.write_metrics({"test": measured})
 
-    def _calibrate(self, adapted: Posteriors, validation: Posteriors, writer: LoggedWriter) -> Posteriors | None:
+    def _calibrate(self, adapted: Posteriors, validation: Posteriors, writer: RunWriter) -> Posteriors | None:
         """Store a calibrator fitted on validation and the calibrated test posteriors; None if it cannot be fitted.
 
         Letters are classes with a place each, so an affine calibrator may correct a preference for one of them. The
@@ -392,7 +392,7 @@ class _Bank:
             run.writer.write_letter_mass(state, round(scored.letter_mass, 6))
         return scored.posteriors
 
-    def _note(self, note: str, writer: LoggedWriter) -> None:
+    def _note(self, note: str, writer: RunWriter) -> None:
         self.screen.say(f"· {note}")
         writer.write_note(note)
 
