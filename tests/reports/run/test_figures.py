@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import matplotlib as mpl
@@ -121,3 +122,16 @@ def test_same_inputs_same_bytes_whatever_the_settings(states: States, log: Log, 
         assert drawn() == first
     assert all("<dc:date>" not in text for text in first)
     assert all("<text" not in text for text in first), "glyphs are paths, so that no font of the system is used"
+
+
+def test_a_state_that_is_far_worse_stands_at_the_edge_and_flattens_nothing(metrics: dict[str, Any]) -> None:
+    worse = copy.deepcopy(metrics)
+    worse["test"]["base"]["nce"] |= {"value": 18.8, "low": 17.0, "high": 20.0}
+    ax = state_intervals(result_rows(worse), "nce").axes[0]
+    low, high = ax.get_xlim()
+    assert high < 2
+    assert "18.800 →" in [text.get_text() for text in ax.texts]
+    # Every interval of the others lies within the scale.
+    for state in ("adapted", "calibrated", "floor", "control"):
+        estimate = worse["test"][state]["nce"]
+        assert low < estimate["low"] < estimate["high"] < high

@@ -283,7 +283,8 @@ function start(data) {
       `${words.right} `, element("b", {}, data.names ? classes[labels[i]] : choiceName(i, labels[i])),
       ` · ${words.decided} `, element("b", { class: "wrong" }, choiceName(i, result.decisions[i])),
       ` · ${words.confidence} ${result.confidence[i].toFixed(2)} · ${words.cost} ${written(result.cost[i])}`);
-    return element("li", {}, element("p", {}, instance.text || instance.id), line, element("p", { class: "id" }, instance.id));
+    const identity = element("p", { class: "id" }, instance.id);
+    return instance.text ? element("li", {}, element("p", {}, instance.text), line, identity) : element("li", {}, identity, line);
   }
 
   byId("state").replaceChildren(...states.map((state) => element("option", { value: state.key }, state.title)));

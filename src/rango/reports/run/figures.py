@@ -169,10 +169,13 @@ def state_intervals(table: Table, metric: str) -> Figure:
     values = [cell.value for cell in cells if cell is not None]
     limit = outlier_limit(values) if table.columns[index].direction == "lower" else None
     if limit is not None:
-        lowest = min(value for value in values if value >= 0)
-        highs = [cell.high for cell in cells if cell is not None and cell.value <= limit and cell.high is not None]
-        end = max(limit, *(high for high in highs if high <= 2 * limit), limit)
-        ax.set_xlim(lowest - 0.12 * (end - lowest), end + 0.3 * (end - lowest))
+        # The scale holds the intervals of what it shows, unless one alone is so wide that it would flatten the rest.
+        kept = [cell for cell in cells if cell is not None and cell.value <= limit]
+        ends = [
+            end for cell in kept for end in (cell.low, cell.value, cell.high) if end is not None and end <= 2 * limit
+        ]
+        span = max(ends) - min(ends) or max(ends) or 1.0
+        ax.set_xlim(min(ends) - 0.08 * span, max(ends) + 0.3 * span)
     for position, (row, cell) in enumerate(zip(table.rows, cells, strict=True)):
         key, y = row.state.key, len(table.rows) - 1 - position
         if cell is None or math.isnan(cell.value):
