@@ -328,7 +328,7 @@ def test_braces_in_template_and_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "change", "message"),
     [
-        ({}, {"verdict": 7}, "rows.jsonl:2: label is 7; expected the text of one choice (label_is: text)"),
+        ({}, {"verdict": 7}, "rows.jsonl:2: label is 7; expected the text of one choice [bad, good] (label_is: text)"),
         ({"label_is": "index"}, {"verdict": 2}, "label is 'bad'; expected 0..1 (label_is: index)"),
         ({}, {"verdict": None}, "rows.jsonl:2: verdict is missing; `label` in"),
         ({}, {"verdict": ""}, "rows.jsonl:2: verdict is missing; `label` in"),

@@ -134,7 +134,7 @@ def expected_labels(readings: tuple[Reading, ...], choices: Choices) -> str:
     """What a label may be by the given readings, for a message."""
     count = len(choices.texts)
     words: dict[Reading, str] = {
-        "text": "the text of one choice",
+        "text": f"the text of one choice [{shown(', '.join(choices.distinct()))[1:-1]}]",
         "index": f"0..{count - 1}",
         "number": f"1..{count}",
         "letter": f"A..{LETTERS[min(count, len(LETTERS)) - 1]}",
