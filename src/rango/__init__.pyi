@@ -1,7 +1,9 @@
 """Rango adapts causal language models with LoRA to tasks of choosing, and tells what their probabilities are worth."""
 
 from .decisions import Costs as Costs
+from .decisions import Gate as Gate
 from .decisions import Posteriors as Posteriors
+from .decisions import gate as gate
 from .errors import InputError as InputError
 from .language.pretrain import pretrain as pretrain
 from .models.adapter_set import load_adapters as load_adapters

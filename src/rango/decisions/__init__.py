@@ -7,6 +7,8 @@ from rango.decisions.bootstrap import Resampling
 from rango.decisions.calibration import calibration_loss, fit_calibrator
 from rango.decisions.calibrators import CALIBRATORS, Affine, Bias, Calibrator, Matrix, Temperature, Vector
 from rango.decisions.costs import Costs, bayes_decisions, expected_costs, naive_cost
+from rango.decisions.gates import Gate, GateChoice, GatedDecisions, gate
+from rango.decisions.judging import Judgement, judge, judge_out_of_bag
 from rango.decisions.metrics import (
     METRICS,
     Direction,
@@ -33,6 +35,7 @@ from rango.decisions.risk import (
     risk_curve,
     threshold_curve,
 )
+from rango.decisions.sample_size import SamplePlan, plan_sample, resolution, temperature_instances
 from rango.decisions.significance import holm, mcnemar, paired_bootstrap
 from rango.decisions.stated_costs import StatedCosts
 from rango.decisions.summary import compare, summarise, summarise_difference, summarise_prior_only
@@ -47,11 +50,16 @@ __all__ = [
     "Costs",
     "Direction",
     "Estimate",
+    "Gate",
+    "GateChoice",
+    "GatedDecisions",
+    "Judgement",
     "Matrix",
     "Metric",
     "Posteriors",
     "Resampling",
     "Rule",
+    "SamplePlan",
     "StatedCosts",
     "Temperature",
     "Vector",
@@ -69,19 +77,25 @@ __all__ = [
     "error_rule",
     "expected_costs",
     "fit_calibrator",
+    "gate",
     "holm",
+    "judge",
+    "judge_out_of_bag",
     "logarithmic_rule",
     "mcnemar",
     "naive_cost",
     "paired_bootstrap",
+    "plan_sample",
     "read_posteriors",
     "reliability_bins",
+    "resolution",
     "reweight_posteriors",
     "risk_coverage",
     "risk_curve",
     "summarise",
     "summarise_difference",
     "summarise_prior_only",
+    "temperature_instances",
     "threshold_curve",
     "write_posteriors",
 ]
