@@ -3,7 +3,7 @@
 A mark is a comment of Markdown on the line above a block:
 
     <!-- not run: REASON -->   nobody runs this block here; the site shows the reason
-    <!-- prints -->            the output of the block before, line by line ("..." stands for any lines)
+    <!-- prints -->            the output of the block before ("..." stands for any lines)
     <!-- prints about -->      the same, but any number may stand for another one
 
 A block of YAML whose first line is "# PATH.yaml" is that file. On the first lines of a page, `<!-- slow -->` says that
@@ -137,23 +137,22 @@ class Reader:
 
 
 def check_output(block: Block, output: str, *, about: bool) -> None:
-    """Each line of the block stands in the output, in order; lines that are not shown are "..."."""
+    """The words of the block stand in the output, in order; "..." stands for any words. Where lines break is free."""
 
-    def plain(line: str) -> str:
-        # Columns are as wide as their numbers, so that blanks and rules change with them.
-        line = re.sub(r"\s+", " ", line.strip())
-        return re.sub(r"[-−+]?\d[\d,.]*", "#", line) if about else line
+    def plain(text: str) -> str:
+        # Columns, rules and the ends of lines move with the width of numbers.
+        text = re.sub("─+", "─", " ".join(text.split()))
+        return re.sub(r"[-−+]?\d[\d,.]*\d|\d", "#", text) if about else text
 
-    shown = [plain(line) for line in block.text.splitlines() if line.strip()]
-    printed = iter([plain(line) for line in output.splitlines() if line.strip()])
-    gap = False
-    for line in shown:
-        if line == "...":
-            gap = True
-            continue
-        match = next((other for other in printed if other == line), None) if gap else next(printed, None)
-        assert match == line, f"{block.place} shows {line!r}, and what is printed is\n{output}"
-        gap = False
+    parts = [plain(part) for part in f"\n{block.text}".split("\n...\n")]
+    printed, place = plain(output), 0
+    for number, part in enumerate(parts):
+        start = printed.find(part, place)
+        shown = f"{block.place} shows {part!r}, and what is printed is\n{output}"
+        assert start >= 0, shown
+        assert number > 0 or start == 0, shown
+        place = start + len(part)
+    assert parts[-1] == "" or place == len(printed), f"{block.place} ends before what is printed does:\n{output}"
 
 
 def copy_examples(folder: Path) -> None:

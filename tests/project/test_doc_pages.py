@@ -72,10 +72,12 @@ def test_the_pictures_of_the_concepts_are_those_that_the_script_draws(tmp_path: 
     assert [picture for picture in drawn if f"figures/{picture}" not in texts] == []
 
 
-def test_output_is_compared_line_by_line() -> None:
-    block = Block("page.md", 1, "text", "error 0.123\n...\nend\n", "prints about")
-    check_output(block, "error  0.456\nmore\nend\n", about=True)
-    with pytest.raises(AssertionError, match="shows 'error 0.123'"):
-        check_output(block, "error  0.456\nmore\nend\n", about=False)
-    with pytest.raises(AssertionError, match="shows 'end'"):
+def test_output_is_compared_word_by_word() -> None:
+    block = Block("page.md", 1, "text", "error 0.123\n...\nthe\nend\n", "prints about")
+    check_output(block, "error  0.4567\nmore\nthe end\n", about=True)
+    with pytest.raises(AssertionError, match=r"shows 'error 0\.123'"):
+        check_output(block, "error  0.456\nmore\nthe end\n", about=False)
+    with pytest.raises(AssertionError, match="shows 'the end'"):
         check_output(block, "error 0.123\nmore\n", about=True)
+    with pytest.raises(AssertionError, match="ends before"):
+        check_output(block, "error 0.123\nthe end\nand more\n", about=True)
