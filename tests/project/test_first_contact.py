@@ -19,7 +19,7 @@ from rango.decisions import Costs
 SMALLER = {
     "python tickets.py": "python tickets.py && head -500 old_tickets.txt > few.txt && mv few.txt old_tickets.txt",
     "--hidden 128": "--hidden 32",
-    "--layers 2": "--layers 1",
+    "--layers 2 --vocabulary 800": "--layers 1 --vocabulary 400",
     "--tokens 300000": "--tokens 4000",
     "--steps 400 --validate-every 50": "--steps 4 --validate-every 4",
 }
