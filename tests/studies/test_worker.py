@@ -65,6 +65,27 @@ def table(store: Store, file: Path) -> bytes:
     return file.read_bytes()
 
 
+@pytest.mark.parametrize("bank", ["off", "on"])
+def test_every_run_is_followed_by_loggers_grouped_by_the_study(prepare: Made, monkeypatch: Any, bank: str) -> None:
+    followed = []
+
+    class Follower:
+        def __init__(self, folder: Path, group: str | None, resumed: bool) -> None:
+            self.begun = (folder.name, group, resumed)
+
+        def start(self, config: Any, name: str) -> None:
+            followed.append((*self.begun, name, config["seed"]))
+
+        def log(self, step: int, values: Any) -> None: ...
+        def finish(self, summary: Any) -> None: ...
+
+    monkeypatch.setattr("rango.training.loggers.LOGGERS", {"json": Follower})  # the name of some package
+    plan, store = prepare(bank=bank, seeds=[0, 1], log_to="json", base={"steps": 1})
+    work(store.read_plan(), store)
+    folders = [store.folder(job).name for job in runs_of(plan)]
+    assert sorted(followed) == sorted((name, "s", False, name, seed) for seed, name in enumerate(folders))
+
+
 class TestResume:
     def test_all_done_and_repeating_does_nothing(self, prepare: Made) -> None:
         plan, store = prepare(vary={"lora.rank": [1, 2]}, seeds=[0, 1])
