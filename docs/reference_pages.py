@@ -16,7 +16,7 @@ from typing import Any, get_args
 from rich.console import Console
 
 import rango
-from rango import decisions, options
+from rango import decisions, figures, options
 from rango.cli import app
 from rango.config import Config
 
@@ -94,6 +94,9 @@ def public_names(module: ModuleType) -> str:
         if name == "__version__":
             continue
         value = getattr(module, name)
+        if inspect.ismodule(value):
+            blocks.append(f"## {name}\n\nSee [`rango.{name}`]({name}.md).\n")
+            continue
         if module is rango and getattr(decisions, name, None) is value:
             blocks.append(f"## {name}\n\nSee [{name}](decisions.md#{name.lower()}).\n")
             continue
@@ -128,4 +131,5 @@ FILLS: dict[str, Callable[[], str]] = {
     "further-pages": further_pages,
     "rango": lambda: public_names(rango),
     "rango-decisions": lambda: public_names(decisions),
+    "rango-figures": lambda: public_names(figures),
 }

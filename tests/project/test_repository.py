@@ -100,6 +100,8 @@ def test_lazy_names_are_where_the_stub_says() -> None:
     stub = ROOT / "src" / "rango" / "__init__.pyi"
     imports = [node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)]
     for node in imports:
+        if node.module is None:
+            continue  # a file of the package itself
         source = importlib.import_module(f"rango.{node.module}")
         for alias in node.names:
             assert getattr(rango, alias.name) is getattr(source, alias.name)

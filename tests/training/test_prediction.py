@@ -11,6 +11,7 @@ import pytest
 from rango import load_model
 from rango.decisions import Costs, Posteriors, StatedCosts
 from rango.errors import InputError
+from rango.frames import frame_rows, new_frame
 from rango.tasks import Instance
 from rango.training.finetune import finetune
 from rango.training.prediction import Predictions, added_columns, check_costs
@@ -86,6 +87,12 @@ def test_a_run_answers_mappings_with_its_shots_and_refuses_another_base(checkpoi
     rows = [{"text": instance.context.removesuffix(". Mood:")} for instance in task.test]
     answered = run.predict(rows, state="adapted", model=model)
     np.testing.assert_allclose(answered.posteriors.log_posteriors, run.posteriors("adapted").log_posteriors, atol=1e-5)
+    for backend in ("pandas", "polars"):
+        frame = new_frame({"text": [row["text"] for row in rows]}, backend)
+        with_answers = run.predict(frame, state="adapted", model=model)
+        assert type(with_answers) is type(frame)
+        assert frame_rows(with_answers) == list(answered.table())
+    assert frame_rows(answered.to_frame()) == list(answered.table())
     with pytest.raises(InputError, match="give the model that it was trained on"):
         run.predict(rows, model=load_model(checkpoint("phi", seed=1)))
     with pytest.raises(InputError, match="unknown state 'tuned'"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import Parameter, validators
+from numpy.typing import ArrayLike
 
 from rango.cli.groups import CostsText
+from rango.commands import calibrate as fit_and_apply
 from rango.console import Terminal, visible
 from rango.decisions import (
     Calibrator,
@@ -19,35 +21,27 @@ from rango.decisions import (
     StatedCosts,
     calibration_loss,
     cost_balance,
-    fit_calibrator,
-    read_posteriors,
     summarise,
     write_posteriors,
 )
 from rango.decisions import compare as compare_systems
 from rango.decisions import decide as decide_all
+from rango.decisions.calibrators import Method
 from rango.decisions.pairing import align_by_id
 from rango.decisions.risk import Decisions
-from rango.errors import InputError, unknown_name
+from rango.errors import InputError
 from rango.files import check_writable_file, write_json
-from rango.options import Split
 from rango.reports.run.findings import cost_finding
 from rango.reports.run.terminal import metrics_table
 from rango.reports.tables import number
 from rango.rows import check_written, write_rows
-from rango.training.run_folder import Run, parse_state, posteriors_file
+from rango.training.systems import read_costs, read_priors, read_system
 
-Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
 Seed = Annotated[int, Parameter(help="Seed of the bootstrap and of folds.", validator=validators.Number(gte=0))]
 Source = Annotated[str, Parameter(help="A posteriors file, or RUN, or RUN:STATE (base, adapted, calibrated, floor).")]
 Priors = Annotated[str | None, Parameter(help="Class priors to measure or decide under: 0.2,0.8 or no=0.2,yes=0.8.")]
 # A million replicates move no digit that is shown.
 Replicates = Annotated[int, Parameter(help="Bootstrap replicates.", validator=validators.Number(gte=0, lte=1_000_000))]
-
-_BEST = ("calibrated", "adapted", "base")
-"""Which posteriors of a run are meant where none are named: those that one would act on."""
-_RAW = ("adapted", "base")
-"""The same where posteriors are calibrated."""
 
 
 def metrics(
@@ -78,7 +72,7 @@ def metrics(
     notes: dict[str, None] = {}
     systems = dict(zip(names, map(_read, sources), strict=True))
     for name, posteriors in systems.items():
-        weights, table = _priors(priors, posteriors), _table(stated, posteriors)
+        weights, table = read_priors(priors, posteriors, option="--priors"), _table(stated, posteriors)
         estimates[name] = summarise(posteriors, costs=table, priors=weights, replicates=replicates, seed=seed)
         notes[place_note(posteriors, stated)] = None  # once, where it is the same for all
     if out is not None:
@@ -89,7 +83,7 @@ def metrics(
         _print(f"note: {note}")
     for name, posteriors in systems.items():
         if stated is not None:
-            weights = _priors(priors, posteriors)
+            weights = read_priors(priors, posteriors, option="--priors")
             print_costs(posteriors, stated, name, weights, replicates=replicates, seed=seed)
 
 
@@ -122,10 +116,15 @@ def calibrate(
     """
     check_output(out, fit, apply)
     # Instances to calibrate need no labels; those to fit on do.
-    raw, stated = _read(apply, need_labels=False, states=_RAW), _costs(costs, apply)
+    if fit is not None and calibrator is not None:
+        check_writable_file(calibrator)
+    stated = _costs(costs, apply)
+    done = fit_and_apply(fit=fit, apply=apply, method=method, calibrator=calibrator)
+    _print_notes(done.notes)
+    raw, calibrated, fitted = done.raw, done.posteriors, done.calibrator
     table = _table(stated, raw)
-    fitted = _read_or_fit(fit, method, calibrator, apply=raw)
-    calibrated = fitted.apply(raw)
+    if fit is not None and calibrator is not None:
+        fitted.write(calibrator)
     write_posteriors(out, calibrated)
     if raw.has_labels:
         systems = {"raw": raw, "calibrated": calibrated}
@@ -140,44 +139,6 @@ def calibrate(
         side = "the calibrator" if fitted.choices is None else "the posteriors"
         _print(f"note: the columns are taken by place, because {side} name no classes")
     _print_fit(fitted, raw, seed)
-
-
-def _read_or_fit(fit: str | None, method: Method | None, calibrator: Path | None, *, apply: Posteriors) -> Calibrator:
-    """The calibrator that `calibrate` applies: read from its file, or fitted and written to it."""
-    if fit is None:
-        if calibrator is None:
-            raise InputError("--fit is missing; give the posteriors to fit on, or --calibrator with a fitted one")
-        if method is not None:
-            raise InputError(f"--method {method} without --fit; a calibrator that is read has its own method")
-        return Calibrator.read(calibrator)
-    if method is None:
-        raise InputError("--method is missing; give temperature, bias, affine, vector or matrix")
-    if calibrator is not None:
-        check_writable_file(calibrator)
-    fitting = _read(fit, split="validation", states=_RAW)
-    _check_held_out(fitting, apply)
-    fitted = fit_calibrator(fitting, method=method)
-    if calibrator is not None:
-        fitted.write(calibrator)
-    return fitted
-
-
-def _check_held_out(fitting: Posteriors, apply: Posteriors) -> None:
-    """Raise InputError where instances are both fitted on and applied to: their calibration would look too good."""
-    advice = "fit on instances that are held out, such as the validation split"
-    if np.array_equal(fitting.log_posteriors, apply.log_posteriors):
-        raise InputError(f"--fit and --apply hold the same posteriors; {advice}")
-    # Row numbers are no names: every file without ids has them.
-    fitted_on = set(fitting.ids)
-    shared = [name for name in apply.ids if name in fitted_on] if not _are_row_numbers(apply.ids) else []
-    if shared:
-        raise InputError(
-            f"{len(shared):,} of the {len(apply):,} ids in --apply are in --fit too, the first {shared[0]!r}; {advice}"
-        )
-
-
-def _are_row_numbers(ids: tuple[str, ...]) -> bool:
-    return all(name == str(row) for row, name in enumerate(ids))
 
 
 def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
@@ -235,7 +196,8 @@ def decide(
     if stated is None:
         raise InputError(f"--costs is missing, and {source} states none; give a costs file, or abstain=0.3")
     posteriors = _read(source, need_labels=False)
-    target, training = _priors(priors, posteriors), _priors(training_priors, posteriors, option="--training-priors")
+    target = read_priors(priors, posteriors, option="--priors")
+    training = read_priors(training_priors, posteriors, option="--training-priors")
     if target is not None:
         posteriors = posteriors.with_priors(target, training_priors=training)
     elif training is not None:
@@ -277,7 +239,7 @@ def print_costs(
     posteriors: Posteriors,
     stated: StatedCosts,
     system: str,
-    priors: list[float] | None = None,
+    priors: ArrayLike | None = None,
     *,
     replicates: int = 1000,
     seed: int = 0,
@@ -334,7 +296,7 @@ def compare(
             "average (total variation: 0 equal, 1 disjoint)"
         )
         return
-    weights, table = _priors(priors, pair[0]), _table(stated, pair[0])
+    weights, table = read_priors(priors, pair[0], option="--priors"), _table(stated, pair[0])
     comparison = compare_systems(*pair, costs=table, priors=weights, replicates=replicates, seed=seed)
     if out is not None:
         write_json(out, comparison.as_dict())
@@ -352,7 +314,7 @@ def compare(
     _print("\n" + comparison.sentence(names=(first, second)))
     for name, posteriors in zip((first, second), pair, strict=True):
         if stated is not None:
-            weights = _priors(priors, posteriors)
+            weights = read_priors(priors, posteriors, option="--priors")
             print_costs(posteriors, stated, name, weights, replicates=replicates, seed=seed)
 
 
@@ -375,83 +337,27 @@ def _headings(*sources: str) -> tuple[str, ...]:
     return tuple(f"{stem} ({number})" for number, stem in enumerate(shortest, start=1))
 
 
-def _read(
-    source: str, *, need_labels: bool = True, split: Split = "test", states: tuple[str, ...] = _BEST
-) -> Posteriors:
-    """The posteriors of a file, of RUN (the first of `states` that it has) or of RUN:STATE, on `split`.
-
-    How a file was understood, and which posteriors of a run were taken, is printed.
-    """
-    folder = source if Path(source).is_dir() else source.rpartition(":")[0]
-    if not folder or not Path(folder).is_dir():
-        posteriors = read_posteriors(source, need_labels=need_labels)
-        for note in posteriors.notes:
-            _print(f"note: {source}: {note}")
-        return posteriors
-    run, state = parse_state(source)
-    if (run.path / "run.yaml").is_file() and not run.complete:
-        raise InputError(f"{run.path} is not complete; repeat its command to go on")
-    if state is None:
-        state = next((name for name in states if posteriors_file(run.path, name, split).is_file()), states[-1])
-    posteriors, used = run.posteriors(state, split), state
-    if state == "calibrated":
-        used = "adapted and calibrated"
-    elif state == "adapted" and ":" not in source and states is _BEST and (run.path / "calibrator.json").is_file():
-        # A folder may lack the calibrated posteriors, but not what makes them.
-        posteriors = Calibrator.read(run.path / "calibrator.json").apply(posteriors)
-        used = "adapted and calibrated"
-    elif state in _BEST:
-        used = f"{state}, not calibrated"
-    if need_labels and not posteriors.has_labels:
-        raise InputError(f"{source}: the instances of {split} have no labels; what is measured needs them")
-    _print(f"note: {run.path}, {split}, {used}")
+def _read(source: str, *, need_labels: bool = True) -> Posteriors:
+    """The posteriors of a file, of RUN or of RUN:STATE; how they were understood is printed."""
+    posteriors, notes = read_system(source, need_labels=need_labels)
+    _print_notes(notes)
     return posteriors
 
 
 def _costs(text: str | None, *sources: str) -> StatedCosts | None:
-    """What `--costs` states, or else the runs among the sources; None where nobody does."""
-    if text is not None:
-        return StatedCosts.read(text)
-    stated: dict[str, StatedCosts] = {}
-    for source in sources:
-        folder = source if Path(source).is_dir() else source.rpartition(":")[0]
-        if folder and Path(folder).is_dir() and (costs := Run(folder).stated_costs) is not None:
-            stated[folder] = costs
-    if len(set(stated.values())) > 1:
-        raise InputError(f"{' and '.join(stated)} state different costs; say with --costs which of them count")
-    for folder, costs in list(stated.items())[:1]:
-        _print(f"note: {costs.words}, as {folder} states")
-    return next(iter(stated.values()), None)
+    """What `--costs` states, or else the runs among the sources, which is printed; None where nobody does."""
+    stated, notes = read_costs(text, *sources)
+    _print_notes(notes)
+    return stated
 
 
 def _table(stated: StatedCosts | None, posteriors: Posteriors) -> Costs | None:
     return None if stated is None else stated.for_posteriors(posteriors)
 
 
-def _priors(text: str | None, posteriors: Posteriors, *, option: str = "--priors") -> list[float] | None:
-    """The priors in an option, in the order of the columns: numbers in that order, or NAME=NUMBER in any."""
-    if text is None:
-        return None
-    # float() alone would take 1_0 for 10.
-    pairs = [re.fullmatch(r"\s*(?:(.*?)\s*=\s*)?([-+.0-9eE]+)\s*", part) for part in text.split(",")]
-    try:
-        values = [(pair[1], float(pair[2])) for pair in pairs if pair]
-    except ValueError:
-        values = []
-    if len(values) < len(pairs) or len({name is None for name, _ in values}) > 1:
-        raise InputError(f"{option} is {text!r}; expected numbers with commas between, such as 0.2,0.3,0.5, or a=0.2,…")
-    by_name = dict(values)
-    if None in by_name:
-        return [value for _, value in values]
-    columns = posteriors.column_names
-    if columns is None:
-        raise InputError(f"{option} is {text!r}, but the posteriors name no classes; give numbers in column order")
-    for name in by_name:
-        if name not in columns:
-            raise unknown_name(f"class in {option}", str(name), columns)
-    if len(by_name) < len(columns) or len(values) > len(by_name):
-        raise InputError(f"{option} is {text!r}; expected each of {', '.join(columns)} once")
-    return [by_name[name] for name in columns]
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        _print(f"note: {note}")
 
 
 def _print(what: Any) -> None:

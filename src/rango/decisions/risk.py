@@ -23,10 +23,12 @@ from rango.decisions.metrics import Estimate, check_present, cost_rule, error_ru
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.summary import summarise, summarise_difference
 from rango.errors import InputError
+from rango.frames import Backend, new_frame
+from rango.showing import Grid, Shown, count, short
 
 
-@dataclass(frozen=True, eq=False)
-class Decisions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Decisions(Shown):
     """The Bayes decision of each instance and the next best; costs are expected under the posteriors, in their unit."""
 
     ids: tuple[str, ...]
@@ -40,6 +42,24 @@ class Decisions:
     """(N,) column of the second-best decision."""
     runner_up_costs: Array
     """(N,) expected cost of the second-best decision."""
+
+    def to_frame(self, backend: Backend = "pandas") -> Any:
+        """A data frame with the columns of `rows`; `backend` is "pandas", "polars" or "pyarrow".
+
+        Raises:
+            InputError: an unknown backend, or one that is not installed.
+        """
+        rows = list(self.rows())
+        return new_frame({name: [row[name] for row in rows] for name in rows[0]}, backend)
+
+    def _facts(self) -> Iterator[str]:
+        yield count(len(self.ids), "instance")
+        yield f"mean expected cost {short(float(self.expected_costs.mean()))}"
+
+    def _grid(self) -> Grid:
+        counts = np.bincount(self.chosen, minlength=len(self.names))
+        rows = [[name, f"{n:,}", f"{n / len(self.ids):.1%}"] for name, n in zip(self.names, counts, strict=True)]
+        return Grid(["decision", "instances", "share"], rows)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One mapping for each instance: id, decision, expected_cost, runner_up, runner_up_cost."""

@@ -8,7 +8,7 @@ compare                both systems, the difference, McNemar's test, and a sente
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -30,6 +30,44 @@ from rango.decisions.pairing import align_by_id
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.significance import McNemar, mcnemar
 from rango.errors import InputError, unknown_name
+from rango.frames import Backend, new_frame
+from rango.showing import Grid, Shown, count, short
+
+
+class Summary(Shown, dict[str, Estimate]):
+    """Estimates by the name of their metric, as a table: in a terminal, in a notebook, and as a data frame."""
+
+    level: float = 0.95
+    """Nominal coverage of the intervals."""
+
+    def to_frame(self, backend: Backend = "pandas") -> Any:
+        """A data frame with a row for each metric: metric, value, low, high, n, direction, note.
+
+        Args:
+            backend: "pandas", "polars" or "pyarrow".
+
+        Raises:
+            InputError: an unknown backend, or one that is not installed.
+        """
+        rows = [{"metric": name, "note": None, **estimate.as_dict()} for name, estimate in self.items()]
+        return new_frame({key: [row[key] for row in rows] for key in (*_FRAME, "note")}, backend)
+
+    def _facts(self) -> Iterator[str]:
+        yield from (count(estimate.n, "instance") for estimate in list(self.values())[:1])
+        yield from dict.fromkeys(estimate.note for estimate in self.values() if estimate.note)
+
+    def _grid(self) -> Grid:
+        rows = []
+        for name, estimate in self.items():
+            metric = METRICS[name]
+            rows.append([f"{metric.title} {metric.arrow}".rstrip(), short(estimate.value), estimate.span])
+        return Grid(["", "value", f"{self.level:.0%} interval"], rows)
+
+    def __repr__(self) -> str:
+        return f"{self._grid().as_text()}\n{' · '.join(self._facts())}"
+
+
+_FRAME = ("metric", "value", "low", "high", "n", "direction")
 
 
 def summarise(
@@ -42,7 +80,7 @@ def summarise(
     seed: int = 0,
     level: float = 0.95,
     resample: Resample | None = None,
-) -> dict[str, Estimate]:
+) -> Summary:
     """Each metric with a bootstrap interval for the sampling of instances; it does not cover training noise.
 
     Args:
@@ -84,7 +122,7 @@ def summarise_difference(
     seed: int = 0,
     level: float = 0.95,
     resample: Resample | None = None,
-) -> dict[str, Estimate]:
+) -> Summary:
     """metric(b) − metric(a) with a paired bootstrap: both systems are resampled on shared instances.
 
     Arguments, returns and direction as in `summarise`: "lower" means that b is better where the difference is negative.
@@ -106,7 +144,7 @@ def summarise_prior_only(
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, Estimate]:
+) -> Summary:
     """`summarise` of the system that outputs the class frequencies of the instances it is measured on.
 
     On other instances it is another system, with their frequencies. So its normalised metrics are 1 and its ECE is 0 on
@@ -138,7 +176,7 @@ def _summarise(
     seed: int,
     level: float,
     resample: Resample | None,
-) -> dict[str, Estimate]:
+) -> Summary:
     """The estimates of one system, or of the second minus the first."""
     names, first = tuple(metrics), systems[0]
     # Everything is checked before the first metric, since those of large files take a while.
@@ -180,7 +218,8 @@ def _summarise(
             held = float(values[name]) if name in normalisers else math.nan
             drawn = np.concatenate([part[name] for part in parts])
             intervals[name] = percentile_interval(drawn, level=level, value=held)
-    estimates = {}
+    estimates = Summary()
+    estimates.level = level
     for name, value in values.items():
         low, high = intervals.get(name) or (None, None)
         estimates[name] = Estimate(float(value), low, high, len(first), METRICS[name].direction, notes.get(name))
@@ -217,13 +256,13 @@ def _signed(value: float) -> str:
     return f"{value:+.{4 if 5e-5 <= abs(value) < 5e-4 else 3}f}".replace("-", "−")
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Two systems, a and b, on the same instances."""
 
-    a: dict[str, Estimate]
-    b: dict[str, Estimate]
-    difference: dict[str, Estimate]
+    a: Summary
+    b: Summary
+    difference: Summary
     """metric(b) − metric(a), with paired bootstrap intervals."""
     mcnemar: McNemar
     level: float
@@ -232,6 +271,18 @@ class Comparison:
     """Whether costs were given."""
     weighted: bool = False
     """Whether target priors were given."""
+
+    def _facts(self) -> Iterator[str]:
+        yield count(self.difference["nce"].n, "shared instance")
+        yield f"NCE {self.difference['nce']}"
+        yield f"error rate {self.difference['error_rate']}"
+
+    def _grid(self) -> Grid:
+        rows = [
+            [METRICS[name].title, short(self.a[name].value), short(self.b[name].value), str(difference)]
+            for name, difference in self.difference.items()
+        ]
+        return Grid(["", "a", "b", "b − a"], rows)
 
     def sentence(self, *, names: tuple[str, str] = ("the first", "the second")) -> str:
         """In words: in which metrics the two differ significantly, and which of them is worse than the priors.

@@ -17,8 +17,8 @@ from urllib.parse import quote
 import matplotlib as mpl
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from rango import __version__
 from rango.errors import InputError
@@ -86,6 +86,15 @@ _STYLE: Any = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
+
+
+class Figure(mpl_figure.Figure):
+    """A figure that a notebook shows by itself: no `%matplotlib inline` and no pyplot is needed."""
+
+    def _repr_svg_(self) -> str:
+        text = svg_text(self)
+        return text[text.index("<svg") :]
+
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from rango.errors import InputError
-from rango.reports.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, RUST, VALUES, VIOLET, svg_text
+from rango.reports.style import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, RUST, VALUES, VIOLET, Figure, svg_text
 
 VARIABLES = {
     "#ffffff": "--paper",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from rango.errors import InputError, unknown_name
 from rango.frames import frame_rows, is_frame
+from rango.keywords import TaskKeywords
 from rango.options import Prompts, TaskOptions
 from rango.tasks import hellaswag, socialiqa
 from rango.tasks.harness import ready_made
@@ -42,7 +43,7 @@ def load_task(
     options: TaskOptions | None = None,
     *,
     table: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    **overrides: Any,
+    **overrides: Unpack[TaskKeywords],
 ) -> Task:
     """A task by name, a table by the path of its rows, of its task.yaml, or of the folder of both, or a data frame.
 

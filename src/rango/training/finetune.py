@@ -12,12 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rango.console import Screen, SignalGuard
 from rango.decisions import Costs, Posteriors, StatedCosts, fit_calibrator
 from rango.errors import DivergenceError, InputError, Interrupted
 from rango.files import remove_leftovers
+from rango.keywords import FinetuneOptions
 from rango.models.adapter import TrainableModel, add_bank
 from rango.models.full_finetuning import add_full
 from rango.models.loading import Model
@@ -56,7 +57,7 @@ def finetune(
     costs: Costs | StatedCosts | None = None,
     loggers: Sequence[Logger | str] = (),
     group: str | None = None,
-    **overrides: Any,
+    **overrides: Unpack[FinetuneOptions],
 ) -> Run:
     """Adapt `model` to `task`, by LoRA or by full fine-tuning, and write a run directory.
 

@@ -54,7 +54,7 @@ def measure(
     any_state = next(iter(states.values()))
     matrix = None if costs is None else costs.for_posteriors(any_state)
     options: dict[str, Any] = {"seed": seed, "costs": matrix, "metrics": tuple(metrics)}
-    measured = {"prior": summarise_prior_only(any_state, **options)}
+    measured: dict[str, dict[str, Estimate]] = {"prior": summarise_prior_only(any_state, **options)}
     measured |= {state: summarise(posteriors, **options) for state, posteriors in states.items()}
     if "base" in states and "adapted" in states:
         measured["difference"] = summarise_difference(states["base"], states["adapted"], **options)

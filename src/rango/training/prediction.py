@@ -19,7 +19,9 @@ from rango.console import Screen
 from rango.decisions import Calibrator, Costs, Posteriors, StatedCosts, decide
 from rango.decisions.risk import Decisions
 from rango.errors import InputError
+from rango.frames import Backend, add_columns, frame_rows, new_frame
 from rango.options import FinetuneConfig
+from rango.showing import Grid, Shown
 from rango.tasks import Instance, Task, few_shot, load_task
 from rango.tasks.registry import load_further
 from rango.tasks.sources import Row, file_rows
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from rango.models.loading import Model
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Predictions(Shown):
     """What a run answers for N rows."""
 
     rows: tuple[Mapping[str, Any], ...]
@@ -62,6 +64,22 @@ class Predictions:
             groups=tuple(instance.group for instance in having),
             choices=tuple(instance.choices for instance in having),
         )
+
+    def to_frame(self, backend: Backend = "pandas") -> Any:
+        """The rows of `table` as a data frame; `backend` is "pandas", "polars" or "pyarrow".
+
+        Raises:
+            InputError: as `table`; an unknown backend, or one that is not installed.
+        """
+        rows = list(self.table())
+        names = dict.fromkeys(name for row in rows for name in row)
+        return new_frame({name: [row.get(name) for row in rows] for name in names}, backend)
+
+    def _facts(self) -> Iterator[str]:
+        yield from self.decisions._facts()
+
+    def _grid(self) -> Grid:
+        return self.decisions._grid()
 
     def table(self) -> Iterator[dict[str, Any]]:
         """Each row with its own columns, one probability for each choice, and the columns of `Decisions.rows`.
@@ -168,6 +186,7 @@ def predict_rows(
     rows: Path | str | Iterable[Mapping[str, Any]],
     *,
     costs: Costs | StatedCosts | None,
+    device: str | None,
     model: Model | None,
 ) -> Predictions:
     """`Run.predict`: rows of a file or in memory become a task, which is checked before a model is loaded."""
@@ -184,8 +203,25 @@ def predict_rows(
     added_columns(values, task.test)
     if (stated := predictor.stated(costs)) is not None:
         check_costs(stated, task.test)
-    model = model or load_model(config.model, dtype=config.dtype, device=config.device, quantise=config.quantise)
+    if model is None:
+        where = device or config.device
+        model = load_model(config.model, dtype=config.dtype, device=where, quantise=config.quantise)
     return predictor.predict(task, values, model=model, costs=costs)
+
+
+def predict_frame(
+    predictor: Predictor,
+    frame: Any,
+    *,
+    costs: Costs | StatedCosts | None,
+    device: str | None,
+    model: Model | None,
+) -> Any:
+    """`Run.predict` of a data frame: the same kind of frame, with the columns of `Predictions.table` behind its own."""
+    predictions = predict_rows(predictor, frame_rows(frame), costs=costs, device=device, model=model)
+    rows = list(predictions.table())
+    names = added_columns(predictions.rows, predictions.instances)
+    return add_columns(frame, {name: [row[name] for row in rows] for name in names})
 
 
 def added_columns(rows: Iterable[Mapping[str, Any]], instances: Sequence[Instance]) -> tuple[str, ...]:

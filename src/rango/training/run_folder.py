@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from rango.decisions import Calibrator, Estimate, Posteriors, StatedCosts, read_posteriors
 from rango.errors import InputError, unknown_name
@@ -20,11 +20,14 @@ from rango.files import (
     read_text,
     read_yaml,
 )
+from rango.frames import is_frame
 from rango.options import FinetuneConfig
 from rango.rows import read_rows
 from rango.showing import Grid, Shown, short
 
 if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrameT
+
     from rango.decisions import Costs
     from rango.models.loading import Model
     from rango.training.prediction import Predictions, Predictor
@@ -196,28 +199,56 @@ class Run(Shown):
             costs=self.stated_costs,
         )
 
+    @overload
+    def predict(
+        self,
+        rows: IntoDataFrameT,
+        *,
+        costs: Costs | StatedCosts | None = ...,
+        state: str | None = ...,
+        device: str | None = ...,
+        model: Model | None = ...,
+    ) -> IntoDataFrameT: ...
+
+    @overload
     def predict(
         self,
         rows: Path | str | Iterable[Mapping[str, Any]],
         *,
+        costs: Costs | StatedCosts | None = ...,
+        state: str | None = ...,
+        device: str | None = ...,
+        model: Model | None = ...,
+    ) -> Predictions: ...
+
+    def predict(
+        self,
+        rows: Any,
+        *,
         costs: Costs | StatedCosts | None = None,
         state: str | None = None,
+        device: str | None = None,
         model: Model | None = None,
-    ) -> Predictions:
+    ) -> Any:
         """Answers for rows that came later; their labels may be missing.
 
+        A data frame of pandas, Polars or Arrow gives the same kind of frame, its columns and index kept, with the
+        columns of `Predictions.table` behind them; everything else gives `Predictions`.
+
         Args:
-            rows: with the columns of the task's own rows: a file (JSONL, CSV, TSV, Parquet), or mappings.
+            rows: with the columns of the task's own rows: a data frame, a file (JSONL, CSV, TSV, Parquet), or mappings.
             costs: what mistakes cost, matched to the choices by name; the run's when absent, or else 0-1 costs.
             state: as in `predictor`.
+            device: where to compute; as the run did when absent.
             model: the base model where it is loaded already; loaded as the run had it when absent.
 
         Raises:
             InputError: as `predictor` and `load_further`; a column that would be added stands in the rows.
         """
-        from rango.training.prediction import predict_rows
+        from rango.training.prediction import predict_frame, predict_rows
 
-        return predict_rows(self.predictor(state), rows, costs=costs, model=model)
+        answer = predict_frame if is_frame(rows) else predict_rows
+        return answer(self.predictor(state), rows, costs=costs, device=device, model=model)
 
     def contents(self, states: Sequence[str]) -> RunContents:
         """What a report shows, with test posteriors of `states`; a file that cannot be read is noted, not raised."""

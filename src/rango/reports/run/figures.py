@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
@@ -27,6 +26,7 @@ from rango.reports.style import (
     INK,
     MARKERS,
     PANEL,
+    Figure,
     label_rows,
     name_point,
     outlier_limit,
@@ -79,6 +79,12 @@ def curve_points(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
             pairs.append((float(record["step"]), float(value)))
     points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return points[:, 0], points[:, 1]
+
+
+def curve_names(records: Records) -> list[str]:
+    """What a log has curves of: the train loss, and the metrics of its validations."""
+    names = dict.fromkeys(name for record in records for name in record.get("validation") or {})
+    return [name for name in ("train_loss", *names) if len(curve_points(records, name)[0])]
 
 
 def best_step(records: Records) -> int | None:

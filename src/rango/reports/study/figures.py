@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from rango.reports.run.figures import curve_points, running_mean
@@ -35,6 +34,7 @@ from rango.reports.style import (
     PURPLE,
     RUST,
     VIOLET,
+    Figure,
     label_rows,
     name_point,
     styled,

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from rango.reports.study.figures import curve_names, curve_words, panel_metrics, study_curves, study_figures
 from rango.reports.study.findings import study_findings
 from rango.reports.study.sections import (
@@ -24,7 +22,7 @@ from rango.reports.study.sections import (
     span_text,
     value_text,
 )
-from rango.reports.style import render
+from rango.reports.style import Figure, render
 from rango.reports.svg import Drawing, drawn
 from rango.reports.tables import column_named, duration
 from rango.results.outcomes import Outcome, StudyResult

@@ -18,17 +18,25 @@ from rango.reports.study.terminal import study_result_table
 from rango.reports.style import save_figure
 from rango.results.outcomes import REPORT, StudyResult, read_outcomes
 from rango.results.table import StudyTable, study_table, write_csv
+from rango.showing import Grid, Shown
 from rango.studies.store import Store
 
 
-@dataclass(frozen=True, eq=False)
-class StudyReport:
+@dataclass(frozen=True, eq=False, repr=False)
+class StudyReport(Shown):
     """What was written, and the table behind it."""
 
     table: StudyTable
     page: Path
     files: tuple[Path, ...]
     """table.csv, table.tex, figures/*.png, figures/*.pdf and the page."""
+
+    def _facts(self) -> Iterator[str]:
+        yield repr(str(self.page))
+        yield from self.table._facts()
+
+    def _grid(self) -> Grid:
+        return self.table._grid()
 
     def print(self) -> None:
         """Print the table, fitted to the console, and the path of the page to look at next."""

@@ -1,0 +1,284 @@
+"""The commands as functions: the same names and options, with objects for what a command prints and writes.
+
+    rango metrics FILE            rango.metrics(source)         Summary: every metric with its interval
+    rango decide FILE             rango.decide(source)          Decisions
+    rango compare A B             rango.compare(a, b)           Comparison
+    rango calibrate               rango.calibrate(fit, apply)   Calibration: the posteriors, and the calibrator
+    rango predict RUN new.csv     rango.predict(run, frame)     the frame with more columns
+    rango study FILE.yaml         rango.study(file)             StudyReport
+
+A source is posteriors, a file of them, a data frame, a `Run`, or the text RUN or RUN:STATE. Of a run the posteriors are
+taken that one would act on: the calibrated ones where it has a calibrator.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from rango import decisions
+from rango.decisions import Calibrator, Posteriors, fit_calibrator
+from rango.decisions.calibrators import Method
+from rango.decisions.risk import Decisions
+from rango.decisions.summary import Comparison, Summary, summarise
+from rango.errors import InputError, RunError
+from rango.training.run_folder import Run, parse_state
+from rango.training.systems import RAW, AnyCosts, AnyPriors, System, read_costs, read_priors, read_system
+
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrameT
+
+    from rango.models.loading import Model
+    from rango.reports.study.report import StudyReport
+    from rango.studies.study import Study
+    from rango.training.prediction import Predictions
+
+
+def metrics(
+    source: System,
+    *,
+    costs: AnyCosts | None = None,
+    priors: AnyPriors | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Summary:
+    """Every metric of posteriors with its 95 % bootstrap interval: `rango.metrics(posteriors)["nce"]` is one of them.
+
+    Args:
+        source: with labels.
+        costs: of decisions; those of the run when absent, or else 0-1 costs.
+        priors: class priors to measure under; those of the labels when absent.
+        replicates: bootstrap replicates; 0 for no intervals, which is quick.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: as `read_posteriors` and `summarise`.
+    """
+    posteriors, _ = read_system(source)
+    stated, _ = read_costs(costs, source)
+    weights = read_priors(priors, posteriors)
+    matrix = None if stated is None else stated.for_posteriors(posteriors)
+    return summarise(posteriors, costs=matrix, priors=weights, replicates=replicates, seed=seed)
+
+
+def decide(
+    source: System,
+    *,
+    costs: AnyCosts | None = None,
+    priors: AnyPriors | None = None,
+    training_priors: AnyPriors | None = None,
+) -> Decisions:
+    """The Bayes decision of each instance, what it is expected to cost, and the runner-up.
+
+    Args:
+        source: with labels or without.
+        costs: of decisions; those of the run when absent.
+        priors: class priors to decide under; the posteriors as they are when absent.
+        training_priors: class priors behind the posteriors; the shares of the labels when absent.
+
+    Raises:
+        InputError: no costs; as `read_posteriors` and `rango.decisions.decide`.
+    """
+    stated, _ = read_costs(costs, source)
+    if stated is None:
+        raise InputError("costs are missing, and no run states them; give a costs file, Costs, or abstain=0.3")
+    posteriors, _ = read_system(source, need_labels=False)
+    target = read_priors(priors, posteriors)
+    training = read_priors(training_priors, posteriors, option="training_priors")
+    if target is None and training is not None:
+        raise InputError("training_priors without priors; give the priors to decide under too")
+    matrix = stated.for_posteriors(posteriors)
+    return decisions.decide(posteriors, costs=matrix, priors=target, training_priors=training)
+
+
+def compare(
+    a: System,
+    b: System,
+    *,
+    costs: AnyCosts | None = None,
+    priors: AnyPriors | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Two systems on the same instances: the difference b − a of every metric, exact McNemar test, and a sentence.
+
+    Arguments as in `metrics`.
+
+    Raises:
+        InputError: as `metrics`; ids or labels that differ.
+    """
+    (first, _), (second, _) = read_system(a), read_system(b)
+    stated, _ = read_costs(costs, a, b)
+    weights = read_priors(priors, first)
+    matrix = None if stated is None else stated.for_posteriors(first)
+    return decisions.compare(first, second, costs=matrix, priors=weights, replicates=replicates, seed=seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Posteriors that were calibrated, and by what."""
+
+    raw: Posteriors
+    """As they were given."""
+    posteriors: Posteriors
+    """The same instances, calibrated."""
+    calibrator: Calibrator
+    """It applies to further posteriors; `write` keeps it."""
+    notes: tuple[str, ...] = ()
+    """Which posteriors were taken and how files were understood, in words."""
+
+
+def calibrate(
+    *,
+    fit: System | None = None,
+    apply: System,
+    method: Method | None = None,
+    calibrator: Calibrator | str | os.PathLike[str] | None = None,
+) -> Calibration:
+    """Fit a calibrator on held-out posteriors and apply it to others.
+
+    Args:
+        fit: validation data, never what is applied to; of a run, the posteriors of its adapted model on validation.
+        apply: posteriors to calibrate, with labels or without; of a run, those of its adapted model on test.
+        method: temperature, bias, affine, vector or matrix; isotonic and histogram for two classes.
+        calibrator: a fitted one, or its file, to apply in place of `fit` and `method`.
+
+    Raises:
+        InputError: neither `fit` nor `calibrator`; instances that are both fitted on and applied to; as
+            `fit_calibrator` and `Calibrator.apply`.
+    """
+    raw, notes = read_system(apply, need_labels=False, states=RAW)
+    if fit is None:
+        if calibrator is None:
+            raise InputError("--fit is missing; give the posteriors to fit on, or --calibrator with a fitted one")
+        if method is not None:
+            raise InputError(f"--method {method} without --fit; a calibrator that is read has its own method")
+        fitted = calibrator if isinstance(calibrator, Calibrator) else Calibrator.read(Path(calibrator))
+    else:
+        if method is None:
+            raise InputError("--method is missing; give temperature, bias, affine, vector or matrix")
+        fitting, further = read_system(fit, split="validation", states=RAW)
+        _check_held_out(fitting, raw)
+        fitted, notes = fit_calibrator(fitting, method=method), (*notes, *further)
+    return Calibration(raw, fitted.apply(raw), fitted, notes)
+
+
+def _check_held_out(fitting: Posteriors, apply: Posteriors) -> None:
+    """Raise InputError where instances are both fitted on and applied to: their calibration would look too good."""
+    advice = "fit on instances that are held out, such as the validation split"
+    if np.array_equal(fitting.log_posteriors, apply.log_posteriors):
+        raise InputError(f"--fit and --apply hold the same posteriors; {advice}")
+    # Row numbers are no names: every file without ids has them.
+    numbered = all(name == str(row) for row, name in enumerate(apply.ids))
+    fitted_on = set(fitting.ids)
+    shared = [] if numbered else [name for name in apply.ids if name in fitted_on]
+    if shared:
+        raise InputError(
+            f"{len(shared):,} of the {len(apply):,} ids in --apply are in --fit too, the first {shared[0]!r}; {advice}"
+        )
+
+
+@overload
+def predict(
+    run: Run | str | os.PathLike[str],
+    rows: IntoDataFrameT,
+    *,
+    costs: AnyCosts | None = ...,
+    device: str | None = ...,
+    model: Model | None = ...,
+) -> IntoDataFrameT: ...
+
+
+@overload
+def predict(
+    run: Run | str | os.PathLike[str],
+    rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+    *,
+    costs: AnyCosts | None = ...,
+    device: str | None = ...,
+    model: Model | None = ...,
+) -> Predictions: ...
+
+
+def predict(
+    run: Run | str | os.PathLike[str],
+    rows: Any,
+    *,
+    costs: AnyCosts | None = None,
+    device: str | None = None,
+    model: Model | None = None,
+) -> Any:
+    """Answers of a run for new rows: of a data frame the same kind of frame with more columns, else `Predictions`.
+
+    Args:
+        run: a run, its folder, or the text RUN:STATE (calibrated, adapted or base).
+        rows: a data frame, a file, or mappings, with the columns of the run's own rows; labels may be missing.
+        costs: of decisions; the run's when absent, or else 0-1 costs.
+        device: where to compute; as the run did when absent.
+        model: the base model, where it is loaded already.
+
+    Raises:
+        InputError: as `Run.predict`.
+    """
+    folder, state = (run, None) if isinstance(run, Run) else parse_state(os.fspath(run))
+    stated, _ = read_costs(costs)
+    return folder.predict(rows, costs=stated, state=state, device=device, model=model)
+
+
+def study(
+    file: str | os.PathLike[str] | Study,
+    *,
+    tiny: bool = False,
+    change: Iterable[str] = (),
+    workers: int = 1,
+    bank: Literal["auto", "on", "off"] = "auto",
+    retry: bool = False,
+    costs: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> StudyReport:
+    """Run every configuration of a study on this machine, and write its table, figures and page.
+
+    Repeating goes on where it stopped. What fails does not stop the rest: `StudyReport.table.failed` names it.
+
+    Args:
+        file: the study file, or a study.
+        tiny: apply the file's `tiny:` block: the same study, small.
+        change: KEY=VALUE, as --set.
+        workers: processes on this machine.
+        bank: train runs that share a base in one pass: on a GPU only (auto), always (on), never (off).
+        retry: try again what failed.
+        costs: of decisions: a costs file or `abstain=COST`, in place of the file's own.
+        out: the folder of the study; runs/NAME when absent.
+
+    Raises:
+        InputError: mistakes in the study, all at once; `out` holds something else.
+        RunError: nothing was measured.
+        Interrupted: a signal; everything is saved.
+    """
+    if not 1 <= workers <= 1024:
+        raise InputError(f"workers is {workers}; expected 1 to 1024")
+    from rango.studies.execution import prepare, run_study
+    from rango.studies.study_file import read_study
+
+    if isinstance(file, str | os.PathLike):
+        wanted = read_study(Path(file), tiny=tiny, changes=tuple(change), costs=costs)
+    elif tiny or tuple(change) or costs is not None:
+        raise InputError("tiny, change and costs are for a study file; a Study has them already, leave them out")
+    else:
+        wanted = file
+    folder = Path("runs") / wanted.name if out is None else Path(out)
+    plan, store = prepare(wanted, folder, workers=workers)
+    run_study(wanted, plan, store, workers=workers, bank=bank, retry=retry)
+    # Bad input is refused above, before the second that figures take to load.
+    from rango.reports.study.report import write_study_report
+
+    report = write_study_report(folder)
+    if not report.table.blocks:
+        reasons = "; ".join(dict.fromkeys(why for row in report.table.rows for why in row.failures.values()))
+        raise RunError(f"{folder}: nothing was measured ({reasons}); retry=True tries again what failed")
+    return report
