@@ -239,6 +239,7 @@ def study(
     bank: Literal["auto", "on", "off"] = "auto",
     retry: bool = False,
     costs: str | None = None,
+    log_to: str | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> StudyReport:
     """Run every configuration of a study on this machine, and write its table, figures and page.
@@ -253,6 +254,7 @@ def study(
         bank: train runs that share a base in one pass: on a GPU only (auto), always (on), never (off).
         retry: try again what failed.
         costs: of decisions: a costs file or `abstain=COST`, in place of the file's own.
+        log_to: names of loggers, in place of the file's own.
         out: the folder of the study; runs/NAME when absent.
 
     Raises:
@@ -266,9 +268,9 @@ def study(
     from rango.studies.study_file import read_study
 
     if isinstance(file, str | os.PathLike):
-        wanted = read_study(Path(file), tiny=tiny, changes=tuple(change), costs=costs)
-    elif tiny or tuple(change) or costs is not None:
-        raise InputError("tiny, change and costs are for a study file; a Study has them already, leave them out")
+        wanted = read_study(Path(file), tiny=tiny, changes=tuple(change), costs=costs, log_to=log_to)
+    elif tiny or tuple(change) or costs is not None or log_to is not None:
+        raise InputError("tiny, change, costs and log_to are for a study file; a Study has its own, leave them out")
     else:
         wanted = file
     folder = Path("runs") / wanted.name if out is None else Path(out)
