@@ -43,7 +43,7 @@ def evaluate(
     Parameters
     ----------
     out
-        The folder to write: posteriors/*.parquet, metrics.json, evaluation.yaml.
+        The folder to write: posteriors/*.parquet, metrics.json, evaluation.yaml, report.html.
     """
     if settings.adapter is not None:
         check_shard(shard, full=(check_adapter_folder(settings.adapter) / FULL_RECORD).is_file())
@@ -73,6 +73,9 @@ def evaluate(
         loaded()
         metrics = write_evaluation(base, task, out=out, config=settings, screen=screen, notes=notes, costs=stated)
         if metrics:
-            print_result(out, split=settings.split, shown=out / "metrics.json")
+            # Figures take a second to load, which a mistake in the data need not wait for.
+            from rango.reports.run.page import write_report
+
+            print_result(out, split=settings.split, shown=write_report(out))
         elif processes.is_main:
             print(out / "posteriors")

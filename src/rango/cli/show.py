@@ -59,14 +59,14 @@ def tasks(
 
 
 def report(run: Path, *, costs: CostsText = None, runs: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Write the page of a run again, or tables, figures and page of a study, from stored files and without a model.
+    """Write the page of a run or an evaluation again, or tables, figures and page of a study, from stored files.
 
     Costs are kept with a run: its metrics of costs are computed again. A study is shown with them this once.
 
     Parameters
     ----------
     run
-        A run directory, or a study's.
+        The folder of a run, of an evaluation, or of a study.
     runs
         Of a study, the page of each of its runs too; its table then links to them.
     """
@@ -84,7 +84,7 @@ def report(run: Path, *, costs: CostsText = None, runs: Annotated[bool, Paramete
         from rango.reports.run.page import write_report
 
         page = write_report(run)
-        if stated is not None and (balance := balance_of_run(Run(run))) is not None:
+        if stated is not None and (balance := balance_of_run(folder, split=folder.split)) is not None:
             from rango.reports.run.findings import cost_finding
 
             print(visible(cost_finding(balance, f"the model of {run}").sentence))

@@ -57,6 +57,12 @@ class Run(Shown):
         """run.yaml, or the evaluation.yaml of an evaluation."""
         return self.path / ("run.yaml" if (self.path / "run.yaml").is_file() else RECORD)
 
+    @property
+    def split(self) -> str:
+        """The split that its page is about: test of a run, the one that was scored of an evaluation."""
+        is_evaluation = self.record_file.name == RECORD and self.record_file.is_file()
+        return _split_of(read_yaml(self.record_file)) if is_evaluation else "test"
+
     def _facts(self) -> Iterator[str]:
         yield repr(str(self.path))
         if not (self.path / "run.yaml").is_file():
@@ -251,7 +257,11 @@ class Run(Shown):
         return answer(self.predictor(state), rows, costs=costs, device=device, model=model)
 
     def contents(self, states: Sequence[str]) -> RunContents:
-        """What a report shows, with test posteriors of `states`; a file that cannot be read is noted, not raised."""
+        """What a report shows, with posteriors of `states` on test, or on the split of an evaluation.
+
+        A file that cannot be read is noted, not raised.
+        """
+        evaluation = self.record_file.name == RECORD and self.record_file.is_file()
         missing: dict[str, str] = {}
 
         def read(name: str, reader: Callable[[Path], T]) -> T | None:
@@ -266,21 +276,29 @@ class Run(Shown):
                 return None
 
         # Read everything now, whether the report needs it or not: its notes name all that is missing.
-        record = read("run.yaml", read_yaml) or {}
+        record = read(RECORD if evaluation else "run.yaml", read_yaml) or {}
+        split = _split_of(record) if evaluation else "test"
         # Where a line is broken, the first pass notes which one and the second keeps the records before it.
-        log = read("log.jsonl", lambda file: [_check_log_record(file, *numbered) for numbered in read_rows(file)])
-        log = log or read("log.jsonl", lambda file: read_log(file.parent)) or []
+        log: list[dict[str, Any]] | None = None
+        if not evaluation:
+            log = read("log.jsonl", lambda file: [_check_log_record(file, *numbered) for numbered in read_rows(file)])
+            log = log or read("log.jsonl", lambda file: read_log(file.parent))
         metrics = read("metrics.json", read_metrics) or {}
         posteriors = {}
         for state in states:
-            name = f"posteriors/test-{state}.parquet"
+            name = f"posteriors/{split}-{state}.parquet"
             stored = read(name, lambda file: read_posteriors(file, need_labels=False))
             if stored is not None and not stored.has_labels:
                 missing[name] = f"{name} holds no labels, so that nothing can be measured"
             elif stored is not None:
                 posteriors[state] = stored
         costs = read(self.record_file.name, lambda _: self.costs)
-        return RunContents(record, tuple(log), metrics, posteriors, missing, costs)
+        return RunContents(record, tuple(log or ()), metrics, posteriors, missing, costs, split, evaluation)
+
+
+def _split_of(record: Mapping[str, Any]) -> str:
+    config = record.get("config")
+    return str(config.get("split", "test")) if isinstance(config, Mapping) else "test"
 
 
 def parse_state(text: str) -> tuple[Run, str | None]:
@@ -330,6 +348,10 @@ class RunContents:
     """File, relative to the run directory → why it could not be read."""
     costs: Costs | None = None
     """What mistakes cost, as `Run.costs`."""
+    split: str = "test"
+    """Whose posteriors these are."""
+    evaluation: bool = False
+    """Whether it is the folder of an evaluation, where nothing was trained."""
 
 
 def posteriors_file(path: Path, state: str, split: str) -> Path:

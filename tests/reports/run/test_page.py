@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from helpers.reports_run import HOSTILE, RECORD, write_run
 
-from rango.decisions import Posteriors
+from rango.decisions import Posteriors, summarise, write_posteriors
 from rango.errors import InputError
 from rango.files import read_json, write_json, write_yaml
 from rango.reports.run.page import write_report
@@ -288,3 +288,29 @@ def test_choices_of_their_own_show_a_bias_for_places(tmp_path: Path, states: Sta
     assert "Each instance has choices of its own, so that there are no classes to confuse." in text
     assert "A wrong choice costs 1, a right one nothing." in text
     assert "Confusion matrix" not in text
+
+
+def test_page_of_an_evaluation_has_what_was_measured_and_no_training(tmp_path: Path, states: States) -> None:
+    folder, adapted = tmp_path / "evaluation", states["adapted"].take(np.arange(60))
+    record = {"status": "complete", "config": {"model": "base", "task": "simulated", "split": "validation", "seed": 0}}
+    write_yaml(folder / "evaluation.yaml", record)
+    measured = {key: summarise(p, replicates=20) for key, p in (("prior", adapted.prior_only()), ("adapted", adapted))}
+    entries = {key: {name: value.as_dict() for name, value in row.items()} for key, row in measured.items()}
+    write_json(folder / "metrics.json", {"validation": entries})
+    write_posteriors(folder / "posteriors" / "validation-adapted.parquet", adapted)
+    kept_texts_file(folder, "validation").parent.mkdir()
+    line = json.dumps({"id": adapted.ids[0], "context": "An evaluated text.", "question": "?"})
+    kept_texts_file(folder, "validation").write_bytes(gzip.compress(line.encode()))
+    page = page_of(folder)
+    for words in (
+        "base evaluated on simulated",
+        "validation split",
+        "the 60 validation instances",
+        "An evaluated text.",
+    ):
+        assert words in page.text
+    for words in ("adapted to", "Learning", "Adaptation", "base → adapted", "not in the run directory", "floor is not"):
+        assert words not in page.text
+    prior, value = (measured[key]["nce"].value for key in ("prior", "adapted"))
+    assert f"NCE, priors → model {prior:.3f} → {value:.3f}" in page.text
+    assert "Cost explorer" in page.text

@@ -1,4 +1,4 @@
-"""The page of a run: one self-contained HTML file, from the files of its directory alone.
+"""The page of a run or an evaluation: one self-contained HTML file, from the files of its directory alone.
 
 `render_page` lists the parts in the order of the page: headline and findings, table, figures, single instances, what
 was run. A file that is missing or broken costs its own part only, and the page says why.
@@ -46,8 +46,9 @@ _EXPECTED = ("run.yaml", "log.jsonl", "metrics.json", "posteriors/test-base.parq
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write RUN/report.html from run.yaml, log.jsonl, metrics.json and posteriors/*.parquet; no model is needed.
+    """Write report.html of a run or an evaluation from the files of its folder; no model is needed.
 
+    These are run.yaml or evaluation.yaml, log.jsonl, metrics.json and posteriors/*.parquet.
     The page names missing parts with the reason. The same files give the same bytes.
 
     Returns:
@@ -60,7 +61,7 @@ def write_report(run_dir: Path) -> Path:
     check_links(run_dir, path.name)
     contents = Run(run_dir).contents([state.key for state in STATES])
     texts: dict[str, KeptText] = {}
-    file = kept_texts_file(run_dir, "test")
+    file = kept_texts_file(run_dir, contents.split)
     if file.is_file():
         try:
             texts = read_kept_texts(file)
@@ -76,42 +77,53 @@ def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, Kept
     Args:
         run: what its files hold.
         name: of its folder, for the title.
-        texts: what was asked of the test instances, by id, as far as it is known.
+        texts: what was asked of the instances, by id, as far as it is known.
     """
     record, posteriors, missing, texts = run.record, run.posteriors, run.missing, texts or {}
     model, config = _mapping(record, "model"), _mapping(record, "config")
-    test = run.metrics.get("test")
-    states: Metrics = test if isinstance(test, Mapping) else {}
-    table = result_rows(run.metrics, with_costs=run.costs is not None) if states else None
+    measured = run.metrics.get(run.split)
+    states: Metrics = measured if isinstance(measured, Mapping) else {}
+    table = result_rows(run.metrics, split=run.split, with_costs=run.costs is not None) if states else None
     verdict: list[findings.Finding] = []
     if states:
         balance = balance_of_contents(run)
         verdict = [findings.usable_finding(states, balance=balance)]
         if balance is not None:
             verdict.append(findings.cost_finding(balance, f"the {deployed_state(posteriors)} model"))
-        verdict += [findings.adaptation_finding(states, balance), findings.floor_finding(states)]
-        reason = missing.get("posteriors/test-adapted.parquet", "")
-        verdict.append(findings.calibration_finding(posteriors.get("adapted"), reason=reason))
+        # An evaluation is of one model: there is nothing before it to compare with, and often no floor.
+        if not run.evaluation:
+            verdict.append(findings.adaptation_finding(states, balance))
+        if not run.evaluation or {"adapted", "floor"} <= set(states):
+            verdict.append(findings.floor_finding(states))
+        raw = "base" if run.evaluation and "adapted" not in states else "adapted"
+        reason = missing.get(f"posteriors/{run.split}-{raw}.parquet", "")
+        verdict.append(findings.calibration_finding(posteriors.get(raw), reason=reason))
     # Comparisons of instances need the posteriors before and after adaptation.
     both = (posteriors["base"], posteriors["adapted"]) if {"base", "adapted"} <= set(posteriors) else None
     # Of a file that not every run has, only damage is worth a note.
-    reasons = [why for file, why in missing.items() if file in _EXPECTED or "is not in the run directory" not in why]
+    expected = ("metrics.json",) if run.evaluation else _EXPECTED
+    reasons = [why for file, why in missing.items() if file in expected or "is not in the run directory" not in why]
     # The state that one would deploy: its mistakes are the ones that matter.
     deployed = deployed_state(posteriors)
     own = posteriors.get(deployed)
     content = {
         "name": name,
+        "split": run.split,
+        "evaluation": run.evaluation,
         "model": _short_name(model.get("name") or config.get("model") or "an unnamed model"),
         "task": _short_name(config.get("task") or "an unnamed task"),
         "summary": list(_summary(record)),
         "complete": record.get("status", "complete") == "complete",
-        "headline": [_before_and_after(states, metric) for metric in _CHIEF],
+        "headline": [
+            _before_and_after(states, metric, *(("prior", deployed) if run.evaluation else ("base", "adapted")))
+            for metric in _CHIEF
+        ],
         "findings": verdict,
         "table": table,
         "csv": _csv(table) if table else "",
         "paired": _paired(*both) if both else "",
         "intervals": list(_interval_drawings(table)) if table else (),
-        "curves": list(_curve_drawings(run)),
+        "curves": [] if run.evaluation else list(_curve_drawings(run)),
         "reliability": list(_reliability_drawings(run)),
         "decisions": list(_decision_drawings(posteriors)),
         "deployed": state_named(deployed).title,
@@ -178,6 +190,10 @@ def _summary(record: Mapping[str, Any]) -> Iterator[str]:
     """The run in a few words: what was adapted, how, on what, how long it took."""
     config, model = _mapping(record, "config"), _mapping(record, "model")
     lora = _mapping(config, "lora")
+    if config.get("adapter"):
+        yield f"adapter of {config['adapter']}"
+    if config.get("split"):
+        yield f"{config['split']} split"
     if config.get("adaptation") == "full":
         yield "full fine-tuning"
     elif lora:
@@ -199,9 +215,9 @@ def _summary(record: Mapping[str, Any]) -> Iterator[str]:
         yield duration(float(record["seconds"]))
 
 
-def _before_and_after(states: Metrics, metric: str) -> tuple[str, str, str]:
-    """The title of a metric and its values before and after adaptation."""
-    before, after = (estimate(states, state, metric) for state in ("base", "adapted"))
+def _before_and_after(states: Metrics, metric: str, *keys: str) -> tuple[str, str, str]:
+    """The title of a metric and its values in two states."""
+    before, after = (estimate(states, state, metric) for state in keys)
     return column_named(metric).title, number(before.value if before else None), number(after.value if after else None)
 
 
@@ -239,17 +255,18 @@ def _reliability_drawings(run: RunContents) -> Iterator[Drawing]:
         if state in run.posteriors:
             draw = partial(figures.reliability_diagram, run.posteriors[state], state)
             yield drawing(title, draw, prefix=f"reliability-{state}")
-        elif state != "calibrated":
+        elif state != "calibrated" and not run.evaluation:
             yield Drawing(title, None, run.missing[f"posteriors/test-{state}.parquet"])
 
 
 def _decision_drawings(posteriors: Mapping[str, Posteriors]) -> Iterator[Drawing]:
-    """Answering only where the model is sure, and what abstaining may cost; none without adapted posteriors."""
-    if "adapted" not in posteriors:
-        return
+    """Answering only where the model is sure, and what abstaining may cost; none without a model's posteriors."""
     states = {key: p for key, p in posteriors.items() if key in ("base", "adapted", "calibrated", "floor")}
+    model = posteriors.get(deployed_state(states))
+    if model is None:
+        return
     yield drawing("Error rate against coverage", partial(figures.risk_coverage_curves, states), prefix="coverage")
-    family = figures.abstention_costs(posteriors["adapted"].n_choices)
+    family = figures.abstention_costs(model.n_choices)
     draw = partial(figures.cost_curves, states, family=family, label="cost of abstaining (an error costs 1)")
     yield drawing("Normalised expected cost against the cost of abstaining", draw, prefix="abstaining")
 
