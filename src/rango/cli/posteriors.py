@@ -261,14 +261,15 @@ def check_output(out: Path, *inputs: Path | str | None) -> None:
 def compare(
     a: Source,
     b: Source,
-    *,
+    *others: Source,
     costs: CostsText = None,
     priors: Priors = None,
     out: Path | None = None,
+    page: Path | None = None,
     replicates: Replicates = 1000,
     seed: Seed = 0,
 ) -> None:
-    """Compare two systems on the same instances: difference of every metric, exact McNemar test, and a sentence.
+    """Compare systems on the same instances: difference of every metric, exact McNemar test, and a sentence.
 
     Without labels, say how far the two agree.
 
@@ -278,11 +279,21 @@ def compare(
         Posteriors of the first system.
     b
         Posteriors of the second.
+    others
+        Posteriors of further systems; each is compared with the first.
     out
-        JSON file to write the comparison to.
+        JSON file to write the comparison to; of more than two systems, under the name of each but the first.
+    page
+        HTML file to write: differences, disagreements, reliability and a cost explorer.
     """
-    if out is not None:
-        check_writable_file(out)
+    for file in (out, page):
+        if file is not None:
+            check_writable_file(file)
+    if page is not None and priors is not None:
+        raise InputError("--page shows the instances as they are; leave --priors out, or --page")
+    if others or page is not None:
+        _compare_each((a, b, *others), costs, priors, out, page, replicates, seed)
+        return
     pair, stated = (_read(a, need_labels=False), _read(b, need_labels=False)), _costs(costs, a, b)
     if not any(posteriors.has_labels for posteriors in pair):
         one, other = np.exp(pair[0].log_posteriors), np.exp(align_by_id(*pair).log_posteriors)  # (N, K)
@@ -316,6 +327,42 @@ def compare(
         if stated is not None:
             weights = read_priors(priors, posteriors, option="--priors")
             print_costs(posteriors, stated, name, weights, replicates=replicates, seed=seed)
+
+
+def _compare_each(
+    sources: tuple[str, ...],
+    costs: str | None,
+    priors: str | None,
+    out: Path | None,
+    page: Path | None,
+    replicates: int,
+    seed: int,
+) -> None:
+    """`compare` of each system with the first, and the page of them all."""
+    names, stated = _headings(*sources), _costs(costs, *sources)
+    systems = {name: _read(source) for name, source in zip(names, sources, strict=True)}
+    first = systems[names[0]]
+    weights, table = _priors(priors, first), _table(stated, first)
+    options: dict[str, Any] = {"costs": table, "replicates": replicates, "seed": seed}
+    comparisons = {name: compare_systems(first, systems[name], priors=weights, **options) for name in names[1:]}
+    if out is not None:
+        written = {name: comparison.as_dict() for name, comparison in comparisons.items()}
+        write_json(out, written if len(names) > 2 else written[names[1]])
+    for name, comparison in comparisons.items():
+        shown = {names[0]: comparison.a, name: comparison.b, "difference": comparison.difference}
+        _print(metrics_table(shown, with_costs=stated is not None))
+        _print("\n" + comparison.sentence(names=(names[0], name)))
+    for note in dict.fromkeys(place_note(posteriors, stated) for posteriors in systems.values()):
+        if note:
+            _print(f"note: {note}")
+    if stated is not None:
+        for name, posteriors in systems.items():
+            print_costs(posteriors, stated, name, _priors(priors, posteriors), replicates=replicates, seed=seed)
+    if page is not None:
+        # Figures take a second to load, which bad input need not wait for.
+        from rango.reports.run.comparison import texts_beside, write_comparison
+
+        print(write_comparison(page, systems, comparisons, texts=texts_beside(sources), **options))
 
 
 def _headings(*sources: str) -> tuple[str, ...]:

@@ -254,9 +254,11 @@ function start(data) {
     const matrix = usedCosts(), least = matrix.map((row) => Math.min(...row));
     const right = byId("filter-true").value, decided = byId("filter-decided").value;
     const query = byId("search").value.trim().toLowerCase();
+    // Beside another system the list is of all that the two decide otherwise, right or wrong.
+    const other = otherResult();
     const rows = [];
     for (let i = 0; i < labels.length; i++) {
-      if (!(result.cost[i] > least[labels[i]])) continue;
+      if (other ? other.decisions[i] === result.decisions[i] : !(result.cost[i] > least[labels[i]])) continue;
       if (right !== "" && labels[i] !== Number(right)) continue;
       if (decided !== "" && result.decisions[i] !== Number(decided)) continue;
       const instance = data.instances[i];
@@ -268,26 +270,43 @@ function start(data) {
     rows.sort((a, b) => sign * (key[b] - key[a]) || result.confidence[b] - result.confidence[a] || a - b);
     const size = 10, pages = Math.max(1, Math.ceil(rows.length / size));
     page = Math.min(page, pages - 1);
-    const cards = rows.slice(page * size, (page + 1) * size).map((i) => card(i));
+    const cards = rows.slice(page * size, (page + 1) * size).map((i) => card(i, other));
     byId("mistake-list").replaceChildren(...cards);
     byId("mistake-list").setAttribute("start", String(page * size + 1));
-    byId("mistake-count").textContent = words.count
+    byId("mistake-count").textContent = (other ? words.differ.replace("{name}", () => other.title) : words.count)
       .replace("{n}", String(rows.length)).replace("{page}", String(page + 1)).replace("{pages}", String(pages));
     byId("previous").disabled = page === 0;
     byId("next").disabled = page === pages - 1;
   }
 
-  function card(i) {
+  function otherResult() {
+    const state = states.find((candidate) => candidate.key === byId("other").value), shares = target();
+    if (!state || !shares || state.key === byId("state").value) return null;
+    const options = { labels, costs: usedCosts(), priors: priorsGiven ? shares : null, adapt: byId("adapt").checked };
+    return { title: state.title, ...explore({ posteriors: state.posteriors, ...options }) };
+  }
+
+  function decision(i, outcome) {
+    const right = classOf[outcome.decisions[i]] === labels[i];
+    return element("b", right ? {} : { class: "wrong" }, choiceName(i, outcome.decisions[i]));
+  }
+
+  function card(i, other) {
     const instance = data.instances[i];
     const line = element("p", { class: "outcome-line" },
       `${words.right} `, element("b", {}, data.names ? classes[labels[i]] : choiceName(i, labels[i])),
-      ` · ${words.decided} `, element("b", { class: "wrong" }, choiceName(i, result.decisions[i])),
+      ` · ${words.decided} `, decision(i, result),
       ` · ${words.confidence} ${result.confidence[i].toFixed(2)} · ${words.cost} ${written(result.cost[i])}`);
+    if (other) line.append(` · ${other.title}: `, decision(i, other), ` ${other.confidence[i].toFixed(2)}`);
     const identity = element("p", { class: "id" }, instance.id);
     return instance.text ? element("li", {}, element("p", {}, instance.text), line, identity) : element("li", {}, identity, line);
   }
 
   byId("state").replaceChildren(...states.map((state) => element("option", { value: state.key }, state.title)));
+  byId("other").replaceChildren(
+    ...[{ key: "", title: words.nothing }, ...states].map(({ key, title }) => element("option", { value: key }, title))
+  );
+  byId("other").closest("label").hidden = states.length < 2;
   byId("abstain").checked = abstain;
   byId("abstain").closest("label").hidden = simple || !extra;
   byId("adapt").closest("label").hidden = simple;
@@ -302,7 +321,7 @@ function start(data) {
     update();
   });
   const filtered = () => { page = 0; drawMistakes(); };
-  for (const id of ["filter-true", "filter-decided", "sort"]) byId(id).addEventListener("change", filtered);
+  for (const id of ["filter-true", "filter-decided", "other", "sort"]) byId(id).addEventListener("change", filtered);
   byId("search").addEventListener("input", filtered);
   byId("previous").addEventListener("click", () => { page--; drawMistakes(); });
   byId("next").addEventListener("click", () => { page++; drawMistakes(); });

@@ -107,6 +107,39 @@ def surest_mistakes(posteriors: Posteriors, texts: Mapping[str, KeptText]) -> li
     ]
 
 
+@dataclass(frozen=True)
+class Disagreement:
+    """One instance on which two systems prefer different choices."""
+
+    id: str
+    text: str
+    right: str
+    decided: tuple[tuple[str, str, float, bool], ...]
+    """Of each system: its name, its choice, its confidence, and whether that is right."""
+
+
+def disagreements(
+    systems: Mapping[str, Posteriors], texts: Mapping[str, KeptText], *, count: int = 10
+) -> tuple[int, list[Disagreement]]:
+    """How often two systems on the same instances prefer different choices, and where they are surest of it."""
+    first, second = systems.values()
+    choices = [system.log_posteriors.argmax(axis=1) for system in (first, second)]  # (N,) each
+    confidences = [np.exp(system.log_posteriors.max(axis=1)) for system in (first, second)]
+    differ = choices[0] != choices[1]
+    order = np.argsort(-np.where(differ, confidences[0] + confidences[1], -1.0), kind="stable")
+    total = int(differ.sum())
+    rows = []
+    for row in order[: min(count, total)]:
+        label = int(first.labels[row])
+        decided = tuple(
+            (name, _word(first, row, int(choice[row])), float(confidence[row]), bool(choice[row] == label))
+            for name, choice, confidence in zip(systems, choices, confidences, strict=True)
+        )
+        text = shown_text(texts, first.ids[row])
+        rows.append(Disagreement(first.ids[row], text, _word(first, row, label), decided))
+    return total, rows
+
+
 def _word(posteriors: Posteriors, row: int, k: int) -> str:
     """The words of choice k of an instance, or its place where the file has no words."""
     return shortened(posteriors.choices[row][k], _SHOWN_CHOICE) if posteriors.choices else str(k + 1)
@@ -118,11 +151,13 @@ def explorer_data(
     """What the script of the page gets; None where no state can be explored.
 
     Args:
-        states: posteriors by state, with labels.
+        states: posteriors by state or by the name of a system, with labels.
         texts: what was asked, by id.
         costs: of the run; 0–1 costs where it has none.
     """
-    kept = {key: states[key] for key in _EXPLORED if key in states}
+    # Systems that are compared have names of their own.
+    names = (*_EXPLORED, *(key for key in states if key not in (*_EXPLORED, "prior")))
+    kept = {key: states[key] for key in names if key in states}
     first = next(iter(kept.values()), None)
     # Only states of the same instances can be switched between.
     kept = {key: p for key, p in kept.items() if first is not None and p.ids == first.ids}

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rango.decisions import METRICS, Posteriors
+from rango.decisions import METRICS, Costs, Posteriors
 from rango.errors import InputError
 from rango.files import write_text
 from rango.output_folder import check_links
@@ -105,7 +105,6 @@ def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, Kept
     reasons = [why for file, why in missing.items() if file in expected or "is not in the run directory" not in why]
     # The state that one would deploy: its mistakes are the ones that matter.
     deployed = deployed_state(posteriors)
-    own = posteriors.get(deployed)
     content = {
         "name": name,
         "split": run.split,
@@ -120,21 +119,12 @@ def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, Kept
         ],
         "findings": verdict,
         "table": table,
-        "csv": _csv(table) if table else "",
+        "csv": table_csv(table) if table else "",
         "paired": _paired(*both) if both else "",
-        "intervals": list(_interval_drawings(table)) if table else (),
+        "intervals": list(interval_drawings(table)) if table else (),
         "curves": [] if run.evaluation else list(_curve_drawings(run)),
         "reliability": list(_reliability_drawings(run)),
-        "decisions": list(_decision_drawings(posteriors)),
-        "deployed": state_named(deployed).title,
-        "coverages": classes.coverages(own) if own else [],
-        "classes": classes.class_rows(own) if own else [],
-        "are_classes": own is not None and own.column_names is not None,
-        "confusion": _confusion(own) if own else None,
-        "confusions": classes.frequent_confusions(own) if own else [],
-        "mistakes": instances.surest_mistakes(own, texts) if own else [],
-        "mistake_count": int((own.log_posteriors.argmax(axis=1) != own.labels).sum()) if own else 0,
-        "explorer": instances.explorer_data(posteriors, texts, run.costs),
+        **posteriors_parts(posteriors, deployed, texts, run.costs),
         "selections": instances.extreme_instances(*both) if both else {},
         "facts": [*_facts(record), *_choices_of_step(run.log)],
         "notes": [*_notes(record.get("notes")), *estimate_notes(states), *reasons],
@@ -148,7 +138,33 @@ def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, Kept
     )
 
 
-def _csv(table: Table) -> str:
+def posteriors_parts(
+    states: Mapping[str, Posteriors], acting: str, texts: Mapping[str, KeptText], costs: Costs | None
+) -> dict[str, Any]:
+    """What any page shows of posteriors: decisions, classes, mistakes, and what its script needs.
+
+    Args:
+        states: posteriors by state or by the name of a system.
+        acting: whose mistakes and classes are shown.
+        texts: what was asked, by id.
+        costs: of decisions; None for 0-1 costs.
+    """
+    own = states.get(acting)
+    return {
+        "decisions": list(_decision_drawings(states, own)),
+        "deployed": state_named(acting).title,
+        "coverages": classes.coverages(own) if own else [],
+        "classes": classes.class_rows(own) if own else [],
+        "are_classes": own is not None and own.column_names is not None,
+        "confusion": _confusion(own) if own else None,
+        "confusions": classes.frequent_confusions(own) if own else [],
+        "mistakes": instances.surest_mistakes(own, texts) if own else [],
+        "mistake_count": int((own.log_posteriors.argmax(axis=1) != own.labels).sum()) if own else 0,
+        "explorer": instances.explorer_data(states, texts, costs),
+    }
+
+
+def table_csv(table: Table) -> str:
     """The table of results as CSV, a line for each state and metric."""
     lines = ["state,metric,value,low,high,n,direction"]
     for row in table.rows:
@@ -228,7 +244,7 @@ def _paired(base: Posteriors, adapted: Posteriors) -> str:
         return f"No paired test of base and adapted model: {error}."
 
 
-def _interval_drawings(table: Table) -> Iterator[Drawing]:
+def interval_drawings(table: Table) -> Iterator[Drawing]:
     """One figure of states for each chief metric that the table has, so that a phone can stack them."""
     for column in table.columns:
         if column.name in _CHIEF:
@@ -259,14 +275,14 @@ def _reliability_drawings(run: RunContents) -> Iterator[Drawing]:
             yield Drawing(title, None, run.missing[f"posteriors/test-{state}.parquet"])
 
 
-def _decision_drawings(posteriors: Mapping[str, Posteriors]) -> Iterator[Drawing]:
+def _decision_drawings(posteriors: Mapping[str, Posteriors], acting: Posteriors | None) -> Iterator[Drawing]:
     """Answering only where the model is sure, and what abstaining may cost; none without a model's posteriors."""
-    states = {key: p for key, p in posteriors.items() if key in ("base", "adapted", "calibrated", "floor")}
-    model = posteriors.get(deployed_state(states))
-    if model is None:
+    if acting is None:
         return
+    # What nobody would act on makes the figures hard to read.
+    states = {key: p for key, p in posteriors.items() if key not in ("prior", "control", "ngram")}
     yield drawing("Error rate against coverage", partial(figures.risk_coverage_curves, states), prefix="coverage")
-    family = figures.abstention_costs(model.n_choices)
+    family = figures.abstention_costs(acting.n_choices)
     draw = partial(figures.cost_curves, states, family=family, label="cost of abstaining (an error costs 1)")
     yield drawing("Normalised expected cost against the cost of abstaining", draw, prefix="abstaining")
 

@@ -1,0 +1,226 @@
+"""The page of a comparison: two systems or more on the same instances, each beside the first.
+
+It is the page of a run without what was trained, with two sections of its own: differences, with intervals and tests,
+and the instances on which two systems decide otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rango.decisions import Costs, Estimate, Metric, Posteriors, cost_balance
+from rango.decisions.metrics import logarithmic_rule
+from rango.decisions.pairing import align_by_id
+from rango.decisions.significance import holm, paired_bootstrap
+from rango.decisions.summary import Comparison, summarise_prior_only
+from rango.errors import InputError
+from rango.files import write_text
+from rango.reports.run import figures, findings, instances
+from rango.reports.run.page import interval_drawings, posteriors_parts, table_csv
+from rango.reports.style import render
+from rango.reports.svg import drawing
+from rango.reports.tables import column_named, estimate_notes, interval, number, result_rows, usual_columns
+from rango.tasks.kept_texts import KeptText, kept_texts_file, read_kept_texts
+
+_POWERFUL = (1.959964 + 0.841621) / (2 * 1.959964)
+"""(z₀.₉₇₅ + z₀.₈) / (2 z₀.₉₇₅): the width of a 95 % interval times this is what is seen with a power of 80 %."""
+
+
+@dataclass(frozen=True)
+class DifferenceRow:
+    """A metric of the first system, of the second, and their difference."""
+
+    column: Metric
+    first: Estimate
+    second: Estimate
+    difference: Estimate
+    p: str
+    """Of no difference, "" for a metric without a test."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One system beside the first."""
+
+    name: str
+    rows: tuple[DifferenceRow, ...]
+
+
+def write_comparison(
+    path: Path,
+    systems: Mapping[str, Posteriors],
+    comparisons: Mapping[str, Comparison],
+    *,
+    costs: Costs | None = None,
+    texts: Mapping[str, KeptText] | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Path:
+    """Write the page of a comparison.
+
+    Args:
+        path: the HTML file.
+        systems: posteriors with labels by name, on the same instances; the first is what the others are compared with.
+        comparisons: of each other system with the first, by its name, without target priors.
+        costs: of decisions, as the comparisons had them.
+        texts: what was asked, by id, as far as it is known.
+        replicates: of the bootstrap, as the comparisons had them.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: systems on other instances; a name that the page uses itself.
+    """
+    if reserved := {"prior", "difference"} & set(systems):
+        raise InputError(f"a system is called {reserved.pop()!r}, as a row of the page is; give its file another name")
+    names, first = tuple(systems), next(iter(systems.values()))
+    aligned = {name: align_by_id(first, posteriors) for name, posteriors in systems.items()}
+    texts = texts or {}
+    options = {"costs": costs, "replicates": replicates, "seed": seed}
+    estimates = {"prior": summarise_prior_only(first, **options), names[0]: comparisons[names[1]].a}  # type: ignore[arg-type]
+    estimates |= {name: comparison.b for name, comparison in comparisons.items()}
+    states = {key: {name: cell.as_dict() for name, cell in row.items()} for key, row in estimates.items()}
+    table = result_rows({"test": states}, with_costs=costs is not None)
+    differences = _differences(aligned, comparisons, with_costs=costs is not None, replicates=replicates, seed=seed)
+    verdict = [_finding(names[0], difference, comparisons[difference.name]) for difference in differences]
+    verdict += [findings.usable_finding(states, name) for name in names]
+    if costs is not None:
+        for name, posteriors in aligned.items():
+            balance = cost_balance(posteriors, costs=costs, replicates=replicates, seed=seed)
+            verdict.append(findings.cost_finding(balance, name))
+    # Classes and mistakes are of the system with the best posteriors.
+    best = min(names, key=lambda name: estimates[name]["nce"].value)
+    content = {
+        "names": names,
+        "summary": [f"{len(first):,} shared instances", *([costs_words(costs)] if costs is not None else [])],
+        "split": "shared",
+        "evaluation": True,
+        "headline": [],
+        "findings": verdict,
+        "table": table,
+        "csv": table_csv(table),
+        "paired": "",
+        "intervals": list(interval_drawings(table)),
+        "curves": [],
+        "reliability": [
+            drawing(
+                f"Reliability diagram, {name}",
+                partial(figures.reliability_diagram, posteriors, name),
+                prefix=f"reliability-{place}",
+            )
+            for place, (name, posteriors) in enumerate(aligned.items())
+        ],
+        **posteriors_parts(aligned, best, texts, costs),
+        "selections": {},
+        "facts": None,
+        "notes": list(estimate_notes(states)),
+        "differences": differences,
+        "resolution": resolution_sentence(comparisons.values()),
+        "disagreements": [
+            (name, *instances.disagreements({names[0]: first, name: aligned[name]}, texts)) for name in names[1:]
+        ],
+    }
+    page = render(
+        "run/comparison.html",
+        content,
+        script="run/explorer.js",
+        script_json=instances.as_script_json,
+        question=lambda identity: instances.shown_text(texts, identity),
+        signed=partial(number, sign=True),
+        signed_interval=partial(interval, sign=True),
+    )
+    write_text(path, page)
+    return path
+
+
+def costs_words(costs: Costs) -> str:
+    """Costs in a few words for the head of the page."""
+    return f"costs of {len(costs.decisions)} decisions"
+
+
+def _differences(
+    systems: Mapping[str, Posteriors],
+    comparisons: Mapping[str, Comparison],
+    *,
+    with_costs: bool,
+    replicates: int,
+    seed: int,
+) -> list[Difference]:
+    """The usual metrics of each system beside the first; p-values of several are corrected together."""
+    first = next(iter(systems.values()))
+    raw: dict[str, list[float]] = {"nce": [], "error_rate": [c.mcnemar.p for c in comparisons.values()]}
+    for name in comparisons:
+        losses = [logarithmic_rule(system.log_posteriors, first.labels) for system in (first, systems[name])]
+        try:
+            test = paired_bootstrap(*losses, groups=first.groups, replicates=max(1, replicates), seed=seed)
+            raw["nce"].append(test.p)
+        except InputError:  # an infinite loss has no mean to compare
+            raw["nce"].append(1.0)
+    adjusted = {metric: holm(values) for metric, values in raw.items()}
+    differences = []
+    for place, (name, comparison) in enumerate(comparisons.items()):
+        rows = []
+        for metric in usual_columns(with_costs=with_costs):
+            p = float(adjusted[metric][place]) if metric in adjusted else None
+            text = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+            cells = (comparison.a[metric], comparison.b[metric], comparison.difference[metric])
+            rows.append(DifferenceRow(column_named(metric), *cells, text))
+        differences.append(Difference(name, tuple(rows)))
+    return differences
+
+
+def _finding(first: str, difference: Difference, comparison: Comparison) -> findings.Finding:
+    """Which of two systems has the better posteriors, by NCE, with the sentence of the comparison."""
+    row = next(row for row in difference.rows if row.column.name == "nce")
+    low, high = row.difference.low, row.difference.high
+    # The corrected test too must call it a difference: several comparisons find some by their number.
+    decided = low is not None and high is not None and not low <= 0 <= high and row.p and row.p != "1.000"
+    significant = decided and (row.p == "< 0.001" or float(row.p) < 0.05)
+    detail = comparison.sentence(names=(first, difference.name))
+    if not significant:
+        headline = f"{difference.name} and {first} do not differ significantly in NCE"
+        return findings.Finding("comparison", "unclear", headline, detail)
+    better = row.difference.value < 0
+    headline = f"{difference.name} is {'better' if better else 'worse'} than {first}"
+    return findings.Finding("comparison", "good" if better else "bad", headline, detail)
+
+
+def resolution_sentence(comparisons: Iterable[Comparison]) -> str:
+    """The smallest difference in NCE and in error rate that these instances show, from the width of the intervals.
+
+    A true difference of (z₀.₉₇₅ + z₀.₈) standard errors is significant with a probability of 80 %; of several
+    comparisons the least precise one counts. "" where there are no intervals.
+    """
+    parts = []
+    for metric, words in (("nce", "NCE"), ("error_rate", "error rate")):
+        widths = [
+            cell.high - cell.low
+            for cell in (comparison.difference[metric] for comparison in comparisons)
+            if cell.low is not None and cell.high is not None
+        ]
+        if widths and max(widths) > 0:
+            parts.append(f"{number(_POWERFUL * max(widths))} in {words}")
+    if not parts:
+        return ""
+    return f"The smallest difference that these instances show with 80% probability is about {' and '.join(parts)}."
+
+
+def texts_beside(sources: Sequence[str]) -> dict[str, KeptText]:
+    """What was asked of the instances of posteriors, by id, where a run keeps it beside them.
+
+    Args:
+        sources: posteriors files, RUN or RUN:STATE.
+    """
+    texts: dict[str, KeptText] = {}
+    for source in sources:
+        folder = Path(source) if Path(source).is_dir() else Path(source.rpartition(":")[0] or source)
+        if folder.is_file() and folder.parent.name == "posteriors":
+            files = [kept_texts_file(folder.parent.parent, folder.stem.partition("-")[0])]
+        else:
+            files = [kept_texts_file(folder, "test")]
+        for file in files:
+            if file.is_file():
+                texts |= read_kept_texts(file)
+    return texts
