@@ -6,14 +6,15 @@ and the instances on which two systems decide otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rango.decisions import Costs, Estimate, Metric, Posteriors, cost_balance
+from rango.decisions import Costs, Estimate, Metric, Posteriors, cost_balance, resolution
 from rango.decisions.metrics import logarithmic_rule
 from rango.decisions.pairing import align_by_id
+from rango.decisions.sample_size import PlannedMetric
 from rango.decisions.significance import holm, paired_bootstrap
 from rango.decisions.summary import Comparison, summarise_prior_only
 from rango.errors import InputError
@@ -24,9 +25,6 @@ from rango.reports.style import render
 from rango.reports.svg import drawing
 from rango.reports.tables import column_named, estimate_notes, interval, number, result_rows, usual_columns
 from rango.tasks.kept_texts import KeptText, kept_texts_file, read_kept_texts
-
-_POWERFUL = (1.959964 + 0.841621) / (2 * 1.959964)
-"""(z₀.₉₇₅ + z₀.₈) / (2 z₀.₉₇₅): the width of a 95 % interval times this is what is seen with a power of 80 %."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ def write_comparison(
     names, first = tuple(systems), next(iter(systems.values()))
     aligned = {name: align_by_id(first, posteriors) for name, posteriors in systems.items()}
     texts = texts or {}
-    options = {"costs": costs, "replicates": replicates, "seed": seed}
-    estimates = {"prior": summarise_prior_only(first, **options), names[0]: comparisons[names[1]].a}  # type: ignore[arg-type]
+    prior = summarise_prior_only(first, costs=costs, replicates=replicates, seed=seed)
+    estimates = {"prior": prior, names[0]: comparisons[names[1]].a}
     estimates |= {name: comparison.b for name, comparison in comparisons.items()}
     states = {key: {name: cell.as_dict() for name, cell in row.items()} for key, row in estimates.items()}
     table = result_rows({"test": states}, with_costs=costs is not None)
@@ -94,7 +92,7 @@ def write_comparison(
     best = min(names, key=lambda name: estimates[name]["nce"].value)
     content = {
         "names": names,
-        "summary": [f"{len(first):,} shared instances", *([costs_words(costs)] if costs is not None else [])],
+        "summary": [f"{len(first):,} shared instances", *(["costs are stated"] if costs is not None else [])],
         "split": "shared",
         "evaluation": True,
         "headline": [],
@@ -117,7 +115,7 @@ def write_comparison(
         "facts": None,
         "notes": list(estimate_notes(states)),
         "differences": differences,
-        "resolution": resolution_sentence(comparisons.values()),
+        "resolution": resolution_sentence(aligned),
         "disagreements": [
             (name, *instances.disagreements({names[0]: first, name: aligned[name]}, texts)) for name in names[1:]
         ],
@@ -133,11 +131,6 @@ def write_comparison(
     )
     write_text(path, page)
     return path
-
-
-def costs_words(costs: Costs) -> str:
-    """Costs in a few words for the head of the page."""
-    return f"costs of {len(costs.decisions)} decisions"
 
 
 def _differences(
@@ -187,21 +180,22 @@ def _finding(first: str, difference: Difference, comparison: Comparison) -> find
     return findings.Finding("comparison", "good" if better else "bad", headline, detail)
 
 
-def resolution_sentence(comparisons: Iterable[Comparison]) -> str:
-    """The smallest difference in NCE and in error rate that these instances show, from the width of the intervals.
+def resolution_sentence(systems: Mapping[str, Posteriors]) -> str:
+    """The smallest difference in NCE and in error rate that these instances show (see `resolution`).
 
-    A true difference of (z₀.₉₇₅ + z₀.₈) standard errors is significant with a probability of 80 %; of several
-    comparisons the least precise one counts. "" where there are no intervals.
+    Of several systems beside the first the least precise difference counts; "" where none can be said.
     """
+    first, *others = systems.values()
     parts = []
-    for metric, words in (("nce", "NCE"), ("error_rate", "error rate")):
-        widths = [
-            cell.high - cell.low
-            for cell in (comparison.difference[metric] for comparison in comparisons)
-            if cell.low is not None and cell.high is not None
-        ]
-        if widths and max(widths) > 0:
-            parts.append(f"{number(_POWERFUL * max(widths))} in {words}")
+    metrics: tuple[PlannedMetric, ...] = ("nce", "error_rate")
+    for metric in metrics:
+        try:
+            least = max(resolution(first, other, metric=metric) for other in others)
+        except InputError:  # an infinite loss, or instances of one class
+            continue
+        if least > 0:
+            title = column_named(metric).title
+            parts.append(f"{number(least)} in {title if title.isupper() else title.lower()}")
     if not parts:
         return ""
     return f"The smallest difference that these instances show with 80% probability is about {' and '.join(parts)}."

@@ -156,8 +156,8 @@ def explorer_data(
         costs: of the run; 0–1 costs where it has none.
     """
     # Systems that are compared have names of their own.
-    names = (*_EXPLORED, *(key for key in states if key not in (*_EXPLORED, "prior")))
-    kept = {key: states[key] for key in names if key in states}
+    keys = (*_EXPLORED, *(key for key in states if key not in (*_EXPLORED, "prior")))
+    kept = {key: states[key] for key in keys if key in states}
     first = next(iter(kept.values()), None)
     # Only states of the same instances can be switched between.
     kept = {key: p for key, p in kept.items() if first is not None and p.ids == first.ids}
