@@ -366,3 +366,25 @@ def test_a_run_stands_wherever_a_posteriors_file_goes(run: Path, tmp_path: Path,
     capsys.readouterr()
     assert "there are: test-adapted" in fails(capsys, "metrics", f"{run}:tuned")
     assert "SOURCES is missing" in fails(capsys, "metrics")
+
+
+def test_compare_of_three_systems_writes_each_beside_the_first_and_a_page(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{name}.csv" for name in ("one", "two", "three")]
+    for place, file in enumerate(files):
+        rows = [f"i{row},{row % 2},{(0.2 + 0.1 * place, 0.6)[row % 2]}" for row in range(30)]
+        lines = [f"{row},{1 - float(row.rpartition(',')[2]):.2f}" for row in rows]
+        file.write_text("id,label,p_1,p_0\n" + "\n".join(lines) + "\n")
+    out, page = tmp_path / "c.json", tmp_path / "c.html"
+    few = ["--replicates", "20"]
+    assert main(["compare", *map(str, files), *few, "--out", str(out), "--page", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert "cross-entropy of three" in printed
+    assert printed.rstrip().endswith(str(page))
+    assert list(json.loads(out.read_text())) == ["two", "three"]
+    assert "Differences" in page.read_text()
+    page.unlink()
+    line = fails(capsys, "compare", *files, "--page", page, "--priors", "0.5,0.5")
+    assert "leave --priors out" in line
+    assert not page.exists()

@@ -342,7 +342,7 @@ def _compare_each(
     names, stated = _headings(*sources), _costs(costs, *sources)
     systems = {name: _read(source) for name, source in zip(names, sources, strict=True)}
     first = systems[names[0]]
-    weights, table = _priors(priors, first), _table(stated, first)
+    weights, table = read_priors(priors, first, option="--priors"), _table(stated, first)
     options: dict[str, Any] = {"costs": table, "replicates": replicates, "seed": seed}
     comparisons = {name: compare_systems(first, systems[name], priors=weights, **options) for name in names[1:]}
     if out is not None:
@@ -357,7 +357,8 @@ def _compare_each(
             _print(f"note: {note}")
     if stated is not None:
         for name, posteriors in systems.items():
-            print_costs(posteriors, stated, name, _priors(priors, posteriors), replicates=replicates, seed=seed)
+            weights = read_priors(priors, posteriors, option="--priors")
+            print_costs(posteriors, stated, name, weights, replicates=replicates, seed=seed)
     if page is not None:
         # Figures take a second to load, which bad input need not wait for.
         from rango.reports.run.comparison import texts_beside, write_comparison
@@ -368,7 +369,7 @@ def _compare_each(
 def _headings(*sources: str) -> tuple[str, ...]:
     """Short names that differ: what stands last in each path, or where that is one, what differs before it."""
     shortest = tuple(Path(source).stem for source in sources)
-    if len(set(shortest)) == len(shortest) and "difference" not in shortest:
+    if len(set(shortest)) == len(shortest) and not {"difference", "prior"} & set(shortest):
         return shortest
     paths = [list(Path(source).absolute().parts) for source in sources]
     # What all paths begin with, and what all end with, tells nothing.
