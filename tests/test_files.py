@@ -14,7 +14,7 @@ import pytest
 
 from rango.decisions import read_posteriors
 from rango.errors import InputError
-from rango.files import model_file, parse_json, read_bytes, read_json, read_yaml
+from rango.files import model_file, parse_json, read_bytes, read_json, read_text, read_yaml
 from rango.options import EvaluateConfig
 from rango.rows import read_rows
 from rango.tasks.table import TableConfig
@@ -117,3 +117,13 @@ def test_a_file_of_a_model_is_read_or_absent(tmp_path: Path) -> None:
     # Tests have no network: a repository that is not in the cache has no files.
     assert model_file("org/none", "config.json") is None
     assert model_file("no hub id", "config.json") is None
+
+
+def test_text_as_spreadsheets_save_it_is_refused_with_what_to_choose_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("text;label\nschön;a\n".encode("utf-16"))
+    with pytest.raises(InputError, match=r"a\.csv is UTF-16; save the file as UTF-8 \(Excel: CSV UTF-8\)"):
+        read_text(path)
+    path.write_bytes("text;label\nschön;a\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"a\.csv:2: byte 0xf6 at offset 14 is not UTF-8; .*\(Excel: CSV UTF-8\)"):
+        read_text(path)

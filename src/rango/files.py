@@ -5,6 +5,7 @@ Nothing is unpickled, so that no file that is read can run a program.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -287,9 +288,13 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        # What Excel calls "Unicode text" is UTF-16, which its first two bytes say: no single byte is at fault there.
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise InputError(f"{path} is UTF-16; save the file as UTF-8 (Excel: CSV UTF-8)") from None
         line = data[: error.start].count(b"\n") + 1
         raise InputError(
             f"{path}:{line}: byte {data[error.start]:#04x} at offset {error.start} is not UTF-8; save the file as UTF-8"
+            " (Excel: CSV UTF-8)"
         ) from None
 
 

@@ -25,3 +25,12 @@ def test_init_writes_both_files_once(tmp_path: Path, capsys: Capture) -> None:
     assert (tmp_path / "task.yaml").read_text().endswith("# mine\n")
     assert main(["init", str(path), "--force"]) == 0
     assert (tmp_path / "task.yaml").read_text() == before
+
+
+def test_init_says_what_to_do_first_where_rows_lack_a_label(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "tickets.csv"
+    rows = "".join(f"The invoice {n},{('billing', 'account', '')[n % 3]}\n" for n in range(60))
+    path.write_text("message,topic\n" + rows)
+    assert main(["init", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "next: give every row a label, or move the rows without one to another file; then:" in printed

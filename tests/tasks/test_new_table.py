@@ -72,6 +72,32 @@ def test_rows_without_a_label_are_warned_of(tmp_path: Path) -> None:
     assert not [line for line in whole if "no label" in line], "a test split without labels is read"
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["good", "bad", "N/A"], "N/A is taken for a class like the others"),
+        (
+            ["good", "bad", "Good", "very_bad", "very bad"],
+            "how they are written: Good and good, very bad and very_",
+        ),
+        (["1", "2", "3"], "the classes are numbers, which say nothing to a model: write words under choices"),
+    ],
+)
+def test_doubtful_classes_are_warned_of(tmp_path: Path, labels: list[str], says: str) -> None:
+    rows = [[f"words of {n}", labels[n % len(labels)]] for n in range(300)]
+    warnings = guess_table(write_csv(tmp_path / "a.csv", ["text", "label"], rows)).warnings()
+    assert len(warnings) == 1
+    assert says in warnings[0]
+
+
+def test_one_text_with_two_answers_is_warned_of(tmp_path: Path) -> None:
+    """Rows that repeat both the text and the answer say nothing against each other, and a blank answer does not."""
+    rows = [[f"words of {n}", "ab"[n % 2]] for n in range(300)]
+    rows += [["words of 7", "a"], ["words of 7", "b"], ["words of 8", "a"], ["words of 9", ""]]
+    path = write_csv(tmp_path / "a.csv", ["text", "label"], rows)
+    assert [line for line in guess_table(path).warnings() if line.startswith("3 rows have the same text as another")]
+
+
 @pytest.mark.parametrize("label", ["B", "2", "a fine day", "option2"])
 def test_columns_of_choices_are_templates(tmp_path: Path, label: str) -> None:
     """Letters, numbers from 1, texts and names all mean the same column."""

@@ -531,3 +531,22 @@ def test_a_small_table_is_cut_60_20_20_in_the_proportions_of_its_classes(tmp_pat
     assert "20 validation instance(s): fewer than 50 choose the checkpoint and fit the calibrator mostly by chance" in (
         task.notes
     )
+
+
+def test_a_class_that_validation_lacks_is_named_among_the_few(tmp_path: Path) -> None:
+    """The two rows of the class *odd* have one group, so that one split holds both; here it is not validation."""
+    rows = [{"text": f"film {k}", "mood": ("good", "bad")[k % 2], "by": f"u{k}"} for k in range(298)]
+    rows += [{"text": f"odd film {k}", "mood": "odd", "by": "v"} for k in range(2)]
+    keys = {"prompt": "{text}", "choices": ["bad", "good", "odd"], "label": "mood", "group": "by"}
+    task = load_task(table(tmp_path, rows, keys))
+    assert not any(instance.label == 2 for instance in task.validation)
+    assert task.notes[-1] == "fewer than 10 validation instances of 1 class(es): odd"
+
+
+def test_rows_of_groups_that_a_size_cuts_are_counted(tmp_path: Path) -> None:
+    """Of 300 rows in three groups of 100, validation and test take 60 each, and their other 80 rows serve nothing."""
+    rows = [{"text": f"film {k}", "mood": ("good", "bad")[k % 2], "by": f"u{k % 3}"} for k in range(300)]
+    keys = {"prompt": "{text}", "choices": ["bad", "good"], "label": "mood", "group": "by"}
+    task = load_task(table(tmp_path, rows, keys))
+    assert [len(split) for split in (task.train, task.validation, task.test)] == [100, 60, 60]
+    assert any(note.startswith("80 of 300 instances are in no split: their groups were cut") for note in task.notes)

@@ -30,6 +30,8 @@ _LABELS = (
 _SPLITS = ("split", "splits", "fold", "part", "partition", "set", "subset")
 _GROUPS = ("group", "user", "author", "customer", "client", "thread", "conversation", "document", "session", "patient")
 _IDS = ("id", "key", "uid", "uuid", "guid", "number", "ticket")
+# What programs and people write into a cell that has no value.
+_BLANKS = {"n/a", "na", "nan", "none", "null", "nil", "-", "--", "?", "unknown", "missing", "#n/a", "tbd"}
 _NUMBERED = re.compile(r"(?P<stem>.*?)[ _.-]?(?P<place>[0-9]{1,3}|[A-Za-z])")
 
 MOST_CLASSES = 50
@@ -52,19 +54,51 @@ class TableGuess:
     """How many rows have no right answer."""
     label_by_values: bool = False
     """Whether no column has the name of a label, and one with few values was taken for it."""
+    contradictory: int = 0
+    """How many rows have the text of another row and another right answer."""
+
+    @property
+    def loads(self) -> bool:
+        """Whether a run accepts the table as it is."""
+        return not self.unlabelled or self.config.splits is not None
 
     def warnings(self) -> tuple[str, ...]:
-        """What stands in the way of training: a label by guess, rows without one, too few for validation, a fifth."""
+        """What stands in the way of training: a label by guess, rows without one, doubtful classes, too few rows."""
         warnings = []
         if self.label_by_values:
             warnings.append(
                 f"no column has a name such as label; {self.config.label} is taken for it, the last one with few "
                 "values that come back: if it is another, name that with --label COLUMN"
             )
-        if self.unlabelled and self.config.splits is None:
+        if not self.loads:
             warnings.append(
                 f"{self.unlabelled:,} of the {self.rows:,} rows have no label, and a run refuses such a table: label "
                 "them, or keep them in another file for rango predict"
+            )
+        blanks = [name for name in self.counts if name.casefold() in _BLANKS]
+        if blanks:
+            warnings.append(
+                f"{', '.join(blanks)} is taken for a class like the others: where it means that the answer is not "
+                "known, keep these rows in another file"
+            )
+        spellings: dict[str, list[str]] = {}
+        for name in sorted(self.counts):
+            spellings.setdefault(" ".join(re.split(r"[\W_]+", name.casefold())).strip(), []).append(name)
+        twins = [" and ".join(names) for key, names in spellings.items() if key and len(names) > 1]
+        if twins:
+            warnings.append(
+                f"classes that differ only in how they are written: {', '.join(twins[:5])}"
+                f"{', …' if len(twins) > 5 else ''}; if they are one, write it in one way"
+            )
+        if self.counts and all(name.isdigit() for name in self.counts):
+            warnings.append(
+                "the classes are numbers, which say nothing to a model: write words under choices in task.yaml, in the "
+                "same order, and label_is: number if the labels count from 1, or index if from 0"
+            )
+        if self.contradictory:
+            warnings.append(
+                f"{self.contradictory:,} rows have the same text as another row and another answer: no model can be "
+                "right about all of them"
             )
         validation = self.rows // 5
         if validation < FEW_VALIDATION:
@@ -113,7 +147,7 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
     if not texts:
         raise InputError(
             f"{path} has no column of text beside {label} (columns: {', '.join(names)}); a column of text has no blank "
-            "cell, and no brace or dot in its name: add one, fill it or rename it"
+            "cell, and no brace or dot in its name, and the first line of the file names the columns"
         )
     counts = Counter(value for value in columns[label] if value)
     choices: tuple[str, ...] | str
@@ -141,10 +175,12 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
     )
     config = _checked(config, rows, path)
     # What a run would refuse should not be written as its task.
-    contexts = len({tuple(columns[name][row] for name in texts) for row in range(len(rows))})
-    if splits is None and contexts < len(SPLITS):
+    answers: dict[tuple[str, ...], list[str]] = {}
+    for row in range(len(rows)):
+        answers.setdefault(tuple(columns[name][row] for name in texts), []).append(columns[label][row])
+    if splits is None and len(answers) < len(SPLITS):
         raise InputError(
-            f"{path} holds {len(rows)} row(s) with {contexts} different text(s), which cannot be cut into train, "
+            f"{path} holds {len(rows)} row(s) with {len(answers)} different text(s), which cannot be cut into train, "
             "validation and test; give more rows"
         )
     used = {*texts, label, identity, group, splits}
@@ -152,7 +188,18 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
     classes = None if options is not None else tuple(sorted(counts))
     unlabelled = columns[label].count("")
     counted = counts if options is None else Counter[str]()
-    return TableGuess(config, classes, len(rows), counted, unused, unlabelled, label_by_values=by_name is None)
+    # Where each row has choices of its own, the same question with other choices has another answer by right.
+    contradictory = sum(len(given) for given in answers.values() if len({*given} - {""}) > 1) if counted else 0
+    return TableGuess(
+        config,
+        classes,
+        len(rows),
+        counted,
+        unused,
+        unlabelled,
+        label_by_values=by_name is None,
+        contradictory=contradictory,
+    )
 
 
 def _text(value: Any) -> str:

@@ -129,6 +129,14 @@ def cut(
         )
         if len(has) < wanted
     ]
+    # The rest of a group that a size cuts can serve no other split; large groups take many rows with them.
+    unused = len(kept) - len(rest) - len(train_split) - len(validation_split) * (not validation)
+    unused -= len(test_split) * (not test)
+    if unused > len(kept) // 20:
+        notes.append(
+            f"{unused:,} of {len(kept):,} instances are in no split: their groups were cut at the size of a split, and "
+            "no group stands in two"
+        )
     return Cut(train_split, validation_split, test_split, rest, tuple(notes))
 
 

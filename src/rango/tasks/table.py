@@ -173,14 +173,18 @@ def table_task(config: TableConfig, rows: Iterator[Row], *, source: Path, name: 
 
 
 def few_notes(validation: Sequence[Instance], *, classes: bool) -> tuple[str, ...]:
-    """What is chosen by chance because validation is small: below 50 instances, or 10 of a class that occurs there."""
+    """What is chosen by chance because validation is small: below 50 instances, or 10 of a class."""
     notes = []
     if 0 < len(validation) < FEW_VALIDATION:
         notes.append(
             f"{len(validation)} validation instance(s): fewer than {FEW_VALIDATION} choose the checkpoint and fit the "
             "calibrator mostly by chance"
         )
-    counts = Counter(instance.choices[instance.answer] for instance in validation) if classes else Counter()
+    counts: Counter[str] = Counter()
+    if classes and validation:
+        # A class that never occurs in validation is the one that is learnt about least: it counts with 0.
+        counts.update(dict.fromkeys(validation[0].choices, 0))
+        counts.update(instance.choices[instance.answer] for instance in validation)
     few = sorted(name for name, count in counts.items() if count < FEW_OF_A_CLASS)
     if few:
         names = ", ".join(few[:5]) + (", …" if len(few) > 5 else "")
