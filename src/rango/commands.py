@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from rango import decisions
-from rango.decisions import Calibrator, Posteriors, fit_calibrator
+from rango.decisions import Calibrator, Gate, Posteriors, fit_calibrator
 from rango.decisions.calibrators import Method
 from rango.decisions.risk import Decisions
 from rango.decisions.summary import Comparison, Summary, summarise
@@ -163,23 +163,24 @@ def calibrate(
         if method is None:
             raise InputError("--method is missing; give temperature, bias, affine, vector or matrix")
         fitting, further = read_system(fit, split="validation", states=RAW)
-        _check_held_out(fitting, raw)
+        check_held_out(fitting, raw)
         fitted, notes = fit_calibrator(fitting, method=method), (*notes, *further)
     return Calibration(raw, fitted.apply(raw), fitted, notes)
 
 
-def _check_held_out(fitting: Posteriors, apply: Posteriors) -> None:
-    """Raise InputError where instances are both fitted on and applied to: their calibration would look too good."""
+def check_held_out(fitting: Posteriors, apply: Posteriors, *, applied: str = "--apply") -> None:
+    """Raise InputError where instances are both fitted on and applied to: the fit would look too good on them."""
     advice = "fit on instances that are held out, such as the validation split"
     if np.array_equal(fitting.log_posteriors, apply.log_posteriors):
-        raise InputError(f"--fit and --apply hold the same posteriors; {advice}")
+        raise InputError(f"--fit and {applied} hold the same posteriors; {advice}")
     # Row numbers are no names: every file without ids has them.
     numbered = all(name == str(row) for row, name in enumerate(apply.ids))
     fitted_on = set(fitting.ids)
     shared = [] if numbered else [name for name in apply.ids if name in fitted_on]
     if shared:
         raise InputError(
-            f"{len(shared):,} of the {len(apply):,} ids in --apply are in --fit too, the first {shared[0]!r}; {advice}"
+            f"{len(shared):,} of the {len(apply):,} ids in {applied} are in --fit too, the first {shared[0]!r}; "
+            f"{advice}"
         )
 
 
@@ -189,6 +190,7 @@ def predict(
     rows: IntoDataFrameT,
     *,
     costs: AnyCosts | None = ...,
+    gate: Gate | None = ...,
     device: str | None = ...,
     model: Model | None = ...,
 ) -> IntoDataFrameT: ...
@@ -200,6 +202,7 @@ def predict(
     rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
     *,
     costs: AnyCosts | None = ...,
+    gate: Gate | None = ...,
     device: str | None = ...,
     model: Model | None = ...,
 ) -> Predictions: ...
@@ -210,6 +213,7 @@ def predict(
     rows: Any,
     *,
     costs: AnyCosts | None = None,
+    gate: Gate | None = None,
     device: str | None = None,
     model: Model | None = None,
 ) -> Any:
@@ -219,6 +223,7 @@ def predict(
         run: a run, its folder, or the text RUN:STATE (calibrated, adapted or base).
         rows: a data frame, a file, or mappings, with the columns of the run's own rows; labels may be missing.
         costs: of decisions; the run's when absent, or else 0-1 costs.
+        gate: says which decisions are acted on, in a column `act`; it has its own costs.
         device: where to compute; as the run did when absent.
         model: the base model, where it is loaded already.
 
@@ -227,7 +232,7 @@ def predict(
     """
     folder, state = (run, None) if isinstance(run, Run) else parse_state(os.fspath(run))
     stated, _ = read_costs(costs)
-    return folder.predict(rows, costs=stated, state=state, device=device, model=model)
+    return folder.predict(rows, costs=stated, gate=gate, state=state, device=device, model=model)
 
 
 def study(

@@ -21,6 +21,7 @@ from rango.decisions import (
     StatedCosts,
     calibration_loss,
     cost_balance,
+    resolution,
     summarise,
     write_posteriors,
 )
@@ -29,8 +30,10 @@ from rango.decisions import decide as decide_all
 from rango.decisions.calibrators import Method
 from rango.decisions.pairing import align_by_id
 from rango.decisions.risk import Decisions
+from rango.decisions.sample_size import PlannedMetric
 from rango.errors import InputError
 from rango.files import check_writable_file, write_json
+from rango.options import Split
 from rango.reports.run.findings import cost_finding
 from rango.reports.run.terminal import metrics_table
 from rango.reports.tables import number
@@ -67,20 +70,20 @@ def metrics(
     """
     if out is not None:
         check_writable_file(out)
-    stated, names = _costs(costs, *sources), _headings(*sources)
+    stated, names = stated_costs(costs, *sources), _headings(*sources)
     estimates: dict[str, dict[str, Estimate]] = {}
     notes: dict[str, None] = {}
-    systems = dict(zip(names, map(_read, sources), strict=True))
+    systems = dict(zip(names, map(read_source, sources), strict=True))
     for name, posteriors in systems.items():
-        weights, table = read_priors(priors, posteriors, option="--priors"), _table(stated, posteriors)
+        weights, table = read_priors(priors, posteriors, option="--priors"), table_of(stated, posteriors)
         estimates[name] = summarise(posteriors, costs=table, priors=weights, replicates=replicates, seed=seed)
         notes[place_note(posteriors, stated)] = None  # once, where it is the same for all
     if out is not None:
         written = {name: {key: value.as_dict() for key, value in row.items()} for name, row in estimates.items()}
         write_json(out, written if len(sources) > 1 else written[names[0]])
-    _print(metrics_table(estimates, with_costs=stated is not None))
+    show(metrics_table(estimates, with_costs=stated is not None))
     for note in filter(None, notes):
-        _print(f"note: {note}")
+        show(f"note: {note}")
     for name, posteriors in systems.items():
         if stated is not None:
             weights = read_priors(priors, posteriors, option="--priors")
@@ -118,26 +121,26 @@ def calibrate(
     # Instances to calibrate need no labels; those to fit on do.
     if fit is not None and calibrator is not None:
         check_writable_file(calibrator)
-    stated = _costs(costs, apply)
+    stated = stated_costs(costs, apply)
     done = fit_and_apply(fit=fit, apply=apply, method=method, calibrator=calibrator)
     _print_notes(done.notes)
     raw, calibrated, fitted = done.raw, done.posteriors, done.calibrator
-    table = _table(stated, raw)
+    table = table_of(stated, raw)
     if fit is not None and calibrator is not None:
         fitted.write(calibrator)
     write_posteriors(out, calibrated)
     if raw.has_labels:
         systems = {"raw": raw, "calibrated": calibrated}
         estimates = {name: summarise(system, costs=table, seed=seed) for name, system in systems.items()}
-        _print(metrics_table(estimates, with_costs=table is not None))
+        show(metrics_table(estimates, with_costs=table is not None))
         for name, system in systems.items():
             if stated is not None:
                 print_costs(system, stated, f"the {name} posteriors", seed=seed)
     else:
-        _print(f"{len(raw):,} instances without labels are calibrated; what that is worth needs labels")
+        show(f"{len(raw):,} instances without labels are calibrated; what that is worth needs labels")
     if (fitted.choices is None) != (raw.column_names is None) and fitted.method != "temperature":
         side = "the calibrator" if fitted.choices is None else "the posteriors"
-        _print(f"note: the columns are taken by place, because {side} name no classes")
+        show(f"note: the columns are taken by place, because {side} name no classes")
     _print_fit(fitted, raw, seed)
 
 
@@ -146,7 +149,7 @@ def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
     report = fitted.report
     if report is not None:
         state = f"converged in {report.iterations} iterations" if report.converged else "DID NOT CONVERGE"
-        _print(
+        show(
             f"\n{fitted.method} fitted on {report.n:,} instances: loss {number(report.loss_before)} to "
             f"{number(report.loss_after)} nats, {state}" + (f" ({report.note})" if report.note else "")
         )
@@ -155,12 +158,12 @@ def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:
     try:
         parts = calibration_loss(raw, method=fitted.method, seed=seed)
     except InputError as error:  # too few instances to cross-validate: the calibrated file is of use all the same
-        _print(f"calibration loss: not available ({error})")
+        show(f"calibration loss: not available ({error})")
         return
     interval = parts.note or "no interval"
     if parts.low is not None and parts.high is not None:
         interval = f"95% interval {number(parts.low, sign=True)} to {number(parts.high, sign=True)}"
-    _print(
+    show(
         f"calibration loss of the raw cross-entropy (diagnosis, {parts.folds}-fold cross-validation on the data "
         f"applied to): {number(parts.raw)} = {number(parts.calibrated)} discrimination "
         f"{number(parts.loss, sign=True)} calibration ({parts.relative:.1%}; {interval})"
@@ -192,10 +195,10 @@ def decide(
     """
     check_written(out)
     check_output(out, source, costs)
-    stated = _costs(costs, source)
+    stated = stated_costs(costs, source)
     if stated is None:
         raise InputError(f"--costs is missing, and {source} states none; give a costs file, or abstain=0.3")
-    posteriors = _read(source, need_labels=False)
+    posteriors = read_source(source, need_labels=False)
     target = read_priors(priors, posteriors, option="--priors")
     training = read_priors(training_priors, posteriors, option="--training-priors")
     if target is not None:
@@ -207,7 +210,7 @@ def decide(
     rows = list(decisions.rows())
     write_rows(out, rows)
     if note := place_note(posteriors, stated):
-        _print(f"note: {note}")
+        show(f"note: {note}")
     print_decisions(decisions)
     if posteriors.has_labels:
         print_costs(posteriors, stated, "these posteriors", target, replicates=replicates, seed=seed)
@@ -217,8 +220,8 @@ def print_decisions(decisions: Decisions) -> None:
     """How often each decision was taken, and what the posteriors promise."""
     counts = np.bincount(decisions.chosen, minlength=len(decisions.names))
     shares = ", ".join(f"{visible(name)} {count:,}" for name, count in zip(decisions.names, counts, strict=True))
-    _print(f"{len(decisions.ids):,} decisions: {shares}")
-    _print(f"mean expected cost {number(float(decisions.expected_costs.mean()))}, as the posteriors forecast it")
+    show(f"{len(decisions.ids):,} decisions: {shares}")
+    show(f"mean expected cost {number(float(decisions.expected_costs.mean()))}, as the posteriors forecast it")
 
 
 def place_note(posteriors: Posteriors, stated: StatedCosts | None) -> str:
@@ -247,7 +250,7 @@ def print_costs(
     """What acting on a system costs by the labels, beside its promise and the best single decision for all."""
     costs = stated.for_posteriors(posteriors)
     balance = cost_balance(posteriors, costs=costs, priors=priors, replicates=replicates, seed=seed)
-    _print(visible(cost_finding(balance, system).sentence))
+    show(visible(cost_finding(balance, system).sentence))
 
 
 def check_output(out: Path, *inputs: Path | str | None) -> None:
@@ -294,35 +297,36 @@ def compare(
     if others or page is not None:
         _compare_each((a, b, *others), costs, priors, out, page, replicates, seed)
         return
-    pair, stated = (_read(a, need_labels=False), _read(b, need_labels=False)), _costs(costs, a, b)
+    pair, stated = (read_source(a, need_labels=False), read_source(b, need_labels=False)), stated_costs(costs, a, b)
     if not any(posteriors.has_labels for posteriors in pair):
         one, other = np.exp(pair[0].log_posteriors), np.exp(align_by_id(*pair).log_posteriors)  # (N, K)
         same, distance = one.argmax(axis=1) == other.argmax(axis=1), 0.5 * np.abs(one - other).sum(axis=1)
         agreement = {"n": len(one), "same_choice": float(same.mean()), "total_variation": float(distance.mean())}
         if out is not None:
             write_json(out, agreement)
-        _print(
+        show(
             f"{len(one):,} instances without labels, so that neither can be called better: the two prefer the same "
             f"choice on {int(same.sum()):,}; their posteriors differ by {number(agreement['total_variation'])} on "
             "average (total variation: 0 equal, 1 disjoint)"
         )
         return
-    weights, table = read_priors(priors, pair[0], option="--priors"), _table(stated, pair[0])
+    weights, table = read_priors(priors, pair[0], option="--priors"), table_of(stated, pair[0])
     comparison = compare_systems(*pair, costs=table, priors=weights, replicates=replicates, seed=seed)
     if out is not None:
         write_json(out, comparison.as_dict())
     first, second = _headings(a, b)
     shown = {first: comparison.a, second: comparison.b, "difference": comparison.difference}
-    _print(metrics_table(shown, with_costs=stated is not None))
+    show(metrics_table(shown, with_costs=stated is not None))
     if pair[0].ids != pair[1].ids:
-        _print("note: the instances stand in another order in the second file; they were matched by their ids")
+        show("note: the instances stand in another order in the second file; they were matched by their ids")
     names = [posteriors.column_names for posteriors in pair]
     if None not in names and names[0] != names[1]:
-        _print("note: the choices stand in another order in the second file; they were matched by their names")
+        show("note: the choices stand in another order in the second file; they were matched by their names")
     for note in dict.fromkeys(place_note(posteriors, stated) for posteriors in pair):
         if note:
-            _print(f"note: {note}")
-    _print("\n" + comparison.sentence(names=(first, second)))
+            show(f"note: {note}")
+    show("\n" + comparison.sentence(names=(first, second)))
+    show(_resolution(*pair, table))
     for name, posteriors in zip((first, second), pair, strict=True):
         if stated is not None:
             weights = read_priors(priors, posteriors, option="--priors")
@@ -339,10 +343,10 @@ def _compare_each(
     seed: int,
 ) -> None:
     """`compare` of each system with the first, and the page of them all."""
-    names, stated = _headings(*sources), _costs(costs, *sources)
-    systems = {name: _read(source) for name, source in zip(names, sources, strict=True)}
+    names, stated = _headings(*sources), stated_costs(costs, *sources)
+    systems = {name: read_source(source) for name, source in zip(names, sources, strict=True)}
     first = systems[names[0]]
-    weights, table = read_priors(priors, first, option="--priors"), _table(stated, first)
+    weights, table = read_priors(priors, first, option="--priors"), table_of(stated, first)
     options: dict[str, Any] = {"costs": table, "replicates": replicates, "seed": seed}
     comparisons = {name: compare_systems(first, systems[name], priors=weights, **options) for name in names[1:]}
     if out is not None:
@@ -350,11 +354,12 @@ def _compare_each(
         write_json(out, written if len(names) > 2 else written[names[1]])
     for name, comparison in comparisons.items():
         shown = {names[0]: comparison.a, name: comparison.b, "difference": comparison.difference}
-        _print(metrics_table(shown, with_costs=stated is not None))
-        _print("\n" + comparison.sentence(names=(names[0], name)))
+        show(metrics_table(shown, with_costs=stated is not None))
+        show("\n" + comparison.sentence(names=(names[0], name)))
+        show(_resolution(first, systems[name], table))
     for note in dict.fromkeys(place_note(posteriors, stated) for posteriors in systems.values()):
         if note:
-            _print(f"note: {note}")
+            show(f"note: {note}")
     if stated is not None:
         for name, posteriors in systems.items():
             weights = read_priors(priors, posteriors, option="--priors")
@@ -364,6 +369,27 @@ def _compare_each(
         from rango.reports.run.comparison import texts_beside, write_comparison
 
         print(write_comparison(page, systems, comparisons, texts=texts_beside(sources), **options))
+
+
+def _resolution(a: Posteriors, b: Posteriors, costs: Costs | None) -> str:
+    """What these instances can show, in one sentence: a difference below it proves nothing by not being seen."""
+    titles: dict[PlannedMetric, str] = {"nce": "NCE", "error_rate": "error rate"}
+    if costs is not None:
+        titles["expected_cost"] = "expected cost"
+    parts = []
+    for metric, title in titles.items():
+        try:
+            least = resolution(a, b, metric=metric, costs=costs)
+        except InputError:  # an infinite NCE has no resolution
+            continue
+        if least > 0:  # two that never differ show nothing
+            parts.append(f"{number(least)} in {title}")
+    if not parts:
+        return "Resolution: these instances cannot show a difference of any size."
+    return (
+        f"Resolution: {len(a):,} instances show a true difference of {' or '.join(parts)} four times out of five; a "
+        "smaller one may go unseen (rango plan says how many it needs)."
+    )
 
 
 def _headings(*sources: str) -> tuple[str, ...]:
@@ -385,28 +411,30 @@ def _headings(*sources: str) -> tuple[str, ...]:
     return tuple(f"{stem} ({number})" for number, stem in enumerate(shortest, start=1))
 
 
-def _read(source: str, *, need_labels: bool = True) -> Posteriors:
+def read_source(source: str, *, need_labels: bool = True, split: Split = "test") -> Posteriors:
     """The posteriors of a file, of RUN or of RUN:STATE; how they were understood is printed."""
-    posteriors, notes = read_system(source, need_labels=need_labels)
+    posteriors, notes = read_system(source, need_labels=need_labels, split=split)
     _print_notes(notes)
     return posteriors
 
 
-def _costs(text: str | None, *sources: str) -> StatedCosts | None:
+def stated_costs(text: str | None, *sources: str) -> StatedCosts | None:
     """What `--costs` states, or else the runs among the sources, which is printed; None where nobody does."""
     stated, notes = read_costs(text, *sources)
     _print_notes(notes)
     return stated
 
 
-def _table(stated: StatedCosts | None, posteriors: Posteriors) -> Costs | None:
+def table_of(stated: StatedCosts | None, posteriors: Posteriors) -> Costs | None:
+    """The costs that are stated, with a row for each column of the posteriors."""
     return None if stated is None else stated.for_posteriors(posteriors)
 
 
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
-        _print(f"note: {note}")
+        show(f"note: {note}")
 
 
-def _print(what: Any) -> None:
+def show(what: Any) -> None:
+    """Print a text, or a table, as the terminal can show it."""
     Terminal().print(what, soft_wrap=isinstance(what, str))

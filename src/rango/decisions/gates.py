@@ -20,7 +20,7 @@ limits are tested (fixed sequence testing; Angelopoulos et al., arXiv:2110.01052
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -135,7 +135,7 @@ class Gate(Shown):
         Raises:
             InputError: posteriors of other choices than the gate was chosen on.
         """
-        self._check_choices(posteriors)
+        self._check_names(posteriors.column_names, posteriors.n_choices)
         acting = _acting_costs(self._costs_for(posteriors), self.pass_on)
         chosen = bayes_decisions(posteriors.log_posteriors, costs=acting)
         doubt = self._doubt(posteriors, chosen)
@@ -143,16 +143,25 @@ class Gate(Shown):
         acts = within(doubt, limits[chosen])
         return GatedDecisions(posteriors.ids, acting.decisions, chosen, acts, doubt, self.pass_on)
 
-    def _check_choices(self, posteriors: Posteriors) -> None:
-        names = posteriors.column_names
+    @property
+    def acting_costs(self) -> Costs | None:
+        """The costs of the decisions that act; None where the gate has no costs."""
+        return None if self.costs is None else _acting_costs(self.costs, self.pass_on)
+
+    def check_choices(self, choices: Collection[Sequence[str]]) -> None:
+        """Raise InputError where instances with these choices are none that the gate could decide."""
+        longest, same = max(choices, key=len), len(set(map(tuple, choices))) == 1
+        self._check_names(tuple(longest) if same else None, len(longest))
+
+    def _check_names(self, names: tuple[str, ...] | None, n_choices: int) -> None:
         if self.choices is not None and names is not None and {*names} != {*self.choices}:
             raise InputError(
                 f"the gate was chosen on {', '.join(self.choices)}, but the posteriors are of {', '.join(names)}; "
                 "choose a gate for them"
             )
-        if posteriors.n_choices != self.n_choices:
+        if n_choices != self.n_choices:
             raise InputError(
-                f"the gate was chosen on {self.n_choices} choices, but the posteriors have {posteriors.n_choices}; "
+                f"the gate was chosen on {self.n_choices} choices, but the posteriors have {n_choices}; "
                 "choose a gate for them"
             )
         if self.class_limits and names is None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rango.console import Screen
-from rango.decisions import Calibrator, Costs, Posteriors, StatedCosts, decide
+from rango.decisions import Calibrator, Costs, Gate, Posteriors, StatedCosts, decide
 from rango.decisions.risk import Decisions
 from rango.errors import InputError
 from rango.frames import Backend, add_columns, frame_rows, new_frame
@@ -44,6 +45,13 @@ class Predictions(Shown):
     """What the decisions are taken under; 0-1 costs where none were given."""
     notes: tuple[str, ...] = ()
     """What was used and what could not be checked, in words."""
+    gate: Gate | None = None
+    """What says which decisions are acted on; `costs` are then those of the decisions that act."""
+
+    @cached_property
+    def acts(self) -> NDArray[np.bool_] | None:
+        """(N,) whether each decision is acted on; None without a gate."""
+        return None if self.gate is None else self.gate.decide(self.posteriors).acts
 
     @cached_property
     def decisions(self) -> Decisions:
@@ -89,18 +97,19 @@ class Predictions(Shown):
         Raises:
             InputError: a row has a column that would be added.
         """
-        columns = added_columns(self.rows, self.instances)
+        columns = added_columns(self.rows, self.instances, gated=self.gate is not None)
         probabilities = np.exp(self.posteriors.log_posteriors)  # (N, K)
         places = {name: place for place, name in enumerate(self.costs.classes)} if not self.costs.named else {}
-        for row, instance, values, decision in zip(
-            self.rows, self.instances, probabilities, self.decisions.rows(), strict=True
+        acts = [["yes" if act else "no"] for act in self.acts] if self.acts is not None else [[]] * len(self.rows)
+        for row, instance, values, decision, act in zip(
+            self.rows, self.instances, probabilities, self.decisions.rows(), acts, strict=True
         ):
             count = len(instance.choices)
             shares = [float(value) if k < count else None for k, value in enumerate(values)]
             # Costs without names call a decision by its place, which means another text in each row.
             words = [decision[key] for key in ("decision", "runner_up")]
             words = [instance.choices[places[word]] if places.get(word, count) < count else word for word in words]
-            added = (*shares, words[0], decision["expected_cost"], words[1], decision["runner_up_cost"])
+            added = (*shares, words[0], decision["expected_cost"], words[1], decision["runner_up_cost"], *act)
             yield {**row, **dict(zip(columns, added, strict=True))}
 
 
@@ -128,6 +137,7 @@ class Predictor:
         *,
         model: Model,
         costs: Costs | StatedCosts | None = None,
+        gate: Gate | None = None,
         screen: Screen | None = None,
     ) -> Predictions:
         """Score rows with the run's model and decide.
@@ -137,6 +147,8 @@ class Predictor:
             rows: the rows themselves, which `Predictions` keeps.
             model: the run's base model.
             costs: matched to the choices by name; the run's when absent, and 0-1 costs where it has none.
+            gate: says which decisions are acted on. Decisions are then taken under its costs without passing on, or
+                under 0-1 costs where it has none.
             screen: where progress is shown; nowhere by default.
 
         Raises:
@@ -168,17 +180,26 @@ class Predictor:
                 adapter.remove()
         if self.calibrator is not None:
             posteriors = self.calibrator.apply(posteriors)
-        stated = self.stated(costs)
+        stated = self.stated(costs, gate)
         if stated is None:
             matrix = Costs.zero_one(posteriors.column_names or posteriors.n_choices)
         else:
             matrix = stated.for_posteriors(posteriors)
         notes = (*model.notes, *(adapter.notes if adapter is not None else ()), *reader.notes)
-        return Predictions(tuple(rows), instances, posteriors, matrix, notes)
+        return Predictions(tuple(rows), instances, posteriors, matrix, notes, gate)
 
-    def stated(self, costs: Costs | StatedCosts | None) -> StatedCosts | None:
-        """The costs to decide under: those given, or else the run's."""
-        return self.costs if costs is None else StatedCosts.of(costs)
+    def stated(self, costs: Costs | StatedCosts | None, gate: Gate | None = None) -> StatedCosts | None:
+        """The costs to decide under: those given, or else the run's; with a gate, the gate's own of what acts.
+
+        Raises:
+            InputError: costs beside a gate.
+        """
+        if gate is None:
+            return self.costs if costs is None else StatedCosts.of(costs)
+        if costs is not None:
+            raise InputError("costs beside a gate (--costs, --gate), which has its own; leave one of them out")
+        # The run's costs may name other decisions than those that the gate lets through.
+        return None if gate.acting_costs is None else StatedCosts.of(gate.acting_costs)
 
 
 def predict_rows(
@@ -186,6 +207,7 @@ def predict_rows(
     rows: Path | str | Iterable[Mapping[str, Any]],
     *,
     costs: Costs | StatedCosts | None,
+    gate: Gate | None = None,
     device: str | None,
     model: Model | None,
 ) -> Predictions:
@@ -200,13 +222,15 @@ def predict_rows(
     task = load_further(config.task, numbered, table=predictor.table, source=predictor.source, prompts=config.prompt)
     values = [row.values for row in numbered]
     # Before the seconds that a model takes.
-    added_columns(values, task.test)
-    if (stated := predictor.stated(costs)) is not None:
+    added_columns(values, task.test, gated=gate is not None)
+    if gate is not None:
+        gate.check_choices([instance.choices for instance in task.test])
+    if (stated := predictor.stated(costs, gate)) is not None:
         check_costs(stated, task.test)
     if model is None:
         where = device or config.device
         model = load_model(config.model, dtype=config.dtype, device=where, quantise=config.quantise)
-    return predictor.predict(task, values, model=model, costs=costs)
+    return predictor.predict(task, values, model=model, costs=costs, gate=gate)
 
 
 def predict_frame(
@@ -214,17 +238,20 @@ def predict_frame(
     frame: Any,
     *,
     costs: Costs | StatedCosts | None,
+    gate: Gate | None = None,
     device: str | None,
     model: Model | None,
 ) -> Any:
     """`Run.predict` of a data frame: the same kind of frame, with the columns of `Predictions.table` behind its own."""
-    predictions = predict_rows(predictor, frame_rows(frame), costs=costs, device=device, model=model)
+    predictions = predict_rows(predictor, frame_rows(frame), costs=costs, gate=gate, device=device, model=model)
     rows = list(predictions.table())
-    names = added_columns(predictions.rows, predictions.instances)
+    names = added_columns(predictions.rows, predictions.instances, gated=gate is not None)
     return add_columns(frame, {name: [row[name] for row in rows] for name in names})
 
 
-def added_columns(rows: Iterable[Mapping[str, Any]], instances: Sequence[Instance]) -> tuple[str, ...]:
+def added_columns(
+    rows: Iterable[Mapping[str, Any]], instances: Sequence[Instance], *, gated: bool = False
+) -> tuple[str, ...]:
     """The columns that `Predictions.table` adds to the rows: one for each choice, then those of the decisions.
 
     Raises:
@@ -236,7 +263,7 @@ def added_columns(rows: Iterable[Mapping[str, Any]], instances: Sequence[Instanc
         shares = [f"probability_{name}" for name in names]
     else:
         shares = [f"posterior_{place}" for place in range(len(names))]
-    columns = (*shares, "decision", "expected_cost", "runner_up", "runner_up_cost")
+    columns = (*shares, "decision", "expected_cost", "runner_up", "runner_up_cost", *(["act"] if gated else []))
     for row in rows:
         for name in columns:
             if name in row:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from rango.decisions import Calibrator, Estimate, Posteriors, StatedCosts, read_posteriors
+from rango.decisions import Calibrator, Estimate, Gate, Posteriors, StatedCosts, read_posteriors
 from rango.errors import InputError, unknown_name
 from rango.files import (
     parse_json,
@@ -211,6 +211,7 @@ class Run(Shown):
         rows: IntoDataFrameT,
         *,
         costs: Costs | StatedCosts | None = ...,
+        gate: Gate | None = ...,
         state: str | None = ...,
         device: str | None = ...,
         model: Model | None = ...,
@@ -222,6 +223,7 @@ class Run(Shown):
         rows: Path | str | Iterable[Mapping[str, Any]],
         *,
         costs: Costs | StatedCosts | None = ...,
+        gate: Gate | None = ...,
         state: str | None = ...,
         device: str | None = ...,
         model: Model | None = ...,
@@ -232,6 +234,7 @@ class Run(Shown):
         rows: Any,
         *,
         costs: Costs | StatedCosts | None = None,
+        gate: Gate | None = None,
         state: str | None = None,
         device: str | None = None,
         model: Model | None = None,
@@ -244,6 +247,7 @@ class Run(Shown):
         Args:
             rows: with the columns of the task's own rows: a data frame, a file (JSONL, CSV, TSV, Parquet), or mappings.
             costs: what mistakes cost, matched to the choices by name; the run's when absent, or else 0-1 costs.
+            gate: says which decisions are acted on, in a column `act`; it has its own costs, so give no others.
             state: as in `predictor`.
             device: where to compute; as the run did when absent.
             model: the base model where it is loaded already; loaded as the run had it when absent.
@@ -254,7 +258,7 @@ class Run(Shown):
         from rango.training.prediction import predict_frame, predict_rows
 
         answer = predict_frame if is_frame(rows) else predict_rows
-        return answer(self.predictor(state), rows, costs=costs, device=device, model=model)
+        return answer(self.predictor(state), rows, costs=costs, gate=gate, device=device, model=model)
 
     def contents(self, states: Sequence[str]) -> RunContents:
         """What a report shows, with posteriors of `states` on test, or on the split of an evaluation.

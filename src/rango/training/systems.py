@@ -70,7 +70,13 @@ def read_system(
     named, calibrator = state is not None, run.path / "calibrator.json"
     if state is None:
         state = next((name for name in states if posteriors_file(run.path, name, split).is_file()), states[-1])
-    posteriors, used = run.posteriors(state, split), state
+    stored = posteriors_file(run.path, state, split).is_file()
+    if state == "calibrated" and calibrator.is_file() and not stored:
+        # Those of test alone are stored; a gate is chosen on those of validation.
+        posteriors = Calibrator.read(calibrator).apply(run.posteriors("adapted", split))
+    else:
+        posteriors = run.posteriors(state, split)
+    used = state
     if state == "calibrated":
         used = "adapted and calibrated"
     elif state == "adapted" and not named and states is BEST and calibrator.is_file():

@@ -13,9 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 from scipy.special import expit
 
-from rango.decisions import Costs, Posteriors
+from rango.decisions import Costs, Gate, Judgement, Posteriors
+from rango.decisions.gates import GateSample
 from rango.decisions.metrics import ReliabilityBins, reliability_bins
 from rango.decisions.risk import bayes_threshold, risk_coverage, risk_curve, threshold_curve
+from rango.decisions.thresholds import binomial_interval
 from rango.errors import InputError
 from rango.reports.style import (
     BLUE,
@@ -25,6 +27,7 @@ from rango.reports.style import (
     FAINT,
     INK,
     MARKERS,
+    ORANGE,
     PANEL,
     Figure,
     label_rows,
@@ -300,6 +303,43 @@ def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | Non
             name_point(ax, float(curve.coverage[place]), float(curve.risk[place]), named)
     ax.set(xlabel="coverage (share answered, surest first)", xlim=(0, 1), ylim=(0, None))
     ax.set_ylabel(f"{risk} of the answered")
+    _legend(figure)
+    return figure
+
+
+@styled
+def gate_curve(gate: Gate, judgement: Judgement, posteriors: Posteriors) -> Figure:
+    """Error of what is acted on against coverage as the threshold varies, with a band, and the chosen gate.
+
+    The band is the exact binomial interval at each coverage, one at a time. Of several thresholds, by class, one and
+    the same limit on the doubt of every class is drawn.
+
+    Args:
+        gate: chosen for one aim.
+        judgement: of the gate; its point has the intervals of both axes.
+        posteriors: N instances with labels, those that judged it.
+    """
+    figure, ax = panel()
+    sample = GateSample.of(gate, posteriors)
+    order = np.argsort(sample.doubt, kind="stable")
+    counts, errors = np.arange(1, len(order) + 1), np.cumsum(sample.wrong[order])
+    # A limit never parts equal doubts, and of the first few instances an error rate says nothing.
+    steps = np.flatnonzero(np.append(np.diff(sample.doubt[order]) > 0, True))
+    steps = steps[counts[steps] >= min(10, len(order))]
+    steps = steps[_thinned(len(steps))]
+    coverage = counts[steps] / len(order)
+    ends = [binomial_interval(int(errors[i]), int(counts[i]), level=gate.level) for i in steps]
+    ax.fill_between(coverage, *np.array(ends).T, color=BLUE, alpha=0.18, linewidth=0, label=f"{gate.level:.0%} band")
+    ax.plot(coverage, errors[steps] / counts[steps], color=BLUE)
+    if gate.max_error is not None:
+        ax.axhline(gate.max_error, color=INK, linewidth=1.0, linestyle=DASHED, label="largest error wanted")
+    x, y = judgement.coverage, judgement.error
+    if x.low is not None and x.high is not None and y.low is not None and y.high is not None and x.value > 0:
+        spans = [[[max(0.0, e.value - e.low)], [max(0.0, e.high - e.value)]] for e in (x, y)]  # type: ignore[operator]
+        ax.errorbar([x.value], [y.value], xerr=spans[0], yerr=spans[1], color=ORANGE, marker="D", label="the gate")
+        name_point(ax, x.value, y.value, {"coverage": number(x.value), "error": number(y.value)})
+    top = max(float(errors[-1] / len(order)), gate.max_error or 0.0, 0.02)
+    ax.set(xlabel="coverage (share acted on)", ylabel="error of what is acted on", xlim=(0, 1), ylim=(0, 1.6 * top))
     _legend(figure)
     return figure
 
