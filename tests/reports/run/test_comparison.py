@@ -90,6 +90,19 @@ def test_texts_stand_beside_posteriors_and_reserved_names_are_refused(
         write_comparison(tmp_path / "p.html", {"prior": systems["one"], "two": systems["two"]}, comparisons)
 
 
+def test_a_loss_that_is_infinite_has_no_p_and_no_winner(tmp_path: Path) -> None:
+    choices = [["cat", "dog"]] * 4
+    sure = Posteriors.from_probabilities(
+        [[1.0, 0.0], [0.0, 1.0], [0.4, 0.6], [1.0, 0.0]], [0, 1, 0, 1], "abcd", None, choices
+    )
+    mild = Posteriors.from_probabilities([[0.7, 0.3]] * 4, [0, 1, 0, 1], "abcd", None, choices)
+    comparison = {"mild": compare(sure, mild, replicates=20)}
+    page = write_comparison(tmp_path / "p.html", {"sure": sure, "mild": mild}, comparison, replicates=20).read_text()
+    assert "mild and sure do not differ significantly in NCE" not in page
+    assert "NCE of mild and sure cannot be compared." in page
+    assert "<td>–</td>" in page
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_its_list_shows_where_two_systems_disagree_and_asks_for_nothing(written: Path, systems: Systems) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is in the extra dev")

@@ -6,6 +6,7 @@ and the instances on which two systems decide otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -149,7 +150,7 @@ def _differences(
         try:
             test = paired_bootstrap(*losses, groups=first.groups, replicates=max(1, replicates), seed=seed)
             raw["nce"].append(test.p)
-        except InputError:  # an infinite loss has no mean to compare
+        except InputError:  # an infinite loss has no mean to test; in Holm's rule it counts as no difference
             raw["nce"].append(1.0)
     adjusted = {metric: holm(values) for metric, values in raw.items()}
     differences = []
@@ -157,8 +158,10 @@ def _differences(
         rows = []
         for metric in usual_columns(with_costs=with_costs):
             p = float(adjusted[metric][place]) if metric in adjusted else None
-            text = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
             cells = (comparison.a[metric], comparison.b[metric], comparison.difference[metric])
+            text = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+            if metric == "nce" and not math.isfinite(cells[2].value):
+                text = "–"
             rows.append(DifferenceRow(column_named(metric), *cells, text))
         differences.append(Difference(name, tuple(rows)))
     return differences
@@ -169,9 +172,12 @@ def _finding(first: str, difference: Difference, comparison: Comparison) -> find
     row = next(row for row in difference.rows if row.column.name == "nce")
     low, high = row.difference.low, row.difference.high
     # The corrected test too must call it a difference: several comparisons find some by their number.
-    decided = low is not None and high is not None and not low <= 0 <= high and row.p and row.p != "1.000"
+    decided = low is not None and high is not None and not low <= 0 <= high and row.p != "–"
     significant = decided and (row.p == "< 0.001" or float(row.p) < 0.05)
     detail = comparison.sentence(names=(first, difference.name))
+    if row.p == "–":
+        headline = f"NCE of {difference.name} and {first} cannot be compared"
+        return findings.Finding("comparison", "unclear", headline, detail)
     if not significant:
         headline = f"{difference.name} and {first} do not differ significantly in NCE"
         return findings.Finding("comparison", "unclear", headline, detail)
