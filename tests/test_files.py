@@ -51,7 +51,7 @@ BAD: list[tuple[str, bytes, Callable[[Path], Any], str]] = [
     ("a.yaml", b"a: 1\nb: 2\na: 3\n", read_yaml, "a.yaml:3: not YAML ('a' stands twice)"),
     ("a.yaml", b"a: &x {b: *x}\n", read_yaml, "a.yaml:1: not YAML (found unconstructable recursive node)"),
     ("a.yaml", b'a: 1\nb: "\\ud800"\n', read_yaml, "a.yaml:2: not YAML (half a surrogate pair)"),
-    ("a.yaml", b"a: " + NESTED[:5000].encode(), read_yaml, "a.yaml: nested too deep"),
+    ("a.yaml", b"a: " + NESTED[:5000].encode(), read_yaml, "a.yaml:1: not YAML (nested deeper than 50 levels)"),
     ("a.yaml", b"a: " + DIGITS.encode(), read_yaml, "a.yaml:1: a number has too many digits; shorten it"),
     ("a.yaml", b"a: 2024-13-45\n", read_yaml, "a.yaml: a value cannot be read ("),
     ("a.yaml", b"a: !!bool perhaps\n", read_yaml, "a.yaml: a value cannot be read ("),
