@@ -18,7 +18,7 @@ _LONGEST = 80
 """Characters of one text that are shown: a name or a cell may hold a whole page."""
 _MOST_ROWS, _MOST_COLUMNS = 20, 12
 _TABLE = "border-collapse:collapse;margin:.3em 0;color:inherit;background:transparent"
-_CELL = "padding:.1em .7em;text-align:right;background:none"
+_CELL = "padding:.1em .7em;text-align:right;white-space:nowrap;background:none"
 
 
 @dataclass(frozen=True)

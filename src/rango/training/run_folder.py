@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from rango.decisions import Calibrator, Estimate, Gate, Posteriors, StatedCosts, read_posteriors
+from rango.decisions import METRICS, Calibrator, Estimate, Gate, Posteriors, StatedCosts, read_posteriors
 from rango.errors import InputError, unknown_name
 from rango.files import (
     parse_json,
@@ -84,7 +84,8 @@ class Run(Shown):
         for state, estimates in states.items():
             cells = (estimates.get(name) for name in kept)
             rows.append([state, *("–" if cell is None else f"{short(cell.value)} {cell.span}" for cell in cells)])
-        return Grid(["", *kept], rows) if rows else None
+        titles = [f"{METRICS[name].title} {METRICS[name].arrow}" for name in kept]
+        return Grid(["", *titles], rows) if rows else None
 
     @cached_property
     def record(self) -> dict[str, Any]:
