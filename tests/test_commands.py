@@ -33,8 +33,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_function_has_the_options_of_its_command() -> None:
-    """Beside what a command writes and prints, and what only a terminal or a cluster needs."""
-    not_in_python = {"out", "quiet", "ray", "gpus", "dry_run", "replicates", "seed", "sources", "source"}
+    """Beside what a command writes and prints, what only a terminal or a cluster needs, and more than one call."""
+    not_in_python = {
+        "out",
+        "quiet",
+        "ray",
+        "gpus",
+        "dry_run",
+        "replicates",
+        "seed",
+        "sources",
+        "source",
+        "page",
+        "others",
+    }
     commands = {
         "metrics": commands_of_posteriors.metrics,
         "decide": commands_of_posteriors.decide,
