@@ -5,9 +5,9 @@ import pytest
 from matplotlib.axes import Axes
 from scipy.special import expit
 
-from rango.decisions import Costs, Posteriors
+from rango.decisions import Costs, Posteriors, gate, judge
 from rango.errors import InputError
-from rango.reports.run.figures import abstention_costs, cost_curves, risk_coverage_curves, threshold_plot
+from rango.reports.run.figures import abstention_costs, cost_curves, gate_curve, risk_coverage_curves, threshold_plot
 from rango.reports.style import CYCLE, svg_text
 
 States = dict[str, Posteriors]
@@ -104,3 +104,17 @@ def test_instances_of_one_class_have_no_normalised_cost_but_an_error_rate(count:
         cost_curves(one, family=family, label="cost")
     assert "<svg" in svg_text(cost_curves(one, family=family, label="cost", normalised=False))
     assert "<svg" in svg_text(risk_coverage_curves(one))
+
+
+def test_a_gate_stands_on_its_curve(two: States) -> None:
+    """Its point has the coverage and error of the judgement, and the curve ends at the error rate."""
+    fit, test = two["floor"].take(np.arange(1000)), two["floor"].take(np.arange(1000, 2000))
+    chosen = gate(fit, max_error=0.1, replicates=0)
+    judgement = judge(chosen, test, replicates=0)
+    figure = gate_curve(chosen, judgement, test)
+    ax = figure.axes[0]
+    curve = np.asarray(ax.lines[0].get_xdata()), np.asarray(ax.lines[0].get_ydata())
+    assert (curve[0][-1], curve[1][-1]) == pytest.approx((1.0, test.error_rate()))
+    point = ax.containers[0].lines[0]  # type: ignore[attr-defined]
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == (judgement.coverage.value, judgement.error.value)
+    assert svg_text(figure) == svg_text(gate_curve(chosen, judgement, test))
