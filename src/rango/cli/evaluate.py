@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import check_shard
-from rango.cli.groups import CostsText, Out, Quiet, Shard, show_in_groups
+from rango.cli.groups import CostsText, Out, PageLanguage, Quiet, Shard, show_in_groups
 from rango.console import Screen
 from rango.decisions import StatedCosts
 from rango.files import FULL_RECORD, check_adapter_folder, check_writable
@@ -32,6 +32,7 @@ def evaluate(
     *,
     out: Out,
     costs: CostsText = None,
+    language: PageLanguage = None,
     shard: Shard = False,
     quiet: Quiet = False,
 ) -> None:
@@ -76,6 +77,6 @@ def evaluate(
             # Figures take a second to load, which a mistake in the data need not wait for.
             from rango.reports.run.page import write_report
 
-            print_result(out, split=settings.split, shown=write_report(out))
+            print_result(out, split=settings.split, shown=write_report(out, language=language or "en"))
         elif processes.is_main:
             print(out / "posteriors")

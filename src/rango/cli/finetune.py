@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import check_shard
-from rango.cli.groups import CostsText, LogTo, Out, Quiet, Shard, show_in_groups
+from rango.cli.groups import CostsText, LogTo, Out, PageLanguage, Quiet, Shard, show_in_groups
 from rango.console import Screen
 from rango.decisions import StatedCosts
 from rango.files import check_writable
@@ -30,13 +30,14 @@ def finetune(
     out: Out,
     costs: CostsText = None,
     log_to: LogTo = None,
+    language: PageLanguage = None,
     shard: Shard = False,
     quiet: Quiet = False,
 ) -> None:
     """Adapt a model to a task with LoRA, and measure base and adapted model on the test split.
 
     The best checkpoint on validation is kept, with the last one. Repeating the command goes on with an unfinished run.
-    Costs make no other run: of a finished one they change metrics and page.
+    Costs and language make no other run: of a finished one they change metrics and page.
     On several GPUs: `torchrun --nproc-per-node 2 -m rango finetune …`.
 
     Parameters
@@ -62,13 +63,16 @@ def finetune(
         from rango.reports.run.terminal import print_result
 
         if os.environ.get("RANK", "0") == "0":
+            news = "nothing to do"
             if stated is not None and state_costs(run, stated):
+                news = "metrics and page have new costs"
+            elif language is not None:
+                news = f"the page is written in {language!r}"
+            Screen(quiet=quiet).say(f"{out} is complete with this configuration: {news}.")
+            if news != "nothing to do":
                 from rango.reports.run.page import write_report
 
-                Screen(quiet=quiet).say(f"{out} is complete with this configuration: metrics and page have new costs.")
-                write_report(out)
-            else:
-                Screen(quiet=quiet).say(f"{out} is complete with this configuration: nothing to do.")
+                write_report(out, language=language or "en")
             print_result(out, split="test", shown=out / "report.html")
         return
     # Bad input is refused above, before the seconds that these take.
@@ -87,5 +91,5 @@ def finetune(
         loaded()
         run = train(base, task, out=out, config=settings, screen=screen, costs=stated, loggers=loggers)
         if processes.is_main:
-            print_result(run.path, split="test", shown=write_report(run.path))
+            print_result(run.path, split="test", shown=write_report(run.path, language=language or "en"))
             screen.say(f"rango export {out} --out DIR hands it on: as an adapter with its card, or --merge as a model.")

@@ -16,6 +16,7 @@ from rango.options import (
     TaskOptions,
     TrainingOptions,
 )
+from rango.reports.language import Language
 
 STUDY, DATA, MODEL, TRAINING, LORA, SCORING, WORK, OUTPUT = (
     Group(name, sort_key=place)
@@ -46,6 +47,15 @@ Shard = Annotated[
         negative=(),
         group=MODEL,
         help="Cut the frozen layers over the processes that torchrun started (FSDP2), for a model that no GPU holds.",
+    ),
+]
+
+PageLanguage = Annotated[
+    Language | None,
+    Parameter(
+        name="--language",
+        group=OUTPUT,
+        help="Of the page: en or es; English when absent. The other files and the terminal stay English.",
     ),
 ]
 

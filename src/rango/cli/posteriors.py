@@ -10,7 +10,7 @@ import numpy as np
 from cyclopts import Parameter, validators
 from numpy.typing import ArrayLike
 
-from rango.cli.groups import CostsText
+from rango.cli.groups import CostsText, PageLanguage
 from rango.commands import calibrate as fit_and_apply
 from rango.console import Terminal, visible
 from rango.decisions import (
@@ -34,6 +34,7 @@ from rango.decisions.sample_size import PlannedMetric
 from rango.errors import InputError
 from rango.files import check_writable_file, write_json
 from rango.options import Split
+from rango.reports.language import Language
 from rango.reports.run.findings import cost_finding
 from rango.reports.run.terminal import metrics_table
 from rango.reports.tables import number
@@ -269,6 +270,7 @@ def compare(
     priors: Priors = None,
     out: Path | None = None,
     page: Path | None = None,
+    language: PageLanguage = None,
     replicates: Replicates = 1000,
     seed: Seed = 0,
 ) -> None:
@@ -295,7 +297,7 @@ def compare(
     if page is not None and priors is not None:
         raise InputError("--page shows the instances as they are; leave --priors out, or --page")
     if others or page is not None:
-        _compare_each((a, b, *others), costs, priors, out, page, replicates, seed)
+        _compare_each((a, b, *others), costs, priors, out, page, language or "en", replicates, seed)
         return
     pair, stated = (read_source(a, need_labels=False), read_source(b, need_labels=False)), stated_costs(costs, a, b)
     if not any(posteriors.has_labels for posteriors in pair):
@@ -339,6 +341,7 @@ def _compare_each(
     priors: str | None,
     out: Path | None,
     page: Path | None,
+    language: Language,
     replicates: int,
     seed: int,
 ) -> None:
@@ -368,7 +371,7 @@ def _compare_each(
         # Figures take a second to load, which bad input need not wait for.
         from rango.reports.run.comparison import texts_beside, write_comparison
 
-        print(write_comparison(page, systems, comparisons, texts=texts_beside(sources), **options))
+        print(write_comparison(page, systems, comparisons, texts=texts_beside(sources), language=language, **options))
 
 
 def _resolution(a: Posteriors, b: Posteriors, costs: Costs | None) -> str:

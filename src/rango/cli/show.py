@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from rango.cli.groups import CostsText
+from rango.cli.groups import CostsText, PageLanguage
 from rango.console import visible
 from rango.decisions import StatedCosts
 from rango.errors import InputError
@@ -58,7 +58,13 @@ def tasks(
             print(visible(f"{split}: {len(known):,} of {len(instances):,} contexts stand in the texts{example}"))
 
 
-def report(run: Path, *, costs: CostsText = None, runs: Annotated[bool, Parameter(negative=())] = False) -> None:
+def report(
+    run: Path,
+    *,
+    costs: CostsText = None,
+    runs: Annotated[bool, Parameter(negative=())] = False,
+    language: PageLanguage = None,
+) -> None:
     """Write the page of a run or an evaluation again, or tables, figures and page of a study, from stored files.
 
     Costs are kept with a run: its metrics of costs are computed again. A study is shown with them this once.
@@ -83,7 +89,7 @@ def report(run: Path, *, costs: CostsText = None, runs: Annotated[bool, Paramete
             state_costs(folder, stated)
         from rango.reports.run.page import write_report
 
-        page = write_report(run)
+        page = write_report(run, language=language or "en")
         if stated is not None and (balance := balance_of_run(folder, split=folder.split)) is not None:
             from rango.reports.run.findings import cost_finding
 
@@ -93,6 +99,6 @@ def report(run: Path, *, costs: CostsText = None, runs: Annotated[bool, Paramete
     from rango.reports.study.report import write_run_pages, write_study_report
 
     if runs:
-        for page, fault in write_run_pages(run):
+        for page, fault in write_run_pages(run, language=language or "en"):
             print(visible(f"{page}: no page: {fault}" if fault else str(page)))
-    write_study_report(run, costs=stated).print()
+    write_study_report(run, costs=stated, language=language or "en").print()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from rango.cli.groups import OUTPUT, STUDY, WORK, LogTo, Quiet
+from rango.cli.groups import OUTPUT, STUDY, WORK, LogTo, PageLanguage, Quiet
 from rango.errors import InputError, RunError
 from rango.files import check_writable
 
@@ -26,6 +26,7 @@ def study(
     dry_run: Annotated[bool, Parameter(group=WORK, negative=())] = False,
     retry: Annotated[bool, Parameter(group=WORK, negative=())] = False,
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    language: PageLanguage = None,
     quiet: Quiet = False,
 ) -> None:
     """Run every configuration of a study file, and show them in one table.
@@ -101,7 +102,7 @@ def study(
         watch.stop()
 
     # Failed jobs do not hide the results of the others: first the table, then what failed.
-    write_study_report(folder).print()
+    write_study_report(folder, language=language or "en").print()
     if wanted.search is not None:
         print(visible(Searcher(wanted, store).best_words()))
     plan = store.read_plan()  # a search has made it longer

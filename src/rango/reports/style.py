@@ -19,11 +19,13 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
+from matplotlib.ticker import ScalarFormatter
 
 from rango import __version__
 from rango.errors import InputError
 from rango.files import atomic_path, write_text
-from rango.reports.tables import interval, number
+from rango.reports.language import _, integer, localised, ngettext, percent, spoken
+from rango.reports.tables import better, interval, number
 
 # After Okabe and Ito, moved apart until any two differ for colour-blind readers too, on white and on a dark page, which
 # tests/reports/test_style.py measures; each state also has its own marker.
@@ -108,9 +110,27 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
         with mpl.rc_context():
             mpl.rcdefaults()
             mpl.rcParams.update(_STYLE)
-            return draw(*args, **kwargs)
+            drawn = draw(*args, **kwargs)
+            if isinstance(drawn, mpl_figure.Figure) and spoken() != "en":
+                _localise_ticks(drawn)
+            return drawn
 
     return wrapper
+
+
+class _LocalisedTicks(ScalarFormatter):
+    """matplotlib's own numbers of an axis with the decimal sign of the page, where it knows only the system's."""
+
+    @staticmethod
+    def fix_minus(s: str) -> str:
+        return localised(ScalarFormatter.fix_minus(s))
+
+
+def _localise_ticks(figure: mpl_figure.Figure) -> None:
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        # Names and numbers that a figure writes itself are in its language already.
+        if type(axis.get_major_formatter()) is ScalarFormatter:
+            axis.set_major_formatter(_LocalisedTicks())
 
 
 def panel(*, height: float = PANEL[1]) -> tuple[Figure, Axes]:
@@ -207,7 +227,7 @@ def render(name: str, content: Mapping[str, Any], *, script: str = "", **filters
         name: the template's file in this room.
         content: what it names; a missing name is an error.
         script: the file of the page's script in this room, if it has one.
-        filters: functions that the template applies beside `number` and `interval`.
+        filters: functions that the template applies beside those that write numbers.
     """
     # StrictUndefined: a misspelt name in a template is an error, not an empty place on the page.
     environment = Environment(
@@ -216,15 +236,27 @@ def render(name: str, content: Mapping[str, Any], *, script: str = "", **filters
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        extensions=["jinja2.ext.i18n"],
     )
-    environment.filters.update(number=number, interval=interval, **filters)
+    # Lines of a template are broken where its source is: a sentence of the catalog has single spaces.
+    environment.policies["ext.i18n.trimmed"] = True
+    environment.install_gettext_callables(_, ngettext, newstyle=False)  # type: ignore[attr-defined]
+    written = {
+        "number": number,
+        "interval": interval,
+        "integer": integer,
+        "percent": percent,
+        "localised": localised,
+        "better": better,
+    }
+    environment.filters.update(**written, **filters)
     # The hash is of every character between the tags.
     style, code = f"\n{_source('page.css')}", f"\n{_source(script)}" if script else ""
     policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
     if code:
         policy += f"; script-src '{_hash(code)}'"
     page = environment.get_template(name).render(
-        style=Markup(style), script=Markup(code), policy=policy, version=__version__, **content
+        language=spoken(), style=Markup(style), script=Markup(code), policy=policy, version=__version__, **content
     )
     return page.strip() + "\n"
 

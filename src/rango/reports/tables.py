@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rango.decisions import METRICS, Estimate, Metric
+from rango.decisions import METRICS, Direction, Estimate, Metric
 from rango.errors import InputError
+from rango.reports.language import _, localised, spoken
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,26 @@ def estimate_notes(states: Metrics) -> tuple[str, ...]:
 
 def state_named(key: str) -> State:
     """The state with this key; one that is not known keeps its key as title."""
-    return next((state for state in STATES if state.key == key), State(key, key, ""))
+    state = next((state for state in STATES if state.key == key), State(key, key, ""))
+    return State(key, _(state.title), _(state.meaning))
 
 
 def column_named(key: str) -> Metric:
     """The metric with this key; one that is not known keeps its key as title."""
-    return METRICS.get(key, Metric(key, key, "none", "", words=key.replace("_", " ")))
+    return in_words(METRICS.get(key, Metric(key, key, "none", "", words=key.replace("_", " "))))
+
+
+def in_words(metric: Metric) -> Metric:
+    """A metric with its title, its meaning and its name in sentences in the language of the page."""
+    if spoken() == "en":
+        return metric
+    return replace(metric, title=_(metric.title), meaning=_(metric.meaning), words=_(metric.words))
+
+
+def better(direction: Direction) -> str:
+    """Which values of a metric are better, in words."""
+    words = {"lower": _("lower is better"), "higher": _("higher is better"), "none": _("neither end is better")}
+    return words[direction]
 
 
 def heading(column: Metric) -> str:
@@ -186,7 +201,7 @@ def number(value: float | None, *, sign: bool = False) -> str:
     digits = 4 if 5e-5 <= abs(value) < 5e-4 else 3
     value = 0.0 if abs(value) < 5e-5 else value
     text = f"{value:+.{digits}f}" if sign and value else f"{value:.{digits}f}"
-    return text.replace("-", "−")
+    return localised(text.replace("-", "−"))
 
 
 def interval(cell: Estimate | None, *, sign: bool = False) -> str:
@@ -200,7 +215,7 @@ def interval(cell: Estimate | None, *, sign: bool = False) -> str:
     # The mean of equal numbers is that number but for rounding.
     if all(math.isclose(cell.value, end, rel_tol=1e-12) for end in (cell.low, cell.high)):
         return ""
-    return f"{number(cell.low, sign=sign)} to {number(cell.high, sign=sign)}"
+    return _("%(low)s to %(high)s", low=number(cell.low, sign=sign), high=number(cell.high, sign=sign))
 
 
 def duration(seconds: float) -> str:
@@ -210,6 +225,6 @@ def duration(seconds: float) -> str:
     ('8.2 s', '1 min 35 s', '1 h 1 min')
     """
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{localised(f'{seconds:.1f}')} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

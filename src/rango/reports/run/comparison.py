@@ -20,8 +20,9 @@ from rango.decisions.significance import holm, paired_bootstrap
 from rango.decisions.summary import Comparison, summarise_prior_only
 from rango.errors import InputError
 from rango.files import write_text
+from rango.reports.language import Language, _, integer, localised, speaking
 from rango.reports.run import figures, findings, instances
-from rango.reports.run.page import interval_drawings, posteriors_parts, table_csv
+from rango.reports.run.page import instances_words, interval_drawings, posteriors_parts, table_csv
 from rango.reports.style import render
 from rango.reports.svg import drawing
 from rango.reports.tables import column_named, estimate_notes, interval, number, result_rows, usual_columns
@@ -36,8 +37,15 @@ class DifferenceRow:
     first: Estimate
     second: Estimate
     difference: Estimate
-    p: str
-    """Of no difference, "" for a metric without a test."""
+    p_value: float | None
+    """Of no difference; None for a metric without a test, NaN where it has no value."""
+
+    @property
+    def p(self) -> str:
+        """The p-value in words, "" where there is none."""
+        if self.p_value is None or math.isnan(self.p_value):
+            return "" if self.p_value is None else "–"
+        return f"< {localised('0.001')}" if self.p_value < 0.001 else localised(f"{self.p_value:.3f}")
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ def write_comparison(
     texts: Mapping[str, KeptText] | None = None,
     replicates: int = 1000,
     seed: int = 0,
+    language: Language = "en",
 ) -> Path:
     """Write the page of a comparison.
 
@@ -68,15 +77,30 @@ def write_comparison(
         texts: what was asked, by id, as far as it is known.
         replicates: of the bootstrap, as the comparisons had them.
         seed: of the bootstrap.
+        language: of the page.
 
     Raises:
         InputError: systems on other instances; a name that the page uses itself.
     """
     if reserved := {"prior", "difference"} & set(systems):
         raise InputError(f"a system is called {reserved.pop()!r}, as a row of the page is; give its file another name")
+    with speaking(language):
+        page = _page(systems, comparisons, costs=costs, texts=texts or {}, replicates=replicates, seed=seed)
+    write_text(path, page)
+    return path
+
+
+def _page(
+    systems: Mapping[str, Posteriors],
+    comparisons: Mapping[str, Comparison],
+    *,
+    costs: Costs | None,
+    texts: Mapping[str, KeptText],
+    replicates: int,
+    seed: int,
+) -> str:
     names, first = tuple(systems), next(iter(systems.values()))
     aligned = {name: align_by_id(first, posteriors) for name, posteriors in systems.items()}
-    texts = texts or {}
     prior = summarise_prior_only(first, costs=costs, replicates=replicates, seed=seed)
     estimates = {"prior": prior, names[0]: comparisons[names[1]].a}
     estimates |= {name: comparison.b for name, comparison in comparisons.items()}
@@ -93,8 +117,12 @@ def write_comparison(
     best = min(names, key=lambda name: estimates[name]["nce"].value)
     content = {
         "names": names,
-        "summary": [f"{len(first):,} shared instances", *(["costs are stated"] if costs is not None else [])],
+        "summary": [
+            f"{integer(len(first))} {instances_words('shared')}",
+            *([_("costs are stated")] if costs is not None else []),
+        ],
         "split": "shared",
+        "measured_on": instances_words("shared"),
         "evaluation": True,
         "headline": [],
         "findings": verdict,
@@ -105,7 +133,7 @@ def write_comparison(
         "curves": [],
         "reliability": [
             drawing(
-                f"Reliability diagram, {name}",
+                _("Reliability diagram, %(state)s", state=name),
                 partial(figures.reliability_diagram, posteriors, name),
                 prefix=f"reliability-{place}",
             )
@@ -121,7 +149,7 @@ def write_comparison(
             (name, *instances.disagreements({names[0]: first, name: aligned[name]}, texts)) for name in names[1:]
         ],
     }
-    page = render(
+    return render(
         "run/comparison.html",
         content,
         script="run/explorer.js",
@@ -130,8 +158,6 @@ def write_comparison(
         signed=partial(number, sign=True),
         signed_interval=partial(interval, sign=True),
     )
-    write_text(path, page)
-    return path
 
 
 def _differences(
@@ -159,10 +185,9 @@ def _differences(
         for metric in usual_columns(with_costs=with_costs):
             p = float(adjusted[metric][place]) if metric in adjusted else None
             cells = (comparison.a[metric], comparison.b[metric], comparison.difference[metric])
-            text = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
             if metric == "nce" and not math.isfinite(cells[2].value):
-                text = "–"
-            rows.append(DifferenceRow(column_named(metric), *cells, text))
+                p = math.nan
+            rows.append(DifferenceRow(column_named(metric), *cells, p))
         differences.append(Difference(name, tuple(rows)))
     return differences
 
@@ -172,18 +197,49 @@ def _finding(first: str, difference: Difference, comparison: Comparison) -> find
     row = next(row for row in difference.rows if row.column.name == "nce")
     low, high = row.difference.low, row.difference.high
     # The corrected test too must call it a difference: several comparisons find some by their number.
-    decided = low is not None and high is not None and not low <= 0 <= high and row.p != "–"
-    significant = decided and (row.p == "< 0.001" or float(row.p) < 0.05)
-    detail = comparison.sentence(names=(first, difference.name))
-    if row.p == "–":
-        headline = f"NCE of {difference.name} and {first} cannot be compared"
+    decided = low is not None and high is not None and not low <= 0 <= high
+    names = {"name": difference.name, "first": first}
+    detail = _detail(first, difference, comparison)
+    if row.p_value is None or math.isnan(row.p_value):
+        headline = _("NCE of %(name)s and %(first)s cannot be compared", **names)
         return findings.Finding("comparison", "unclear", headline, detail)
-    if not significant:
-        headline = f"{difference.name} and {first} do not differ significantly in NCE"
+    if not decided or row.p_value >= 0.05:
+        headline = _("%(name)s and %(first)s do not differ significantly in NCE", **names)
         return findings.Finding("comparison", "unclear", headline, detail)
     better = row.difference.value < 0
-    headline = f"{difference.name} is {'better' if better else 'worse'} than {first}"
+    headline = (
+        _("%(name)s is better than %(first)s", **names) if better else _("%(name)s is worse than %(first)s", **names)
+    )
     return findings.Finding("comparison", "good" if better else "bad", headline, detail)
+
+
+def _detail(first: str, difference: Difference, comparison: Comparison) -> str:
+    """The numbers behind the finding: NCE with its interval, and who alone is right how often."""
+    row = next(row for row in difference.rows if row.column.name == "nce")
+    span = interval(row.difference, sign=True)
+    test = comparison.mcnemar
+    return " ".join(
+        (
+            _(
+                "NCE of %(first)s %(a)s, of %(second)s %(b)s: %(change)s%(bounds)s.",
+                first=first,
+                second=difference.name,
+                a=number(row.first.value),
+                b=number(row.second.value),
+                change=number(row.difference.value, sign=True),
+                bounds=" " + _("(95%% interval %(span)s)", span=span) if span else "",
+            ),
+            _(
+                "Only %(first)s is right on %(a)s instances, only %(second)s on %(b)s (McNemar's exact test of equal "
+                "error rates: %(p)s).",
+                first=first,
+                second=difference.name,
+                a=integer(test.only_a_right),
+                b=integer(test.only_b_right),
+                p=findings.p_text(test.p),
+            ),
+        )
+    )
 
 
 def resolution_sentence(systems: Mapping[str, Posteriors]) -> str:
@@ -201,10 +257,15 @@ def resolution_sentence(systems: Mapping[str, Posteriors]) -> str:
             continue
         if least > 0:
             title = column_named(metric).title
-            parts.append(f"{number(least)} in {title if title.isupper() else title.lower()}")
+            name = title if title.isupper() else title.lower()
+            parts.append(_("%(value)s in %(metric)s", value=number(least), metric=name))
     if not parts:
         return ""
-    return f"The smallest difference that these instances show with 80% probability is about {' and '.join(parts)}."
+    joined = (" " + _("and") + " ").join(parts)
+    return _(
+        "The smallest difference that these instances show with 80%% probability is about %(differences)s.",
+        differences=joined,
+    )
 
 
 def texts_beside(sources: Sequence[str]) -> dict[str, KeptText]:

@@ -13,14 +13,16 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-// As the tables of the page write numbers: three decimals, a true minus.
+// As the tables of the page write numbers: three decimals, a true minus, the decimal sign of the language.
+const localised = (text) => text.replace(".", words.decimal);
+
 function written(value) {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "–" : value > 0 ? "∞" : "−∞";
   const small = Math.abs(value) >= 5e-5 && Math.abs(value) < 5e-4;
-  return (Math.abs(value) < 5e-5 ? 0 : value).toFixed(small ? 4 : 3).replace("-", "−");
+  return localised((Math.abs(value) < 5e-5 ? 0 : value).toFixed(small ? 4 : 3).replace("-", "−"));
 }
 
-const percent = (share) => `${(100 * share).toFixed(1)}%`;
+const percent = (share) => words.percent.replace("{}", localised((100 * share).toFixed(1)));
 
 // base64 of little-endian float64, row after row.
 function unpacked(text) {
@@ -296,8 +298,8 @@ function start(data) {
     const line = element("p", { class: "outcome-line" },
       `${words.right} `, element("b", {}, data.names ? classes[labels[i]] : choiceName(i, labels[i])),
       ` · ${words.decided} `, decision(i, result),
-      ` · ${words.confidence} ${result.confidence[i].toFixed(2)} · ${words.cost} ${written(result.cost[i])}`);
-    if (other) line.append(` · ${other.title}: `, decision(i, other), ` ${other.confidence[i].toFixed(2)}`);
+      ` · ${words.confidence} ${localised(result.confidence[i].toFixed(2))} · ${words.cost} ${written(result.cost[i])}`);
+    if (other) line.append(` · ${other.title}: `, decision(i, other), ` ${localised(other.confidence[i].toFixed(2))}`);
     const identity = element("p", { class: "id" }, instance.id);
     return instance.text ? element("li", {}, element("p", {}, instance.text), line, identity) : element("li", {}, identity, line);
   }

@@ -19,6 +19,7 @@ from rango.decisions.metrics import ReliabilityBins, reliability_bins
 from rango.decisions.risk import bayes_threshold, risk_coverage, risk_curve, threshold_curve
 from rango.decisions.thresholds import binomial_interval
 from rango.errors import InputError
+from rango.reports.language import _, integer, localised
 from rango.reports.style import (
     BLUE,
     COLOURS,
@@ -36,7 +37,7 @@ from rango.reports.style import (
     panel,
     styled,
 )
-from rango.reports.tables import Table, column_named, interval, number, state_named
+from rango.reports.tables import Table, better, column_named, interval, number, state_named
 
 Records = Sequence[Mapping[str, Any]]
 """The records of a log.jsonl."""
@@ -65,7 +66,7 @@ def learning_curve(records: Records, name: str, *, loss_unit: str = "nats") -> F
         _train_loss(ax, steps, values, loss_unit)
     else:
         _validation(ax, name, steps, values, best_step(records))
-    ax.set_xlabel("optimizer steps")
+    ax.set_xlabel(_("optimizer steps"))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     # All curves of a run end at its last step, also those of validation, which may have been some steps earlier.
     ax.set_xlim(0, 1.04 * max(1, *(float(record.get("step", 0)) for record in records)))
@@ -101,11 +102,10 @@ def running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> tuple[np
 
 
 def _train_loss(ax: Axes, steps: np.ndarray, values: np.ndarray, unit: str) -> None:
-    ax.set_title("Train loss")
+    ax.set_title(_("Train loss"))
     for place in _spread(len(values)):
-        name_point(
-            ax, steps[place], values[place], {"step": f"{steps[place]:.0f}", "train loss": number(values[place])}
-        )
+        named = {_("step"): f"{steps[place]:.0f}", _("train loss"): number(values[place])}
+        name_point(ax, steps[place], values[place], named)
     window = len(values) // 12
     if window < 3:
         ax.plot(steps, values, color=INK, marker="o" if len(values) == 1 else None)
@@ -114,15 +114,17 @@ def _train_loss(ax: Axes, steps: np.ndarray, values: np.ndarray, unit: str) -> N
     # Single batches are noisy: the raw losses stay visible behind their mean.
     ax.plot(steps, values, color=FAINT, linewidth=0.8, alpha=0.7)
     ax.plot(*running_mean(steps, values, window), color=INK)
-    ax.set_ylabel(f"{unit} (line: mean of {window})".strip())
+    ax.set_ylabel(_("%(unit)s (line: mean of %(window)s)", unit=unit, window=window).strip())
 
 
 def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best: int | None) -> None:
     column = column_named(name)
-    ax.set_title(f"Validation {column.title if column.title.isupper() else column.title.lower()}")
+    title = column.title if column.title.isupper() else column.title.lower()
+    heading = _("Validation %(metric)s", metric=title)
+    ax.set_title(heading[0].upper() + heading[1:])
     ax.plot(steps, values, color=BLUE, marker="o")
     for step, value in zip(steps, values, strict=True):
-        name_point(ax, step, value, {"step": f"{step:.0f}", column.title: number(value)})
+        name_point(ax, step, value, {_("step"): f"{step:.0f}", column.title: number(value)})
     # A first validation of a model that answers nonsense must not flatten what was learnt afterwards.
     limit = outlier_limit(values) if column.direction == "lower" else None
     if limit is not None:
@@ -134,7 +136,7 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
     # The line of the priors is left out where it is so far away that the curve would look flat.
     if name == "nce" and values.max() > 0.8 and values.min() < 1.25:
         ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=DASHED)
-        ax.annotate("priors", (1, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        ax.annotate(_("priors"), (1, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
     # Chosen by one metric: of another one it need not be the best value.
     where = np.flatnonzero(steps == best)
     if len(where):
@@ -142,7 +144,7 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
         ax.plot([x], [y], marker="o", markersize=10, markerfacecolor="none", markeredgecolor=BLUE, markeredgewidth=1.6)
         right, rising = x > steps.mean(), column.direction == "higher"
         ax.annotate(
-            f"chosen: {y:.3f} at step {best}",
+            _("chosen: %(value)s at step %(step)s", value=localised(f"{y:.3f}"), step=best),
             (x, y),
             # A falling curve leaves room below its best point, a rising one above.
             xytext=(8 if right else -8, 12 if rising else -12),
@@ -190,7 +192,7 @@ def state_intervals(table: Table, metric: str) -> Figure:
         if cell is None or math.isnan(cell.value):
             continue
         colour, marker = COLOURS.get(key, INK), MARKERS.get(key, "o")
-        named = {"state": row.state.title, title: number(cell.value), "95% interval": interval(cell)}
+        named = {_("state"): row.state.title, title: number(cell.value), _("95% interval"): interval(cell)}
         if math.isinf(cell.value) or (limit is not None and cell.value > limit):
             _beyond(ax, f"{number(cell.value)} →", (0.99, y), ha="right", va="center", x_in_data=False)
             name_point(ax, ax.get_xlim()[1] if limit is not None else 1.0, y, named)
@@ -206,7 +208,7 @@ def state_intervals(table: Table, metric: str) -> Figure:
     label_rows(ax, [row.state.title for row in table.rows])
     if limit is None:
         ax.margins(x=0.08)
-    ax.set_xlabel(f"{title} ({table.columns[index].direction} is better)")
+    ax.set_xlabel(f"{title} ({better(table.columns[index].direction)})")
     return figure
 
 
@@ -240,18 +242,18 @@ def reliability_diagram(posteriors: Posteriors, state: str, *, bins: int = 15) -
     top.plot(binned.confidence[filled], binned.accuracy[filled], color=colour, marker=marker, markersize=5.5)
     for place in np.flatnonzero(filled):
         named = {
-            "confidence": number(float(binned.confidence[place])),
-            "accuracy": number(float(binned.accuracy[place])),
-            "instances": f"{binned.counts[place]:,}",
+            _("confidence"): number(float(binned.confidence[place])),
+            _("accuracy"): number(float(binned.accuracy[place])),
+            _("instances"): integer(binned.counts[place]),
         }
         name_point(top, float(binned.confidence[place]), float(binned.accuracy[place]), named)
-    top.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="accuracy")
+    top.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel=_("accuracy"))
     top.tick_params(labelbottom=False)
 
     below = figure.add_subplot(grid[1, 0], sharex=top)
     centres, widths = (binned.edges[1:] + binned.edges[:-1]) / 2, np.diff(binned.edges)
     below.bar(centres, binned.counts, width=widths * 0.86, color=colour, alpha=0.75)
-    below.set(xlabel="confidence (posterior of the most probable choice)", ylabel="count")
+    below.set(xlabel=_("confidence (posterior of the most probable choice)"), ylabel=_("count"))
     below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     below.grid(visible=False, axis="x")
     return figure
@@ -281,7 +283,8 @@ def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | Non
         InputError: no states, or costs of another number of classes.
     """
     figure, ax = panel()
-    risk = "error rate" if costs is None or costs.is_zero_one else "mean cost"
+    errors = costs is None or costs.is_zero_one
+    risk = _("error rate") if errors else _("mean cost")
     for key, colour in _colours(states).items():
         curve = risk_coverage(states[key], costs=costs)
         where = np.flatnonzero(curve.possible)
@@ -291,18 +294,18 @@ def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | Non
         ax.plot(
             curve.coverage[shown],
             curve.risk[shown],
-            label=f"{state_named(key).title} (area {number(curve.area)})",
+            label=_("%(state)s (area %(area)s)", state=state_named(key).title, area=number(curve.area)),
             **_line(key, colour),
         )
         for place in where[_spread(len(where))]:
             named = {
-                "state": state_named(key).title,
-                "coverage": number(curve.coverage[place]),
+                _("state"): state_named(key).title,
+                _("coverage"): number(curve.coverage[place]),
                 risk: number(curve.risk[place]),
             }
             name_point(ax, float(curve.coverage[place]), float(curve.risk[place]), named)
-    ax.set(xlabel="coverage (share answered, surest first)", xlim=(0, 1), ylim=(0, None))
-    ax.set_ylabel(f"{risk} of the answered")
+    ax.set(xlabel=_("coverage (share answered, surest first)"), xlim=(0, 1), ylim=(0, None))
+    ax.set_ylabel(_("error rate of the answered") if errors else _("mean cost of the answered"))
     _legend(figure)
     return figure
 
@@ -361,7 +364,7 @@ def cost_curves(
     """
     figure, ax = panel()
     points = sorted(family)
-    measure = "normalised expected cost" if normalised else "expected cost"
+    measure = _("normalised expected cost") if normalised else _("expected cost")
     highest: dict[str, float] = {}
     for key, colour in _colours(states).items():
         curve = risk_curve(states[key], family=[family[point] for point in points])
@@ -374,20 +377,25 @@ def cost_curves(
         ax.plot(points, values, label=state_named(key).title, **_line(key, colour))
         for place in _spread(len(points)):
             if np.isfinite(values[place]):
-                named = {"state": state_named(key).title, label: number(points[place]), measure: number(values[place])}
+                title = state_named(key).title
+                named = {_("state"): title, label: number(points[place]), measure: number(values[place])}
                 name_point(ax, points[place], values[place], named)
         highest[key] = float(np.nanmax(values))
         naive = curve.naive  # the same in every pass: it depends on the labels only
     if normalised:
-        ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=DASHED, label="Best constant decision")
+        ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=DASHED, label=_("Best constant decision"))
     else:
-        ax.plot(points, naive, color=INK, linewidth=1.0, linestyle=DASHED, label="Best constant decision")
+        ax.plot(points, naive, color=INK, linewidth=1.0, linestyle=DASHED, label=_("Best constant decision"))
     ax.set(xlabel=label, ylim=(0, None), xlim=(points[0], points[-1]) if len(points) > 1 else None)
     ax.set_ylabel(measure)
     limit = outlier_limit([*highest.values(), 1.0] if normalised else highest.values())
     if limit is not None:
         ax.set_ylim(0, 1.2 * limit)
-        words = [f"{state_named(key).title} up to {number(high)} ↑" for key, high in highest.items() if high > limit]
+        words = [
+            _("%(state)s up to %(value)s", state=state_named(key).title, value=number(high)) + " ↑"
+            for key, high in highest.items()
+            if high > limit
+        ]
         _beyond(ax, "\n".join(words), (points[-1], 0.99), ha="right", va="top", x_in_data=True)
     _legend(figure)
     return figure
@@ -425,9 +433,15 @@ def threshold_plot(states: Mapping[str, Posteriors], *, costs: Costs) -> Figure:
         line = _line(key, colour)
         ax.plot(posterior[shown], curve.expected[shown], drawstyle="steps-pre", label=state_named(key).title, **line)
         ax.plot([float(expit(curve.best))], [curve.least], "o", color=colour, markersize=10, markerfacecolor="none")
-    ax.axvline(bayes, color=INK, linewidth=1.0, linestyle=DASHED, label=f"Bayes threshold {bayes:.2f}")
-    ax.set(xlabel=f"threshold on the posterior of {costs.classes[1]!r}", xlim=(0, 1), ylim=(0, None))
-    ax.set_ylabel("expected cost")
+    ax.axvline(
+        bayes,
+        color=INK,
+        linewidth=1.0,
+        linestyle=DASHED,
+        label=_("Bayes threshold %(value)s", value=localised(f"{bayes:.2f}")),
+    )
+    ax.set(xlabel=_("threshold on the posterior of %(name)r", name=costs.classes[1]), xlim=(0, 1), ylim=(0, None))
+    ax.set_ylabel(_("expected cost"))
     _legend(figure)
     return figure
 
@@ -458,6 +472,6 @@ def _line(key: str, colour: str) -> dict[str, Any]:
 def _legend(figure: Figure) -> None:
     """Put a legend above the axes, where it hides nothing, and make the figure higher by as much."""
     ax = figure.axes[0]
-    handles, _ = ax.get_legend_handles_labels()
+    handles = ax.get_legend_handles_labels()[0]
     figure.set_size_inches(PANEL[0], PANEL[1] + 0.17 * len(handles))
     figure.legend(handles=handles, loc="outside upper left")

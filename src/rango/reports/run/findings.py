@@ -16,6 +16,7 @@ from rango.decisions import CostBalance, Estimate, Posteriors, mcnemar
 from rango.decisions.calibration import calibration_loss
 from rango.decisions.metrics import reliability_bins
 from rango.errors import InputError
+from rango.reports.language import _, integer, localised, percent
 from rango.reports.tables import Metrics, column_named, estimate, interval, number, split_metrics
 from rango.training.measurement import deployed_state
 
@@ -39,6 +40,16 @@ class Finding:
         return f"{'Warning: ' * warns}{self.headline}. {self.detail}"
 
 
+def model_words(state: str) -> str:
+    """The model in a state inside a sentence: "the adapted model"."""
+    words = {
+        "base": _("the base model"),
+        "adapted": _("the adapted model"),
+        "calibrated": _("the calibrated model"),
+    }
+    return words.get(state) or _("the %(state)s model", state=state)
+
+
 def verdict(states: Metrics, balance: CostBalance | None = None) -> list[Finding]:
     """Whether the model is worth acting on, also under stated costs, and whether adaptation helped.
 
@@ -50,7 +61,7 @@ def verdict(states: Metrics, balance: CostBalance | None = None) -> list[Finding
     """
     findings = [usable_finding(states, balance=balance)]
     if balance is not None:
-        findings.append(cost_finding(balance, f"the {deployed_state(states)} model"))
+        findings.append(cost_finding(balance, model_words(deployed_state(states))))
     if states.get("difference"):
         findings.append(adaptation_finding(states, balance))
     return findings
@@ -67,57 +78,75 @@ def verdict_sentences(
     return [finding.sentence for finding in verdict(split_metrics(metrics, split=split), balance)]
 
 
-def cost_finding(balance: CostBalance, system: str = "these posteriors") -> Finding:
+def cost_finding(balance: CostBalance, system: str | None = None) -> Finding:
     """Does acting on a system cost less than the best decision that is the same for every instance?"""
-    always = f"always deciding {balance.constant!r}"
+    words = {"system": system or _("these posteriors"), "constant": balance.constant}
     tone: Tone = {"less": "good", "more": "bad", "unclear": "unclear"}[balance.side]  # type: ignore[assignment]
-    compared = {
-        "less": f"costs significantly less than {always}",
-        "more": f"costs significantly more than {always}",
-        "unclear": f"does not cost significantly less than {always}",
+    headline = {
+        "less": _(
+            "Under these costs acting on %(system)s costs significantly less than always deciding %(constant)r", **words
+        ),
+        "more": _(
+            "Under these costs acting on %(system)s costs significantly more than always deciding %(constant)r", **words
+        ),
+        "unclear": _(
+            "Under these costs acting on %(system)s does not cost significantly less than always deciding %(constant)r",
+            **words,
+        ),
     }[balance.side]
-    detail = (
-        f"It costs {number(balance.real.value)} on average{_bounds(balance.real)}, the posteriors promise "
-        f"{number(balance.promised)}, and {always} costs {number(balance.constant_cost)}"
+    detail = _(
+        "It costs %(real)s on average%(bounds)s, the posteriors promise %(promised)s, and always deciding %(constant)r "
+        "costs %(least)s",
+        real=number(balance.real.value),
+        bounds=_bounds(balance.real),
+        promised=number(balance.promised),
+        constant=balance.constant,
+        least=number(balance.constant_cost),
     )
     if not math.isnan(balance.ratio.value):
-        detail += f": {number(balance.ratio.value)} times that{_bounds(balance.ratio)}"
+        ratio = number(balance.ratio.value)
+        detail += _(": %(ratio)s times that%(bounds)s", ratio=ratio, bounds=_bounds(balance.ratio))
     for name, share in balance.abstained.items():
-        detail += f"; {name!r} is decided for {share:.0%} of the instances"
-    return Finding("costs", tone, f"Under these costs acting on {system} {compared}", f"{detail}.")
+        detail += _("; %(decision)r is decided for %(share)s of the instances", decision=name, share=percent(share))
+    return Finding("costs", tone, headline, f"{detail}.")
 
 
-def _bounds(cell: Estimate) -> str:
-    span = interval(cell)
-    return f" (95% interval {span})" if span else ""
+def _bounds(cell: Estimate, *, sign: bool = False) -> str:
+    span = interval(cell, sign=sign)
+    return " " + _("(95%% interval %(span)s)", span=span) if span else ""
 
 
 def adaptation_finding(states: Metrics, balance: CostBalance | None = None) -> Finding:
     """Did adaptation help? NCE decides; the error rate stands beside it."""
     nce, error = change(states, "nce"), change(states, "error_rate")
     if nce is None:
-        reason = _undefined(states, "difference", "nce") or (
+        reason = _undefined(states, "difference", "nce") or _(
             "The paired difference base → adapted is not in metrics.json."
         )
-        return Finding("adaptation", "unclear", "Whether adaptation helped is not known", reason)
+        return Finding("adaptation", "unclear", _("Whether adaptation helped is not known"), reason)
     tone = nce[0]
     headline = {
-        "good": "Adaptation helped",
-        "bad": "Adaptation made the posteriors worse",
-        "unclear": "Adaptation has no significant effect on NCE",
+        "good": _("Adaptation helped"),
+        "bad": _("Adaptation made the posteriors worse"),
+        "unclear": _("Adaptation has no significant effect on NCE"),
     }[tone]
     # Better than it was is no success where the priors alone are better still.
     if tone == "good" and usable_finding(states, "adapted").tone == "bad":
-        tone, headline = "bad", "Adaptation helped, but not enough: the posteriors are worth less than the priors"
+        tone = "bad"
+        headline = _("Adaptation helped, but not enough: the posteriors are worth less than the priors")
     elif tone == "good" and balance is not None and balance.side == "more":
-        tone, headline = "bad", f"Adaptation helped, but not enough: always deciding {balance.constant!r} costs less"
+        tone, name = "bad", balance.constant
+        headline = _("Adaptation helped, but not enough: always deciding %(constant)r costs less", constant=name)
     # Where the error rate has another outcome than NCE, the headline must not hide it.
     if error is not None and error[0] != nce[0]:
-        unchanged = "stayed the same" if " stayed" in error[1] else "did not change significantly"
+        same = number(estimate(states, "difference", "error_rate").value) == number(0.0)  # type: ignore[union-attr]
+        unchanged = (
+            _("; the error rate stayed the same") if same else _("; the error rate did not change significantly")
+        )
         headline += {
-            "good": ", yet the error rate fell",
-            "bad": ", yet the error rate rose",
-            "unclear": f"; the error rate {unchanged}",
+            "good": _(", yet the error rate fell"),
+            "bad": _(", yet the error rate rose"),
+            "unclear": unchanged,
         }[error[0]]
     return Finding("adaptation", tone, headline, " ".join(part[1] for part in (nce, error) if part))
 
@@ -127,17 +156,25 @@ def change(states: Metrics, metric: str) -> tuple[Tone, str] | None:
     difference = estimate(states, "difference", metric)
     if difference is None:
         return None
-    title = column_named(metric).title
     before, after = (estimate(states, state, metric) for state in ("base", "adapted"))
-    span = interval(difference, sign=True)
-    bounds = f" (95% interval {span})" if span else ""
+    fields = {
+        "metric": column_named(metric).title,
+        "before": number(before.value) if before else "",
+        "after": number(after.value) if after else "",
+        "change": number(difference.value, sign=True),
+        "bounds": _bounds(difference, sign=True),
+    }
     if number(difference.value) == number(0.0):
         # A difference that is 0 to three decimals is no change worth a tone, even if its interval excludes 0.
-        return "unclear", f"{title} stayed{f' at {number(after.value)}' if after else ' the same'}{bounds}."
-    verb = "fell" if difference.value < 0 else "rose"
-    path = f" from {number(before.value)} to {number(after.value)}" if before and after else ""
-    sentence = f"{title} {verb}{path}: {number(difference.value, sign=True)}{bounds}."
-    return _tone(difference, 0.0), sentence
+        at = _("%(metric)s stayed at %(after)s%(bounds)s.", **fields)
+        return "unclear", at if after else _("%(metric)s stayed the same%(bounds)s.", **fields)
+    if difference.value < 0:
+        path = _("%(metric)s fell from %(before)s to %(after)s: %(change)s%(bounds)s.", **fields)
+        bare = _("%(metric)s fell: %(change)s%(bounds)s.", **fields)
+    else:
+        path = _("%(metric)s rose from %(before)s to %(after)s: %(change)s%(bounds)s.", **fields)
+        bare = _("%(metric)s rose: %(change)s%(bounds)s.", **fields)
+    return _tone(difference, 0.0), path if before and after else bare
 
 
 def _tone(cell: Estimate, reference: float) -> Tone:
@@ -153,7 +190,8 @@ def _undefined(states: Metrics, state: str, metric: str) -> str:
     if not isinstance(entry, Mapping) or entry.get("value") is not None or not entry.get("note"):
         return ""
     # A note begins with what the value is instead; that of a difference first names one of the two.
-    return f"{column_named(metric).title} is {str(entry['note']).removeprefix('first: ').removeprefix('second: ')}."
+    reason = str(entry["note"]).removeprefix("first: ").removeprefix("second: ")
+    return _("%(metric)s is %(reason)s.", metric=column_named(metric).title, reason=reason)
 
 
 def usable_finding(states: Metrics, state: str | None = None, *, balance: CostBalance | None = None) -> Finding:
@@ -164,59 +202,88 @@ def usable_finding(states: Metrics, state: str | None = None, *, balance: CostBa
         state: which model; when absent the one that would be deployed, which is the calibrated one where there is one.
         balance: what acting on it costs, where costs are stated: what loses to a constant decision is not usable.
     """
+    model = model_words(state or deployed_state(states))
+    model = f"{model[0].upper()}{model[1:]}"
     state = state or deployed_state(states)
-    name = f"The {state} model"
     nce = estimate(states, state, "nce")
     if nce is None:
-        reason = _undefined(states, state, "nce") or "NCE is not in metrics.json."
-        return Finding("use", "unclear", f"{name} is not shown to be usable", reason)
+        reason = _undefined(states, state, "nce") or _("NCE is not in metrics.json.")
+        return Finding("use", "unclear", _("%(model)s is not shown to be usable", model=model), reason)
     if math.isinf(nce.value):
-        detail = "At least one right choice was given probability 0, which costs infinity; nothing is clipped."
-        return Finding("use", "bad", f"{name} is not usable: it rules out a right answer", detail)
-    span = interval(nce)
-    detail = f"NCE {number(nce.value)}{f' (95% interval {span})' if span else ''}, where 1 is the priors alone"
+        detail = _("At least one right choice was given probability 0, which costs infinity; nothing is clipped.")
+        headline = _("%(model)s is not usable: it rules out a right answer", model=model)
+        return Finding("use", "bad", headline, detail)
+    detail = _("NCE %(value)s%(bounds)s, where 1 is the priors alone", value=number(nce.value), bounds=_bounds(nce))
     tones = [_tone(nce, 1.0)]
-    words = {"good": "better than the priors", "bad": "worse than the priors", "unclear": "not better than the priors"}
+    words = {
+        "good": _("better than the priors"),
+        "bad": _("worse than the priors"),
+        "unclear": _("not better than the priors"),
+    }
     reasons = [words[tones[0]]]
     error, of_priors = estimate(states, state, "error_rate"), estimate(states, "prior", "error_rate")
     if error is not None and of_priors is not None:
         tones.append(_tone(error, of_priors.value))
         span = interval(error)
-        detail += f"; error rate {number(error.value)}{f' ({span})' if span else ''}, "
-        detail += f"always the commonest class {number(of_priors.value)}"
+        bounds = f" ({span})" if span else ""
+        detail += _(
+            "; error rate %(value)s%(bounds)s, always the commonest class %(constant)s",
+            value=number(error.value),
+            bounds=bounds,
+            constant=number(of_priors.value),
+        )
         words = {
-            "good": "than always the commonest class",
-            "bad": "it errs more often than always the commonest class does",
-            "unclear": "it errs no less often than always the commonest class does",
+            "good": _("it errs less often than the commonest class"),
+            "bad": _("it errs more often than always the commonest class does"),
+            "unclear": _("it errs no less often than always the commonest class does"),
         }
         # "better than the priors and than always …" where both are good, a sentence of its own elsewhere.
-        good = tones == ["good", "good"]
-        reasons.append(words[tones[1]] if good or tones[1] != "good" else "it errs less often than the commonest class")
+        both = tones == ["good", "good"]
+        reasons.append(_("than always the commonest class") if both else words[tones[1]])
     tone: Tone = "bad" if "bad" in tones else "good" if set(tones) == {"good"} else "unclear"
-    verdict = {"good": "is usable", "bad": "is not usable", "unclear": "is not shown to be usable"}[tone]
-    joined = f" {'and' if tone == 'good' or tones[0] != 'good' else 'but'} ".join(reasons)
+    link = _("and") if tone == "good" or tones[0] != "good" else _("but")
+    joined = f" {link} ".join(reasons)
+    fields = {"model": model, "reasons": joined}
+    headline = {
+        "good": _("%(model)s is usable: %(reasons)s", **fields),
+        "bad": _("%(model)s is not usable: %(reasons)s", **fields),
+        "unclear": _("%(model)s is not shown to be usable: %(reasons)s", **fields),
+    }[tone]
     if tone == "good" and balance is not None and balance.side != "less":
         tone = "bad" if balance.side == "more" else "unclear"
-        verdict = f"is {'not' if tone == 'bad' else 'not shown to be'} usable under these costs"
-        joined += f", but not than always deciding {balance.constant!r}"
-    return Finding("use", tone, f"{name} {verdict}: {joined}", f"{detail}.")
+        fields["reasons"] += _(", but not than always deciding %(constant)r", constant=balance.constant)
+        headline = {
+            "bad": _("%(model)s is not usable under these costs: %(reasons)s", **fields),
+            "unclear": _("%(model)s is not shown to be usable under these costs: %(reasons)s", **fields),
+        }[tone]
+    return Finding("use", tone, headline, f"{detail}.")
 
 
 def floor_finding(states: Metrics) -> Finding:
     """How far from perfect? The share of the distance from the priors (1) to the floor that is closed."""
     floor, adapted = estimate(states, "floor", "nce"), estimate(states, "adapted", "nce")
     if floor is None or adapted is None or floor.value >= 1:
-        reason = "The true posterior of this task is not known, so neither is the distance to the best possible."
-        return Finding("floor", "unclear", "The floor is not known", reason)
-    closed = 100 * (1.0 - adapted.value) / (1.0 - floor.value)
-    detail = f"NCE went from 1 (the priors) to {number(adapted.value)}; the true posterior has {number(floor.value)}"
+        reason = _("The true posterior of this task is not known, so neither is the distance to the best possible.")
+        return Finding("floor", "unclear", _("The floor is not known"), reason)
+    closed = (1.0 - adapted.value) / (1.0 - floor.value)
+    fields = {"adapted": number(adapted.value), "floor": number(floor.value)}
     error = estimate(states, "floor", "error_rate")
-    detail += f" and an error rate of {number(error.value)}." if error else "."
+    if error is None:
+        detail = _("NCE went from 1 (the priors) to %(adapted)s; the true posterior has %(floor)s.", **fields)
+    else:
+        detail = _(
+            "NCE went from 1 (the priors) to %(adapted)s; the true posterior has %(floor)s and an error rate of "
+            "%(error)s.",
+            **fields,
+            error=number(error.value),
+        )
     if closed <= 0:
-        return Finding("floor", "bad", "It is no nearer to the floor than the priors are", detail)
+        return Finding("floor", "bad", _("It is no nearer to the floor than the priors are"), detail)
     if _tone(adapted, 1.0) == "unclear" and adapted.low is not None:
-        return Finding("floor", "unclear", "It is not significantly nearer to the floor than the priors are", detail)
-    return Finding("floor", "good", f"It closes {closed:.0f}% of the distance from the priors to the floor", detail)
+        headline = _("It is not significantly nearer to the floor than the priors are")
+        return Finding("floor", "unclear", headline, detail)
+    headline = _("It closes %(share)s of the distance from the priors to the floor", share=percent(closed))
+    return Finding("floor", "good", headline, detail)
 
 
 def mcnemar_sentence(base: Posteriors, adapted: Posteriors) -> str:
@@ -226,28 +293,45 @@ def mcnemar_sentence(base: Posteriors, adapted: Posteriors) -> str:
         InputError: the two do not hold the same instances.
     """
     test = mcnemar(base, adapted)
-    p = f"p = {test.p:.3f}" if test.p >= 0.001 else "p < 0.001"
-    return (
-        f"Of the {test.n:,} instances, {test.only_b_right:,} are right after adaptation only and {test.only_a_right:,} "
-        f"before it only (McNemar's exact test of equal error rates: {p})."
+    return _(
+        "Of the %(count)s instances, %(after)s are right after adaptation only and %(before)s before it only "
+        "(McNemar's exact test of equal error rates: %(p)s).",
+        count=integer(test.n),
+        after=integer(test.only_b_right),
+        before=integer(test.only_a_right),
+        p=p_text(test.p),
     )
+
+
+def p_text(p: float) -> str:
+    """A p-value in words: "p = 0.012", or "p < 0.001" below."""
+    return f"p = {localised(f'{p:.3f}')}" if p >= 0.001 else f"p < {localised('0.001')}"
 
 
 def calibration_finding(posteriors: Posteriors | None, *, reason: str = "") -> Finding:
     """Are the posteriors calibrated? ECE against the ECE of calibrated posteriors, and in which direction they err."""
     if posteriors is None:
-        return Finding("calibration", "unclear", "Whether its posteriors are calibrated is not known", f"{reason}.")
+        headline = _("Whether its posteriors are calibrated is not known")
+        return Finding("calibration", "unclear", headline, f"{reason}.")
     ece, bound = posteriors.ece(), chance_error(posteriors)
-    detail = (
-        f"ECE {number(ece)}; posteriors that are calibrated stay below {number(bound)} in 95 of 100 samples like this."
+    detail = _(
+        "ECE %(value)s; posteriors that are calibrated stay below %(bound)s in 95 of 100 samples like this.",
+        value=number(ece),
+        bound=number(bound),
     )
     gain = recalibration_gain(posteriors)
     if ece <= bound:
-        return Finding("calibration", "good", "No evidence that its posteriors are miscalibrated", f"{detail}{gain}")
+        headline = _("No evidence that its posteriors are miscalibrated")
+        return Finding("calibration", "good", headline, f"{detail}{gain}")
     gap = float(np.exp(posteriors.log_posteriors.max(axis=1)).mean()) - posteriors.accuracy()
-    direction, place = ("over", "above") if gap > 0 else ("under", "below")
-    detail += f" Its mean confidence is {number(abs(gap))} {place} its accuracy.{gain}"
-    return Finding("calibration", "bad", f"Its posteriors are not calibrated: {direction}confident", detail)
+    size = number(abs(gap))
+    if gap > 0:
+        headline = _("Its posteriors are not calibrated: overconfident")
+        where = _("Its mean confidence is %(gap)s above its accuracy.", gap=size)
+    else:
+        headline = _("Its posteriors are not calibrated: underconfident")
+        where = _("Its mean confidence is %(gap)s below its accuracy.", gap=size)
+    return Finding("calibration", "bad", headline, f"{detail} {where}{gain}")
 
 
 def chance_error(posteriors: Posteriors, *, replicates: int = 200, seed: int = 0, level: float = 0.95) -> float:
@@ -276,7 +360,11 @@ def recalibration_gain(posteriors: Posteriors) -> str:
         return ""
     if not (loss.converged and math.isfinite(loss.loss)):
         return ""
-    how = " Recalibration by a temperature (5-fold cross-validation) would"
     if loss.loss <= 0:
-        return f"{how} gain nothing."
-    return f"{how} lower the cross-entropy by {number(loss.loss)} nats, {100 * loss.relative:.1f}% of it."
+        return " " + _("Recalibration by a temperature (5-fold cross-validation) would gain nothing.")
+    return " " + _(
+        "Recalibration by a temperature (5-fold cross-validation) would lower the cross-entropy by %(gain)s nats, "
+        "%(share)s of it.",
+        gain=number(loss.loss),
+        share=percent(loss.relative, digits=1),
+    )

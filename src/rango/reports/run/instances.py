@@ -16,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from rango.decisions import Costs, Posteriors
+from rango.reports.language import _
 from rango.reports.run.classes import MOST_CLASSES
 from rango.reports.tables import state_named
 from rango.tasks.kept_texts import KeptText, shortened
@@ -68,7 +69,7 @@ def extreme_instances(base: Posteriors, adapted: Posteriors, *, count: int = 3) 
 
     # The stable sort leaves ties in the order of the file, so that the same run gives the same page.
     selections = {}
-    for title, value in (("Largest gains", gain), ("Largest losses", -gain)):
+    for title, value in ((_("Largest gains"), gain), (_("Largest losses"), -gain)):
         order = np.argsort(-value, kind="stable")[:count]
         examples = {
             adapted.ids[row]: [

@@ -16,6 +16,7 @@ from rango.decisions import METRICS, Costs, Posteriors
 from rango.errors import InputError
 from rango.files import write_text
 from rango.output_folder import check_links
+from rango.reports.language import Language, _, integer, localised, speaking
 from rango.reports.run import classes, figures, findings, instances
 from rango.reports.style import render
 from rango.reports.svg import Drawing, drawing
@@ -39,17 +40,19 @@ from rango.training.run_folder import Run, RunContents
 _CHIEF = ("nce", "error_rate")
 """The metrics of the headline and of the figure of states."""
 
-_CURVES = {"train_loss": "Train loss", "nce": "Validation NCE", "error_rate": "Validation error rate"}
+_CURVES = ("train_loss", "nce", "error_rate")
+"""The train loss and the validation metrics whose curves are drawn."""
 
 _EXPECTED = ("run.yaml", "log.jsonl", "metrics.json", "posteriors/test-base.parquet", "posteriors/test-adapted.parquet")
 """The files that every run should have; posteriors of other states, such as the floor, exist for some tasks only."""
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, *, language: Language = "en") -> Path:
     """Write report.html of a run or an evaluation from the files of its folder; no model is needed.
 
     These are run.yaml or evaluation.yaml, log.jsonl, metrics.json and posteriors/*.parquet.
-    The page names missing parts with the reason. The same files give the same bytes.
+    The page names missing parts with the reason. The same files give the same bytes. What is stored in the files, such
+    as notes, stays as it is in any language.
 
     Returns:
         The path of the page.
@@ -67,7 +70,8 @@ def write_report(run_dir: Path) -> Path:
             texts = read_kept_texts(file)
         except InputError as error:
             contents.missing["instances"] = str(error).replace(f"{run_dir}/", "")
-    write_text(path, render_page(contents, name=run_dir.resolve().name, texts=texts))
+    with speaking(language):
+        write_text(path, render_page(contents, name=run_dir.resolve().name, texts=texts))
     return path
 
 
@@ -89,7 +93,7 @@ def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, Kept
         balance = balance_of_contents(run)
         verdict = [findings.usable_finding(states, balance=balance)]
         if balance is not None:
-            verdict.append(findings.cost_finding(balance, f"the {deployed_state(posteriors)} model"))
+            verdict.append(findings.cost_finding(balance, findings.model_words(deployed_state(posteriors))))
         # An evaluation is of one model: there is nothing before it to compare with, and often no floor.
         if not run.evaluation:
             verdict.append(findings.adaptation_finding(states, balance))
@@ -108,9 +112,10 @@ def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, Kept
     content = {
         "name": name,
         "split": run.split,
+        "measured_on": instances_words(run.split),
         "evaluation": run.evaluation,
-        "model": _short_name(model.get("name") or config.get("model") or "an unnamed model"),
-        "task": _short_name(config.get("task") or "an unnamed task"),
+        "model": _short_name(model.get("name") or config.get("model") or _("an unnamed model")),
+        "task": _short_name(config.get("task") or _("an unnamed task")),
         "summary": list(_summary(record)),
         "complete": record.get("status", "complete") == "complete",
         "headline": [
@@ -190,6 +195,17 @@ def _confusion(posteriors: Posteriors) -> list[tuple[str, list[tuple[int, float,
     return rows
 
 
+def instances_words(split: str) -> str:
+    """The instances of a split inside a sentence: "test instances"."""
+    words = {
+        "test": _("test instances"),
+        "validation": _("validation instances"),
+        "train": _("training instances"),
+        "shared": _("shared instances"),
+    }
+    return words.get(split) or _("%(split)s instances", split=split)
+
+
 def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """A mapping of run.yaml, empty if it is something else: a record that was edited by hand still has a page."""
     value = record.get(key)
@@ -207,24 +223,30 @@ def _summary(record: Mapping[str, Any]) -> Iterator[str]:
     config, model = _mapping(record, "config"), _mapping(record, "model")
     lora = _mapping(config, "lora")
     if config.get("adapter"):
-        yield f"adapter of {config['adapter']}"
+        yield _("adapter of %(run)s", run=config["adapter"])
     if config.get("split"):
-        yield f"{config['split']} split"
+        yield _("%(name)s split", name=config["split"])
     if config.get("adaptation") == "full":
-        yield "full fine-tuning"
+        yield _("full fine-tuning")
     elif lora:
         targets = lora.get("targets") or ()
         names = ", ".join(map(str, targets)) if isinstance(targets, list | tuple) else str(targets)
-        yield f"LoRA of rank {lora.get('rank')} on {names}"
+        yield _("LoRA of rank %(rank)s on %(targets)s", rank=lora.get("rank"), targets=names)
     trainable, parameters = record.get("trainable_parameters"), model.get("parameters")
     if isinstance(trainable, int) and isinstance(parameters, int) and parameters:
-        yield f"{trainable:,} of {parameters:,} parameters trained ({100 * trainable / parameters:.2g}%)"
+        share = _("{}%").replace("{}", localised(f"{100 * trainable / parameters:.2g}"))
+        yield _(
+            "%(trained)s of %(total)s parameters trained (%(share)s)",
+            trained=integer(trainable),
+            total=integer(parameters),
+            share=share,
+        )
     if config.get("objective"):
-        yield f"objective {config['objective']}"
+        yield _("objective %(name)s", name=config["objective"])
     if form := config.get("form") or record.get("form"):
-        yield f"{form} form"
+        yield _("%(name)s form", name=form)
     if config.get("seed") is not None:
-        yield f"seed {config['seed']}"
+        yield _("seed %(number)s", number=config["seed"])
     if model.get("device"):
         yield f"{model['device']}, {str(model.get('dtype', '')).removeprefix('torch.')}".rstrip(", ")
     if isinstance(record.get("seconds"), int | float) and math.isfinite(record["seconds"]):
@@ -241,7 +263,7 @@ def _paired(base: Posteriors, adapted: Posteriors) -> str:
     try:
         return findings.mcnemar_sentence(base, adapted)
     except InputError as error:
-        return f"No paired test of base and adapted model: {error}."
+        return _("No paired test of base and adapted model: %(reason)s.", reason=error)
 
 
 def interval_drawings(table: Table) -> Iterator[Drawing]:
@@ -249,25 +271,27 @@ def interval_drawings(table: Table) -> Iterator[Drawing]:
     for column in table.columns:
         if column.name in _CHIEF:
             draw = partial(figures.state_intervals, table, column.name)
-            yield drawing(f"{column.title} of each state with its interval", draw, prefix=f"states-{column.name}")
+            title = _("%(metric)s of each state with its interval", metric=column.title)
+            yield drawing(title, draw, prefix=f"states-{column.name}")
 
 
 def _curve_drawings(run: RunContents) -> Iterator[Drawing]:
     """Train loss and the chief validation metrics against steps."""
     if not run.log:
-        yield Drawing("Learning curves", None, run.missing.get("log.jsonl", "log.jsonl holds no records"))
+        yield Drawing(_("Learning curves"), None, run.missing.get("log.jsonl", "log.jsonl holds no records"))
         return
     # The logarithmic losses are in nats; a Brier loss has no unit.
     unit = "" if _mapping(run.record, "config").get("rule") == "brier" else "nats"
     # A curve without points, such as NCE on instances of one class, is a sentence with the reason instead.
-    for name, title in _CURVES.items():
+    titles = (_("Train loss"), _("Validation NCE"), _("Validation error rate"))
+    for name, title in zip(_CURVES, titles, strict=True):
         yield drawing(title, partial(figures.learning_curve, run.log, name, loss_unit=unit), prefix=f"curve-{name}")
 
 
 def _reliability_drawings(run: RunContents) -> Iterator[Drawing]:
     """Before and after adaptation, and after calibration where there was one."""
     for state in ("base", "adapted", "calibrated"):
-        title = f"Reliability diagram, {state_named(state).title.lower()}"
+        title = _("Reliability diagram, %(state)s", state=state_named(state).title.lower())
         if state in run.posteriors:
             draw = partial(figures.reliability_diagram, run.posteriors[state], state)
             yield drawing(title, draw, prefix=f"reliability-{state}")
@@ -281,10 +305,11 @@ def _decision_drawings(posteriors: Mapping[str, Posteriors], acting: Posteriors 
         return
     # What nobody would act on makes the figures hard to read.
     states = {key: p for key, p in posteriors.items() if key not in ("prior", "control", "ngram")}
-    yield drawing("Error rate against coverage", partial(figures.risk_coverage_curves, states), prefix="coverage")
+    title = _("Error rate against coverage")
+    yield drawing(title, partial(figures.risk_coverage_curves, states), prefix="coverage")
     family = figures.abstention_costs(acting.n_choices)
-    draw = partial(figures.cost_curves, states, family=family, label="cost of abstaining (an error costs 1)")
-    yield drawing("Normalised expected cost against the cost of abstaining", draw, prefix="abstaining")
+    draw = partial(figures.cost_curves, states, family=family, label=_("cost of abstaining (an error costs 1)"))
+    yield drawing(_("Normalised expected cost against the cost of abstaining"), draw, prefix="abstaining")
 
 
 def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -293,14 +318,14 @@ def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str
     if config:
         # In the file the keys stand in the order of the options; a reader looks for model and task first.
         first = {key: config[key] for key in ("model", "task") if key in config}
-        yield "Configuration", _pairs({**first, **config})
+        yield _("Configuration"), _pairs({**first, **config})
     # What a later version of Rango adds to run.yaml is shown too: no list of keys is kept here.
     for key, value in record.items():
         if isinstance(value, Mapping) and value and key != "config":
             yield key.replace("_", " ").capitalize(), _pairs(value)
     rest = {key: value for key, value in record.items() if not isinstance(value, Mapping) and key != "notes"}
     if rest:
-        yield "Run", _pairs(rest)
+        yield _("Run"), _pairs(rest)
 
 
 def _choices_of_step(log: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -314,7 +339,7 @@ def _choices_of_step(log: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, li
             best = (max if metric.direction == "higher" else min)(values, key=values.__getitem__)
             pairs.append((metric.name, f"{best} ({number(values[best])})"))
     if pairs:
-        yield "Best step by each metric on validation", pairs
+        yield _("Best step by each metric on validation"), pairs
 
 
 def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -322,11 +347,11 @@ def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     pairs = []
     for key, value in dotted_items(values):
         if isinstance(value, list | tuple):
-            text = ", ".join(map(str, value)) or "none"
+            text = ", ".join(map(str, value)) or _("none")
         elif key.endswith("parameters") and isinstance(value, int):
-            text = f"{value:,}"
+            text = integer(value)
         else:
-            text = "none" if value is None else str(value)
+            text = _("none") if value is None else str(value)
         pairs.append((key, text))
     return pairs
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from rango.reports.language import _, integer, localised
 from rango.reports.run.figures import curve_points, running_mean
 from rango.reports.study.sections import (
     Line,
@@ -197,7 +198,11 @@ def dot_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
 
 def _values(name: str, metric: str, cell: MetricOverSeeds) -> dict[str, str]:
     """What a point shows on hover, and in the table below its figure."""
-    values = {"configuration": name, column_named(metric).title: value_text(cell), "95% interval": span_text(cell)}
+    values = {
+        _("configuration"): name,
+        column_named(metric).title: value_text(cell),
+        _("95% interval"): span_text(cell),
+    }
     return {title: value for title, value in values.items() if value}
 
 
@@ -267,12 +272,16 @@ def line_figure(table: StudyTable, *, axis: str, metrics: Sequence[str]) -> Figu
                 ax.xaxis.set_minor_locator(NullLocator())
             if len(values) <= 8:
                 ax.xaxis.set_major_locator(FixedLocator(values))
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1000 else f"{x:g}"))
-            ax.set_xlabel({"train": "training instances"}.get(axis, short_name(axis, table.axes)))
+            ax.xaxis.set_major_formatter(FuncFormatter(_tick))
+            ax.set_xlabel({"train": _("training instances")}.get(axis, short_name(axis, table.axes)))
             ax.set_ylabel(metric_title(metric))
             if row == 0 and TASK in table.varied:
                 ax.set_title(axis_text(block.task))
     return _with_legend(figure)
+
+
+def _tick(x: float, _place: int | None) -> str:
+    return integer(x) if x >= 1000 else localised(f"{x:g}")
 
 
 def _lines(ax: Axes, table: StudyTable, block: Block, axis: str, metric: str, looks: dict[str, dict[str, Any]]) -> None:
@@ -339,7 +348,7 @@ def curve_names(table: StudyTable, outcomes: Sequence[Outcome]) -> list[str]:
 
 def curve_words(name: str) -> str:
     """A curve inside a sentence: "train loss", "validation NCE"."""
-    return "train loss" if name == "train_loss" else f"validation {column_named(name).words}"
+    return _("train loss") if name == "train_loss" else _("validation %(metric)s", metric=column_named(name).words)
 
 
 def _has_curve(outcomes: Sequence[Outcome], name: str) -> bool:
@@ -384,8 +393,8 @@ def study_curves(
                     _curve(ax, outcome, name, title, looks.get(title))
             if row == 0 and TASK in table.varied:
                 ax.set_title(task)
-            ax.set_ylabel(curve_words(name) + " (running mean)" * (name == "train_loss"))
-            ax.set_xlabel("optimizer steps")
+            ax.set_ylabel(_("train loss (running mean)") if name == "train_loss" else curve_words(name))
+            ax.set_xlabel(_("optimizer steps"))
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.set_xlim(0, None)
     return _with_legend(figure)
@@ -419,9 +428,9 @@ def _curve(ax: Axes, outcome: Outcome, name: str, title: str, look: dict[str, An
     mean = np.mean([values[np.isin(steps, shared)] for steps, values in curves], axis=0)  # (steps,)
     # Validations are few; the train loss has hundreds of points, none of which anyone looks up.
     for step, value in zip(shared, mean.tolist(), strict=True) if name != "train_loss" else ():
-        named = {"configuration": title, "steps": f"{step:.0f}", column_named(name).title: number(value)}
+        named = {_("configuration"): title, _("steps"): f"{step:.0f}", column_named(name).title: number(value)}
         name_point(ax, step, value, named)
     if look is None:
-        ax.plot(shared, mean, color=FAINT, linewidth=1.0, alpha=0.6, label="others")
+        ax.plot(shared, mean, color=FAINT, linewidth=1.0, alpha=0.6, label=_("others"))
     else:
         ax.plot(shared, mean, **{**look, "marker": None}, linewidth=1.8, label=title)

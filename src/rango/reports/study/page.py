@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rango.reports.language import Language, _, integer, localised, ngettext, speaking
 from rango.reports.study.figures import curve_names, curve_words, panel_metrics, study_curves, study_figures
 from rango.reports.study.findings import study_findings
 from rango.reports.study.sections import (
     caption_parts,
+    costs_words,
     full_label,
     mark_words,
     numeric_axis,
@@ -22,31 +24,24 @@ from rango.reports.study.sections import (
     span_text,
     value_text,
 )
-from rango.reports.style import Figure, render
+from rango.reports.style import render
 from rango.reports.svg import Drawing, drawn
 from rango.reports.tables import column_named, duration
 from rango.results.outcomes import Outcome, StudyResult
 from rango.results.table import StudyTable
 from rango.studies.axes import TASK, axis_text, short_name
 
-_DOTS = (
-    "Each dot is the mean over seeds with its 95% interval over test instances; the faint dots below it are single "
-    "seeds. Full: the best of its task, or not significantly worse. Hollow: significantly worse than the best, a base "
-    "model that the study does not list (square), or a value that a source states (diamond). The dotted line is that "
-    "of the class frequencies alone. A value at the edge, before →, lies far beyond it."
-)
-_MARKS = {"best": ("★", "best"), "tied": ("≈", "not significantly worse than the best")}
-_LINES = (
-    "Each line is the mean over seeds; its band is the 95% interval of this mean over test instances. A value after ↑ "
-    "lies far above the panel."
-)
 
-
-def render_study_page(study: StudyResult, table: StudyTable) -> str:
+def render_study_page(study: StudyResult, table: StudyTable, *, language: Language = "en") -> str:
     """The page of a study as HTML; every text from the study is escaped. The same outcomes give the same bytes."""
+    with speaking(language):
+        return _page(study, table)
+
+
+def _page(study: StudyResult, table: StudyTable) -> str:
     axes, columns, parts = shown_axes(table), shown_columns(table), sections(table)
     with_seeds = same_seeds(table) is None
-    headings = [short_name(name, axes) for name in axes] or ["configuration"]
+    headings = [short_name(name, axes) for name in axes] or [_("configuration")]
     content: dict[str, Any] = {
         "name": study.name,
         "about": study.about,
@@ -57,12 +52,12 @@ def render_study_page(study: StudyResult, table: StudyTable) -> str:
         "sections": parts,
         "with_seeds": with_seeds,
         "with_pages": any(row.pages for row in table.rows),
-        "marks": _MARKS,
+        "marks": {"best": ("★", _("best")), "tied": ("≈", _("not significantly worse than the best"))},
         "width": len(headings) + with_seeds + len(columns) + any(row.pages for row in table.rows),
         "sources": sources(parts),
         "caption": " · ".join(part for part in (*caption_parts(table, columns), mark_words(table)) if part),
         "drawings": list(_drawings(table)),
-        "figure_caption": _DOTS if numeric_axis(table) is None else _LINES,
+        "figure_caption": _caption_of_dots() if numeric_axis(table) is None else _caption_of_lines(),
         "curves": list(_curves(table, study.outcomes)),
         "facts": list(_facts(study, table)),
         "notes": list(_notes(table)),
@@ -70,15 +65,34 @@ def render_study_page(study: StudyResult, table: StudyTable) -> str:
     return render("study/page.html", content, value_text=value_text, span_text=span_text)
 
 
+def _caption_of_dots() -> str:
+    return _(
+        "Each dot is the mean over seeds with its 95% interval over test instances; the faint dots below it are single "
+        "seeds. Full: the best of its task, or not significantly worse. Hollow: significantly worse than the best, a "
+        "base model that the study does not list (square), or a value that a source states (diamond). The dotted line "
+        "is that of the class frequencies alone. A value at the edge, before →, lies far beyond it."
+    )
+
+
+def _caption_of_lines() -> str:
+    return _(
+        "Each line is the mean over seeds; its band is the 95% interval of this mean over test instances. A value "
+        "after ↑ lies far above the panel."
+    )
+
+
 def _summary(table: StudyTable) -> Iterator[str]:
     count = len(table.rows)
-    yield f"{count} configuration{'s' * (count != 1)}"
+    yield ngettext("%(count)s configuration", "%(count)s configurations", count)
     seeds, n = same_seeds(table), same_n(table)
     runs = sum(len(row.seeds) for row in table.rows)
-    yield f"{runs} results" if seeds is None else f"{seeds} seed{'s' * (seeds != 1)}"
+    if seeds is None:
+        yield ngettext("%(count)s result", "%(count)s results", runs)
+    else:
+        yield ngettext("%(count)s seed", "%(count)s seeds", seeds)
     if n is not None:
-        yield f"{n:,} test instances"
-    yield f"selected by {column_named(table.select).words}"
+        yield ngettext("%(count)s test instance", "%(count)s test instances", n)
+    yield _("selected by %(metric)s", metric=column_named(table.select).words)
 
 
 def _drawings(table: StudyTable) -> Iterator[Drawing]:
@@ -87,8 +101,11 @@ def _drawings(table: StudyTable) -> Iterator[Drawing]:
         for metric in panel_metrics(table):
             # The table with one block and one metric has exactly one figure.
             (figure,) = study_figures(replace(table, blocks=(block,)), metrics=(metric,)).values()
-            task = f" on {axis_text(block.task)}" if TASK in table.varied else ""
-            yield _drawn(figure, f"{column_named(metric).words} of each configuration{task}", f"study-{place}-{metric}")
+            words, task = column_named(metric).words, axis_text(block.task)
+            title = _("%(metric)s of each configuration", metric=words)
+            if TASK in table.varied:
+                title = _("%(metric)s of each configuration on %(task)s", metric=words, task=task)
+            yield drawn(figure, title, prefix=f"study-{place}-{metric}")
 
 
 def _curves(table: StudyTable, outcomes: Sequence[Outcome]) -> Iterator[Drawing]:
@@ -100,34 +117,31 @@ def _curves(table: StudyTable, outcomes: Sequence[Outcome]) -> Iterator[Drawing]
         for name in names:
             figure = study_curves(table, of_task, names=[name])
             if figure is not None:
-                yield _drawn(figure, f"{curve_words(name)} over steps", f"curve-{place}-{name}")
-
-
-def _drawn(figure: Figure, title: str, prefix: str) -> Drawing:
-    return drawn(figure, title, prefix=prefix)
+                title = _("%(curve)s over steps", curve=curve_words(name))
+                yield drawn(figure, title, prefix=f"curve-{place}-{name}")
 
 
 def _facts(study: StudyResult, table: StudyTable) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """What varied, what did not, and what each configuration cost."""
     varied = {name: list(dict.fromkeys(axis_text(row.axes.get(name)) for row in table.rows)) for name in table.varied}
     if varied:
-        yield "Varied", [(name, "; ".join(values)) for name, values in varied.items()]
+        yield _("Varied"), [(name, "; ".join(values)) for name, values in varied.items()]
     if table.fixed:
-        yield "The same for all", [(name, axis_text(value)) for name, value in table.fixed.items()]
+        yield _("The same for all"), [(name, axis_text(value)) for name, value in table.fixed.items()]
     seeds = sorted({seed for outcome in study.outcomes for seed in (*outcome.posteriors, *outcome.failures)})
-    settings = [("select", table.select), ("seeds", ", ".join(map(str, seeds)))]
+    settings = [("select", table.select), (_("seeds"), ", ".join(map(str, seeds)))]
     if table.costs is not None:
-        settings.append(("costs", table.costs.words.removeprefix("costs: ")))
+        settings.append((_("costs"), costs_words(table.costs).partition(": ")[2]))
     if table.replicates:
-        settings.append(("bootstrap replicates", f"{table.replicates:,}"))
-    yield "Study", settings
+        settings.append((_("bootstrap replicates"), integer(table.replicates)))
+    yield _("Study"), settings
     # Numbers beside the metrics, such as seconds and trainable parameters: a group for each, a line for each row.
     for key in dict.fromkeys(key for row in table.rows for key in row.facts):
         rows = [row for row in table.rows if key in row.facts]
         pairs = []
         for row in rows:
             value = row.facts[key]
-            text = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+            text = localised(f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}")
             pairs.append((full_label(row, table), duration(value) if key == "seconds" else text))
         yield key.replace("_", " ").capitalize(), pairs
 

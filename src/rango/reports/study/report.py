@@ -11,6 +11,7 @@ from rango.decisions import StatedCosts
 from rango.errors import InputError
 from rango.files import write_text
 from rango.output_folder import check_links
+from rango.reports.language import Language
 from rango.reports.study.figures import study_figures
 from rango.reports.study.latex import write_tex
 from rango.reports.study.page import render_study_page
@@ -45,22 +46,27 @@ class StudyReport(Shown):
         console.print(f"\n{self.page}", soft_wrap=True)
 
 
-def write_study_report(folder: Path, *, replicates: int = 1000, costs: StatedCosts | None = None) -> StudyReport:
+def write_study_report(
+    folder: Path, *, replicates: int = 1000, costs: StatedCosts | None = None, language: Language = "en"
+) -> StudyReport:
     """Read a study folder and write its table.csv, table.tex, figures/ and report.html.
 
     Args:
         folder: of the study.
         replicates: bootstrap replicates of the intervals.
         costs: to show it with in place of its own.
+        language: of the page; the other files are for other programs and stay English.
 
     Raises:
         InputError: the folder is no study, or costs that fit none of its tasks.
     """
     study = read_outcomes(folder)
-    return write_study(folder, study if costs is None else replace(study, costs=costs), replicates=replicates)
+    return write_study(
+        folder, study if costs is None else replace(study, costs=costs), replicates=replicates, language=language
+    )
 
 
-def write_run_pages(folder: Path) -> Iterator[tuple[Path, str]]:
+def write_run_pages(folder: Path, *, language: Language = "en") -> Iterator[tuple[Path, str]]:
     """Write the page of each complete run of a study, to which the table of the study then links.
 
     Yields:
@@ -75,12 +81,12 @@ def write_run_pages(folder: Path) -> Iterator[tuple[Path, str]]:
     for job in store.read_plan().jobs:
         if job.kind == "run" and store.is_trained(job):
             try:
-                yield write_report(store.folder(job)), ""
+                yield write_report(store.folder(job), language=language), ""
             except InputError as error:
                 yield store.folder(job), str(error)
 
 
-def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> StudyReport:
+def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000, language: Language = "en") -> StudyReport:
     """Write the files of a study from its outcomes. The same outcomes give the same bytes."""
     table = study_table(
         study.outcomes,
@@ -101,5 +107,5 @@ def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000) -> 
             files.append(folder / "figures" / f"{name}.{ending}")
             save_figure(figure, files[-1])
     page = folder / REPORT
-    write_text(page, render_study_page(study, table))
+    write_text(page, render_study_page(study, table, language=language))
     return StudyReport(table, page, (*files, page))

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from rango.decisions import METRICS, Direction, Estimate, Metric
-from rango.reports.tables import column_named, interval, number, state_named, without_twins
+from rango.decisions import METRICS, Direction, Estimate, Metric, StatedCosts
+from rango.reports.language import _, localised, ngettext
+from rango.reports.tables import better, column_named, in_words, interval, number, state_named, without_twins
 from rango.results.outcomes import Outcome
 from rango.results.statistics import Mark, MetricOverSeeds, only_value
 from rango.results.table import StudyRow, StudyTable, Yardstick, failure_text
@@ -129,6 +130,7 @@ def yardstick_name(kind: Yardstick, row: StudyRow, table: StudyTable) -> str:
         return state_named(kind).title
     listed = [each.axes for each in table.rows if is_base(each.axes)]
     name = Names([*listed, *(base.axes for block in table.blocks for base in block.bases)]).of(row.axes)
+    name = name.replace("base model", _("base model"), 1)
     return name[0].upper() + name[1:]
 
 
@@ -162,7 +164,7 @@ def shown_columns(table: StudyTable) -> tuple[Metric, ...]:
     wanted = dict.fromkeys((*table.first, table.select, *(each.metric for each in table.references), *METRICS))
     kept = without_twins(name for name in wanted if name in table.metrics)
     columns = [column_named(name) for name in dict.fromkeys((*table.first, *kept))]
-    facts = [fact for fact in FACTS if len({row.facts.get(fact.name) for row in table.rows}) > 1]
+    facts = [in_words(fact) for fact in FACTS if len({row.facts.get(fact.name) for row in table.rows}) > 1]
 
     # Perplexities compare only where all base models cut the held-out text into as many tokens: then the ratio of bits
     # per byte to nats per token is the same, but for 1 %, since windows of another length leave out other first tokens.
@@ -220,7 +222,9 @@ def span_text(cell: MetricOverSeeds) -> str:
 
 def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[str] = ()) -> str:
     """The name of a row in a sentence or legend, see `Names`; `without` names axes to leave out."""
-    return table.names.of(row.axes, without=without)
+    name = table.names.of(row.axes, without=without)
+    # The rest of a name is what stands in the study's file.
+    return name.replace("base model", _("base model"), 1) if is_base(row.axes) else name
 
 
 def full_label(row: StudyRow, table: StudyTable) -> str:
@@ -235,30 +239,33 @@ def metric_title(metric: str) -> str:
     'Cross-entropy (lower is better)'
     """
     column = column_named(metric)
-    return f"{column.words[0].upper()}{column.words[1:]} ({column.direction} is better)"
+    return f"{column.words[0].upper()}{column.words[1:]} ({better(column.direction)})"
 
 
 def caption_parts(table: StudyTable, columns: Sequence[Metric]) -> list[str]:
     """What the numbers of the table are, in a few words each."""
     arrows: dict[Direction, str] = {column.direction: column.arrow for column in columns if column.arrow}
-    parts = [f"{arrow} {direction} is better" for direction, arrow in arrows.items()]
+    parts = [f"{arrow} {better(direction)}" for direction, arrow in arrows.items()]
     seeds, n = same_seeds(table), same_n(table)
-    count = "the seeds" if seeds is None else f"{seeds} seed{'s' * (seeds != 1)}"
+    count = _("the seeds") if seeds is None else ngettext("%(count)s seed", "%(count)s seeds", seeds)
     if any(cell.spread is not None for row in table.rows for cell in row.cells.values()):
-        parts.append(f"mean of {count} ± standard deviation over them")
+        parts.append(_("mean of %(seeds)s ± standard deviation over them", seeds=count))
     elif seeds == 1:
-        parts.append("one seed, so no spread over seeds")
-    instances = "test instances" if n is None else f"{n:,} test instances"
+        parts.append(_("one seed, so no spread over seeds"))
+    instances = ngettext("%(count)s test instance", "%(count)s test instances", n or 0) if n else _("test instances")
     if table.replicates:
         bare = [column.title for column in columns if column.name in METRICS and not column.is_mean]
-        parts.append(f"95% intervals of the mean over {instances}" + (f" (not of {bare[0]})" if bare else ""))
+        spans = _("95%% intervals of the mean over %(instances)s", instances=instances)
+        parts.append(spans + (" " + _("(not of %(metric)s)", metric=bare[0]) if bare else ""))
     else:
         parts.append(instances)
     if table.costs is not None and any(column.needs_costs for column in columns):
-        parts.append(table.costs.words)
-    parts += [f"{fact.title}: {fact.meaning}" for fact in FACTS if fact in columns]
+        parts.append(costs_words(table.costs))
+    names = {fact.name for fact in FACTS}
+    parts += [f"{column.title}: {column.meaning}" for column in columns if column.name in names]
     if table.blocks:
-        parts.append(f"{state_named('prior').title}: the class frequencies as the posterior of every instance")
+        meaning = _("the class frequencies as the posterior of every instance")
+        parts.append(f"{state_named('prior').title}: {meaning}")
 
     # Axes that follow from the adaptation, such as "dropout 0.1 (mc-dropout), 0 (other)".
     for name, values in table.names.follows.items():
@@ -270,10 +277,18 @@ def caption_parts(table: StudyTable, columns: Sequence[Metric]) -> list[str]:
         rare = {text: who for text, who in by_value.items() if text != usual or len(who) == 1}
         words = [f"{text} ({', '.join(adaptations)})" for text, adaptations in rare.items()]
         if len(by_value.get(usual, ())) > 1:
-            words.append(f"{usual} (other)" if words else usual)
+            words.append(_("%(value)s (other)", value=usual) if words else usual)
         if words:
             parts.append(f"{short_name(name, table.axes)} {', '.join(words)}")
     return parts
+
+
+def costs_words(costs: StatedCosts) -> str:
+    """What costs what, in a few words."""
+    if costs.abstain is not None:
+        return _("costs: a wrong choice 1, abstaining %(cost)s", cost=localised(f"{costs.abstain:g}"))
+    choices, decisions = costs.matrix.matrix.shape
+    return _("costs: a matrix of %(choices)s choices and %(decisions)s decisions", choices=choices, decisions=decisions)
 
 
 def mark_words(table: StudyTable) -> str:
@@ -281,6 +296,9 @@ def mark_words(table: StudyTable) -> str:
     marks = {row.mark for row in table.rows}
     if "best" not in marks:
         return ""
-    best = f"★ best{' of each task' if len(table.blocks) > 1 else ''} by {column_named(table.select).words}"
-    tied = ", ≈ not significantly worse than the best (paired bootstrap, Holm-corrected, 5%)"
+    metric = column_named(table.select).words
+    several = len(table.blocks) > 1
+    best = _("best of each task by %(metric)s", metric=metric) if several else _("best by %(metric)s", metric=metric)
+    best = f"★ {best}"
+    tied = ", ≈ " + _("not significantly worse than the best (paired bootstrap, Holm-corrected, 5%)")
     return best + (tied if "tied" in marks else "")
