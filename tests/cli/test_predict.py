@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,26 @@ def test_rows_without_labels_get_the_posteriors_of_the_run(
     for row, shares in zip(rows, predicted, strict=True):
         assert row["decision"] == MOODS[int(shares.argmax())]
         assert row["expected_cost"] == pytest.approx(1 - shares.max(), abs=1e-9)
+
+
+def test_a_run_that_its_own_test_calls_useless_is_named(
+    run: Path, new_rows: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    metrics = json.loads((copy / "metrics.json").read_text())
+    for value, said in ((1.4, True), (0.2, False)):
+        for metric in ("nce", "error_rate"):
+            metrics["test"]["calibrated"][metric] = {
+                "value": value / 2,
+                "low": value / 2 - 0.05,
+                "high": value / 2 + 0.05,
+            }
+        metrics["test"]["calibrated"]["nce"] = {"value": value, "low": value - 0.05, "high": value + 0.05}
+        (copy / "metrics.json").write_text(json.dumps(metrics))
+        assert main(["predict", str(copy), str(new_rows), "--out", str(tmp_path / "out.csv")]) == 0
+        notes = " ".join(capsys.readouterr().err.split())
+        assert ("Warning, from the run's own test: The calibrated model is not usable: worse than the" in notes) is said
 
 
 def test_costs_are_promised_and_where_labels_stand_measured(

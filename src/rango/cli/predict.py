@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rango.cli.posteriors import check_output, place_note, print_costs, print_de
 from rango.console import Screen, visible
 from rango.decisions import Gate, StatedCosts
 from rango.models.sources import check_source
+from rango.reports.run.findings import usable_finding
 from rango.rows import check_written, write_rows
 from rango.tasks.registry import load_further
 from rango.tasks.sources import file_rows
@@ -83,6 +85,11 @@ def predict(
     for note in (*predictions.notes, f"{folder.path}, {kind}, {used}", place_note(predictions.posteriors, stated)):
         if note:
             screen.say(f"· {visible(note)}")
+    # Rows without labels cannot show that a model is worth nothing; the run's own test could.
+    states = folder.contents(()).metrics.get("test")
+    finding = usable_finding(states, state) if isinstance(states, Mapping) and states else None
+    if finding is not None and finding.tone != "good":
+        screen.say(f"· Warning, from the run's own test: {finding.sentence}")
     print_decisions(predictions.decisions)
     if predictions.acts is not None:
         screen.say(
