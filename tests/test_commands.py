@@ -144,6 +144,18 @@ def test_calibration_gives_the_posteriors_and_what_made_them(system: Posteriors)
         rango.calibrate(apply=system)
 
 
+def test_two_splits_with_the_priors_for_each_instance_are_not_taken_for_one() -> None:
+    labels = [0, 1, 2] * 20
+    priors = [np.full((60, 3), 1 / 3)] * 2
+    fit, apply = (
+        Posteriors.from_probabilities(array, labels, ids=[f"{split}{n}" for n in range(60)])
+        for split, array in zip("vt", priors, strict=True)
+    )
+    assert len(rango.calibrate(fit=fit, apply=apply, method="temperature").posteriors) == 60
+    with pytest.raises(InputError, match=r"60 of the 60 ids in --apply are in --fit too"):
+        rango.calibrate(fit=fit, apply=fit, method="temperature")
+
+
 def test_a_study_is_refused_before_anything_is_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="workers is 0"):
         rango.study(tmp_path / "none.yaml", workers=0)

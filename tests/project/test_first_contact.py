@@ -69,6 +69,12 @@ def test_cheaper_passing_on_passes_on_no_fewer(folder: Path) -> None:
     assert any(row["decision"] == "abstain" for row in cautious)
 
 
+def test_the_gate_sends_tickets_to_a_person_or_acts(folder: Path) -> None:
+    gated = rows(folder / "gated.csv")
+    assert [row["ticket"] for row in gated] == [row["ticket"] for row in rows(folder / "new_tickets.csv")]
+    assert {row["act"] for row in gated} <= {"yes", "no"}
+
+
 def test_the_run_keeps_the_costs_and_its_page_says_first_whether_it_is_usable(folder: Path) -> None:
     run = Run(folder / "runs" / "tickets")
     costs = Costs.from_yaml(folder / "costs.yaml")
