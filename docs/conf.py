@@ -46,6 +46,8 @@ python_maximum_signature_line_length = 88
 # The theme has its fonts and scripts in the folder: a page asks for nothing outside of it.
 html_theme = "furo"
 html_title = f"Rango {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 

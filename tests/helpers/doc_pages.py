@@ -53,7 +53,7 @@ class Block:
 
     def commands(self) -> list[str]:
         """The commands of a block of the shell; a line that ends with a backslash goes on in the next."""
-        lines = self.text.replace("\\\n", " ").splitlines()
+        lines = re.sub(r"\s*\\\n\s*", " ", self.text).splitlines()
         return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
