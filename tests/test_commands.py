@@ -35,6 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_function_has_the_options_of_its_command() -> None:
     """Beside what a command writes and prints, what only a terminal or a cluster needs, and more than one call."""
     not_in_python = {
+        "language",
         "out",
         "quiet",
         "ray",
