@@ -81,8 +81,14 @@ def marks(path: Path) -> dict[str, str]:
 
 
 def pages() -> list[Path]:
-    """README and every page of the documentation."""
-    return [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+    """README and every page of the documentation; pages in other languages have the same blocks."""
+    return [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if path not in spanish_pages())]
+
+
+def spanish_pages() -> dict[Path, Path]:
+    """Each page in Spanish, and the page whose translation it is."""
+    originals = {path: DOCS / path.relative_to(DOCS / "es") for path in sorted((DOCS / "es").rglob("*.md"))}
+    return {**originals, DOCS / "es" / "index.md": ROOT / "README.md"}
 
 
 @dataclass

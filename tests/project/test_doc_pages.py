@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import shlex
 from pathlib import Path
 
 import pytest
-from helpers.doc_pages import DOCS, ROOT, RUN, Block, Reader, blocks, check_output, copy_examples, marks, pages
+from helpers.doc_pages import (
+    DOCS,
+    ROOT,
+    RUN,
+    Block,
+    Reader,
+    blocks,
+    check_output,
+    copy_examples,
+    marks,
+    pages,
+    spanish_pages,
+)
 
 from rango.cli import app
 
@@ -62,6 +75,26 @@ def test_a_long_page_works(page: Path, tmp_path: Path) -> None:
     for further in CARRIED_OUT:
         if marks(further).get("after") == name(page):
             reader.follow(further)
+
+
+@pytest.mark.parametrize("page", spanish_pages(), ids=name)
+def test_a_spanish_page_shows_what_its_original_shows(page: Path) -> None:
+    """Its commands and programs are run there; here they are the same but for comments, and links lead somewhere."""
+
+    def shown(path: Path) -> list[str]:
+        code = [block for block in blocks(path) if block.language != "{toctree}"]
+        return [re.sub(r"[ \t]*#.*|(?<=about: ).*", "", block.text) for block in code]
+
+    original, spanish = shown(spanish_pages()[page]), shown(page)
+    own = [text for text in spanish if text not in original]
+    assert all(re.fullmatch(r"rango report \S+ --language es\n", text) for text in own), own
+    for command in own:
+        app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
+    # The start page translates the first screen of the README only.
+    kept = [text for text in spanish if text in original]
+    assert kept == (original[: len(kept)] if page.name == "index.md" else original)
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
 
 
 def test_the_pictures_of_the_concepts_are_those_that_the_script_draws(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_the_spanish_page_of_a_run_holds_no_english(
     run = write_run(tmp_path / "run", RECORD, small)
     page = write_report(run, language="es").read_text(encoding="utf-8")
     check_no_english(page, catalog)
-    for words in ("La adaptación ayudó", "9.216 de 531.264 parámetros entrenados (1,7 %)", "Coste de abstenerse"):
+    for words in ("La adaptación ayudó", "9.216 de 531.264 parámetros entrenados (1,7\xa0%)", "Coste de abstenerse"):
         assert words in page
     # The table has the digits of metrics.json with the signs of the language, the CSV all of them with a point.
     stored = read_json(run / "metrics.json")["test"]["adapted"]["nce"]
@@ -123,7 +123,7 @@ def test_numbers_keep_their_digits_in_every_language() -> None:
     english = [number(value) for value in values]
     with speaking("es"):
         spanish = [number(value) for value in values]
-        assert [integer(1234), integer(12345), percent(0.256, digits=1)] == ["1.234", "12.345", "25,6 %"]
+        assert [integer(1234), integer(12345), percent(0.256, digits=1)] == ["1.234", "12.345", "25,6\xa0%"]
         assert [duration(8.2), localised("+0.5"), ngettext("%(count)s seed", "%(count)s seeds", 1)] == [
             "8,2 s",
             "+0,5",
