@@ -16,11 +16,12 @@ from babel.numbers import parse_decimal
 from helpers.reports_run import RECORD, write_run
 from helpers.studies_made import hostile_study
 
-from rango.decisions import METRICS, Posteriors
+from rango.decisions import METRICS, Posteriors, compare
 from rango.errors import InputError
 from rango.files import read_json
 from rango.reports import language
 from rango.reports.language import _, integer, localised, ngettext, percent, speaking
+from rango.reports.run.comparison import write_comparison
 from rango.reports.run.page import write_report
 from rango.reports.study.page import render_study_page
 from rango.reports.study.sections import FACTS, metric_title
@@ -116,6 +117,17 @@ def test_the_spanish_page_of_a_study_holds_no_english(catalog: dict[Any, Any]) -
     for words in ("socialiqa: la mejor según NCE", "7 configuraciones", "modelo base", "Exactitud (mayor es mejor)"):
         assert words in page
     assert metric_title("nce") == "NCE (lower is better)", "outside of a page words are English again"
+
+
+def test_the_spanish_page_of_a_comparison_holds_no_english(
+    tmp_path: Path, states: dict[str, Posteriors], catalog: dict[Any, Any]
+) -> None:
+    first, second = (states[key].take(np.arange(60)) for key in ("base", "adapted"))
+    systems, compared = {"uno": first, "dos": second}, {"dos": compare(first, second, replicates=20)}
+    page = write_comparison(tmp_path / "page.html", systems, compared, replicates=20, language="es").read_text("utf-8")
+    check_no_english(page, catalog)
+    assert "dos es mejor que uno." in page
+    assert "60 instancias compartidas. La p de la NCE" in words_of(page)
 
 
 def test_numbers_keep_their_digits_in_every_language() -> None:
