@@ -64,7 +64,7 @@ def test_a_file_with_values_of_the_wrong_kind(
 
 
 def test_one_text_or_a_list_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[list[Path], dict[str, Any]]] = []
+    calls: list[tuple[list[Any], dict[str, Any]]] = []
     monkeypatch.setattr("rango.language.pretrain.pretrain", lambda texts, **named: calls.append((texts, named)))
     text, out = tmp_path / "a.txt", tmp_path / "model"
     text.write_text("Ann sings.\n")
@@ -74,7 +74,7 @@ def test_one_text_or_a_list_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
         assert main(["pretrain", "--config", str(tmp_path / "x.yaml"), "--hidden", "16"]) == 0
         files, named = calls.pop()
-        assert (files, named["out"]) == ([text], out)
+        assert ([file.name for file in files], named["out"]) == ([text.name], out)
         assert (named["config"].lstm.dropout, named["config"].hidden) == (0.5, 16)
 
 

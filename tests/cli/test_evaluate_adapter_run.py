@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from helpers.command import without_loading
 
 from rango.cli import main
 from rango.decisions import read_posteriors
@@ -116,7 +117,7 @@ def refused(capsys: Capture, out: Path, *arguments: object) -> str:
     capsys.readouterr()
     assert evaluate(*arguments, "--out", out) == 2
     assert not out.exists()
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = without_loading(capsys.readouterr().err).splitlines()
     return line
 
 

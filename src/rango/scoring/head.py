@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from rango.models.loading import Model
-from rango.models.lora import linear_rows
+from rango.models.lora import LoRALinear, linear_rows
 from rango.scoring.batches import Batch
 
 # Positions whose logits are computed at once where the head is taken as it is: 256 x a vocabulary of 51,200 is 50 MB.
@@ -41,6 +41,9 @@ def log_probabilities(model: Model, batch: Batch, states: torch.Tensor) -> torch
         states: (u, H), at the positions that predict.
     """
     head, cap = _head(model), _cap(model)
+    # With its adapters off an adapted head is the base's, and scores to the bit as the base did.
+    if isinstance(head, LoRALinear) and head.merged is None and not head.grouping.members:
+        head = head.base
     trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in head.parameters())
     # A subclass (quantised, parametrised) may compute something else than weight and bias say.
     if type(head) is nn.Linear and not trained:
