@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +21,6 @@ from rango.decisions import (
     StatedCosts,
     calibration_loss,
     cost_balance,
-    resolution,
     summarise,
     write_posteriors,
 )
@@ -30,12 +29,10 @@ from rango.decisions import decide as decide_all
 from rango.decisions.calibrators import Method
 from rango.decisions.pairing import align_by_id
 from rango.decisions.risk import Decisions
-from rango.decisions.sample_size import PlannedMetric
 from rango.errors import InputError
 from rango.files import check_writable_file, write_json
 from rango.options import Split
-from rango.reports.language import Language
-from rango.reports.run.findings import cost_finding
+from rango.reports.run.findings import cost_finding, resolution_sentence
 from rango.reports.run.terminal import metrics_table
 from rango.reports.tables import number
 from rango.rows import check_written, write_rows
@@ -296,71 +293,28 @@ def compare(
             check_writable_file(file)
     if page is not None and priors is not None:
         raise InputError("--page shows the instances as they are; leave --priors out, or --page")
-    if others or page is not None:
-        _compare_each((a, b, *others), costs, priors, out, page, language or "en", replicates, seed)
-        return
-    pair, stated = (read_source(a, need_labels=False), read_source(b, need_labels=False)), stated_costs(costs, a, b)
-    if not any(posteriors.has_labels for posteriors in pair):
-        one, other = np.exp(pair[0].log_posteriors), np.exp(align_by_id(*pair).log_posteriors)  # (N, K)
-        same, distance = one.argmax(axis=1) == other.argmax(axis=1), 0.5 * np.abs(one - other).sum(axis=1)
-        agreement = {"n": len(one), "same_choice": float(same.mean()), "total_variation": float(distance.mean())}
-        if out is not None:
-            write_json(out, agreement)
-        show(
-            f"{len(one):,} instances without labels, so that neither can be called better: the two prefer the same "
-            f"choice on {int(same.sum()):,}; their posteriors differ by {number(agreement['total_variation'])} on "
-            "average (total variation: 0 equal, 1 disjoint)"
-        )
-        return
-    weights, table = read_priors(priors, pair[0], option="--priors"), table_of(stated, pair[0])
-    comparison = compare_systems(*pair, costs=table, priors=weights, replicates=replicates, seed=seed)
-    if out is not None:
-        write_json(out, comparison.as_dict())
-    first, second = _headings(a, b)
-    shown = {first: comparison.a, second: comparison.b, "difference": comparison.difference}
-    show(metrics_table(shown, with_costs=stated is not None))
-    if pair[0].ids != pair[1].ids:
-        show("note: the instances stand in another order in the second file; they were matched by their ids")
-    names = [posteriors.column_names for posteriors in pair]
-    if None not in names and names[0] != names[1]:
-        show("note: the choices stand in another order in the second file; they were matched by their names")
-    for note in dict.fromkeys(place_note(posteriors, stated) for posteriors in pair):
-        if note:
-            show(f"note: {note}")
-    show("\n" + comparison.sentence(names=(first, second)))
-    show(_resolution(*pair, table))
-    for name, posteriors in zip((first, second), pair, strict=True):
-        if stated is not None:
-            weights = read_priors(priors, posteriors, option="--priors")
-            print_costs(posteriors, stated, name, weights, replicates=replicates, seed=seed)
-
-
-def _compare_each(
-    sources: tuple[str, ...],
-    costs: str | None,
-    priors: str | None,
-    out: Path | None,
-    page: Path | None,
-    language: Language,
-    replicates: int,
-    seed: int,
-) -> None:
-    """`compare` of each system with the first, and the page of them all."""
+    sources = (a, b, *others)
+    # Two systems without labels can still be asked how far they agree; more of them, or a page, need labels.
+    measured = bool(others) or page is not None
     names, stated = _headings(*sources), stated_costs(costs, *sources)
-    systems = {name: read_source(source) for name, source in zip(names, sources, strict=True)}
-    first = systems[names[0]]
+    systems = {name: read_source(each, need_labels=measured) for name, each in zip(names, sources, strict=True)}
+    first, *rest = systems.values()
+    if not any(posteriors.has_labels for posteriors in systems.values()):
+        return _print_agreement(first, rest[0], out)
     weights, table = read_priors(priors, first, option="--priors"), table_of(stated, first)
     options: dict[str, Any] = {"costs": table, "replicates": replicates, "seed": seed}
     comparisons = {name: compare_systems(first, systems[name], priors=weights, **options) for name in names[1:]}
     if out is not None:
         written = {name: comparison.as_dict() for name, comparison in comparisons.items()}
-        write_json(out, written if len(names) > 2 else written[names[1]])
+        write_json(out, written if others else written[names[1]])
     for name, comparison in comparisons.items():
         shown = {names[0]: comparison.a, name: comparison.b, "difference": comparison.difference}
         show(metrics_table(shown, with_costs=stated is not None))
         show("\n" + comparison.sentence(names=(names[0], name)))
-        show(_resolution(first, systems[name], table))
-    for note in dict.fromkeys(place_note(posteriors, stated) for posteriors in systems.values()):
+        show(resolution_sentence({names[0]: first, name: systems[name]}, table))
+    for note in dict.fromkeys(
+        [*_matching_notes(names, list(systems.values())), *(place_note(one, stated) for one in systems.values())]
+    ):
         if note:
             show(f"note: {note}")
     if stated is not None:
@@ -371,28 +325,34 @@ def _compare_each(
         # Figures take a second to load, which bad input need not wait for.
         from rango.reports.run.comparison import texts_beside, write_comparison
 
-        print(write_comparison(page, systems, comparisons, texts=texts_beside(sources), language=language, **options))
+        texts = texts_beside(sources)
+        print(write_comparison(page, systems, comparisons, texts=texts, language=language or "en", **options))
 
 
-def _resolution(a: Posteriors, b: Posteriors, costs: Costs | None) -> str:
-    """What these instances can show, in one sentence: a difference below it proves nothing by not being seen."""
-    titles: dict[PlannedMetric, str] = {"nce": "NCE", "error_rate": "error rate"}
-    if costs is not None:
-        titles["expected_cost"] = "expected cost"
-    parts = []
-    for metric, title in titles.items():
-        try:
-            least = resolution(a, b, metric=metric, costs=costs)
-        except InputError:  # an infinite NCE has no resolution
-            continue
-        if least > 0:  # two that never differ show nothing
-            parts.append(f"{number(least)} in {title}")
-    if not parts:
-        return "Resolution: these instances cannot show a difference of any size."
-    return (
-        f"Resolution: {len(a):,} instances show a true difference of {' or '.join(parts)} four times out of five; a "
-        "smaller one may go unseen (rango plan says how many it needs)."
+def _print_agreement(a: Posteriors, b: Posteriors, out: Path | None) -> None:
+    """How far two systems without labels agree."""
+    one, other = np.exp(a.log_posteriors), np.exp(align_by_id(a, b).log_posteriors)  # (N, K)
+    same, distance = one.argmax(axis=1) == other.argmax(axis=1), 0.5 * np.abs(one - other).sum(axis=1)
+    agreement = {"n": len(one), "same_choice": float(same.mean()), "total_variation": float(distance.mean())}
+    if out is not None:
+        write_json(out, agreement)
+    show(
+        f"{len(one):,} instances without labels, so that neither can be called better: the two prefer the same "
+        f"choice on {int(same.sum()):,}; their posteriors differ by {number(agreement['total_variation'])} on "
+        "average (total variation: 0 equal, 1 disjoint)"
     )
+
+
+def _matching_notes(names: Sequence[str], systems: Sequence[Posteriors]) -> Iterator[str]:
+    """What was matched by name because it stands in another order than in the first system."""
+    first, *rest = systems
+    for name, other in zip(names[1:], rest, strict=True):
+        where = "in the second file" if len(rest) == 1 else f"in {name}"
+        if first.ids != other.ids:
+            yield f"the instances stand in another order {where}; they were matched by their ids"
+        columns = (first.column_names, other.column_names)
+        if None not in columns and columns[0] != columns[1]:
+            yield f"the choices stand in another order {where}; they were matched by their names"
 
 
 def _headings(*sources: str) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from rango.decisions import Posteriors, write_posteriors
 from rango.decisions.significance import holm
 from rango.decisions.summary import Comparison, compare
 from rango.errors import InputError
-from rango.reports.run.comparison import resolution_sentence, texts_beside, write_comparison
+from rango.reports.run.comparison import texts_beside, write_comparison
+from rango.reports.run.findings import resolution_sentence
 from rango.reports.run.instances import disagreements
 from rango.tasks.kept_texts import KeptText, kept_texts_file
 

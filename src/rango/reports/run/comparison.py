@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rango.decisions import Costs, Estimate, Metric, Posteriors, cost_balance, resolution
+from rango.decisions import Costs, Estimate, Metric, Posteriors, cost_balance
 from rango.decisions.metrics import logarithmic_rule
 from rango.decisions.pairing import align_by_id
-from rango.decisions.sample_size import PlannedMetric
 from rango.decisions.significance import holm, paired_bootstrap
 from rango.decisions.summary import Comparison, summarise_prior_only
 from rango.errors import InputError
@@ -144,7 +143,7 @@ def _page(
         "facts": None,
         "notes": list(estimate_notes(states)),
         "differences": differences,
-        "resolution": resolution_sentence(aligned),
+        "resolution": findings.resolution_sentence(aligned, costs),
         "disagreements": [
             (name, *instances.disagreements({names[0]: first, name: aligned[name]}, texts)) for name in names[1:]
         ],
@@ -239,32 +238,6 @@ def _detail(first: str, difference: Difference, comparison: Comparison) -> str:
                 p=findings.p_text(test.p),
             ),
         )
-    )
-
-
-def resolution_sentence(systems: Mapping[str, Posteriors]) -> str:
-    """The smallest difference in NCE and in error rate that these instances show (see `resolution`).
-
-    Of several systems beside the first the least precise difference counts; "" where none can be said.
-    """
-    first, *others = systems.values()
-    parts = []
-    metrics: tuple[PlannedMetric, ...] = ("nce", "error_rate")
-    for metric in metrics:
-        try:
-            least = max(resolution(first, other, metric=metric) for other in others)
-        except InputError:  # an infinite loss, or instances of one class
-            continue
-        if least > 0:
-            title = column_named(metric).title
-            name = title if title.isupper() else title.lower()
-            parts.append(_("%(value)s in %(metric)s", value=number(least), metric=name))
-    if not parts:
-        return ""
-    joined = (" " + _("and") + " ").join(parts)
-    return _(
-        "The smallest difference that these instances show with 80%% probability is about %(differences)s.",
-        differences=joined,
     )
 
 

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rango.decisions import CostBalance, Estimate, Posteriors, mcnemar
+from rango.decisions import CostBalance, Costs, Estimate, Posteriors, mcnemar, resolution
 from rango.decisions.calibration import calibration_loss
 from rango.decisions.metrics import reliability_bins
+from rango.decisions.sample_size import PlannedMetric
 from rango.errors import InputError
 from rango.reports.language import _, integer, localised, percent
 from rango.reports.tables import Metrics, column_named, estimate, interval, number, split_metrics
@@ -367,4 +368,33 @@ def recalibration_gain(posteriors: Posteriors) -> str:
         "%(share)s of it.",
         gain=number(loss.loss),
         share=percent(loss.relative, digits=1),
+    )
+
+
+def resolution_sentence(systems: Mapping[str, Posteriors], costs: Costs | None = None) -> str:
+    """What these instances can show: a difference below it proves nothing by not being seen (see `resolution`).
+
+    Args:
+        systems: the first, and others on the same instances; of several the least precise difference counts.
+        costs: of decisions, where they are stated.
+    """
+    first, *others = systems.values()
+    titles: dict[PlannedMetric, str] = {"nce": _("NCE"), "error_rate": _("error rate")}
+    if costs is not None:
+        titles["expected_cost"] = _("expected cost")
+    parts = []
+    for metric, title in titles.items():
+        try:
+            least = max(resolution(first, other, metric=metric, costs=costs) for other in others)
+        except InputError:  # an infinite loss, or instances of one class
+            continue
+        if least > 0:  # two that never differ show nothing
+            parts.append(_("%(value)s in %(metric)s", value=number(least), metric=title))
+    if not parts:
+        return _("Resolution: these instances cannot show a difference of any size.")
+    return _(
+        "Resolution: %(n)s instances show a true difference of %(differences)s four times out of five; a smaller one "
+        "may go unseen (rango plan says how many it needs).",
+        n=integer(len(first)),
+        differences=(" " + _("and") + " ").join(parts),
     )

@@ -18,7 +18,7 @@ from rango.reports.study.page import render_study_page
 from rango.reports.study.terminal import study_result_table
 from rango.reports.style import save_figure
 from rango.results.outcomes import REPORT, StudyResult, read_outcomes
-from rango.results.table import StudyTable, study_table, write_csv
+from rango.results.table import StudyTable, table_of_study, write_csv
 from rango.showing import Grid, Shown
 from rango.studies.store import Store
 
@@ -88,15 +88,7 @@ def write_run_pages(folder: Path, *, language: Language = "en") -> Iterator[tupl
 
 def write_study(folder: Path, study: StudyResult, *, replicates: int = 1000, language: Language = "en") -> StudyReport:
     """Write the files of a study from its outcomes. The same outcomes give the same bytes."""
-    table = study_table(
-        study.outcomes,
-        select=study.select,
-        references=study.references,
-        metrics=study.metrics,
-        costs=study.costs,
-        bases=study.bases,
-        replicates=replicates,
-    )
+    table = table_of_study(study, replicates=replicates)
     files = [folder / "table.csv", folder / "table.tex"]
     check_links(folder, "table.csv", "table.tex", "figures", REPORT)
     write_csv(files[0], table)
