@@ -29,7 +29,7 @@ from rango.reports.study.report import StudyReport
 from rango.reports.style import Figure
 from rango.reports.tables import STATES, result_rows
 from rango.results.outcomes import read_outcomes
-from rango.results.table import study_table
+from rango.results.table import table_of_study
 from rango.training.run_folder import Run
 from rango.training.run_writer import as_json
 from rango.training.systems import AnyCosts, System, read_costs, read_system
@@ -155,15 +155,7 @@ def study(folder: StudyReport | str | os.PathLike[str], *, replicates: int = 100
     """
     path = folder.page.parent if isinstance(folder, StudyReport) else Path(folder)
     read = read_outcomes(path)
-    table = study_table(
-        read.outcomes,
-        select=read.select,
-        references=read.references,
-        metrics=read.metrics,
-        costs=read.costs,
-        bases=read.bases,
-        replicates=replicates,
-    )
+    table = table_of_study(read, replicates=replicates)
     return study_figures(table, read.outcomes)
 
 

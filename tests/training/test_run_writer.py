@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
+from helpers.run_record import CONFIG, FINGERPRINTS, POSTERIORS
 
-from rango.decisions import Posteriors
 from rango.errors import InputError
 from rango.files import read_yaml, write_yaml
-from rango.options import FinetuneConfig
 from rango.training.run_folder import Run, read_log
 from rango.training.run_writer import RunWriter, open_output, versions
-
-CONFIG = FinetuneConfig.build({"model": "phi", "task": "toy", "lora": {"rank": 4}})
-FINGERPRINTS = {"model": "aa", "task": "bb"}
-RECORD: dict[str, Any] = {"config": CONFIG.model_dump(mode="json"), "fingerprints": FINGERPRINTS, "notes": ["a note"]}
-POSTERIORS = Posteriors.from_scores(np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]), np.array([0, 2]), ("x", "y"))
-
-
-@pytest.fixture
-def writer(tmp_path: Path) -> RunWriter:
-    made = RunWriter(tmp_path / "run", dict(RECORD))
-    made.begin(most_steps=2)
-    return made
 
 
 def test_a_failed_run_says_why_until_it_begins_again(writer: RunWriter) -> None:

@@ -17,7 +17,7 @@ from rango.decisions import METRICS, Posteriors
 from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError
 from rango.files import write_text
-from rango.results.outcomes import Outcome
+from rango.results.outcomes import Outcome, StudyResult
 from rango.results.statistics import (
     Mark,
     MetricOverSeeds,
@@ -153,6 +153,19 @@ class StudyTable(Shown):
     def failed(self) -> tuple[StudyRow, ...]:
         """The rows of which at least one seed has no posteriors."""
         return tuple(row for row in self.rows if row.failures)
+
+
+def table_of_study(study: StudyResult, *, replicates: int = 1000) -> StudyTable:
+    """The table of a study as its folder says it: selection, references, metrics and costs are the study's."""
+    return study_table(
+        study.outcomes,
+        select=study.select,
+        references=study.references,
+        metrics=study.metrics,
+        costs=study.costs,
+        bases=study.bases,
+        replicates=replicates,
+    )
 
 
 def study_table(
