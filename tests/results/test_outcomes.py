@@ -61,7 +61,8 @@ def test_pages_of_runs_are_written_on_demand_and_then_belong_to_their_rows(
     assert not any(outcome.pages for outcome in read_outcomes(store.path).outcomes)
     written = []
 
-    def page_of_run(folder: Path) -> Path:
+    def page_of_run(folder: Path, *, language: str) -> Path:
+        assert language == "en"
         written.append(folder)
         if len(written) == 1:
             raise InputError("its log is damaged")
