@@ -71,7 +71,9 @@ def test_pages_of_runs_are_written_on_demand_and_then_belong_to_their_rows(
 
     monkeypatch.setattr("rango.reports.run.page.write_report", page_of_run)
     monkeypatch.setattr("rango.reports.study.report.study_figures", lambda *_: {})
-    monkeypatch.setattr("rango.reports.study.report.render_study_page", lambda study, _: str(study.outcomes[2].pages))
+    monkeypatch.setattr(
+        "rango.reports.study.report.render_study_page", lambda study, _, **__: str(study.outcomes[2].pages)
+    )
     assert main(["report", str(store.path), "--runs"]) == 0
     printed = capsys.readouterr().out
     assert written == [store.folder(job) for job in plan.jobs if job.kind == "run"]
