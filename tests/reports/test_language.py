@@ -103,7 +103,7 @@ def test_the_spanish_page_of_a_run_holds_no_english(
         assert words in page
     # The table has the digits of metrics.json with the signs of the language, the CSV all of them with a point.
     stored = read_json(run / "metrics.json")["test"]["adapted"]["nce"]
-    row = page.partition('<tr class="state-adapted">')[2].partition("</tr>")[0]
+    row = page.partition('<tr class="state-adapted')[2].partition("</tr>")[0]
     cells = [float(parse_decimal(cell, locale="es")) for cell in re.findall(r"<td>([\d.,]+)<small>", row)]
     assert cells[1] == round(stored["value"], 3)
     assert f"\nadapted,nce,{stored['value']!r},{stored['low']!r},{stored['high']!r},120,lower\n" in page

@@ -76,6 +76,15 @@ def page(written: Path) -> Page:
     return Page(written.read_text(encoding="utf-8"))
 
 
+def test_headline_and_bold_row_are_of_the_model_that_one_would_deploy(written: Path, states: States) -> None:
+    text = written.read_text(encoding="utf-8")
+    shown = re.findall(r'class="before">([\d.]+)</span>.*?<b>([\d.]+)</b>', text)
+    expected = [(states["base"].nce(), states["calibrated"].nce())]
+    expected += [(states["base"].error_rate(), states["calibrated"].error_rate())]
+    assert shown == [(f"{before:.3f}", f"{after:.3f}") for before, after in expected]
+    assert re.findall(r'<tr class="state-(\w+) deployed">', text) == ["calibrated"]
+
+
 def test_page_tells_what_was_run_and_what_came_out(page: Page, written: Path) -> None:
     for words in (
         "phi-tiny adapted to simulated",

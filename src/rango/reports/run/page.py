@@ -119,8 +119,7 @@ def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, Kept
         "summary": list(_summary(record)),
         "complete": record.get("status", "complete") == "complete",
         "headline": [
-            _before_and_after(states, metric, *(("prior", deployed) if run.evaluation else ("base", "adapted")))
-            for metric in _CHIEF
+            _before_and_after(states, metric, "prior" if run.evaluation else "base", deployed) for metric in _CHIEF
         ],
         "findings": verdict,
         "table": table,

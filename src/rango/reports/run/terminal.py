@@ -15,7 +15,7 @@ from rango.console import Terminal
 from rango.decisions import CostBalance, Estimate
 from rango.reports.run.findings import verdict_sentences
 from rango.reports.tables import column_named, heading, interval, number, result_rows, split_metrics, usual_columns
-from rango.training.measurement import balance_of_run
+from rango.training.measurement import balance_of_run, deployed_state
 from rango.training.run_folder import Run, read_metrics
 
 _TITLE_WIDTH = 19
@@ -54,8 +54,9 @@ def result_table(
         rendered.add_column(heading(column), justify="left" if in_line else "right", no_wrap=True)
     if table.n is None:
         rendered.add_column("N", justify="right", no_wrap=True)
+    deployed = deployed_state(row.state.key for row in table.rows)
     for row in table.rows:
-        style = "bold" if row.state.key == "adapted" else ""
+        style = "bold" if row.state.key == deployed else ""
         # Names of states come from the file: as Text they are not read as rich's markup.
         cells = [Text(row.state.title, style), *(_cell(cell, style, in_line=in_line) for cell in row.cells)]
         if table.n is None:
