@@ -105,7 +105,10 @@ def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
         with SignalGuard("repeat the command to go on"):
             wait()
     # What the other process has not done is done here, with its progress and its errors on the screen.
-    control_run = _make_control(*making_control, screen=screen)
+    done = (control / "run.yaml").is_file() and Run(control).complete
+    if done:
+        screen.say(f"· {control} is made already")
+    control_run = _make_control(*making_control, screen=None if done else screen)
     # The other models are measured beside the run's own states, on the same resampled instances.
     writer = RunWriter(run.path, run.record)
     scoring = ScoringOptions(form="cloze")
