@@ -1,10 +1,11 @@
 # Two commands: `make demo` and `make test`. Each sets up what is missing first.
 VENV   ?= .venv
 PYTHON ?= python3
+PEERS  ?= .venv-peers
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all docs real format check tests clean
+.PHONY: demo test test-all docs real bench bench-peers format check tests clean
 
 demo: $(VENV)/.package
 	$(BIN)/rango demo --out runs/demo
@@ -36,6 +37,9 @@ real: $(VENV)/.dev
 	$(BIN)/pytest -n 0 tests/models/test_dequantised_real.py
 	$(BIN)/python benchmarks/real_models.py
 
+# The programs that benchmarks compare with: TRL, LitGPT, lm-evaluation-harness, each at its newest version that runs beside ours.
+bench-peers: $(PEERS)/.peers
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -53,5 +57,13 @@ $(VENV)/.dev: $(VENV)/.package
 	$(PIP) -e ".[dev]"
 	touch $@
 
+# LitGPT without its dependencies: it forbids the huggingface_hub that transformers needs (benchmarks/peers-requirements.txt).
+$(PEERS)/.peers: pyproject.toml constraints.txt benchmarks/peers-requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r benchmarks/peers-requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps litgpt==0.5.13
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .pytest_cache .ruff_cache
