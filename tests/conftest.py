@@ -14,6 +14,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+
+def _look_at(file: Any) -> None:
+    """In place of `os.fsync`: refuse what is no open file, and wait for no disk."""
+    os.fstat(file if isinstance(file, int) else file.fileno())
+
+
+# Only a machine that loses its power can tell whether a file was on the disk, and each of the many thousand files that
+# tests write would wait for it. The processes that tests start write as users' do.
+os.fsync = _look_at
+
 # A program that needs an extra: looked through for examples, it would be imported where the extra is not.
 collect_ignore = ["helpers/ray_study.py"]
 
@@ -41,3 +51,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return written[key]
 
     return folder
+
+
+@pytest.fixture
+def plain_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of commands that look at everything but the page, whose ten figures take longer than a tiny run."""
+
+    def write(folder: Path, **_: Any) -> Path:
+        page = Path(folder) / "report.html"
+        page.write_text("<!doctype html>")
+        return page
+
+    monkeypatch.setattr("rango.reports.run.page.write_report", write)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "datasets")
+HEAVY = ("torch", "transformers", "datasets", "scipy", "sklearn", "matplotlib", "pandas", "pyarrow")
 REFUSED = {
     "finetune ./NOWHERE simulated --out OUT": "model folder ./NOWHERE does not exist",
     "finetune EMPTY simulated --out OUT": "has no config.json",
@@ -114,3 +114,10 @@ def test_bad_input_is_refused_before_heavy_libraries(
     # The study has two mistakes then, each on its line, and a third line that counts them.
     lines = 3 if "trian" in command else 1
     assert (code, error.count("\n"), loaded) == (2, lines, [])
+
+
+def test_help_loads_only_what_prints_it() -> None:
+    program = "import sys; from rango.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert "Judge" in done.stdout
+    assert set(done.stderr.split()) & {*HEAVY, "numpy", "pydantic", "yaml", "markdown_it", "pygments"} == set()

@@ -93,6 +93,7 @@ def test_what_is_not_given_is_taken_from_the_run_and_told(
     same_posteriors(tmp_path / "best", run)
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_what_is_given_wins(model: Path, table: Path, run: Path, tmp_path: Path) -> None:
     given = ["--form", "cloze", "--shots", "0", "--test", "5", "--quiet"]
     assert evaluate(model, table, "--adapter", run, "--out", tmp_path / "out", *given) == 0
@@ -102,6 +103,7 @@ def test_what_is_given_wins(model: Path, table: Path, run: Path, tmp_path: Path)
     assert len(read_posteriors(tmp_path / "out" / "posteriors" / "test-adapted.parquet")) == 5
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_a_table_may_be_written_in_another_way(
     model: Path, table: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +123,7 @@ def refused(capsys: Capture, out: Path, *arguments: object) -> str:
     return line
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_a_cut_that_holds_what_the_run_has_seen_is_refused_unless_asked(
     model: Path, table: Path, run: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -138,6 +141,7 @@ def groups(table: Path, split: Split, seed: int) -> list[str]:
     return [instance.group for instance in load_task(str(table), data_seed=seed, **SIZES).split(split)]
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_a_table_that_has_changed_is_refused_unless_asked(
     model: Path, run: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -154,6 +158,7 @@ def test_a_table_that_has_changed_is_refused_unless_asked(
     assert evaluate(*command, "--other-data", "--out", tmp_path / "out", "--quiet") == 0
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_another_task_is_read_in_the_runs_form_with_sizes_of_its_own(
     model: Path, run: Path, tmp_path: Path, capsys: Capture
 ) -> None:

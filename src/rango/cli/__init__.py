@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, UnusedCliTokensError
-from pydantic import ValidationError
 
 from rango import __version__
 from rango.cli.config_file import ConfigFile, check_arguments
 from rango.cli.streams import use_encodable_signs
-from rango.config import mistakes
 from rango.errors import FileMistakes, InputError, Interrupted, RunError
 
 app = App(
@@ -23,6 +21,7 @@ app = App(
     help="Adapt causal language models with LoRA to tasks of choosing among answers, "
     "and see what their probabilities are worth.",
     group_commands="Options",  # what has no group of its own: --help and --version
+    help_format="plaintext",  # a renderer of Markdown takes longer to load than the rest of `rango --help`
     exit_on_error=False,
     print_error=False,
 )
@@ -66,7 +65,9 @@ _COMMANDS = {
 for _title, _members in _COMMANDS.items():
     _group = Group.create_ordered(_title)
     for _number, (_name, (_place, _help)) in enumerate(_members.items()):
-        app.command(f"rango.cli.{_place}", name=_name, help=_help, group=_group, sort_key=_number)
+        app.command(
+            f"rango.cli.{_place}", name=_name, help=_help, help_format="markdown", group=_group, sort_key=_number
+        )
 
 
 app.meta.config = ()  # not that of the command, which stays after it has run
@@ -147,6 +148,11 @@ def _in_one_line(error: CycloptsError) -> str:
     """What is wrong with the arguments, in the words of the checks of files and configurations."""
     if isinstance(error, MissingArgumentError) and error.keyword is not None:
         return _NO_FILE if error.keyword == "--config" else f"{error.keyword} has no value; give one behind it"
+    # pydantic takes as long to load as all else here, and `rango --help` needs none of it.
+    from pydantic import ValidationError
+
+    from rango.config import mistakes
+
     if isinstance(error.__cause__, ValidationError):
         file = app.config[0]
         where = str(file.path) if isinstance(file, ConfigFile) else "command line"

@@ -14,9 +14,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from cyclopts import App, Argument, ArgumentCollection
 from cyclopts.config import Dict
-from pydantic import Field, create_model
 
-from rango.config import Config, underscored
 from rango.errors import InputError
 from rango.files import read_yaml
 
@@ -33,6 +31,10 @@ class ConfigFile:
         Raises:
             InputError: unknown keys, two spellings of one, values of the wrong kind; all of them at once.
         """
+        from pydantic import create_model
+
+        from rango.config import Config, underscored
+
         values = underscored(read_yaml(self.path), where=str(self.path))
         fields: dict[str, Any] = {}
         for argument in arguments:
@@ -78,6 +80,8 @@ def check_arguments(_app: App, _commands: tuple[str, ...], arguments: ArgumentCo
 
 def _optional(annotation: Any, metadata: Iterable[Any] = ()) -> Any:
     """A field that may be absent: what the file lacks, a flag may give, and `check_arguments` looks at both."""
+    from pydantic import Field
+
     return Annotated[(annotation, *metadata, Field(validate_default=False))], None
 
 
