@@ -55,6 +55,18 @@ def test_the_stored_type_is_read_from_the_weights(checkpoint: Checkpoint, tmp_pa
     assert describe(str(tmp_path)).stored == "bfloat16"
 
 
+def test_the_configuration_alone_is_enough(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = checkpoint("llama")
+    (tmp_path / "config.json").symlink_to(folder / "config.json")
+    description, whole = describe(str(tmp_path)), describe(str(folder))
+    assert description.parameters == whole.parameters
+    assert description.placements == whole.placements
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text().replace('"dtype"', '"unknown_dtype"'))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5])
+    assert describe(str(tmp_path)).stored is None
+
+
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist; expected a Hub id or a folder"):
         describe(str(tmp_path / "nothing"))

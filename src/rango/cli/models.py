@@ -23,7 +23,7 @@ def models(
 ) -> None:
     """List the architectures with their placements, or show a model: sizes, placements, and what each trains.
 
-    Nothing is loaded but the model's configuration.
+    Nothing is loaded but the model's configuration, so of a folder only config.json is needed.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def models(
         _list_architectures(as_json=json_)
         return
     # What a folder's files show is refused before torch is imported below.
-    check_source(model, options.quantise)
+    check_source(model, options.quantise, described=True)
     from rango.models.description import describe
 
     description = describe(model)

@@ -119,7 +119,7 @@ def read_configuration(source: str) -> tuple[PreTrainedConfig, str | None]:
     Raises:
         InputError: no such model.
     """
-    check_source(source)
+    check_source(source, described=True)
     with loading(source):
         path = find_gguf(source)
         if path is not None:
@@ -137,8 +137,11 @@ def _dtype_of_weights(folder: Path) -> str | None:
     """The type of the first matrix in a folder's safetensors file, from its header."""
     for file in sorted(folder.glob("*.safetensors"))[:1]:
         with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            tensors = json.loads(opened.read(length)) if length < 100_000_000 else {}
+            try:
+                (length,) = struct.unpack("<Q", opened.read(8))
+                tensors = json.loads(opened.read(length)) if length < 100_000_000 else {}
+            except (struct.error, ValueError):  # cut off: a description needs no whole weights
+                return None
         for name, tensor in tensors.items():
             if name != "__metadata__" and len(tensor["shape"]) > 1:
                 return _SAFETENSORS.get(str(tensor["dtype"]), str(tensor["dtype"]))

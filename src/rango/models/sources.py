@@ -31,11 +31,12 @@ _CONVERSION = (
 )
 
 
-def check_source(source: str, quantise: Quantisation = "none") -> None:
+def check_source(source: str, quantise: Quantisation = "none", *, described: bool = False) -> None:
     """Raise InputError where a model cannot be loaded, as far as that shows in its name, its folder and the extras.
 
     Of a folder these are its config.json, whether all files of weights are there and whole, and whether it has a
-    tokenizer. Of a GGUF file its header is read. A Hub id is not looked up.
+    tokenizer; a model that is only `described` needs its config.json alone. Of a GGUF file its header is read. A Hub id
+    is not looked up.
     """
     _check_folder(source)
     check_quantise(quantise)
@@ -51,8 +52,9 @@ def check_source(source: str, quantise: Quantisation = "none") -> None:
             "give a Hub id or a folder of a causal language model"
         )
     check_unquantised(source, config)
-    check_weights(folder)
-    check_tokenizer(folder)
+    if not described:
+        check_weights(folder)
+        check_tokenizer(folder)
 
 
 def check_quantise(quantise: Quantisation) -> None:
