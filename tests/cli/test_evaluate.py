@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from helpers.command import SIZES, Capture, fails
 
@@ -65,6 +66,7 @@ def test_an_adapter_of_another_model_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_shots_and_mc_dropout_are_flags(checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture) -> None:
     model = checkpoint("phi", max_position_embeddings=512)
     command = ["evaluate", model, table, *SIZES, "--quiet"]

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pytest
 from helpers.command import Capture, fails
 
 from rango.cli import main
@@ -18,6 +19,7 @@ def evaluated(command: list[str], out: Path, state: str) -> np.ndarray:
     return read_posteriors(out / "posteriors" / f"test-{state}.parquet").log_posteriors
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_an_adapter_is_evaluated_as_the_run_was(run: Path, table: Path, tmp_path: Path, capsys: Capture) -> None:
     assert main(["export", str(run), "--out", str(tmp_path / "adapter")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "adapter")
@@ -27,6 +29,7 @@ def test_an_adapter_is_evaluated_as_the_run_was(run: Path, table: Path, tmp_path
     np.testing.assert_array_equal(values, Run(run).posteriors("adapted").log_posteriors)
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_the_command_of_the_card_evaluates_a_merged_model(run: Path, table: Path, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
     assert main(["export", str(run), "--merge", "--out", str(merged), "--quiet"]) == 0

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def test_finetune_writes_a_run_and_a_page(run: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_a_yaml_file_has_the_same_keys_and_flags_win(
     checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -75,6 +78,7 @@ def test_a_module_that_is_not_there_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("plain_page")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_exits_with_its_number(
     number: int,
@@ -176,6 +180,7 @@ def test_a_test_split_without_labels_is_answered_and_not_measured(
     assert "have no labels, by which a study compares" in line
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_a_finished_run_is_shown_without_loading_its_model(
     checkpoint: Checkpoint, table: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +205,28 @@ def test_a_finished_run_is_shown_without_loading_its_model(
     os.utime(model / "config.json")
     assert "the model was loaded" in fails(capsys, *command)
     assert loaded == [str(model)]
+
+
+def test_a_finished_run_and_metrics_of_a_file_are_shown_without_heavy_libraries(
+    run: Path, checkpoint: Checkpoint, table: Path, tmp_path: Path
+) -> None:
+    flags = ["--steps", "6", "--batch", "8", "--lora.rank", "2", "--lora.targets", "q,v", "--learning-rate", "0.01"]
+    finished = ["finetune", str(checkpoint("phi")), str(table), "--out", str(run), *SIZES, *flags]
+    (tmp_path / "p.csv").write_text("label,probability_0,probability_1\n" + "0,0.75,0.25\n1,0.5,0.5\n" * 20)
+    commands = [finished, ["metrics", str(tmp_path / "p.csv")]]
+    program = (
+        "import json, sys\nfrom rango.cli import main\n"
+        "codes = [main(command) for command in json.load(sys.stdin)]\n"
+        "print(json.dumps([codes, sorted(sys.modules)]), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps(commands), capture_output=True, text=True, timeout=120
+    )
+    notes, result = done.stderr.rstrip().rsplit("\n", 1)
+    codes, loaded = json.loads(result)
+    assert codes == [0, 0]
+    assert "nothing to do" in notes
+    assert {"torch", "transformers", "scipy", "matplotlib", "pyarrow", "pandas"} & set(loaded) == set()
 
 
 def test_costs_are_stated_to_a_finished_run_without_its_model(

@@ -126,6 +126,7 @@ def test_what_cannot_be_answered_is_refused_before_the_model_is_loaded(
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_choices_of_each_row_are_named_in_its_decision(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Rows with choices of their own: the decision is a text, and a row with fewer choices has blanks behind them."""
     folder = tmp_path / "table"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 from helpers.command import SIZES, Capture
 
@@ -22,6 +23,7 @@ def test_pretrain_then_finetune(tmp_path: Path, table: Path) -> None:
     assert main(["finetune", str(base), str(table), *SIZES, *out]) == 0
 
 
+@pytest.mark.usefixtures("plain_page")
 def test_later_commands_say_which_test_contexts_the_model_has_read(tmp_path: Path, capsys: Capture) -> None:
     rows = [
         {"text": f"On day {k} Ann walks to the {place} and meets her friend", "answer": place}

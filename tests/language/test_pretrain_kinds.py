@@ -79,6 +79,7 @@ def test_a_right_text_is_left_alone(folders: dict[str, Path], kind: str) -> None
     assert check.corrected == SENTENCES[0]
 
 
+@pytest.mark.usefixtures("plain_page")
 @pytest.mark.parametrize("kind", SMOOTH)
 def test_the_commands(folders: dict[str, Path], kind: str, tmp_path: Path, capsys: Capture) -> None:
     folder, text = str(folders[kind]), tmp_path / "text.txt"

@@ -98,6 +98,7 @@ class TestCountedElsewhere:
         assert record["texts"][0]["name"] == "model.arpa.gz"
         assert "held_out" not in record
 
+    @pytest.mark.usefixtures("plain_page")
     def test_it_can_be_evaluated(self, tmp_path: Path) -> None:
         counted = pretrain(TEXT, out=tmp_path / "counted", config=ngram(order=2, arpa=True))
         read = pretrain([counted / "model.arpa"], out=tmp_path / "read", config=ngram(tokenizer=counted))
