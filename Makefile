@@ -40,6 +40,15 @@ real: $(VENV)/.dev
 # The programs that benchmarks compare with: TRL, LitGPT, lm-evaluation-harness, each at its newest version that runs beside ours.
 bench-peers: $(PEERS)/.peers
 
+# Every comparison that this machine allows: an hour on a CPU. `make bench DATA=FOLDER`, where `socialiqa` and `hellaswag` are, reads real
+# tasks. Each script prints its conditions and appends a line of JSON to benchmarks/results/.
+bench: $(PEERS)/.peers
+	$(PEERS)/bin/python benchmarks/training.py $(if $(DATA),--task socialiqa --data $(DATA)/socialiqa)
+	$(PEERS)/bin/python benchmarks/training_peers.py $(if $(DATA),--task socialiqa --data $(DATA)/socialiqa)
+	$(if $(DATA),$(PEERS)/bin/python benchmarks/scoring.py --harness $(PEERS)/bin/python --data $(DATA))
+	for script in studies bank bases growth startup; do $(PEERS)/bin/python benchmarks/$$script.py || exit 1; done
+	! command -v nvidia-smi || $(PEERS)/bin/python benchmarks/gpu.py $(if $(DATA),--data $(DATA))
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

@@ -1,17 +1,17 @@
-"""A bank of six LoRA runs against the same six one after the other: seconds per step and peak memory.
+"""A bank of LoRA runs against the same runs one after the other: seconds per step and peak memory.
 
-    python benchmarks/bank.py [--hidden 96] [--layers 3] [--batch 16] [--steps 12] [--device cpu] [--same-seed]
+    python benchmarks/bank.py [--runs 6] [--hidden 96] [--layers 3] [--model FOLDER] [--batch 16] [--steps 12]
+                              [--device cpu] [--same-seed]
 
-Random weights of the Phi architecture (the demo's base by default), questions of the simulated task, six different
-ranks, placements, learning rates and seeds. Both ways step in turn, in one process; each number is a median of the
-steps' seconds. With --same-seed the six read the same batches, so that no row is padded for another run. Ends with one
-line of JSON.
+Random weights of the Phi architecture (the demo's base by default), questions of the simulated task, up to eight runs
+of different ranks, placements, learning rates and seeds. Both ways step in turn, in one process; each number is a
+median of the steps' seconds. With --same-seed all read the same batches, so that no row is padded for another run.
+Ends with one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
 import tempfile
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import conditions, record, synchronise
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
@@ -35,13 +36,15 @@ from rango.training.run_writer import RunWriter
 from rango.training.trainer import accumulate_gradients
 from rango.training.training_run import BankData, TrainingRun
 
-SIX: list[dict[str, Any]] = [
+EIGHT: list[dict[str, Any]] = [
     {"lora": {"rank": 1, "targets": "q"}, "learning_rate": 1e-3},
     {"lora": {"rank": 8, "targets": "q,v"}, "learning_rate": 2e-3},
     {"lora": {"rank": 16, "targets": "q,k,v,o"}, "learning_rate": 1e-3},
     {"lora": {"rank": 4, "targets": "mlp"}, "learning_rate": 5e-4},
     {"lora": {"rank": 8, "targets": "q,k,v,o,mlp"}, "learning_rate": 2e-3},
     {"lora": {"rank": 2, "targets": "o"}, "learning_rate": 1e-3},
+    {"lora": {"rank": 32, "targets": "q,v"}, "learning_rate": 5e-4},
+    {"lora": {"rank": 8, "targets": "q,k,v,o"}, "learning_rate": 2e-3},
 ]
 
 
@@ -79,7 +82,7 @@ def make_jobs(model: Model, task: Task, arguments: argparse.Namespace) -> list[T
             Path(f"run-{number}"),
             FinetuneConfig.build({**shared, **one, "seed": 0 if arguments.same_seed else number}),
         )
-        for number, one in enumerate(SIX)
+        for number, one in enumerate(EIGHT[: arguments.runs])
     ]
 
 
@@ -93,8 +96,7 @@ def step_seconds(data: BankData, members: Sequence[TrainingRun], step: int) -> f
     losses = accumulate_gradients(data.reader, members, batches)
     for member, loss, trees in zip(members, losses, batches, strict=True):
         member.update(loss, trees)
-    if data.reader.model.device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronise()
     return time.perf_counter() - started
 
 
@@ -136,7 +138,9 @@ def measure(model: Model, task: Task, jobs: Sequence[TrainingJob], steps: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, choices=range(2, len(EIGHT) + 1), default=6)
+    parser.add_argument("--model", help="a checkpoint instead of random weights")
     parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--vocabulary", type=int, default=800)
@@ -147,21 +151,22 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--same-seed", action="store_true")
     arguments = parser.parse_args()
+    setting = conditions(dtype=arguments.dtype, device=arguments.device)
     task = load_task("simulated", train=2000, validation=50, test=50)
     with tempfile.TemporaryDirectory() as folder:
-        model = load_model(write_model(Path(folder), task, arguments), device=arguments.device, dtype=arguments.dtype)
+        source = arguments.model or write_model(Path(folder), task, arguments)
+        model = load_model(source, device=arguments.device, dtype=arguments.dtype)
         jobs = make_jobs(model, task, arguments)
+        shape = model.network.config
+        arguments.hidden, arguments.layers = shape.hidden_size, shape.num_hidden_layers
         figures = measure(model, task, jobs, arguments.steps)
-    where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(f"hidden {arguments.hidden}, {arguments.layers} layers, batch {arguments.batch}, {arguments.objective}")
     print(
-        f"{where}, hidden {arguments.hidden}, {arguments.layers} layers, batch {arguments.batch}, {arguments.objective}"
-    )
-    print(
-        f"six runs, one step each: apart {figures['apart_ms']} ms, bank {figures['bank_ms']} ms, "
+        f"{arguments.runs} runs, one step each: apart {figures['apart_ms']} ms, bank {figures['bank_ms']} ms, "
         f"ratio {figures['ratio']}"
     )
     print(f"peak memory: apart {figures['apart_peak_mb']} MB, bank {figures['bank_peak_mb']} MB")
-    print(json.dumps({"benchmark": "bank", "where": where, **vars(arguments), **figures}))
+    record("bank", {**vars(arguments), **figures}, setting)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Memory and speed of training on a base in several types and bits, with and without gradient checkpointing.
 
-    python benchmarks/bases.py [--shape small|phi-2|mistral-7b] [--bases float32 bfloat16 int8 nf4] [--tokens 256]
-                               [--instances 8] [--steps 5] [--peft]
+    python benchmarks/bases.py [--shape small|phi-2|mistral-7b] [--model FOLDER] [--bases float32 bfloat16 int8 nf4]
+                               [--tokens 256] [--instances 8] [--steps 5] [--checkpointing off|on|both]
+                               [--programs rango peft unsloth]
 
 LoRA of rank 8 on q and v of a network with random weights, `--instances` sequences of `--tokens` tokens in each step,
-loaded and stepped as a run does. With --peft the same network and sequences are also trained by PEFT and transformers'
-Trainer, for nf4 with bitsandbytes' own layers. Each row is a process of its own: memory is the peak of what torch has
-allocated on a GPU, and without one the peak of the process beyond what it had before the model. Tokens/s are of the
-median step after one to warm up. Ends with one line of JSON.
+loaded and stepped as a run does, with a loss on every token. Beside it the same network and sequences trained by PEFT
+and transformers' Trainer, for nf4 with bitsandbytes' own layers, and by Unsloth where it is installed. Each row is a
+process of its own: memory is the peak of what torch has allocated on a GPU, and without one the peak of the process
+beyond what it had before the model. Tokens/s are of the median step after one to warm up. Share: 4 FLOP a token for
+each weight of layers and head, against the rate of a product of matrices here, and on a GPU that of its data sheet.
 """
 
 from __future__ import annotations
@@ -22,10 +24,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Unsloth replaces parts of transformers, which it can only do before they are imported.
+if "unsloth" in sys.argv[-3:]:
+    import unsloth  # noqa: F401
+
 import torch
+from measuring import conditions, data_sheet_rate, record, synchronise
 from memory import largest_resident_set
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PhiConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PhiConfig,
+    PreTrainedTokenizerFast,
+)
 
 SHAPES: dict[str, Any] = {
     "small": LlamaConfig(
@@ -83,6 +97,7 @@ def train_with_rango(args: argparse.Namespace, base: str, checkpointing: bool) -
         started = time.perf_counter()
         (loss,) = accumulate_gradients(reader, [run], [trees])
         run.update(loss, trees)
+        synchronise()
         seconds.append(time.perf_counter() - started)
     return seconds
 
@@ -90,7 +105,7 @@ def train_with_rango(args: argparse.Namespace, base: str, checkpointing: bool) -
 def train_with_peft(args: argparse.Namespace, base: str, checkpointing: bool) -> list[float]:
     """Seconds of each step of PEFT and transformers' Trainer on the same sequences."""
     import peft
-    from transformers import BitsAndBytesConfig, Trainer, TrainerCallback, TrainingArguments
+    from transformers import BitsAndBytesConfig
 
     dtype = torch.bfloat16 if CUDA or base == "bfloat16" else torch.float32
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": 0 if CUDA else "cpu"}}
@@ -104,6 +119,31 @@ def train_with_peft(args: argparse.Namespace, base: str, checkpointing: bool) ->
     if checkpointing:
         network.enable_input_require_grads()
     network = peft.get_peft_model(network, peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
+    return train_with_trainer(args, network, checkpointing)
+
+
+def train_with_unsloth(args: argparse.Namespace, base: str, checkpointing: bool) -> list[float]:
+    """Seconds of each step of Unsloth's network in transformers' Trainer."""
+    from unsloth import FastLanguageModel
+
+    network, _ = FastLanguageModel.from_pretrained(
+        str(args.folder), max_seq_length=args.tokens, dtype=torch.bfloat16, load_in_4bit=base == "nf4"
+    )
+    network = FastLanguageModel.get_peft_model(
+        network,
+        r=8,
+        lora_alpha=16,
+        lora_dropout=0.0,
+        target_modules=["q_proj", "v_proj"],
+        use_gradient_checkpointing="unsloth" if checkpointing else False,
+    )
+    return train_with_trainer(args, network, checkpointing)
+
+
+def train_with_trainer(args: argparse.Namespace, network: Any, checkpointing: bool) -> list[float]:
+    """Seconds of each step of transformers' Trainer."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
     rows = [{"input_ids": ids, "labels": ids} for ids in sequences(args)]
     seconds: list[float] = []
 
@@ -112,8 +152,7 @@ def train_with_peft(args: argparse.Namespace, base: str, checkpointing: bool) ->
             self.started = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            if CUDA:
-                torch.cuda.synchronize()
+            synchronise()
             seconds.append(time.perf_counter() - self.started)
 
     arguments = TrainingArguments(
@@ -131,11 +170,13 @@ def train_with_peft(args: argparse.Namespace, base: str, checkpointing: bool) ->
     return seconds
 
 
+PROGRAMS = {"rango": train_with_rango, "peft": train_with_peft, "unsloth": train_with_unsloth}
+
+
 def measure(args: argparse.Namespace, program: str, base: str, checkpointing: bool) -> dict[str, Any]:
     """One row, in this process."""
     before = 0.0 if CUDA else megabytes()
-    train = train_with_rango if program == "rango" else train_with_peft
-    seconds = statistics.median(train(args, base, checkpointing)[1:])
+    seconds = statistics.median(PROGRAMS[program](args, base, checkpointing)[1:])
     return {
         "program": program,
         "base": base,
@@ -145,38 +186,62 @@ def measure(args: argparse.Namespace, program: str, base: str, checkpointing: bo
     }
 
 
+def flop_per_token(folder: str) -> float:
+    """4 for each weight of layers and head: forward, and the gradient of what it read."""
+    with torch.device("meta"):
+        network: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    inside = sum(p.numel() for name, p in network.named_parameters() if p.ndim == 2 and ".layers." in name)
+    return 4.0 * (inside + network.get_output_embeddings().weight.numel())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--model", help="a checkpoint instead of random weights of a shape")
     parser.add_argument("--bases", nargs="+", default=["float32", "bfloat16", "int8", "nf4"])
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--instances", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--peft", action="store_true")
+    parser.add_argument("--checkpointing", choices=["off", "on", "both"], default="both")
+    parser.add_argument("--programs", nargs="+", choices=list(PROGRAMS), default=["rango"])
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.row:
-        print(json.dumps(measure(args, args.row[0], args.row[1], args.row[2] == "True")))
+        base, checkpointing, program = args.row
+        print(json.dumps(measure(args, program, base, checkpointing == "True")))
         return
+    device = "cuda" if CUDA else "cpu"
+    setting = conditions(dtype="bfloat16" if CUDA else "float32", device=device)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), args.shape)
-        print("program  base      checkpointing      MB  tokens/s")
+    with tempfile.TemporaryDirectory() as written:
+        folder = args.model or written
+        if args.model is None:
+            write_model(Path(folder), args.shape)
+        flop, sheet = flop_per_token(folder), data_sheet_rate(device)
+        print("program  base      checkpointing      MB  tokens/s    share  of the data sheet")
         for base in args.bases:
-            for program in ("rango", "peft") if args.peft else ("rango",):
-                for checkpointing in (False, True):
-                    row = ["--row", program, base, str(checkpointing)]
+            for program in args.programs:
+                for checkpointing in {"off": (False,), "on": (True,), "both": (False, True)}[args.checkpointing]:
+                    row = ["--row", base, str(checkpointing), program]
                     command = [sys.executable, *sys.argv, "--folder", folder, *row]
                     done = subprocess.run(command, capture_output=True, text=True, check=False)
                     name = f"{program:8} {base:9} {checkpointing!s:13}"
                     if done.returncode:
-                        print(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
+                        print(f"{name} failed: {done.stderr.strip().splitlines()[-1]}", flush=True)
                         continue
-                    rows.append(json.loads(done.stdout.splitlines()[-1]))
-                    print(f"{name} {rows[-1]['megabytes']:7} {rows[-1]['tokens_per_second']:9}", flush=True)
-    device = torch.cuda.get_device_name() if CUDA else "cpu"
-    print(json.dumps({"benchmark": "bases", "shape": args.shape, "device": device, "rows": rows}))
+                    figures = json.loads(done.stdout.splitlines()[-1])
+                    used = flop * figures["tokens_per_second"]
+                    figures["share"] = round(used / (1e9 * setting["matrix_gflops"]), 3)
+                    figures["share_of_data_sheet"] = None if sheet is None else round(used / sheet, 3)
+                    rows.append(figures)
+                    print(
+                        f"{name} {figures['megabytes']:7} {figures['tokens_per_second']:9} {figures['share']:8} "
+                        f"{figures['share_of_data_sheet']}",
+                        flush=True,
+                    )
+    options = {key: getattr(args, key) for key in ("shape", "model", "tokens", "instances", "steps")}
+    record("bases", {**options, "rows": rows}, setting)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
 PACKAGES = ("torch", "transformers", "peft", "trl", "litgpt", "lm_eval", "unsloth", "vllm", "bitsandbytes", "rango-lm")
 
 
@@ -51,6 +51,16 @@ def matrix_rate(dtype: str, device: str) -> float:
 def fast_type(device: str) -> str:
     """float32 or bfloat16: which of them this machine multiplies faster."""
     return max(("float32", "bfloat16"), key=lambda dtype: matrix_rate(dtype, device))
+
+
+# FLOP/s of dense bfloat16 by the vendors' data sheets: published shares are of these, which no matrix product reaches.
+DATA_SHEET = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+
+
+def data_sheet_rate(device: str) -> float | None:
+    """The data sheet's rate of this GPU in bfloat16, where it is known."""
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    return next((rate for part, rate in DATA_SHEET.items() if part in name), None)
 
 
 def machine(device: str) -> str:

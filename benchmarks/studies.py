@@ -1,22 +1,25 @@
 """A study of 12 runs against 12 `rango finetune` commands and 12 runs of transformers' Trainer with PEFT.
 
     python benchmarks/studies.py [--hidden 64] [--layers 2] [--steps 40] [--device cpu]
+                                 [--ways off on finetune trainer] [--repeats 1]
 
 Four placements of LoRA with three seeds each, on one task and one small Phi that the script pre-trains. Every side
 reads the same instances in the same words, with the same rank, alpha, batch, steps, schedule and loss (the right
 answer's tokens), and scores every choice of the test set. The study and each separate run are processes of their own,
-as a person would start them; the separate runs are done in halves with the studies between. On a CPU everything keeps
-to one core. What a side did beside wall time is shown with it: seconds of CPU, error rate and NCE over its 12 runs.
-Rango's runs also score the base and the validation split, choose, calibrate, bootstrap and write pages; the peer's do
-none of this. Ends with one line of JSON.
+as a person would start them; the separate runs are done in halves with the studies between, and everything as often as
+--repeats says. On a CPU everything keeps to one core. What a side did beside wall time is shown with it: seconds of
+CPU, error rate and NCE over its 12 runs. Rango's runs also score the base and the validation split, choose, calibrate,
+bootstrap and write pages; the peer's do none of this. Ends with one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -160,11 +163,11 @@ class Bench:
         keys |= {"batch": BATCH, "learning_rate": RATE, "validate_every": steps}
         return {**keys, "dtype": "float32", "device": self.arguments.device}
 
-    def study(self, side: Side, bank: str) -> None:
+    def study(self, side: Side, bank: str, repeat: int) -> None:
         """The 12 runs as one study."""
         base = {"model": str(self.model), "task": "simulated", **self.keys(), "lora": {"rank": RANK, "alpha": ALPHA}}
         study = {"name": "twelve", "base": base, "vary": {"lora.targets": list(PLACEMENTS)}, "seeds": list(SEEDS)}
-        file, out = self.folder / "twelve.yaml", self.folder / f"study-{bank}"
+        file, out = self.folder / "twelve.yaml", self.folder / f"study-{bank}-{repeat}"
         file.write_text(json.dumps(study))
         side.command([*RANGO, "study", str(file), "--out", str(out), "--bank", bank, "--quiet"])
         side.scores = [self.rango_scores(run) for run in sorted((out / "runs").iterdir())]
@@ -175,6 +178,7 @@ class Bench:
         flags += [f"--lora.rank={RANK}", f"--lora.alpha={ALPHA}", "--quiet"]
         for placement, seed in runs:
             out = self.folder / f"finetune-{placement}-{seed}"
+            shutil.rmtree(out, ignore_errors=True)
             words = ["finetune", str(self.model), "simulated", "--out", str(out)]
             side.command([*RANGO, *words, *flags, f"--lora.targets={placement}", f"--seed={seed}"])
             side.scores.append(self.rango_scores(out))
@@ -204,47 +208,59 @@ class Bench:
 RANGO = [sys.executable, "-c", "import sys; from rango.cli import main; sys.exit(main())"]
 
 
-def measure(bench: Bench) -> dict[str, Side]:
-    """All sides, the separate runs in halves with the studies between."""
-    names = ("study, banks off", "study, banks on", "rango finetune x 12", "Trainer + PEFT x 12")
-    sides = {name: Side(name) for name in names}
-    off, on, apart, peers = sides.values()
+WAYS = {
+    "off": "study, banks off",
+    "on": "study, banks on",
+    "finetune": "rango finetune x 12",
+    "trainer": "Trainer + PEFT x 12",
+}
+
+
+def measure(bench: Bench, repeat: int) -> dict[str, Side]:
+    """The chosen ways once each, the separate runs in halves with the studies between."""
+    sides = {way: Side(WAYS[way]) for way in bench.arguments.ways}
     half = RUNS[::2], RUNS[1::2]
-    turns: list[Callable[[], None]] = [
-        lambda: bench.finetune(apart, half[0]),
-        lambda: bench.study(off, "off"),
-        lambda: bench.trainer(peers, half[0]),
-        lambda: bench.study(on, "on"),
-        lambda: bench.finetune(apart, half[1]),
-        lambda: bench.trainer(peers, half[1]),
+    turns: list[tuple[str, Callable[[Side], None]]] = [
+        ("finetune", lambda side: bench.finetune(side, half[0])),
+        ("off", lambda side: bench.study(side, "off", repeat)),
+        ("trainer", lambda side: bench.trainer(side, half[0])),
+        ("on", lambda side: bench.study(side, "on", repeat)),
+        ("finetune", lambda side: bench.finetune(side, half[1])),
+        ("trainer", lambda side: bench.trainer(side, half[1])),
     ]
-    for turn in turns:
-        turn()
-        print(f"  load {os.getloadavg()[0]:.1f}, {time.strftime('%H:%M:%S')}", file=sys.stderr, flush=True)
+    for way, turn in turns:
+        if way in sides:
+            turn(sides[way])
+            print(f"  {way}: load {os.getloadavg()[0]:.1f}, {time.strftime('%H:%M:%S')}", file=sys.stderr, flush=True)
     return sides
 
 
-def show(sides: dict[str, Side], arguments: argparse.Namespace, load: tuple[float, float]) -> None:
-    """Conditions, a table, and one line of JSON."""
-    apart, peers = sides["rango finetune x 12"], sides["Trainer + PEFT x 12"]
-    where = "one CPU core" if arguments.device == "cpu" else arguments.device
-    print(
-        f"{where}, hidden {arguments.hidden}, {arguments.layers} layers, 12 runs of {arguments.steps} steps of {BATCH},"
-    )
-    print(f"{arguments.train} training and {arguments.test} test instances, load {load[0]:.1f} to {load[1]:.1f}")
+def show(repeats: Sequence[dict[str, Side]], arguments: argparse.Namespace) -> dict[str, Any]:
+    """A table of the medians over the repeats; returns them."""
+    print(f"hidden {arguments.hidden}, {arguments.layers} layers, 12 runs of {arguments.steps} steps of {BATCH},")
+    print(f"{arguments.train} training and {arguments.test} test instances, {len(repeats)} times")
     print(f"{'':22}{'wall s':>8}{'CPU s':>8}{'error':>8}{'NCE':>8}{'finetune x 12 /':>17}{'Trainer x 12 /':>16}")
     result: dict[str, Any] = {}
-    for name, side in sides.items():
-        found = side.summary()
-        found |= {"finetune_ratio": round(apart.wall / side.wall, 2), "trainer_ratio": round(peers.wall / side.wall, 2)}
-        result[name] = found
-        wall, cpu, error, nce, first, second = found.values()
-        print(f"{name:22}{wall:8.1f}{cpu:8.1f}{error:8.3f}{nce:8.3f}{first:17.2f}{second:16.2f}")
-    print(json.dumps({"benchmark": "studies", **vars(arguments), "load": load, **result}))
+    for way in arguments.ways:
+        summaries = [sides[way].summary() for sides in repeats]
+        figures = {key: round(statistics.median(each[key] for each in summaries), 4) for key in summaries[0]}
+        for other in ("finetune", "trainer"):
+            if other in arguments.ways:
+                ratios = [sides[other].wall / sides[way].wall for sides in repeats]
+                figures[f"{other}_ratio"] = round(statistics.median(ratios), 2)
+        result[way] = figures
+        print(
+            f"{WAYS[way]:22}{figures['wall_s']:8.1f}{figures['cpu_s']:8.1f}{figures['error_rate']:8.3f}"
+            f"{figures['nce']:8.3f}{figures.get('finetune_ratio', math.nan):17.2f}"
+            f"{figures.get('trainer_ratio', math.nan):16.2f}"
+        )
+    return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=40)
@@ -262,11 +278,14 @@ def main() -> None:
         # One core for this process and all that it starts: no side is helped by threads of its own.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         os.environ |= {"OMP_NUM_THREADS": "1"}
-    before = os.getloadavg()[0]
+    from measuring import conditions, record
+
+    setting = conditions(dtype="float32", device=arguments.device)
     with tempfile.TemporaryDirectory() as folder:
-        sides = measure(Bench(Path(folder), arguments))
+        bench = Bench(Path(folder), arguments)
+        repeats = [measure(bench, repeat) for repeat in range(arguments.repeats)]
     del arguments.peer
-    show(sides, arguments, (round(before, 1), round(os.getloadavg()[0], 1)))
+    record("studies", {**vars(arguments), **show(repeats, arguments)}, setting)
 
 
 if __name__ == "__main__":

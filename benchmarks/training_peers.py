@@ -2,14 +2,16 @@
 
     .venv-peers/bin/python benchmarks/training_peers.py [--task socialiqa --data DIR] [--model FOLDER]
         [--sides trainer trl litgpt] [--objectives choice answer tokens] [--rounds 5] [--steps 4] [--threads 2]
-        [--dtype float32] [--device cpu]
+        [--dtype float32] [--device cpu] [--compiled default reduce-overhead]
 
 `make bench-peers` makes the environment. Network, task, batches and Trainer + PEFT are those of benchmarks/training.py.
 Each peer runs its own loop and reads trunk and right answer, padded to the longest row of a batch: TRL's SFTTrainer on
 tokenised rows, completion-only beside `choice` and `answer` (its fused head, no checkpointing; without padding it needs
 FlashAttention, hence a GPU), LitGPT's `finetune/lora.py` with whole batches as micro-batches and its chunked head.
 Rounds alternate; the first step of each round warms up and is not counted, and a ratio is of the medians of the rounds.
-The first loss of every side is printed: `choice` is a loss of its own, the others must agree.
+The first loss of every side is printed: `choice` is a loss of its own, the others must agree. --compiled adds Rango
+with each of its decoder layers compiled by torch in that mode; `reduce-overhead` takes CUDA graphs. Shapes differ from
+batch to batch, so --warm-up steps of each round are not counted.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from rango.models.loading import load_model
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Task, load_task
 from rango.training.schedule import BatchPlan
+from rango.training.trainer import recomputable_layers
 
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 
@@ -233,25 +236,34 @@ def compare(args: argparse.Namespace, task: Task, objective: str, rate: float) -
     batches = [[trees[number] for number in numbers] for numbers in plan.epoch(0)]
     rounds = [batches[at * args.steps : (at + 1) * args.steps] for at in range(args.rounds)]
     sides: dict[str, Any] = {"rango": RangoSide(model, trees, objective, tempfile.mkdtemp(), args.dtype)}
+    for mode in args.compiled:
+        compiled = load_model(args.model, dtype=args.dtype, device=args.device)
+        sides[f"rango, {mode}"] = RangoSide(compiled, trees, objective, tempfile.mkdtemp(), args.dtype)
+        for layer in recomputable_layers(compiled.network):
+            layer.compile(mode=mode, dynamic=mode == "default")
     sides |= {name: SIDES[name](args.model, objective, args.dtype, args.device) for name in args.sides}
-    counts = work(model, sides["rango"].reader, [batch for part in rounds for batch in part[1:]], objective)
+    counts = work(model, sides["rango"].reader, [batch for part in rounds for batch in part[args.warm_up :]], objective)
     rows: dict[str, Any] = {name: {"wall": [], "cpu": [], "medians": []} for name in sides}
-    for part in rounds:
+    for number, part in enumerate(rounds, start=1):
         for name, side in sides.items():
             # Trainers print what they log.
             with contextlib.redirect_stdout(io.StringIO()):
                 wall, cpu, loss = side.steps(part)
-            rows[name]["wall"] += wall[1:]
-            rows[name]["cpu"] += cpu[1:]
-            rows[name]["medians"].append(statistics.median(wall[1:]))
+            rows[name]["wall"] += wall[args.warm_up :]
+            rows[name]["cpu"] += cpu[args.warm_up :]
+            rows[name]["medians"].append(statistics.median(wall[args.warm_up :]))
             rows[name].setdefault("first_loss", round(loss, 4))
+        # A run that is cut short has said what it saw.
+        seen = {name: (round(row["medians"][-1], 2), round(row["cpu"][-1], 2)) for name, row in rows.items()}
+        print(f"  {objective}, round {number}, seconds a step and of processor: {seen}", flush=True)
     for row in rows.values():
         seconds, processor, medians = row.pop("wall"), row.pop("cpu"), row.pop("medians")
         row["instances_per_s"] = round(BATCH / statistics.median(medians), 2)
         row["tokens_per_s"] = round(sum(tokens for tokens, _ in counts) / sum(seconds))
         row["cpu_s_per_step"] = round(statistics.median(processor), 3)
         row["share"] = round(sum(flop for _, flop in counts) / sum(seconds) / rate, 3)
-    ratios = {name: round(rows["rango"]["instances_per_s"] / rows[name]["instances_per_s"], 2) for name in args.sides}
+    speeds = {name: row["instances_per_s"] for name, row in rows.items()}
+    ratios = {name: round(speeds["rango"] / speed, 2) for name, speed in speeds.items() if name != "rango"}
     return {"objective": objective, "ratios": ratios, **rows}
 
 
@@ -260,13 +272,15 @@ def main() -> None:
     parser.add_argument("--task", default="simulated")
     parser.add_argument("--data")
     parser.add_argument("--model")
-    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
+    parser.add_argument("--sides", nargs="*", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--objectives", nargs="+", default=["choice", "answer", "tokens"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compiled", nargs="*", choices=["default", "reduce-overhead"], default=[])
+    parser.add_argument("--warm-up", type=int, default=1)
     args = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     warnings.filterwarnings("ignore")
@@ -274,7 +288,7 @@ def main() -> None:
     setting = conditions(dtype=args.dtype, device=args.device, threads=args.threads)
     sizes = {"train": 1000, "validation": 20, "test": 20}
     task = load_task(args.task, data=args.data, **sizes) if args.data else load_task(args.task, **sizes)
-    named = {key: getattr(args, key) for key in ("task", "model", "rounds", "steps")}
+    named = {key: getattr(args, key) for key in ("task", "model", "rounds", "steps", "warm_up")}
     with tempfile.TemporaryDirectory() as folder:
         if args.model is None:
             args.model = folder
@@ -283,8 +297,8 @@ def main() -> None:
         results = [compare(args, task, objective, 1e9 * setting["matrix_gflops"]) for objective in args.objectives]
     for result in results:
         print(f"{result['objective']}: times {result['ratios']}")
-        for name in ("rango", *args.sides):
-            print(f"  {name:8} {result[name]}")
+        for name in ("rango", *result["ratios"]):
+            print(f"  {name:22} {result[name]}")
     record("training_peers", {**named, "results": results}, setting)
 
 
