@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,15 @@ def test_a_file_of_a_model_is_read_or_absent(tmp_path: Path) -> None:
 def test_text_as_spreadsheets_save_it_is_refused_with_what_to_choose_there(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("text;label\nschön;a\n".encode("utf-16"))
-    with pytest.raises(InputError, match=r"a\.csv is UTF-16; save the file as UTF-8 \(Excel: CSV UTF-8\)"):
+    with pytest.raises(InputError, match=r"a\.csv is UTF-16; save the file as UTF-8 \(Excel: CSV UTF-8\)") as raised:
         read_text(path)
+    # The command in the message does what it says.
+    subprocess.run(str(raised.value).partition("convert it: ")[2], shell=True, check=True)
+    assert read_text(tmp_path / "a-utf8.csv") == "text;label\nschön;a\n"
     path.write_bytes("text;label\nschön;a\n".encode("cp1252"))
-    with pytest.raises(InputError, match=r"a\.csv:2: byte 0xf6 at offset 14 is not UTF-8; .*\(Excel: CSV UTF-8\)"):
+    with pytest.raises(
+        InputError, match=r"a\.csv:2: byte 0xf6 at offset 14 is not UTF-8; .*\(Excel: CSV UTF-8\)"
+    ) as raised:
         read_text(path)
+    subprocess.run(str(raised.value).partition("Windows: ")[2], shell=True, check=True)
+    assert read_text(tmp_path / "a-utf8.csv") == "text;label\nschön;a\n"

@@ -23,7 +23,7 @@ import numpy as np
 
 from rango import decisions
 from rango.decisions import Calibrator, Gate, Posteriors, fit_calibrator
-from rango.decisions.calibrators import Method
+from rango.decisions.calibrators import MethodChoice
 from rango.decisions.risk import Decisions
 from rango.decisions.summary import Comparison, Summary, summarise
 from rango.errors import InputError, RunError
@@ -137,7 +137,7 @@ def calibrate(
     *,
     fit: System | None = None,
     apply: System,
-    method: Method | None = None,
+    method: MethodChoice | None = None,
     calibrator: Calibrator | str | os.PathLike[str] | None = None,
 ) -> Calibration:
     """Fit a calibrator on held-out posteriors and apply it to others.
@@ -145,7 +145,7 @@ def calibrate(
     Args:
         fit: validation data, never what is applied to; of a run, the posteriors of its adapted model on validation.
         apply: posteriors to calibrate, with labels or without; of a run, those of its adapted model on test.
-        method: temperature, bias, affine, vector or matrix; isotonic and histogram for two classes.
+        method: auto (when absent), temperature, bias, affine, vector or matrix; isotonic and histogram for two classes.
         calibrator: a fitted one, or its file, to apply in place of `fit` and `method`.
 
     Raises:
@@ -160,11 +160,9 @@ def calibrate(
             raise InputError(f"--method {method} without --fit; a calibrator that is read has its own method")
         fitted = calibrator if isinstance(calibrator, Calibrator) else Calibrator.read(Path(calibrator))
     else:
-        if method is None:
-            raise InputError("--method is missing; give temperature, bias, affine, vector or matrix")
         fitting, further = read_system(fit, split="validation", states=RAW)
         check_held_out(fitting, raw)
-        fitted, notes = fit_calibrator(fitting, method=method), (*notes, *further)
+        fitted, notes = fit_calibrator(fitting, method=method or "auto"), (*notes, *further)
     return Calibration(raw, fitted.apply(raw), fitted, notes)
 
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import zlib
@@ -290,12 +291,22 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         # What Excel calls "Unicode text" is UTF-16, which its first two bytes say: no single byte is at fault there.
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise InputError(f"{path} is UTF-16; save the file as UTF-8 (Excel: CSV UTF-8)") from None
+            raise InputError(f"{path} is UTF-16; {_to_utf8(path, 'UTF-16')}") from None
         line = data[: error.start].count(b"\n") + 1
         raise InputError(
-            f"{path}:{line}: byte {data[error.start]:#04x} at offset {error.start} is not UTF-8; save the file as UTF-8"
-            " (Excel: CSV UTF-8)"
+            f"{path}:{line}: byte {data[error.start]:#04x} at offset {error.start} is not UTF-8; "
+            f"{_to_utf8(path, 'WINDOWS-1252', ' where it is from Windows')}"
         ) from None
+
+
+def _to_utf8(path: Path, encoding: str, condition: str = "") -> str:
+    """How to make a file UTF-8: by hand, and where it is no archive by a command that can be copied."""
+    advice = "save the file as UTF-8 (Excel: CSV UTF-8)"
+    if path.suffix == ".gz":
+        return advice
+    converted = path.with_name(f"{path.stem}-utf8{path.suffix}")
+    command = f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(converted))}"
+    return f"{advice}, or convert it{condition}: {command}"
 
 
 def read_lines(path: Path) -> list[str]:

@@ -435,8 +435,9 @@ class AdaptationOptions(Config):
     """Adapters of an ensemble."""
     samples: Annotated[int, Field(ge=2)] = 10
     """Passes of MC dropout."""
-    calibrator: Literal["temperature", "bias", "affine", "vector", "matrix"] | None = None
-    """Calibrator of `+calibration`; temperature in cloze form and affine in letter form when absent."""
+    calibrator: Literal["auto", "temperature", "bias", "affine", "vector", "matrix"] | None = None
+    """Calibrator of `+calibration`; affine in letter form and auto in cloze form when absent: affine for fixed classes
+    where validation shows that it helps, else temperature."""
 
     @property
     def way(self) -> Way:

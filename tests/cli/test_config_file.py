@@ -153,3 +153,13 @@ def test_a_number_that_nothing_can_be_done_with_is_refused(
     flags: tuple[str, ...], message: str, capsys: Capture
 ) -> None:
     assert message in fails(capsys, "metrics", "x.csv", *flags)
+
+
+@pytest.mark.parametrize("costs", [{"abstain": 0.3}, "abstain=0.3", "costs.yaml"])
+def test_costs_are_a_mapping_a_rule_or_a_path(costs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("costs.yaml").write_text("abstain: 0.3\n")
+    Path("p.csv").write_text("label,posterior_0,posterior_1\n" + "0,0.9,0.1\n1,0.4,0.6\n" * 20)
+    Path("x.yaml").write_text(yaml.safe_dump({"costs": costs}))
+    assert main(["decide", "p.csv", "--out", "d.csv", "--config", "x.yaml"]) == 0
+    assert "abstain" in Path("d.csv").read_text()

@@ -27,10 +27,13 @@ def test_init_writes_both_files_once(tmp_path: Path, capsys: Capture) -> None:
     assert (tmp_path / "task.yaml").read_text() == before
 
 
-def test_init_says_what_to_do_first_where_rows_lack_a_label(tmp_path: Path, capsys: Capture) -> None:
+def test_init_leaves_out_rows_without_a_label_and_says_how_many(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "tickets.csv"
     rows = "".join(f"The invoice {n},{('billing', 'account', '')[n % 3]}\n" for n in range(60))
     path.write_text("message,topic\n" + rows)
     assert main(["init", str(path)]) == 0
+    assert "20 of the 60 rows have no label and are left out (unlabelled: skip in task.yaml)" in capsys.readouterr().out
+    assert main(["tasks", str(path)]) == 0
     printed = capsys.readouterr().out
-    assert "next: give every row a label, or move the rows without one to another file; then:" in printed
+    assert "note: 20 of 60 rows are left out: they have no label" in printed
+    assert "train 24, validation 8, test 8" in printed

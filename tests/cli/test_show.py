@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
+import pytest
 from helpers.command import SIZES, Capture, fails
 
 from rango.cli import main
@@ -42,3 +47,24 @@ def test_tasks_tells_the_test_contexts_in_a_text(tmp_path: Path, capsys: Capture
 
 def test_texts_without_a_file_are_not_passed_over(capsys: Capture) -> None:
     assert "--texts has no file" in fails(capsys, "tasks", "simulated", "--texts")
+
+
+def test_ctrl_c_inside_a_destructor_stops_the_command_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Python drops what is raised in a destructor, as libraries have many while a model is loaded."""
+
+    class Library:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    def load(*_: Any) -> None:
+        Library()
+        time.sleep(20)
+
+    monkeypatch.setattr("rango.cli.show.load_task", load)
+    begun = time.monotonic()
+    assert main(["tasks", "simulated"]) == 130
+    assert "stopped by SIGINT" in capsys.readouterr().err
+    assert time.monotonic() - begun < 15

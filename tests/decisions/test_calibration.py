@@ -270,3 +270,33 @@ def test_one_instance_with_an_impossible_choice_can_be_fitted_and_is_left_as_it_
     fitted = fit_calibrator(posteriors, method="temperature")
     assert np.isneginf(posteriors.log_posteriors[0, 2])
     assert np.exp(fitted.apply(posteriors).log_posteriors[0, 2]) == 0
+
+
+def of_classes(n: int, k: int, *, sees: float, prefers: float, seed: int = 0) -> Posteriors:
+    """A model of k fixed classes that sees so much of the right one, and prefers some classes for no reason."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(k, size=n, p=np.arange(1, k + 1) / np.arange(1, k + 1).sum())
+    preference = prefers * np.random.default_rng(1).normal(size=k)
+    scores = sees * np.eye(k)[labels] + rng.normal(size=(n, k)) + preference
+    return Posteriors.from_scores(scores, labels, choices=[tuple("abcdefgh"[:k])] * n)
+
+
+def test_auto_takes_a_bias_for_fixed_classes_that_a_temperature_flattens() -> None:
+    """A blind model with a preference: a temperature makes it uniform, which is worse than the priors."""
+    validation, test = (of_classes(n, 5, sees=0.2, prefers=2.0, seed=seed) for n, seed in ((120, 2), (4000, 3)))
+    fitted = fit_calibrator(validation, method="auto")
+    assert fitted.method == "affine"
+    assert fitted.apply(test).nce() < 1.02
+    assert fit_calibrator(validation, method="temperature").apply(test).nce() > 1.04
+
+
+def test_auto_takes_a_temperature_without_classes_evidence_or_instances() -> None:
+    biased = of_classes(120, 5, sees=1.0, prefers=2.0)
+    assert fit_calibrator(biased, method="auto").method == "affine"
+    assert fit_calibrator(biased.take(np.arange(49)), method="auto").method == "temperature", "too few"
+    unnamed = Posteriors(biased.log_posteriors, biased.labels)
+    assert fit_calibrator(unnamed, method="auto").method == "temperature", "columns may be no classes"
+    own = Posteriors(biased.log_posteriors, biased.labels, choices=[tuple("abcde"), *[tuple("bcdea")] * 119])
+    assert fit_calibrator(own, method="auto").method == "temperature", "choices are each instance's own"
+    good = of_classes(120, 5, sees=6.0, prefers=0.0)
+    assert fit_calibrator(good, method="auto").method == "temperature", "no evidence for a bias"

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from rango.errors import InputError
 from rango.models.loading import load_model, load_network
-from rango.models.sources import check_source, loading_error
+from rango.models.sources import check_at_hand, check_source, loading_error
 
 Checkpoint = Callable[..., Path]
 # The HTTP library of huggingface_hub, which changed its name.
@@ -176,3 +176,14 @@ def test_too_little_memory_has_its_own_advice() -> None:
     message = str(loading_error("m", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")))
     assert "'m' cannot be loaded (the memory is too small for it); use --quantise nf4, --device cpu or" in message
     assert "'m' cannot be loaded (KeyError); give a Hub id or a folder" in str(loading_error("m", KeyError()))
+
+
+def test_what_is_not_to_be_had_is_refused_before_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_at_hand(str(folder), "auto")
+    with pytest.raises(InputError, match="model 'org/none' cannot be loaded"):
+        check_at_hand("org/none")
+    monkeypatch.setattr("rango.models.sources._GPU_DRIVERS", ())
+    with pytest.raises(InputError, match="device 'cuda:1': this machine has 0 CUDA devices; use --device cpu"):
+        check_at_hand(str(folder), "cuda:1")
+    monkeypatch.setattr("rango.models.sources._GPU_DRIVERS", ("null",))
+    check_at_hand(str(folder), "cuda:1")  # how many devices there are, torch says

@@ -67,7 +67,7 @@ def test_rows_without_a_label_are_warned_of(tmp_path: Path) -> None:
         [f"words of {n}", "" if n % 100 == 7 else "ab"[n % 2], "test" if n % 100 == 7 else "train"] for n in range(300)
     ]
     blank = guess_table(write_csv(tmp_path / "a.csv", ["text", "label"], [row[:2] for row in rows])).warnings()
-    assert [line for line in blank if line.startswith("3 of the 300 rows have no label, and a run refuses")]
+    assert [line for line in blank if line.startswith("3 of the 300 rows have no label and are left out")]
     whole = guess_table(write_csv(tmp_path / "b.csv", ["text", "label", "split"], rows)).warnings()
     assert not [line for line in whole if "no label" in line], "a test split without labels is read"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rango.errors import InputError
 from rango.options import TaskOptions
-from rango.tasks.splits import Cut, cut, draw_order, take
+from rango.tasks.splits import Cut, cut, draw_order, take, take_whole
 from rango.tasks.task import Instance
 
 
@@ -202,3 +202,21 @@ def test_two_hundred_thousand_rows_are_cut_in_linear_time() -> None:
     assert len(parts.test) == 2000
     # About 0.5 s on one core; anything quadratic takes minutes.
     assert time.perf_counter() - start < 20
+
+
+def test_a_table_whose_groups_are_large_loses_no_instance() -> None:
+    """20 groups of 7: a fifth is 28 instances, which are 4 groups; a size that is given is kept, and cuts a group."""
+    instances = pool([k // 7 for k in range(140)])
+    parts = cut(instances, TaskOptions(), whole=True)
+    assert [len(part) for part in parts_of(parts)] == [84, 28, 28, 0]
+    assert parts.notes == ("no sizes were given: cut into 84 training, 28 validation and 28 test instances",)
+    asked = cut(instances, TaskOptions(test=10), whole=True)
+    assert (len(asked.test), len(asked.validation)) == (10, 28)
+
+
+def test_whole_groups_come_as_near_to_a_size_as_they_can() -> None:
+    groups = [pool([k] * size) for k, size in enumerate((5, 90, 4, 2))]
+    taken, remaining = take_whole(groups, 10)
+    assert (len(taken), [len(group) for group in remaining]) == (11, [90])
+    # A split needs an instance even where every group is too large.
+    assert len(take_whole(groups[1:2], 10)[0]) == 90

@@ -544,9 +544,34 @@ def test_a_class_that_validation_lacks_is_named_among_the_few(tmp_path: Path) ->
 
 
 def test_rows_of_groups_that_a_size_cuts_are_counted(tmp_path: Path) -> None:
-    """Of 300 rows in three groups of 100, validation and test take 60 each, and their other 80 rows serve nothing."""
+    """300 rows in three groups of 100. Where 60 are asked for, the other 80 rows of two groups serve nothing."""
     rows = [{"text": f"film {k}", "mood": ("good", "bad")[k % 2], "by": f"u{k % 3}"} for k in range(300)]
     keys = {"prompt": "{text}", "choices": ["bad", "good"], "label": "mood", "group": "by"}
-    task = load_task(table(tmp_path, rows, keys))
+    path = table(tmp_path, rows, keys)
+    task = load_task(path)
+    assert [len(split) for split in (task.train, task.validation, task.test)] == [100, 100, 100]
+    assert not any("in no split" in note for note in task.notes)
+    task = load_task(path, validation=60, test=60)
     assert [len(split) for split in (task.train, task.validation, task.test)] == [100, 60, 60]
     assert any(note.startswith("80 of 300 instances are in no split: their groups were cut") for note in task.notes)
+
+
+def test_rows_without_a_label_are_left_out_where_the_task_says_so(tmp_path: Path) -> None:
+    rows = [review(k) | {"verdict": "" if k in (1, 7) else review(k)["verdict"]} for k in range(20)]
+    task = load_task(table(tmp_path / "a", rows, SENTIMENT | {"unlabelled": "skip"}))
+    assert not {"2", "8"} & all_of(task).keys()
+    assert len(all_of(task)) == 18
+    assert task.notes[0] == "2 of 20 rows are left out: they have no label"
+    with pytest.raises(InputError, match=r"Of 20 rows 2 lack it: .*`unlabelled: skip`"):
+        load_task(table(tmp_path / "b", rows))
+    # A test split that has no labels at all is there to be decided on.
+    parted = [row | {"part": "test" if k > 15 else "train"} for k, row in enumerate(rows)]
+    for row in parted[16:]:
+        row["verdict"] = ""
+    task = load_task(table(tmp_path / "c", parted, SENTIMENT | {"unlabelled": "skip", "splits": "part"}))
+    assert (len(task.test), unlabelled(task.test)) == (4, True)
+
+
+def test_rows_that_repeat_another_are_counted(tmp_path: Path) -> None:
+    rows = [review(k // 2) for k in range(24)]
+    assert "12 row(s) repeat another row and its answer" in "\n".join(load_task(table(tmp_path, rows)).notes)

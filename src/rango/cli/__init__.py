@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, UnusedCliTokensError
 
@@ -24,6 +27,7 @@ app = App(
     help_format="plaintext",  # a renderer of Markdown takes longer to load than the rest of `rango --help`
     exit_on_error=False,
     print_error=False,
+    suppress_keyboard_interrupt=False,  # `main` says that the command was stopped
 )
 
 _NO_FILE = "--config has no file; give the path of a YAML file"
@@ -70,6 +74,7 @@ for _title, _members in _COMMANDS.items():
         )
 
 
+app.meta.suppress_keyboard_interrupt = False
 app.meta.config = ()  # not that of the command, which stays after it has run
 
 
@@ -110,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         while running; 128 + the signal's number after SIGINT or SIGTERM.
     """
     use_encodable_signs()
+    ordinary = sys.unraisablehook
+    sys.unraisablehook = partial(_stop_after_all, ordinary)
     try:
         app.meta(sys.argv[1:] if arguments is None else arguments, result_action="return_value")
     except FileMistakes as error:
@@ -134,7 +141,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # the disk is full, a folder has gone: nothing that the input decides
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}", 1)
+    finally:
+        sys.unraisablehook = ordinary
     return 0
+
+
+def _stop_after_all(ordinary: Callable[[sys.UnraisableHookArgs], Any], swallowed: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception was raised inside a destructor, where Python goes on after it."""
+    error = swallowed.exc_value
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
+        # Raised here it would be swallowed too; a moment later the destructor has ended.
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+    else:
+        ordinary(swallowed)
 
 
 def _fail(message: str, code: int) -> int:

@@ -6,6 +6,7 @@ text and the last of two spellings of a key, so the file is checked as a whole b
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -92,4 +93,7 @@ def _as_flag(value: Any, argument: Argument) -> Any:
         return value if isinstance(value, list) else [value]
     if str in kinds and isinstance(value, list):
         return ",".join(map(str, value))
+    # Costs are a text on the command line and a mapping in every other file.
+    if str in kinds and argument.name == "--costs" and isinstance(value, dict):
+        return json.dumps(value)
     return str(value) if str in kinds and type(value) in (int, float) else value

@@ -13,7 +13,7 @@ from rango.cli.groups import CostsText, Out, PageLanguage, Quiet, Shard, show_in
 from rango.console import Screen
 from rango.decisions import StatedCosts
 from rango.files import FULL_RECORD, check_adapter_folder, check_writable
-from rango.models.sources import check_source
+from rango.models.sources import check_at_hand, check_source
 from rango.options import EvaluateConfig
 from rango.tasks import few_shot, load_task
 from rango.training.evaluation_of_run import as_the_run, check_evaluation_output, costs_for
@@ -59,6 +59,7 @@ def evaluate(
     task = load_task(settings.task, settings)
     few_shot(task, shots=settings.shots, seed=settings.shots_seed)  # refuses more of them than the task has
     stated = costs_for(task, settings, stated)
+    check_at_hand(settings.model, settings.device)
     # Bad input is refused above, before the seconds that these take.
     screen = Screen(quiet=quiet or os.environ.get("RANK", "0") != "0")
     loaded = screen.loading(settings.model)

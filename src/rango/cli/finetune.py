@@ -13,7 +13,7 @@ from rango.cli.groups import CostsText, LogTo, Out, PageLanguage, Quiet, Shard, 
 from rango.console import Screen
 from rango.decisions import StatedCosts
 from rango.files import check_writable
-from rango.models.sources import check_source
+from rango.models.sources import check_at_hand, check_source
 from rango.options import FinetuneConfig
 from rango.tasks import few_shot, load_task
 from rango.training.loggers import parse_loggers
@@ -75,6 +75,7 @@ def finetune(
                 write_report(out, language=language or "en")
             print_result(out, split="test", shown=out / "report.html")
         return
+    check_at_hand(settings.model, settings.device)
     # Bad input is refused above, before the seconds that these take.
     screen = Screen(quiet=quiet or os.environ.get("RANK", "0") != "0")
     loaded = screen.loading(settings.model)

@@ -48,8 +48,5 @@ def init(
     for warning in guess.warnings():
         print(visible(f"warning: {warning}"))
     print(f"written: {', '.join(str(rows.parent / name) for name in texts)}")
-    # A command that is printed must work: the table comes first where a run would refuse it.
-    if not guess.loads:
-        print("next: give every row a label, or move the rows without one to another file; then:")
     print(f"next: rango tasks {rows} --show 1")
     print(f"then: rango finetune MODEL {rows} --out runs/{rows.stem}")

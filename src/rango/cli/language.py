@@ -21,7 +21,7 @@ from rango.files import (
 )
 from rango.language.options import GenerateOptions, SpellingOptions, check_characters, check_readable
 from rango.language.words import read_words
-from rango.models.sources import check_source
+from rango.models.sources import check_at_hand, check_source
 from rango.options import ModelOptions
 from rango.unicode_words import words_of
 
@@ -59,6 +59,7 @@ def generate(
     check_characters(prompt, "the prompt")
     if options.adapter is not None:
         check_adapter_folder(options.adapter)
+    check_at_hand(model, options.device)
     screen = Screen(quiet=quiet)
     is_loaded = screen.loading(model)
     from rango.language.generate import generate as continue_text
@@ -112,6 +113,7 @@ def score_text(
         check_writable_file(out)
     check_source(model, options.quantise)
     lines = _numbered_lines(file)
+    check_at_hand(model, options.device)
     is_loaded = Screen().loading(model)
     from rango.language.printing import improbable_below, print_scores
     from rango.language.text_scores import score_texts
@@ -162,6 +164,7 @@ def spell(
     for number, line in lines.items():
         check_readable(line, f"line {number}" if file is not None else "the text")
     known = read_words(words) if words is not None else None
+    check_at_hand(model, options.device)
     is_loaded = Screen().loading(model)
     from rango.language.printing import print_spelling
     from rango.language.spelling.checker import SpellChecker

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from rango.console import Terminal, visible
 from rango.errors import InputError
-from rango.models.sources import check_source
+from rango.models.sources import check_at_hand, check_source
 from rango.options import ALL_LINEAR, MemoryOptions
 
 
@@ -43,6 +43,7 @@ def models(
         return
     # What a folder's files show is refused before torch is imported below.
     check_source(model, options.quantise, described=True)
+    check_at_hand(model)
     from rango.models.description import describe
 
     description = describe(model)

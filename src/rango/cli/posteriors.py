@@ -26,7 +26,7 @@ from rango.decisions import (
 )
 from rango.decisions import compare as compare_systems
 from rango.decisions import decide as decide_all
-from rango.decisions.calibrators import Method
+from rango.decisions.calibrators import MethodChoice
 from rango.decisions.pairing import align_by_id
 from rango.decisions.risk import Decisions
 from rango.errors import InputError
@@ -79,7 +79,7 @@ def metrics(
     if out is not None:
         written = {name: {key: value.as_dict() for key, value in row.items()} for name, row in estimates.items()}
         write_json(out, written if len(sources) > 1 else written[names[0]])
-    show(metrics_table(estimates, with_costs=stated is not None))
+    show(metrics_table(estimates, with_costs=stated is not None, width=Terminal().width))
     for note in filter(None, notes):
         show(f"note: {note}")
     for name, posteriors in systems.items():
@@ -92,7 +92,7 @@ def calibrate(
     *,
     fit: Source | None = None,
     apply: Source,
-    method: Method | None = None,
+    method: MethodChoice | None = None,
     out: Path,
     calibrator: Path | None = None,
     costs: CostsText = None,
@@ -108,8 +108,8 @@ def calibrate(
     apply
         Posteriors to calibrate; of RUN, those of its adapted model on test.
     method
-        How posteriors are transformed; temperature where the order of the choices means nothing, affine where
-        column k is always class k.
+        How posteriors are transformed. auto, when absent, takes affine where all instances have the same choices and
+        there is enough evidence for it, and temperature elsewhere.
     out
         Posteriors file to write.
     calibrator
@@ -130,7 +130,7 @@ def calibrate(
     if raw.has_labels:
         systems = {"raw": raw, "calibrated": calibrated}
         estimates = {name: summarise(system, costs=table, seed=seed) for name, system in systems.items()}
-        show(metrics_table(estimates, with_costs=table is not None))
+        show(metrics_table(estimates, with_costs=table is not None, width=Terminal().width))
         for name, system in systems.items():
             if stated is not None:
                 print_costs(system, stated, f"the {name} posteriors", seed=seed)
@@ -254,7 +254,8 @@ def print_costs(
 def check_output(out: Path, *inputs: Path | str | None) -> None:
     """Raise InputError where `out` cannot be written, or is one of the inputs, which would be lost."""
     check_writable_file(out)
-    for path in (Path(source) for source in inputs if source is not None):
+    # Costs of a file for --config come as their content, which is no name.
+    for path in (Path(source) for source in inputs if source is not None and not str(source).startswith("{")):
         if out.exists() and path.exists() and out.samefile(path):
             raise InputError(f"--out {out} is one of the inputs, which would be overwritten; give another file")
 
@@ -309,7 +310,7 @@ def compare(
         write_json(out, written if others else written[names[1]])
     for name, comparison in comparisons.items():
         shown = {names[0]: comparison.a, name: comparison.b, "difference": comparison.difference}
-        show(metrics_table(shown, with_costs=stated is not None))
+        show(metrics_table(shown, with_costs=stated is not None, width=Terminal().width))
         show("\n" + comparison.sentence(names=(names[0], name)))
         show(resolution_sentence({names[0]: first, name: systems[name]}, table))
     for note in dict.fromkeys(

@@ -12,7 +12,7 @@ from rango.cli.groups import CostsText, Quiet
 from rango.cli.posteriors import check_output, place_note, print_costs, print_decisions
 from rango.console import Screen, visible
 from rango.decisions import Gate, StatedCosts
-from rango.models.sources import check_source
+from rango.models.sources import check_at_hand, check_source
 from rango.reports.run.findings import usable_finding
 from rango.rows import check_written, write_rows
 from rango.tasks.registry import load_further
@@ -69,6 +69,7 @@ def predict(
     if stated is not None:
         check_costs(stated, task.test)
     check_source(folder.config.model, folder.config.quantise)
+    check_at_hand(folder.config.model, device)
     screen = Screen(quiet=quiet)
     loaded = screen.loading(folder.config.model)
     from rango.models.loading import load_model

@@ -67,7 +67,8 @@ def report(
 ) -> None:
     """Write the page of a run or an evaluation again, or tables, figures and page of a study, from stored files.
 
-    Costs are kept with a run: its metrics of costs are computed again. A study is shown with them this once.
+    Costs are kept with a run: its metrics of costs are computed again. A study is shown with them this once; with
+    --runs its runs keep them, as they keep the study's own.
 
     Parameters
     ----------
@@ -99,6 +100,6 @@ def report(
     from rango.reports.study.report import write_run_pages, write_study_report
 
     if runs:
-        for page, fault in write_run_pages(run, language=language or "en"):
+        for page, fault in write_run_pages(run, costs=stated, language=language or "en"):
             print(visible(f"{page}: no page: {fault}" if fault else str(page)))
     write_study_report(run, costs=stated, language=language or "en").print()

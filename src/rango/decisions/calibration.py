@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rango.decisions import calibrators, metrics
 from rango.decisions.arrays import Array, Labels, check_priors
-from rango.decisions.calibrators import CALIBRATORS, Calibrator, FitReport, Histogram, Isotonic, Method
+from rango.decisions.calibrators import CALIBRATORS, Calibrator, FitReport, Histogram, Isotonic, Method, MethodChoice
 from rango.decisions.costs import Costs
 from rango.decisions.logistic_fit import Family, FitData, LinearMethod, Objective, Optimum, fit, linear_family
 from rango.decisions.metrics import BINS, Spacing
@@ -28,12 +28,14 @@ Score: TypeAlias = Literal["cross_entropy", "brier", "expected_cost"]
 
 # With fewer instances for each parameter, what a fit gains by fitting its own sample is not known well enough.
 _FEWEST_PER_PARAMETER = 10
+# Validation instances below which `auto` fits a temperature, whatever the number of classes.
+_FEWEST_FOR_AFFINE = 50
 
 
 def fit_calibrator(
     posteriors: Posteriors,
     *,
-    method: Method,
+    method: MethodChoice,
     objective: Objective = "cross_entropy",
     priors: ArrayLike | None = None,
     regularisation: float = 1e-3,
@@ -43,11 +45,17 @@ def fit_calibrator(
     """Fit a calibrator by minimising the mean score of these posteriors, which should be held out from training.
 
     (1/N) Σ_i w_i loss(softmax(W s_i + β + ln π), y_i), with W and β as the method says (see `calibrators`). Take
-    temperature where the order of the choices means nothing, affine where column k is always class k.
+    temperature where the order of the choices means nothing, affine where column k is always class k. `auto` takes
+    affine where all of this holds, and temperature elsewhere:
+
+    - every instance has the same K choices in the same order;
+    - there are at least 50 instances, and 10 K;
+    - affine gains more than (K − 1) / 2 · ln N nats in all over temperature (the Bayesian information criterion),
+      or temperature leaves a score that is no better than that of the class frequencies.
 
     Args:
         posteriors: the fitting set.
-        method: "temperature", "bias", "affine", "vector", "matrix"; for two classes "isotonic" or "histogram".
+        method: "auto", "temperature", "bias", "affine", "vector", "matrix"; for two classes "isotonic" or "histogram".
         objective: "cross_entropy" or "brier"; isotonic and histogram minimise both at once.
         priors: (K,) target priors π: the scores are read as scaled likelihoods and instances weigh w_i = π_y / p_y.
             None: no ln π, no weights. Not for temperature, isotonic or histogram.
@@ -68,8 +76,10 @@ def fit_calibrator(
     >>> round(fit_calibrator(posteriors, method="temperature").scale, 4)
     0.3662
     """
+    if method == "auto":
+        return _fit_automatic(posteriors)
     if method not in CALIBRATORS:
-        raise unknown_name("calibration method", method, CALIBRATORS)
+        raise unknown_name("calibration method", method, ("auto", *CALIBRATORS))
     if objective not in ("cross_entropy", "brier"):
         raise unknown_name("objective", objective, ("cross_entropy", "brier"))
     if regularisation < 0:
@@ -87,6 +97,23 @@ def fit_calibrator(
         report = FitReport(len(posteriors), True, 0, 0.0, before, after)
         return replace(fitted, report=report, choices=posteriors.column_names)
     return _fit_linear(posteriors, method, objective, target, regularisation)
+
+
+def _fit_automatic(posteriors: Posteriors) -> Calibrator:
+    """Temperature, or affine where the columns are classes and there is evidence for it (see `fit_calibrator`)."""
+    temperature = fit_calibrator(posteriors, method="temperature")
+    n, k = len(posteriors), posteriors.n_choices
+    fixed = posteriors.choices is not None and len(set(posteriors.choices)) == 1 and posteriors.column_names is not None
+    if not fixed or n < max(_FEWEST_FOR_AFFINE, _FEWEST_PER_PARAMETER * k):
+        return temperature
+    affine = fit_calibrator(posteriors, method="affine")
+    assert temperature.report is not None
+    assert affine.report is not None
+    loss, gain = temperature.report.loss_after, temperature.report.loss_after - affine.report.loss_after
+    # Where nearly all instances are answered rightly a bias fits single mistakes, and costs much on others: the
+    # evidence asks for more than a gain. A temperature alone can flatten blind posteriors to 1 / K, not to the priors.
+    blind = loss >= metrics.entropy(np.bincount(posteriors.labels, minlength=k) / n)
+    return affine if blind or n * gain > (k - 1) / 2 * math.log(n) else temperature
 
 
 def _fit_linear(

@@ -31,6 +31,7 @@ from rango.files import read_json, write_json
 from rango.showing import Grid, Shown, count, short
 
 Method: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix", "isotonic", "histogram"]
+MethodChoice: TypeAlias = Literal["auto"] | Method
 
 
 @dataclass(frozen=True)

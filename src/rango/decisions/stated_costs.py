@@ -17,7 +17,7 @@ from typing import Any, Self
 from rango.decisions.costs import Costs
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError, unknown_name
-from rango.files import read_yaml
+from rango.files import parse_json, read_yaml
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class StatedCosts:
     def read(cls, stated: str) -> Self:
         """What `--costs` says: `abstain=COST`, or the path of a costs file, which is read now and not needed again.
 
+        A mapping in a file for `--config` comes as JSON.
+
         Raises:
             InputError: the file cannot be read or holds no costs; a cost of abstaining that is not between 0 and 1.
 
@@ -75,6 +77,8 @@ class StatedCosts:
         0.3
         """
         rule = re.fullmatch(r"abstain\s*=\s*(.*)", stated.strip())
+        if rule is None and stated.startswith("{"):
+            return cls.build(parse_json(stated, "costs"))
         if rule is None:
             return cls.build(read_yaml(Path(stated)), where=stated)
         # Python alone would take 1_0 for 10.

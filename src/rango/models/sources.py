@@ -1,7 +1,7 @@
 """Where a model comes from (folder, GGUF file, Hub) and what can be wrong with it. Nothing in this file needs torch.
 
-A folder is checked before torch is loaded, so that a missing shard of 30 files costs no minute. A repository of the Hub
-is looked into only when it is loaded; what the Hub answers then is put into words here.
+A folder is checked before torch is loaded, so that a missing shard of 30 files costs no minute. The Hub is asked only
+when a command is about to load a model; what it answers is put into words here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ INDEX_FILE = "model.safetensors.index.json"
 """Names the file of each tensor where the weights are cut into several."""
 # Names of the files of which a tokenizer's folder has at least one.
 _VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
+_GPU_DRIVERS = ("nvidiactl", "dxg", "kfd")
 # Weights that only torch.load reads.
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 _CONVERSION = (
@@ -55,6 +56,26 @@ def check_source(source: str, quantise: Quantisation = "none", *, described: boo
     if not described:
         check_weights(folder)
         check_tokenizer(folder)
+
+
+def check_at_hand(source: str, device: str = "auto") -> None:
+    """Raise InputError where loading would end in a refusal, as far as that shows without torch.
+
+    That is a GPU where no driver of one is installed, and a model that neither the cache nor the Hub has.
+    """
+    # NVIDIA's driver, Windows' for its Linux, AMD's. Where one is there, only torch can say how many devices it has.
+    if device.startswith("cuda") and not any(Path("/dev", name).exists() for name in _GPU_DRIVERS):
+        raise InputError(f"device {device!r}: this machine has 0 CUDA devices; use --device cpu")
+    if Path(source).exists() or find_gguf(source) is not None:
+        return
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        hf_hub_download(source, "config.json")
+    except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.LocalEntryNotFoundError) as error:
+        raise loading_error(source, error) from None
+    except (errors.HfHubHTTPError, OSError):
+        return  # whatever else the Hub has to say, loading says it
 
 
 def check_quantise(quantise: Quantisation) -> None:

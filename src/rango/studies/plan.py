@@ -246,9 +246,14 @@ class Planner:
         calibrator = None
         if options.calibrated:
             # An affine calibrator needs columns that mean one thing: letters, or for words and texts classes.
-            as_texts = options.way in ("tfidf", "encoder")
-            fixed = task.classes is not None if as_texts else (config.form or task.default_form) == "letter"
-            calibrator = options.calibrator or ("affine" if fixed else "temperature")
+            if options.way not in ("tfidf", "encoder"):
+                by_form = "affine" if (config.form or task.default_form) == "letter" else "auto"
+            else:
+                by_form = "temperature" if task.classes is None else "affine"
+            # Choices that are each instance's own leave `auto` nothing but a temperature.
+            if by_form == "auto" and task.classes is None:
+                by_form = "temperature"
+            calibrator = options.calibrator or by_form
         return Cell(seed=seed, sources=tuple(sources), calibrator=calibrator)
 
     def _task(self, name: str, options: TaskOptions) -> Task:

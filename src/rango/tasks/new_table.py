@@ -56,11 +56,8 @@ class TableGuess:
     """Whether no column has the name of a label, and one with few values was taken for it."""
     contradictory: int = 0
     """How many rows have the text of another row and another right answer."""
-
-    @property
-    def loads(self) -> bool:
-        """Whether a run accepts the table as it is."""
-        return not self.unlabelled or self.config.splits is not None
+    repeated: int = 0
+    """How many rows have the text and the right answer of a row above them."""
 
     def warnings(self) -> tuple[str, ...]:
         """What stands in the way of training: a label by guess, rows without one, doubtful classes, too few rows."""
@@ -70,10 +67,10 @@ class TableGuess:
                 f"no column has a name such as label; {self.config.label} is taken for it, the last one with few "
                 "values that come back: if it is another, name that with --label COLUMN"
             )
-        if not self.loads:
+        if self.config.unlabelled == "skip":
             warnings.append(
-                f"{self.unlabelled:,} of the {self.rows:,} rows have no label, and a run refuses such a table: label "
-                "them, or keep them in another file for rango predict"
+                f"{self.unlabelled:,} of the {self.rows:,} rows have no label and are left out (unlabelled: skip in "
+                "task.yaml); rango predict answers them later"
             )
         blanks = [name for name in self.counts if name.casefold() in _BLANKS]
         if blanks:
@@ -100,10 +97,16 @@ class TableGuess:
                 f"{self.contradictory:,} rows have the same text as another row and another answer: no model can be "
                 "right about all of them"
             )
-        validation = self.rows // 5
+        if self.repeated:
+            warnings.append(
+                f"{self.repeated:,} row(s) repeat the text and the answer of a row above: each counts once more in "
+                "training and metrics; delete them where they are one case"
+            )
+        labelled = self.rows - self.unlabelled
+        validation = labelled // 5
         if validation < FEW_VALIDATION:
             warnings.append(
-                f"about {validation:,} of the {self.rows:,} rows will be for validation: fewer than {FEW_VALIDATION} "
+                f"about {validation:,} of the {labelled:,} rows will be for validation: fewer than {FEW_VALIDATION} "
                 "choose the checkpoint and fit the calibrator mostly by chance"
             )
         few = [name for name, count in self.counts.items() if count // 5 < FEW_OF_A_CLASS]
@@ -170,6 +173,8 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
             "label": label,
             **({"label_is": "text"} if options is None else {}),
             **{key: name for key, name in (("id", identity), ("group", group), ("splits", splits)) if name},
+            # A table whose splits are named may have a test without labels: there it is for a person to say.
+            **({"unlabelled": "skip"} if splits is None and "" in columns[label] else {}),
         },
         where=str(path),
     )
@@ -190,6 +195,7 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
     counted = counts if options is None else Counter[str]()
     # Where each row has choices of its own, the same question with other choices has another answer by right.
     contradictory = sum(len(given) for given in answers.values() if len({*given} - {""}) > 1) if counted else 0
+    repeated = sum(len(given) - given.count("") - len({*given} - {""}) for given in answers.values()) if counted else 0
     return TableGuess(
         config,
         classes,
@@ -199,6 +205,7 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
         unlabelled,
         label_by_values=by_name is None,
         contradictory=contradictory,
+        repeated=repeated,
     )
 
 
@@ -339,6 +346,10 @@ def task_yaml(guess: TableGuess) -> str:
     ):
         column = getattr(config, key)
         lines += [f"# {meaning}", f"{key}: {_quoted(column)}" if column else f"# {key}: COLUMN"]
+    if config.unlabelled == "skip":
+        lines += ["# Rows without a label: left out and counted, or refused.", "unlabelled: skip"]
+    else:
+        lines += ["# Rows without a label are refused; skip leaves them out.", "# unlabelled: skip"]
     if guess.unused:
         lines.append(f"# Columns that nothing uses: {', '.join(guess.unused)}")
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rango.errors import InputError
-from rango.options import TaskOptions
+from rango.options import SPLITS, Split, TaskOptions
 from rango.tasks.task import Instance
 from rango.tasks.text_runs import runs_of
 
@@ -64,6 +64,25 @@ def take(groups: Sequence[list[Instance]], size: int) -> tuple[tuple[Instance, .
     return tuple(taken[:size]), touched
 
 
+def take_whole(groups: Sequence[list[Instance]], size: int) -> tuple[tuple[Instance, ...], Groups]:
+    """Whole groups with about `size` instances, and the groups that remain, both in their order.
+
+    A group that would make the split miss its size by more than it does without it is passed over.
+    """
+    taken: list[Instance] = []
+    remaining: Groups = []
+    for group in groups:
+        missing = size - len(taken)
+        if missing > 0 and len(group) - missing <= missing:
+            taken += group
+        else:
+            remaining.append(group)
+    # A split needs an instance, however large the groups are.
+    if not taken and remaining:
+        taken = remaining.pop(min(range(len(remaining)), key=lambda place: len(remaining[place])))
+    return tuple(taken), remaining
+
+
 def cut(
     train: Sequence[Instance],
     options: TaskOptions,
@@ -71,6 +90,7 @@ def cut(
     validation: Sequence[Instance] = (),
     test: Sequence[Instance] = (),
     stratum: Callable[[Instance], str] | None = None,
+    whole: bool = False,
 ) -> Cut:
     """Cut pools into the three splits in the sizes asked for; where fewer exist, all are taken and a note says so.
 
@@ -85,6 +105,8 @@ def cut(
         validation: the official pool of the validation split, if any.
         test: the official pool of the test split, if any.
         stratum: names the stratum of an instance, to cut in its proportions.
+        whole: where the size of a carved split is no size that somebody gave, take whole groups of about that size, so
+            that no instance is lost.
 
     Raises:
         InputError: too few contexts for three splits.
@@ -96,23 +118,32 @@ def cut(
     held_validation = {instance.group for instance in kept_validation}
     kept = _without(_without(train, held, "training", "test", notes), held_validation, "training", "validation", notes)
 
+    given: dict[str, bool] = {
+        name: not whole or getattr(options, name) != TaskOptions.model_fields[name].default for name in SPLITS
+    }
+
+    def carve(name: Split, groups: Groups, size: int) -> tuple[tuple[Instance, ...], Groups]:
+        """A split from the front of these groups, and the groups that can still serve another."""
+        if not (given[name] and size == getattr(options, name)) and whole:
+            return take_whole(groups, size)
+        taken, touched = take(groups, size)
+        return taken, groups[touched:]
+
     seed = options.data_seed
-    # Test is taken from the front of the drawn order, validation behind it; a group that is touched is used up.
-    groups = draw_order(kept, seed=seed, stratum=stratum)
+    # Test is taken from the front of the drawn order, validation behind it; a group that a size cuts is used up.
+    groups = remaining = draw_order(kept, seed=seed, stratum=stratum)
     wanted_validation, wanted_test = _carved_sizes(len(kept), options, carved=(not validation, not test))
     if test:
-        test_split, front = take(draw_order(test, seed=seed, stratum=stratum), options.test)[0], 0
+        test_split = take(draw_order(test, seed=seed, stratum=stratum), options.test)[0]
     else:
-        test_split, front = take(groups, wanted_test)
+        test_split, remaining = carve("test", remaining, wanted_test)
     if validation:
         validation_split = take(draw_order(kept_validation, seed=seed, stratum=stratum), options.validation)[0]
     else:
-        validation_split, touched = take(groups[front:], wanted_validation)
-        front += touched
+        validation_split, remaining = carve("validation", remaining, wanted_validation)
     # Training is taken from the back, so that validation and test stay the same for every size of it.
-    behind = groups[front:][::-1]
-    train_split, touched = take(behind, options.train)
-    rest = tuple(instance for group in behind[touched:][::-1] for instance in group)
+    train_split, remaining = carve("train", remaining[::-1], options.train)
+    rest = tuple(instance for group in remaining[::-1] for instance in group)
     # A test pool alone is enough to evaluate on.
     if (train or not test) and not (train_split and validation_split and test_split):
         raise InputError(
@@ -122,13 +153,18 @@ def cut(
     notes += [
         f"asked for {wanted:,} {name} instances, "
         + (f"{len(has):,} taken as this split's share of {len(kept):,}" if carved else f"{len(has):,} exist: all taken")
-        for name, wanted, has, carved in (
-            ("training", options.train, train_split, False),
-            ("validation", options.validation, validation_split, not validation),
-            ("test", options.test, test_split, not test),
+        for key, name, wanted, has, carved in (
+            ("train", "training", options.train, train_split, False),
+            ("validation", "validation", options.validation, validation_split, not validation),
+            ("test", "test", options.test, test_split, not test),
         )
-        if len(has) < wanted
+        if len(has) < wanted and given[key]
     ]
+    if not any(given.values()) and not validation and not test:
+        notes.append(
+            f"no sizes were given: cut into {len(train_split):,} training, {len(validation_split):,} validation and "
+            f"{len(test_split):,} test instances"
+        )
     # The rest of a group that a size cuts can serve no other split; large groups take many rows with them.
     unused = len(kept) - len(rest) - len(train_split) - len(validation_split) * (not validation)
     unused -= len(test_split) * (not test)

@@ -8,6 +8,7 @@ label_is: text                                  # optional: name, text, index, n
 id: key                                         # optional column; otherwise the row's number
 group: author                                   # optional column: rows that must stay in one split
 splits: part                                    # optional column: train, validation, test; else 60, 20 and 20 %
+unlabelled: skip                                # optional: leave out the rows without a label, which are refused else
 private: true                                   # optional: no run keeps the texts of these rows
 """
 
@@ -20,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -66,6 +67,8 @@ class TableConfig(Config):
     """The column that rows of one context share; the prompt itself when absent, and in rows where it is blank."""
     splits: str | None = None
     """The column that says train, validation or test; a random cut when absent, of small tables 60, 20 and 20 %."""
+    unlabelled: Literal["refuse", "skip"] = "refuse"
+    """Whether rows without a label are refused, or left out and counted; a split test without any keeps its rows."""
     private: bool = False
     """Whether runs leave out the texts of rows; otherwise they keep those of the test split, for their page."""
 
@@ -157,7 +160,7 @@ def table_task(config: TableConfig, rows: Iterator[Row], *, source: Path, name: 
     # Classes are cut in their proportions; places of a right answer among choices of its own mean nothing.
     classes = len({instance.choices for pool in (train, validation, test) for instance in pool}) == 1
     stratum = (lambda instance: str(instance.label)) if classes else None
-    parts = cut(train, options, validation=validation, test=test, stratum=stratum)
+    parts = cut(train, options, validation=validation, test=test, stratum=stratum, whole=True)
     near = near_duplicate_notes({"test": parts.test, "validation": parts.validation, "training": parts.train})
     return Task(
         name=name,
@@ -279,6 +282,14 @@ class _Reader:
         pools: dict[Split, list[Instance]] = {split: [] for split in SPLITS}
         for draft, instance in zip(drafts, instances, strict=True):
             pools[draft.split].append(instance)
+        seen = Counter(
+            (draft.prompt, draft.choices.texts, instance.label)
+            for draft, instance in zip(drafts, instances, strict=True)
+        )
+        if repeated := sum(count - 1 for count in seen.values()):
+            self.notes.append(
+                f"{repeated:,} row(s) repeat another row and its answer: each counts once more in training and metrics"
+            )
         twins = sum(len(draft.choices.texts) != len(draft.choices.distinct()) for draft in drafts)
         if twins:
             self.notes.append(f"{twins:,} row(s) name the same text twice among their choices: it is one choice")
@@ -306,7 +317,10 @@ class _Reader:
             )
 
     def _with_test_unlabelled(self, drafts: list[_Draft]) -> list[_Draft]:
-        """The drafts, of which only those of the split test may lack labels, and then all of it lacks them."""
+        """The drafts, of which only those of the split test may lack labels, and then all of it lacks them.
+
+        Other rows without a label are refused, or left out where task.yaml says so.
+        """
         unlabelled = [draft for draft in drafts if not draft.labels]
         if not unlabelled:
             return drafts
@@ -314,12 +328,20 @@ class _Reader:
         if self.config.splits is None and len(unlabelled) == len(drafts):
             drafts = unlabelled = [replace(draft, split="test") for draft in drafts]
         labelled_test = [draft for draft in drafts if draft.split == "test" and draft.labels]
-        for draft in unlabelled:
-            if draft.split != "test" or labelled_test:
-                raise InputError(
-                    f"{draft.where}: {self.config.label} is missing; `label` in {self.yaml_path} needs it "
-                    "(the split test may be without labels, if all of its rows are)"
-                )
+        stray = [draft for draft in unlabelled if draft.split != "test" or labelled_test]
+        if stray and self.config.unlabelled == "refuse":
+            raise InputError(
+                f"{stray[0].where}: {self.config.label} is missing; `label` in {self.yaml_path} needs it. Of "
+                f"{len(drafts):,} rows {len(stray):,} lack it: label them, or leave them out with `unlabelled: skip` "
+                "in that file (the split test may be without labels, if all of its rows are)"
+            )
+        if stray:
+            self.notes.append(f"{len(stray):,} of {len(drafts):,} rows are left out: they have no label")
+            left_out = {draft.identity for draft in stray}
+            drafts = [draft for draft in drafts if draft.identity not in left_out]
+            unlabelled = [draft for draft in unlabelled if draft.identity not in left_out]
+        if not unlabelled:
+            return drafts
         self.notes.append(f"{len(unlabelled):,} test instance(s) have no label: they can be decided on, not measured")
         return drafts
 

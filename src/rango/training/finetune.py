@@ -360,14 +360,18 @@ class _Bank:
     def _calibrate(self, adapted: Posteriors, validation: Posteriors, writer: RunWriter) -> Posteriors | None:
         """Store a calibrator fitted on validation and the calibrated test posteriors; None if it cannot be fitted.
 
-        Letters are classes with a place each, so an affine calibrator may correct a preference for one of them. The
-        order of a cloze task's choices means nothing: one temperature.
+        Letters are classes with a place each, so an affine calibrator may correct a preference for one of them. In the
+        cloze form it may do so for classes that are the same in every instance; otherwise the order of the choices
+        means nothing: one temperature.
         """
         try:
-            calibrator = fit_calibrator(validation, method="affine" if self.data.form == "letter" else "temperature")
+            calibrator = fit_calibrator(validation, method="affine" if self.data.form == "letter" else "auto")
         except InputError as error:
             self._note(f"calibration on validation is not possible: {error}", writer)
             return None
+        if self.data.form == "cloze" and self.task.classes is not None:
+            kind = "a temperature" + (" and a bias for each class" if calibrator.method == "affine" else "")
+            self._note(f"calibrated by {kind}, chosen by {len(validation):,} validation instances", writer)
         if calibrator.report is not None and not calibrator.report.converged:
             self._note(f"the {calibrator.method} calibrator did not converge", writer)
         calibrated = calibrator.apply(adapted)

@@ -87,3 +87,16 @@ def test_the_path_to_look_at_stands_whole_below_the_table(
     shown = tmp_path / ("[long] " * 20) / "report.html"
     print_result(tmp_path, split="test", shown=shown)
     assert capsys.readouterr().out.endswith(f"\n\n{shown}\n")
+
+
+def test_no_interval_is_broken_where_the_terminal_is_narrow() -> None:
+    systems = {
+        name: {"cross_entropy": Estimate(value, value - 0.1, value + 0.1, 1200, "lower")}
+        for name, value in (("a_name_as_long_as_a_path", 0.5), ("second", 0.75), ("difference", -0.25))
+    }
+    file = io.StringIO()
+    Console(width=60, file=file).print(metrics_table(systems, width=60))
+    text = file.getvalue()
+    for interval in ("0.400 to 0.600", "0.650 to 0.850", "−0.350 to −0.150"):
+        assert interval in text
+    assert max(map(len, text.splitlines())) <= 60

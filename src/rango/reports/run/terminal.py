@@ -74,28 +74,42 @@ def result_table(
 
 
 def metrics_table(
-    systems: Mapping[str, Mapping[str, Estimate]], *, level: float = 0.95, with_costs: bool = False
+    systems: Mapping[str, Mapping[str, Estimate]], *, level: float = 0.95, with_costs: bool = False, width: int = 80
 ) -> Group:
     """Every metric of one or more systems, a row per metric, a column per system with the interval under the value.
+
+    The systems that do not fit into the width stand in tables below the first one.
 
     Args:
         systems: estimates by system's title and metric's name. A title `difference` is shown with signs.
         level: nominal coverage of the intervals, for the caption.
         with_costs: whether costs were stated: expected costs then stand below NCE.
+        width: columns of the terminal.
     """
-    rendered = _empty_table()
-    rendered.add_column("")
-    for title in systems:
-        # Folded, not cut: what is cut off may be what makes two names differ.
-        rendered.add_column(title, justify="right", overflow="fold")
     first = next(iter(systems.values()))
-    for name in dict.fromkeys((*usual_columns(with_costs=True), *first)) if with_costs else first:
-        cells = [_cell(estimates[name], sign=title == "difference") for title, estimates in systems.items()]
-        rendered.add_row(Text(heading(column_named(name))), *cells)
+    names = tuple(dict.fromkeys((*usual_columns(with_costs=True), *first)) if with_costs else first)
+    headings = [Text(heading(column_named(name))) for name in names]
+    tables: list[tuple[RichTable, list[list[Text]]]] = []
+    room = 0
+    for title, estimates in systems.items():
+        cells = [_cell(estimates[name], sign=title == "difference") for name in names]
+        # A column holds its widest interval unbroken; two spaces stand before it.
+        needed = 2 + max(line.cell_len for cell in cells for line in cell.split())
+        if not tables or room < needed:
+            tables.append((_empty_table(), [headings]))
+            tables[-1][0].add_column("", no_wrap=True)
+            room = width - max(text.cell_len for text in headings)
+        room -= needed
+        # Folded, not cut: what is cut off may be what makes two names differ.
+        tables[-1][0].add_column(title, justify="right", overflow="fold", min_width=needed - 2)
+        tables[-1][1].append(cells)
+    for table, columns in tables:
+        for row in zip(*columns, strict=True):
+            table.add_row(*row)
     notes = dict.fromkeys(e.note for estimates in systems.values() for e in estimates.values() if e.note)
     n = next(iter(first.values())).n
     caption = Text(f"{n:,} instances · {level:.0%} bootstrap intervals · ↓ lower, ↑ higher is better", style="dim")
-    return Group(rendered, caption, *(Text(f"note: {note}") for note in notes))
+    return Group(*(table for table, _ in tables), caption, *(Text(f"note: {note}") for note in notes))
 
 
 def _empty_table() -> RichTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from rango.results.outcomes import REPORT, StudyResult, read_outcomes
 from rango.results.table import StudyTable, table_of_study, write_csv
 from rango.showing import Grid, Shown
 from rango.studies.store import Store
+from rango.training.measurement import state_costs
+from rango.training.run_folder import Run
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,8 +69,12 @@ def write_study_report(
     )
 
 
-def write_run_pages(folder: Path, *, language: Language = "en") -> Iterator[tuple[Path, str]]:
+def write_run_pages(
+    folder: Path, *, costs: StatedCosts | None = None, language: Language = "en"
+) -> Iterator[tuple[Path, str]]:
     """Write the page of each complete run of a study, to which the table of the study then links.
+
+    A run keeps the costs of the study, or those that are given, where they fit its task.
 
     Yields:
         Each page as soon as it is written, or the folder of a run that cannot have one and why.
@@ -78,8 +85,14 @@ def write_run_pages(folder: Path, *, language: Language = "en") -> Iterator[tupl
     from rango.reports.run.page import write_report
 
     store = Store(folder)
-    for job in store.read_plan().jobs:
+    plan = store.read_plan()
+    stated = costs or plan.costs
+    for job in plan.jobs:
         if job.kind == "run" and store.is_trained(job):
+            # The matrix of a study may fit one of its tasks and not the others.
+            with contextlib.suppress(InputError):
+                if stated is not None:
+                    state_costs(Run(store.folder(job)), stated)
             try:
                 yield write_report(store.folder(job), language=language), ""
             except InputError as error:
