@@ -15,6 +15,9 @@ from helpers.adapters import logits
 from helpers.checkpoints import tiny_tokenizer, write_checkpoint
 from helpers.spelling_corpus import SPANISH, sentences
 from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.activations import FastGELUActivation, NewGELUActivation
 
 from rango.errors import InputError
 from rango.language.options import PretrainConfig
@@ -36,6 +39,26 @@ def test_architectures_load_through_the_real_code(checkpoint: Checkpoint, archit
     assert "dtype float32 (chosen)" in model.notes[0]
     assert not any(parameter.requires_grad for parameter in model.network.parameters())
     assert not model.network.training
+
+
+def test_gelu_in_one_kernel_is_the_published_formula(checkpoint: Checkpoint) -> None:
+    """Against the module of transformers, which writes the formula out, on the whole network and on a grid."""
+    folder = checkpoint("gpt2")
+    fused, plain = load_model(folder), AutoModelForCausalLM.from_pretrained(folder)
+    kinds = [{type(module).__name__ for module in network.modules()} for network in (fused.network, plain)]
+    assert "NewGELUActivation" in kinds[1] - kinds[0]
+    ids = torch.arange(60).reshape(4, 15)
+    torch.testing.assert_close(fused.network(ids).logits, plain(ids).logits, rtol=1e-5, atol=1e-5)
+
+    grid = torch.linspace(-12, 12, 10_001, requires_grad=True)
+    for formula in (NewGELUActivation(), FastGELUActivation()):
+        network = nn.Sequential(formula)
+        (expected_slope,) = torch.autograd.grad(network(grid).sum(), grid)
+        expected = network(grid)
+        loading.fuse_activations(network)
+        (slope,) = torch.autograd.grad(network(grid).sum(), grid)
+        torch.testing.assert_close(network(grid), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(slope, expected_slope, rtol=1e-5, atol=1e-5)
 
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:

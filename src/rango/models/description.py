@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from rango.errors import InputError
 from rango.models.dequantised import stored_type
 from rango.models.gguf import configuration, find_gguf, read_parts
-from rango.models.loading import Model, loading
+from rango.models.loading import Model, fuse_activations, loading
 from rango.models.lora import weight_shape
 from rango.models.ngram import NGRAM
 from rango.models.placement import ARCHITECTURES, Site, ending, linear_maps, place
@@ -160,5 +160,6 @@ def empty_network(
         network: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=dtype, attn_implementation=attention
         )
+    fuse_activations(network)
     network.train(False)
     return network
