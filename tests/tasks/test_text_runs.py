@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import random
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from rango.errors import InputError
 from rango.tasks import Instance
-from rango.tasks.text_runs import RUN, RUNS_FILE, TextRuns, pretraining_notes, runs_of
+from rango.tasks.text_runs import RUN, RUNS_FILE, TextRuns, pretraining_notes, runs_of, shared_runs
 
 
 def instance(name: str, context: str, ending: str) -> Instance:
@@ -61,6 +62,19 @@ def test_numbers_are_those_of_the_words_however_they_are_cut_into_blocks(monkeyp
     np.testing.assert_array_equal(np.concatenate(list(runs_of(texts))), whole)
     assert whole[0] == next(runs_of([" ".join(words[:RUN]).upper() + "!"]))[0]
     assert not len(next(runs_of(["only seven words stand in this text"])))
+
+
+def test_shared_runs_are_those_of_each_text_that_stand_twice() -> None:
+    generator = random.Random(0)
+    texts = [" ".join(generator.choice("abc") for _ in range(generator.randrange(25))) for _ in range(60)]
+    texts += ["", "only seven words stand in this text", *texts[:2]]
+    runs = [next(runs_of([text])).tolist() for text in texts]
+    counts = Counter(number for of_one in runs for number in of_one)
+    assert shared_runs(texts) == [[number for number in of_one if counts[number] > 1] for of_one in runs]
+    assert any(map(len, shared_runs(texts)))
+    assert not all(count > 1 for count in counts.values())
+    assert shared_runs([]) == []
+    assert shared_runs(["no run"]) == [[]]
 
 
 def test_the_file_gives_the_numbers_back(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from rango.errors import InputError
 from rango.options import SPLITS, Split, TaskOptions
 from rango.tasks.task import Instance
-from rango.tasks.text_runs import runs_of
+from rango.tasks.text_runs import shared_runs
 
 Groups = list[list[Instance]]
 
@@ -202,8 +202,8 @@ def group_overlapping(instances: Sequence[Instance]) -> list[Instance]:
     linked ones share the first group name, in alphabetical order, of any of them.
     """
     texts = [f"{instance.context} {instance.choices[instance.answer]}" for instance in instances]
-    runs = [[number for block in runs_of([text]) for number in block.tolist()] for text in texts]
-    return link(instances, [(one.group, *numbers) for one, numbers in zip(instances, runs, strict=True)])
+    keys = [(one.group, *numbers) for one, numbers in zip(instances, shared_runs(texts), strict=True)]
+    return link(instances, keys)
 
 
 def link(instances: Sequence[Instance], keys: Iterable[Iterable[int | str]]) -> list[Instance]:

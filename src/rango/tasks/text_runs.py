@@ -14,6 +14,8 @@ import gzip
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,33 +45,55 @@ def runs_of(texts: Iterable[str]) -> Iterator[NDArray[np.uint64]]:
 
     A run may go on from one text to the next, such as the lines of a file. Equal runs have equal numbers, everywhere.
     """
-    import numpy as np  # here and below: the command line imports this file for its names alone
-
-    known: dict[str, int] = {}
-    # The sum of h(word) times an odd number's power for each place, modulo 2^64; its bits are mixed, the highest kept.
-    powers = [pow(0x9E3779B97F4A7C15, power, 2**64) for power in range(RUN)]
-
-    def numbers(words: list[int]) -> NDArray[np.uint64]:
-        hashes = np.array(words, dtype=np.uint64)  # (words,)
-        count = max(len(hashes) - RUN + 1, 0)
-        total = np.zeros(count, dtype=np.uint64)  # (words - 7,)
-        for offset, power in enumerate(powers):
-            total += hashes[offset : offset + count] * np.uint64(power)
-        total ^= total >> np.uint64(33)
-        total *= np.uint64(0xFF51AFD7ED558CCD)
-        return total >> np.uint64(64 - _BITS)
-
     words: list[int] = []
     for text in texts:
-        for word in parts_of(text.casefold()):
-            number = known.get(word)
-            if number is None:
-                number = known[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
-            words.append(number)
+        words.extend(map(_number_of, parts_of(text.casefold())))
         if len(words) >= _WORDS_AT_ONCE:
-            yield numbers(words)
+            yield _numbers(words)
             words = words[-RUN + 1 :]
-    yield numbers(words)
+    yield _numbers(words)
+
+
+def shared_runs(texts: Iterable[str]) -> list[list[int]]:
+    """Of each text by itself, the numbers of its runs that stand in another text too, or twice in this one.
+
+    All texts are worked on at once: arrays of one text's few words cost more than their arithmetic.
+    """
+    import numpy as np
+
+    words: list[int] = []
+    ends = [0]
+    for text in texts:
+        words.extend(map(_number_of, parts_of(text.casefold())))
+        ends.append(len(words))
+    numbers = _numbers(words)
+    # Runs that begin in one text and end in the next are of neither.
+    whole = np.zeros(len(numbers), dtype=bool)
+    for start, end in pairwise(ends):
+        whole[start : max(start, end - RUN + 1)] = True
+    different, counts = np.unique(numbers[whole], return_counts=True)
+    kept = whole & np.isin(numbers, different[counts > 1])
+    return [numbers[start:end][kept[start:end]].tolist() for start, end in pairwise(ends)]
+
+
+@lru_cache(maxsize=2**18)
+def _number_of(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
+
+
+def _numbers(words: Sequence[int]) -> NDArray[np.uint64]:
+    """The numbers of the runs of 8 words, (words - 7,): the sum of h(word) times an odd number's power for each place,
+    modulo 2^64; its bits are mixed, the highest kept."""
+    import numpy as np  # here and below: the command line imports this file for its names alone
+
+    hashes = np.array(words, dtype=np.uint64)  # (words,)
+    count = max(len(hashes) - RUN + 1, 0)
+    total = np.zeros(count, dtype=np.uint64)  # (words - 7,)
+    for offset in range(RUN):
+        total += hashes[offset : offset + count] * np.uint64(pow(0x9E3779B97F4A7C15, offset, 2**64))
+    total ^= total >> np.uint64(33)
+    total *= np.uint64(0xFF51AFD7ED558CCD)
+    return total >> np.uint64(64 - _BITS)
 
 
 @dataclass(frozen=True, eq=False)
