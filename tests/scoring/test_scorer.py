@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rango.models.loading import load_model
 from rango.options import Form, ScoringOptions
 from rango.scoring.probe import probe_reader
-from rango.scoring.scorer import evaluate, score, score_split
+from rango.scoring.scorer import batches_by_tokens, cached_tokens, evaluate, score, score_split
 from rango.scoring.trees import encode
 
 Checkpoint = Callable[..., Path]
@@ -51,6 +51,27 @@ def test_tree_scores_equal_full_sequences(checkpoint: Checkpoint, architecture: 
         for choice in range(len(tree.branches)):
             assert values[row, choice] == pytest.approx(full_sequence_score(model, tree, choice), abs=2e-5)
         assert np.all(values[row, len(tree.branches) :] == -np.inf)
+
+
+def test_a_pass_on_a_cpu_holds_what_its_caches_do(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(checkpoint("phi"))
+    reader = probe_reader(model)
+    trees = encode(model, TASK.test, task=TASK, form="cloze")
+    (together,) = batches_by_tokens(reader, trees, budget=100_000)
+    assert sorted(together) == list(range(len(trees)))
+    whole = score(reader, trees, options=ScoringOptions(), form="cloze").values
+
+    widest = 4 * model.network.config.intermediate_size
+    monkeypatch.setattr("rango.scoring.scorer._FEWEST_TOKENS", 1)
+    monkeypatch.setattr("rango.scoring.scorer._CACHED_BYTES", 200 * widest)
+    assert cached_tokens(model) == 200
+    batches = list(batches_by_tokens(reader, trees, budget=100_000))
+    assert len(batches) > 1
+    for numbers in batches:
+        assert len(numbers) * max(trees[number].input_length for number in numbers) <= 200
+    parts = score(reader, trees, options=ScoringOptions(), form="cloze").values
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    assert list(map(len, batches_by_tokens(reader, trees, budget=1))) == [1] * len(trees)
 
 
 @given(batch_tokens=st.integers(1, 3000), count=st.integers(1, 12))

@@ -25,6 +25,10 @@ from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Instance, Task, few_shot
 from rango.tasks.task import unlabelled
 
+# Of the widest activation of a pass on a CPU (benchmarks/scoring.py), and tokens that feed its products in any case.
+_CACHED_BYTES = 2**22
+_FEWEST_TOKENS = 256
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -216,7 +220,11 @@ def score(
 
 
 def batches_by_tokens(reader: Reader, trees: Sequence[TokenTree], *, budget: int) -> Iterator[list[int]]:
-    """Numbers of trees that make one forward pass: similar in length, at most `budget` tokens with padding."""
+    """Numbers of trees that make one forward pass: similar in length, at most `budget` tokens with padding.
+
+    On a CPU also at most `cached_tokens`.
+    """
+    budget = min(budget, cached_tokens(reader.model) or budget)
 
     def size(tree: TokenTree) -> tuple[bool, int, int]:
         whole = reader.as_tree(tree)
@@ -239,6 +247,20 @@ def batches_by_tokens(reader: Reader, trees: Sequence[TokenTree], *, budget: int
         yield batch
 
 
+def cached_tokens(model: Model) -> int | None:
+    """Tokens whose widest activation stays in a CPU's caches from one step of a layer to the next; None on a GPU.
+
+    Beyond them each addition, activation function and rotation waits for main memory, and the products gain nothing.
+    """
+    if model.device.type != "cpu":
+        return None
+    # The widest is what the largest matrix of a layer makes; the head and the embeddings are no part of a layer.
+    vocabulary = model.network.config.get_text_config().vocab_size
+    shapes = [p.shape for p in model.network.parameters() if p.dim() == 2 and vocabulary not in p.shape]
+    widest = max((max(shape) for shape in shapes), default=1) * model.dtype.itemsize
+    return max(_FEWEST_TOKENS, _CACHED_BYTES // widest)
+
+
 def score_samples(
     reader: Reader,
     trees: Sequence[TokenTree],
@@ -250,8 +272,8 @@ def score_samples(
 ) -> list[Scores]:
     """Score every choice in several passes with the adapter's dropout on, as in training; nothing else drops out.
 
-    The masks of pass t are a function of (seed, t), of the trees and of `options.batch_tokens`, which decides which
-    trees share a batch; they differ between kinds of devices. A beginning that is read once for all trees, such as
+    The masks of pass t are a function of (seed, t), of the trees and of the tokens of a pass, which decide which trees
+    share a batch; they differ between kinds of devices. A beginning that is read once for all trees, such as
     shots, has one mask in each pass. The global random stream is left as it was.
 
     Raises:
