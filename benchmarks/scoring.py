@@ -1,7 +1,8 @@
 """Scoring choices against lm-evaluation-harness: the same network, texts and choices, in processes that take turns.
 
     python benchmarks/scoring.py --harness VENV/bin/python --data ../shared/data [--work cloze letter] [--model MODEL]
-                                 [--instances 200] [--rounds 5] [--threads 2] [--dtype float32|fast] [--batch-size 32]
+                                 [--instances 200] [--rounds 5] [--threads 2] [--dtype float32|fast]
+                                 [--device cpu] [--batch-size 32]
 
 Cloze is HellaSwag (four endings), letter is SocialIQA (three letters of one token). Without --model: Phi's architecture
 (hidden 512, 8 layers, vocabulary 51,200) with random weights. Rango's side is `rango evaluate MODEL TASK --data DIR`
@@ -33,7 +34,7 @@ WORK = {"cloze": "hellaswag", "letter": "socialiqa"}
 SOURCE = Path(__file__).parents[1] / "src"
 
 
-def harness_scores(folder: str, rows: str, dtype: str, batch_size: str, threads: str) -> dict[str, Any]:
+def harness_scores(folder: str, rows: str, dtype: str, device: str, batch_size: str, threads: str) -> dict[str, Any]:
     """In the harness's own environment: log-likelihoods of the rows' choices, accuracy, and seconds of scoring."""
     import lm_eval
     import torch
@@ -64,7 +65,7 @@ def harness_scores(folder: str, rows: str, dtype: str, batch_size: str, threads:
             model_args={"pretrained": folder, "dtype": dtype},
             tasks=["texts"],
             task_manager=TaskManager(include_path=place, include_defaults=False),
-            device="cpu",
+            device=device,
             batch_size=int(batch_size),
         )
     assert results is not None
@@ -113,7 +114,7 @@ def compare(args: argparse.Namespace, form: Any, folder: str) -> dict[str, Any]:
         for prompt, instance in zip(prompts, task.test, strict=True)
     ]
     rows.write_text("".join(json.dumps(value) + "\n" for value in values))
-    model = load_model(checkpoint, dtype=args.dtype, device="cpu")
+    model = load_model(checkpoint, dtype=args.dtype, device=args.device)
     reader, trees = probe_reader(model), encode(model, task.test, task=task, form=form)
     labels = np.array([instance.answer for instance in task.test])
 
@@ -127,10 +128,10 @@ def compare(args: argparse.Namespace, form: Any, folder: str) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     out = Path(folder) / "out"
     rango = [sys.executable, "-m", "rango", "evaluate", source, WORK[form], "--data", str(args.data / WORK[form])]
-    rango += ["--form", form, "--dtype", args.dtype, "--device", "cpu", "--out", str(out), "--quiet"]
+    rango += ["--form", form, "--dtype", args.dtype, "--device", args.device, "--out", str(out), "--quiet"]
     rango += [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
-    harness = [args.harness, __file__, "worker", checkpoint, str(rows), args.dtype, str(args.batch_size)]
-    harness += [str(args.threads)]
+    harness = [args.harness, __file__, "worker", checkpoint, str(rows), args.dtype, args.device]
+    harness += [str(args.batch_size), str(args.threads)]
     spent: dict[str, dict[str, list[float]]] = {"rango": {}, "harness": {}}
 
     def note(side: str, **seconds: float) -> None:
@@ -175,6 +176,7 @@ def main() -> None:
     parser.add_argument("--whole-rounds", type=int, default=5, help="rounds in which whole processes are compared too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32", help="or bfloat16, or fast: what this machine multiplies faster")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=32, help="the harness's")
     args = parser.parse_args()
 
@@ -182,8 +184,8 @@ def main() -> None:
     from measuring import conditions, fast_type, record
 
     torch.set_num_threads(args.threads)
-    args.dtype = fast_type("cpu") if args.dtype == "fast" else args.dtype
-    setting = conditions(dtype=args.dtype, device="cpu", threads=args.threads)
+    args.dtype = fast_type(args.device) if args.dtype == "fast" else args.dtype
+    setting = conditions(dtype=args.dtype, device=args.device, threads=args.threads)
     args.gflops = setting["matrix_gflops"]
     for form in args.work:
         with tempfile.TemporaryDirectory() as folder:
@@ -196,6 +198,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        print(json.dumps(harness_scores(*sys.argv[2:7])))
+        print(json.dumps(harness_scores(*sys.argv[2:8])))
     else:
         main()

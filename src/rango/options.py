@@ -282,8 +282,8 @@ class ScoringOptions(Config):
     shots_seed: Seed = 0
     """Seed of the choice of shots."""
     batch_tokens: Annotated[int, Field(ge=1)] = 4096
-    """Tokens of one forward pass while scoring, padding included; on a CPU fewer where its caches hold fewer. The result
-    does not depend on it."""
+    """Tokens of one forward pass while scoring, padding included; on a CPU fewer where its caches hold fewer. The
+    result does not depend on it."""
 
 
 class TrainingOptions(Config):

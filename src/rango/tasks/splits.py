@@ -202,8 +202,8 @@ def group_overlapping(instances: Sequence[Instance]) -> list[Instance]:
     linked ones share the first group name, in alphabetical order, of any of them.
     """
     texts = [f"{instance.context} {instance.choices[instance.answer]}" for instance in instances]
-    keys = [(one.group, *numbers) for one, numbers in zip(instances, shared_runs(texts), strict=True)]
-    return link(instances, keys)
+    runs = shared_runs(texts)
+    return link(instances, [(one.group, *numbers) for one, numbers in zip(instances, runs, strict=True)])
 
 
 def link(instances: Sequence[Instance], keys: Iterable[Iterable[int | str]]) -> list[Instance]:
