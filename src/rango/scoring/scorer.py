@@ -21,7 +21,7 @@ from rango.models.loading import Model
 from rango.options import Form, ScoringOptions
 from rango.scoring.forward import Reader, check_numbers, shared_beginning
 from rango.scoring.probe import probe_reader
-from rango.scoring.trees import TokenTree, encode
+from rango.scoring.trees import TokenTree, after, encode, input_lengths
 from rango.tasks import Instance, Task, few_shot
 from rango.tasks.task import unlabelled
 
@@ -115,7 +115,7 @@ def score_split(
     if trees is None:
         trees = encode(reader.model, instances, task=task, form=form)
     # The bar moves with the tokens, which time goes with: the longest instances are scored first.
-    work = sum(tree.input_length for tree in trees) * (1 if dropout is None else dropout.count)
+    work = int(input_lengths(trees).sum()) * (1 if dropout is None else dropout.count)
     with (screen or Screen(quiet=True)).bar("scoring", work, passing=True) as bar:
         if dropout is None:
             passes = [(scorer or score)(reader, trees, options=options, form=form, bar=bar)]
@@ -182,7 +182,7 @@ def score(
     reader.model.network.train(False)
     if dropout is not None:
         dropout.enable_dropout()
-    work = [tree.input_length for tree in trees]
+    work = input_lengths(trees)  # (N,)
     # The keys of a prefix fit rows within a window and texts below the length where rotary frequencies change.
     fits = (
         reader.reads_prefix
@@ -191,7 +191,7 @@ def score(
     )
     tokens = shared_beginning(trees) if fits else 0
     if tokens:
-        reader, trees = reader.after(trees[0].trunk[:tokens]), [tree.after(tokens) for tree in trees]
+        reader, trees = reader.after(trees[0].trunk[:tokens]), after(trees, tokens)
     number, parts = part
     cut = [list(batches_by_tokens(reader, trees[n::parts], budget=options.batch_tokens)) for n in range(parts)]
     own = trees[number::parts]
@@ -211,7 +211,7 @@ def score(
         tokens += batch.token_count if numbers else 0
         if bar is not None:
             scored += len(numbers)
-            moved = parts * sum(work[number + parts * row] for row in numbers)
+            moved = parts * int(sum(work[number + parts * row] for row in numbers))
             bar.advance(moved, f"{min(len(trees), parts * scored):,} of {len(trees):,} instances")
     mass = np.exp(values).sum(axis=1) if form == "letter" else None  # (N,), before any normalisation by length
     for row, tree in enumerate(own):

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from rango.console import Screen
 from rango.errors import InputError
+from rango.models.gguf import cache_folder
 from rango.models.loading import Model
 from rango.options import Form, Normalisation
+from rango.scoring.token_file import RowTokens, TextTokens, TokenFile, kept_tokens
 from rango.tasks import Instance, Prompt, Task
 from rango.tasks.task import named
+
+KEPT_FROM = 20_000
+"""Instances from which on tokens are kept in the cache; fewer are tokenised in seconds and fit into memory."""
+# Part of the cache's key: to be raised with each change of what is written.
+_VERSION = "1"
+# Instances whose texts are tokenised in one call: enough to keep all cores busy, few enough for 30 MB.
+_AT_ONCE = 1000
+_IDS_ALONE = {"return_attention_mask": False, "return_token_type_ids": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,40 +79,148 @@ class TokenTree:
         return replace(self, trunk=self.trunk[prefix:])
 
 
-def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: Form) -> list[TokenTree]:
+class StoredTrees(Sequence[TokenTree]):
+    """Trees whose tokens are mapped from a file of the cache; a tree is made when it is asked for, and not kept."""
+
+    def __init__(
+        self,
+        file: TokenFile,
+        instances: Sequence[Instance],
+        *,
+        numbers: range | None = None,
+        skipped: int = 0,
+    ) -> None:
+        """Trees of instances.
+
+        Args:
+            file: a row for each instance, its texts the trunk and the branches.
+            instances: which give ids and labels.
+            numbers: which of the instances; all when absent.
+            skipped: tokens at the beginning of each trunk that are left out, see `TokenTree.after`.
+        """
+        self._file, self._instances, self._skipped = file, instances, skipped
+        self._numbers = range(len(file)) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenTree: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StoredTrees: ...
+
+    def __getitem__(self, index: int | slice) -> TokenTree | StoredTrees:
+        if isinstance(index, slice):
+            return StoredTrees(self._file, self._instances, numbers=self._numbers[index], skipped=self._skipped)
+        number = self._numbers[index]
+        instance = self._instances[number]
+        trunk, *branches = self._file.row(number)
+        return TokenTree(
+            id=instance.id,
+            trunk=tuple(trunk.ids[self._skipped :]),
+            branches=tuple(tuple(branch.ids) for branch in branches),
+            characters=tuple(branch.number for branch in branches),
+            label=instance.label,
+        )
+
+    def after(self, prefix: int) -> StoredTrees:
+        """The trees without the first `prefix` tokens of their trunks."""
+        return StoredTrees(self._file, self._instances, numbers=self._numbers, skipped=self._skipped + prefix)
+
+    def input_lengths(self) -> NDArray[np.int64]:
+        """`TokenTree.input_length` of every tree, (N,), without making one."""
+        return self._lengths(0)
+
+    def path_lengths(self) -> NDArray[np.int64]:
+        """`TokenTree.path_length` of every tree, (N,), without making one."""
+        return self._lengths(1)
+
+    def _lengths(self, column: int) -> NDArray[np.int64]:
+        chosen = self._numbers  # not negative, and never in reverse
+        return self._file.column(column)[chosen.start : chosen.stop : chosen.step] - self._skipped
+
+
+def input_lengths(trees: Sequence[TokenTree]) -> NDArray[np.int64]:
+    """The tokens that a pass over each tree reads, (N,)."""
+    if isinstance(trees, StoredTrees):
+        return trees.input_lengths()
+    return np.fromiter((tree.input_length for tree in trees), dtype=np.int64, count=len(trees))
+
+
+def after(trees: Sequence[TokenTree], prefix: int) -> Sequence[TokenTree]:
+    """The trees without the first `prefix` tokens of their trunks."""
+    return trees.after(prefix) if isinstance(trees, StoredTrees) else [tree.after(prefix) for tree in trees]
+
+
+def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: Form) -> Sequence[TokenTree]:
     """Put instances into words and then into tokens.
 
     The tokenizer splits `trunk + branch` as a whole, and the trunk's own tokens must be the beginning of that: what is
     scored is what the model would read. In the letter form each branch must be one token, or log P(letter) would be a
     sum over a path that another letter may share.
 
+    Of many instances the tokens are kept in the cache, so that they are found once, and are mapped into memory from
+    there (`StoredTrees`); a few are a plain list.
+
     Raises:
         InputError: a choice whose tokens merge with the trunk's or equal another choice's, a letter of more than one
             token, an instance longer than the model's context.
     """
-    batch = list(instances)
-    prompts = [task.prompt(instance, form) for instance in batch]
-    texts = [prompt.trunk for prompt in prompts]
-    texts += [prompt.trunk + branch for prompt in prompts for branch in prompt.branches]
-    if not texts:
-        return []
-    # One call for all texts, which the tokenizer works on side by side: the trunks, then every trunk with each branch.
-    tokens: list[list[int]] = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    paths = iter(tokens[len(batch) :])
-    trees = []
-    for instance, prompt, trunk in zip(batch, prompts, tokens, strict=False):
-        branches = [_branch(instance, prompt, trunk, next(paths), k) for k in range(len(prompt.branches))]
-        _check_separable(model, instance, prompt, branches, form)
-        tree = TokenTree(
-            id=instance.id,
-            trunk=model.special_prefix + tuple(trunk),
-            branches=tuple(branches),
-            characters=prompt.characters or tuple(len(branch.strip()) for branch in prompt.branches),
-            label=instance.label,
-        )
-        _check_length(model, instance, tree, shots=len(task.shots))
-        trees.append(tree)
+    every = instances if isinstance(instances, Sequence) else list(instances)
+    trees: Sequence[TokenTree] | None = None
+    if len(every) >= KEPT_FROM and model.tokenizer.is_fast:
+        trees = _stored(model, every, task=task, form=form)
+    if trees is None:
+        trees = list(_encoded(model, every, task=task, form=form))
+    _check_lengths(model, every, trees, shots=len(task.shots))
     return trees
+
+
+def _stored(model: Model, instances: Sequence[Instance], *, task: Task, form: Form) -> StoredTrees | None:
+    """The trees in the cache, where they are put unless they are there; None where the cache cannot be written to."""
+    tokenizer: Any = model.tokenizer
+    # The prompts themselves are hashed, not the names of what wrote them: other words can never get these tokens.
+    how = (_VERSION, tokenizers.__version__, model.special_prefix, tokenizer.split_special_tokens, form)
+    digest = hashlib.sha256(repr((*how, tokenizer.backend_tokenizer.to_str())).encode())
+    for instance in instances:
+        prompt = task.prompt(instance, form)
+        digest.update(repr((prompt.trunk, prompt.branches, prompt.characters)).encode())
+    rows = (
+        RowTokens(
+            [TextTokens(tree.trunk, 0), *map(TextTokens, tree.branches, tree.characters)],
+            (tree.input_length, tree.path_length),
+        )
+        for tree in _encoded(model, instances, task=task, form=form)
+    )
+    try:
+        file = kept_tokens(cache_folder() / "tokens", digest.hexdigest()[:32], rows, numbers=2)
+    except OSError as error:
+        Screen().say(f"tokens are held in memory, as the cache cannot keep them ({error}); see RANGO_CACHE")
+        return None
+    return StoredTrees(file, instances)
+
+
+def _encoded(model: Model, instances: Sequence[Instance], *, task: Task, form: Form) -> Iterator[TokenTree]:
+    """The trees one after the other; errors as in `encode`, but for instances that are too long."""
+    for start in range(0, len(instances), _AT_ONCE):
+        batch = instances[start : start + _AT_ONCE]
+        prompts = [task.prompt(instance, form) for instance in batch]
+        texts = [prompt.trunk for prompt in prompts]
+        texts += [prompt.trunk + branch for prompt in prompts for branch in prompt.branches]
+        # One call for many texts, which the tokenizer works on side by side: the trunks, then each with each branch.
+        tokens: list[list[int]] = model.tokenizer(texts, add_special_tokens=False, **_IDS_ALONE)["input_ids"]
+        paths = iter(tokens[len(batch) :])
+        for instance, prompt, trunk in zip(batch, prompts, tokens, strict=False):
+            branches = [_branch(instance, prompt, trunk, next(paths), k) for k in range(len(prompt.branches))]
+            _check_separable(model, instance, prompt, branches, form)
+            yield TokenTree(
+                id=instance.id,
+                trunk=model.special_prefix + tuple(trunk),
+                branches=tuple(branches),
+                characters=prompt.characters or tuple(len(branch.strip()) for branch in prompt.branches),
+                label=instance.label,
+            )
 
 
 def _branch(instance: Instance, prompt: Prompt, trunk: Sequence[int], path: Sequence[int], k: int) -> tuple[int, ...]:
@@ -128,11 +253,18 @@ def _check_separable(
             )
 
 
-def _check_length(model: Model, instance: Instance, tree: TokenTree, *, shots: int) -> None:
+def _check_lengths(model: Model, instances: Sequence[Instance], trees: Sequence[TokenTree], *, shots: int) -> None:
     limit = model.context_length
-    if limit is not None and tree.path_length > limit:
-        before, fewer = (f" with {shots} shots before it", "take fewer shots, ") if shots else ("", "")
-        raise InputError(
-            f"{named(instance)} is {tree.path_length} tokens long{before}, {model.name} reads at most {limit}; "
-            f"{fewer}shorten the instance or choose a model with a longer context"
-        )
+    if limit is None:
+        return
+    if isinstance(trees, StoredTrees):
+        lengths: Iterable[int] = trees.path_lengths()
+    else:
+        lengths = (tree.path_length for tree in trees)
+    for instance, length in zip(instances, lengths, strict=True):
+        if length > limit:
+            before, fewer = (f" with {shots} shots before it", "take fewer shots, ") if shots else ("", "")
+            raise InputError(
+                f"{named(instance)} is {length} tokens long{before}, {model.name} reads at most {limit}; "
+                f"{fewer}shorten the instance or choose a model with a longer context"
+            )

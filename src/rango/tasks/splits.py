@@ -7,6 +7,8 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 from rango.errors import InputError
 from rango.options import SPLITS, Split, TaskOptions
@@ -19,6 +21,7 @@ Groups = list[list[Instance]]
 # is 7 plus 8?"). 8 bands of 4 values: of the pairs at the limit 98 of 100 become candidates, to be compared exactly.
 CHARACTERS, SIMILARITY, FEWEST_CHARACTERS = 5, 0.8, 40
 _BANDS, _ROWS = 8, 4
+_SKETCHED_AT_ONCE = 1000  # texts whose runs are held at once
 Pair = tuple[Instance, Instance]
 
 
@@ -235,25 +238,36 @@ def near_duplicates(splits: Sequence[Sequence[Instance]]) -> dict[tuple[int, int
     0.8: about one word in twenty differs. MinHash (Broder, 1997) finds the candidates without comparing
     all pairs. Short texts are passed over. Keys are the places of the two splits, the smaller first.
     """
-    runs = [[(instance, its) for instance in split if (its := _character_runs(instance))] for split in splits]
     pairs: dict[tuple[int, int], list[Pair]] = {}
-    if sum(map(bool, runs)) < 2:
+    if sum(any(map(_character_runs, split)) for split in splits) < 2:
         return pairs
     from datasketch import MinHash, MinHashLSH
 
-    count = _BANDS * _ROWS
-    sketches = [MinHash.bulk([its for _, its in part], num_perm=count, hashfunc=zlib.crc32) for part in runs]
-    for second in range(1, len(runs)):
-        index = MinHashLSH(num_perm=count, params=(_BANDS, _ROWS))
-        for number, sketch in enumerate(sketches[second]):
-            index.insert(number, sketch)
-        for first in range(second):
-            for (instance, its), sketch in zip(runs[first], sketches[first], strict=True):
-                for number in sorted(index.query(sketch)):
-                    other, others = runs[second][number]
-                    if len(its & others) >= SIMILARITY * len(its | others):
-                        pairs.setdefault((first, second), []).append((instance, other))
-                        break
+    # The runs of a text take 10 KB as a set: they are made anew for each comparison, and not kept. A split is compared
+    # with indexes of those before it, so that the last, which as a rule is the largest, needs no index of its own.
+    runs_again = lru_cache(maxsize=10_000)(lambda split, number: _character_runs(splits[split][number]))
+    indexes: list[Any] = []
+    for second, split in enumerate(splits):
+        matched: list[dict[int, Instance]] = [{} for _ in indexes]  # by the number of the instance in the first split
+        index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
+        for start in range(0, len(split), _SKETCHED_AT_ONCE):
+            numbers = range(len(split))[start : start + _SKETCHED_AT_ONCE]
+            block = [(number, its) for number in numbers if (its := _character_runs(split[number]))]
+            sketches = MinHash.bulk([its for _, its in block], num_perm=_BANDS * _ROWS, hashfunc=zlib.crc32)
+            for (number, its), sketch in zip(block, sketches, strict=True):
+                for first, earlier in enumerate(indexes):
+                    for candidate in earlier.query(sketch):
+                        if candidate in matched[first]:
+                            continue
+                        others = runs_again(first, candidate)
+                        if len(its & others) >= SIMILARITY * len(its | others):
+                            matched[first][candidate] = split[number]
+                if second + 1 < len(splits):
+                    index.insert(number, sketch)
+        indexes.append(index)
+        for first, matches in enumerate(matched):
+            if matches:
+                pairs[first, second] = [(splits[first][number], matches[number]) for number in sorted(matches)]
     return pairs
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rango.options import Decay
 
@@ -22,7 +23,9 @@ class BatchPlan:
     shuffle instances → cut into chunks of 32 batches → sort each chunk by length → cut into batches → shuffle those
     """
 
-    def __init__(self, lengths: Sequence[int], *, batch: int, batch_tokens: int | None, seed: int) -> None:
+    def __init__(
+        self, lengths: Sequence[int] | NDArray[np.int64], *, batch: int, batch_tokens: int | None, seed: int
+    ) -> None:
         """Plan batches.
 
         Args:
@@ -31,16 +34,16 @@ class BatchPlan:
             batch_tokens: if given, batches are cut by this many tokens (padding included) instead.
             seed: of the order.
         """
-        self._lengths = lengths
+        self._lengths = np.asarray(lengths)
         self._batch = batch
         self._batch_tokens = batch_tokens
         self._seed = seed
-        self._latest: tuple[int, list[list[int]]] = (-1, [])
+        self._latest: tuple[int, NDArray[np.intp], NDArray[np.intp]] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of the first epoch; with a token budget the others may differ by a few."""
-        return len(self.epoch(0)) if self._batch_tokens else -(-len(self._lengths) // self._batch)
+        return self._steps(0) if self._batch_tokens else -(-len(self._lengths) // self._batch)
 
     def step(self, step: int) -> list[int]:
         """The numbers of the instances of optimizer step `step` (0-based)."""
@@ -48,35 +51,50 @@ class BatchPlan:
         # Without a token budget every epoch has as many batches, so that no epoch before needs to be planned.
         if self._batch_tokens is None:
             epoch, step = divmod(step, self.steps_per_epoch)
-        while step >= len(batches := self.epoch(epoch)):
-            step -= len(batches)
+        while step >= (steps := self._steps(epoch)):
+            step -= steps
             epoch += 1
-        return batches[step]
+        return self._numbers(epoch, step)
 
     def epoch(self, epoch: int) -> list[list[int]]:
         """All batches of one epoch; each instance occurs once."""
-        # Steps are asked for in order: to remember one epoch is enough.
-        if self._latest[0] != epoch:
-            self._latest = epoch, self._plan(epoch)
-        return self._latest[1]
+        return [self._numbers(epoch, step) for step in range(self._steps(epoch))]
 
-    def _plan(self, epoch: int) -> list[list[int]]:
+    def _steps(self, epoch: int) -> int:
+        return len(self._planned(epoch)[1])
+
+    def _numbers(self, epoch: int, step: int) -> list[int]:
+        order, cuts = self._planned(epoch)
+        first, end = cuts[step]
+        return [int(number) for number in order[first:end]]
+
+    def _planned(self, epoch: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The instances of an epoch, (N,), and where in them each batch begins and ends, (steps, 2)."""
+        # Steps are asked for in order: to remember one epoch is enough.
+        if self._latest is None or self._latest[0] != epoch:
+            self._latest = epoch, *self._plan(epoch)
+        return self._latest[1:]
+
+    def _plan(self, epoch: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         generator = np.random.default_rng([self._seed, epoch])
         order = generator.permutation(len(self._lengths))
         size = self._batch * _CHUNK_BATCHES
-        batches: list[list[int]] = []
+        begins: list[int] = []
         for start in range(0, len(order), size):
-            chunk = sorted(order[start : start + size].tolist(), key=lambda number: self._lengths[number])
+            chunk = order[start : start + size]
+            lengths = self._lengths[chunk]
+            by_length = np.argsort(lengths, kind="stable")
+            chunk[:] = chunk[by_length]
             if self._batch_tokens is None:
-                batches += [chunk[first : first + self._batch] for first in range(0, len(chunk), self._batch)]
+                begins += range(start, start + len(chunk), self._batch)
                 continue
-            batches.append([])
-            for number in chunk:
+            begins.append(start)
+            for place, length in enumerate(lengths[by_length].tolist(), start):
                 # Lengths ascend: the new instance is the longest, and the whole batch is padded to its length.
-                if batches[-1] and (len(batches[-1]) + 1) * self._lengths[number] > self._batch_tokens:
-                    batches.append([])
-                batches[-1].append(number)
-        return [batches[number] for number in generator.permutation(len(batches))]
+                if place > begins[-1] and (place - begins[-1] + 1) * length > self._batch_tokens:
+                    begins.append(place)
+        cuts = np.column_stack([begins, [*begins[1:], len(order)]])  # (steps, 2)
+        return order, cuts[generator.permutation(len(cuts))]
 
 
 def learning_rate_factor(step: int, total: int, *, warmup: float, decay: Decay) -> float:

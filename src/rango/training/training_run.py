@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import ConcatDataset
 
 from rango.decisions import METRICS
 from rango.models.adapter import TrainableModel
 from rango.options import FinetuneConfig, Form
 from rango.scoring.forward import Reader
 from rango.scoring.scorer import as_posteriors
-from rango.scoring.trees import TokenTree
+from rango.scoring.trees import TokenTree, input_lengths
 from rango.tasks import Instance
 from rango.training.bank import OnValidation
 from rango.training.checkpoint import Progress, State
@@ -66,9 +67,10 @@ class TrainingRun:
         """Make the instances, the plan of batches and the optimizer of the phase that `progress` is in."""
         # A phase inherits no moments: an optimizer that had seen other steps would make retraining another run.
         config, data = self.config, self.data
-        self.trees = data.train if self.validates else (*data.train, *data.validation)
+        # Neither copied nor made now: the trees of a large task are on the disk.
+        self.trees: Any = data.train if self.validates else ConcatDataset([data.train, data.validation])
         self.plan = BatchPlan(
-            [tree.input_length for tree in self.trees],
+            input_lengths(self.trees),
             batch=config.batch,
             batch_tokens=config.train_tokens,
             seed=config.seed,
