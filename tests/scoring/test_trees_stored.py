@@ -103,4 +103,15 @@ def test_without_a_cache_the_trees_are_in_memory(
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("RANGO_CACHE", str(tmp_path / "file"))
     assert encode(model, INSTANCES, task=TASK, form="letter") == in_memory(model, INSTANCES, "letter")
-    assert "tokens are held in memory, as the cache cannot keep them" in capsys.readouterr().err
+    assert "tokens are held in memory, as they cannot be kept on the disk" in capsys.readouterr().err
+
+
+def test_of_a_private_table_nothing_is_kept(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    private = replace(TASK, table={"private": True})
+    stored = encode(model, INSTANCES, task=private, form="letter")
+    assert isinstance(stored, StoredTrees)
+    assert list(stored) == in_memory(model, INSTANCES, "letter")
+    assert not list((tmp_path / "temporary").iterdir())
+    assert not (tmp_path / "cache").exists()

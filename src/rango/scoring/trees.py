@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -178,7 +181,10 @@ def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: For
 
 
 def _stored(model: Model, instances: Sequence[Instance], *, task: Task, form: Form) -> StoredTrees | None:
-    """The trees in the cache, where they are put unless they are there; None where the cache cannot be written to."""
+    """The trees in the cache, where they are put unless they are there; None where the cache cannot be written to.
+
+    Those of a table that is private are deleted when this process ends.
+    """
     tokenizer: Any = model.tokenizer
     # The prompts themselves are hashed, not the names of what wrote them: other words can never get these tokens.
     how = (_VERSION, tokenizers.__version__, model.special_prefix, tokenizer.split_special_tokens, form)
@@ -193,10 +199,13 @@ def _stored(model: Model, instances: Sequence[Instance], *, task: Task, form: Fo
         )
         for tree in _encoded(model, instances, task=task, form=form)
     )
+    private = task.table is not None and task.table.get("private")
     try:
-        file = kept_tokens(cache_folder() / "tokens", digest.hexdigest()[:32], rows, numbers=2)
+        # What is deleted while it is mapped is there for as long as this process needs it, and for nobody else.
+        with tempfile.TemporaryDirectory() if private else nullcontext(cache_folder() / "tokens") as place:
+            file = kept_tokens(Path(place), digest.hexdigest()[:32], rows, numbers=2)
     except OSError as error:
-        Screen().say(f"tokens are held in memory, as the cache cannot keep them ({error}); see RANGO_CACHE")
+        Screen().say(f"tokens are held in memory, as they cannot be kept on the disk ({error}); see RANGO_CACHE")
         return None
     return StoredTrees(file, instances)
 
