@@ -29,7 +29,6 @@ KEPT_FROM = 20_000
 _VERSION = "1"
 # Instances whose texts are tokenised in one call: enough to keep all cores busy, few enough for 30 MB.
 _AT_ONCE = 1000
-_IDS_ALONE = {"return_attention_mask": False, "return_token_type_ids": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +201,8 @@ def _stored(model: Model, instances: Sequence[Instance], *, task: Task, form: Fo
     private = task.table is not None and task.table.get("private")
     try:
         # What is deleted while it is mapped is there for as long as this process needs it, and for nobody else.
-        with tempfile.TemporaryDirectory() if private else nullcontext(cache_folder() / "tokens") as place:
+        folder: Any = tempfile.TemporaryDirectory() if private else nullcontext(cache_folder() / "tokens")
+        with folder as place:
             file = kept_tokens(Path(place), digest.hexdigest()[:32], rows, numbers=2)
     except OSError as error:
         Screen().say(f"tokens are held in memory, as they cannot be kept on the disk ({error}); see RANGO_CACHE")
@@ -218,7 +218,9 @@ def _encoded(model: Model, instances: Sequence[Instance], *, task: Task, form: F
         texts = [prompt.trunk for prompt in prompts]
         texts += [prompt.trunk + branch for prompt in prompts for branch in prompt.branches]
         # One call for many texts, which the tokenizer works on side by side: the trunks, then each with each branch.
-        tokens: list[list[int]] = model.tokenizer(texts, add_special_tokens=False, **_IDS_ALONE)["input_ids"]
+        tokens: list[list[int]] = model.tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+        )["input_ids"]
         paths = iter(tokens[len(batch) :])
         for instance, prompt, trunk in zip(batch, prompts, tokens, strict=False):
             branches = [_branch(instance, prompt, trunk, next(paths), k) for k in range(len(prompt.branches))]

@@ -68,7 +68,8 @@ class TrainingRun:
         # A phase inherits no moments: an optimizer that had seen other steps would make retraining another run.
         config, data = self.config, self.data
         # Neither copied nor made now: the trees of a large task are on the disk.
-        self.trees: Any = data.train if self.validates else ConcatDataset([data.train, data.validation])
+        parts: Any = [data.train, data.validation]
+        self.trees: Any = data.train if self.validates else ConcatDataset(parts)
         self.plan = BatchPlan(
             input_lengths(self.trees),
             batch=config.batch,
