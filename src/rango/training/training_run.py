@@ -69,7 +69,8 @@ class TrainingRun:
         config, data = self.config, self.data
         # Neither copied nor made now: the trees of a large task are on the disk.
         parts: Any = [data.train, data.validation]
-        self.trees: Any = data.train if self.validates else ConcatDataset(parts)
+        joined: Any = ConcatDataset(parts)
+        self.trees: Sequence[TokenTree] = data.train if self.validates else joined
         self.plan = BatchPlan(
             input_lengths(self.trees),
             batch=config.batch,
