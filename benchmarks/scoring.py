@@ -40,7 +40,12 @@ def harness_scores(folder: str, rows: str, dtype: str, device: str, batch_size: 
     import torch
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
+    from transformers import AutoTokenizer
 
+    model_args: dict[str, Any] = {"pretrained": folder, "dtype": dtype}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        model_args["prefix_token_id"] = 0  # the harness wants one for empty prompts, of which there are none
     torch.set_num_threads(int(threads))
     spent = [0.0, 0.0]
     original = HFLM._loglikelihood_tokens
@@ -62,7 +67,7 @@ def harness_scores(folder: str, rows: str, dtype: str, device: str, batch_size: 
         )
         results = lm_eval.simple_evaluate(
             model="hf",
-            model_args={"pretrained": folder, "dtype": dtype},
+            model_args=model_args,
             tasks=["texts"],
             task_manager=TaskManager(include_path=place, include_defaults=False),
             device=device,
