@@ -377,7 +377,7 @@ class EvaluateConfig(ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
     """Everything that decides an evaluation by `rango evaluate`, as in its evaluation.yaml."""
 
     model: str = Field(default="", kw_only=False)
-    """Hub id, or folder with a transformers checkpoint."""
+    """Hub id, or folder with a transformers checkpoint; or an endpoint: systemone:URL#NAME or openai:URL#NAME."""
     task: str = Field(default="", kw_only=False)
     """socialiqa, hellaswag, simulated, simulated-continuations, or the path of a table."""
     adapter: Path | None = None

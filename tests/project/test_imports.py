@@ -36,6 +36,7 @@ ORDER = [
     "studies",
     "results",
     "reports",
+    "serving",
     "commands",
     "figures",
     "demo",

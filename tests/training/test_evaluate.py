@@ -140,7 +140,7 @@ def test_metrics_of_before_do_not_stand_beside_new_posteriors(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("rango.training.evaluate.write_json", full)
+    monkeypatch.setattr("rango.training.run_writer.write_json", full)
     with pytest.raises(OSError, match="No space left"):
         write_evaluation(model, toy_task(test=6), out=tmp_path, config=config, screen=QUIET)
     assert read_yaml(tmp_path / "evaluation.yaml")["status"] == "running"

@@ -37,6 +37,7 @@ _COMMANDS = {
         "init": ("init:init", "Guess what the columns of a table are: a first task.yaml and costs.yaml."),
         "finetune": ("finetune:finetune", "Adapt a model to a task with LoRA, and measure base and adapted on test."),
         "predict": ("predict:predict", "Answer new rows with a run: probabilities, decision, expected cost."),
+        "serve": ("serve:serve", "Answer questions over HTTP with runs: choice, yes or no, score."),
         "study": ("study:study", "Run every configuration of a study file, and show them in one table."),
         "export": ("export:export", "Write a run for other programs: an adapter or a whole model, with a model card."),
         "demo": ("demo:demo", "Run the whole job on the simulated task and a tiny model, in minutes."),

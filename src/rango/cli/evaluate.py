@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from rango.cli import check_shard
-from rango.cli.groups import CostsText, Out, PageLanguage, Quiet, Shard, show_in_groups
+from rango.cli.groups import Concurrency, CostsText, Out, PageLanguage, Quiet, Shard, show_in_groups
 from rango.console import Screen
 from rango.decisions import StatedCosts
+from rango.errors import InputError
 from rango.files import FULL_RECORD, check_adapter_folder, check_writable
 from rango.models.sources import check_at_hand, check_source
 from rango.options import EvaluateConfig
+from rango.serving.asking import Patience
+from rango.serving.endpoint import parse_endpoint
+from rango.serving.endpoint_evaluation import check_client, evaluate_endpoint
 from rango.tasks import few_shot, load_task
 from rango.training.evaluation_of_run import as_the_run, check_evaluation_output, costs_for
 
@@ -34,10 +39,13 @@ def evaluate(
     costs: CostsText = None,
     language: PageLanguage = None,
     shard: Shard = False,
+    concurrency: Concurrency = 8,
     quiet: Quiet = False,
 ) -> None:
     """Write the posteriors and metrics of a model on one split, with or without an adapter.
 
+    MODEL may be an endpoint: systemone:URL#NAME (rango serve and others), or openai:URL#NAME where the server gives
+    log-probabilities. Its key is that of TYPESAFE_API_KEY or OPENAI_API_KEY.
     Of a run (`--adapter RUN`) model, task, form, calibrator and costs are taken where nothing else is given.
     On several GPUs: `torchrun --nproc-per-node 2 -m rango evaluate …`.
 
@@ -49,7 +57,11 @@ def evaluate(
     if settings.adapter is not None:
         check_shard(shard, full=(check_adapter_folder(settings.adapter) / FULL_RECORD).is_file())
     settings, notes = as_the_run(settings)
-    check_source(settings.model, settings.quantise)
+    endpoint = parse_endpoint(settings.model)
+    if endpoint is None:
+        check_source(settings.model, settings.quantise)
+    elif concurrency < 1:
+        raise InputError(f"concurrency is {concurrency}; expected at least 1")
     check_shard(shard, quantise=settings.quantise)
     # The check makes the folder and removes it again: processes of one command would take it from each other.
     if os.environ.get("RANK", "0") == "0":
@@ -59,12 +71,20 @@ def evaluate(
     task = load_task(settings.task, settings)
     few_shot(task, shots=settings.shots, seed=settings.shots_seed)  # refuses more of them than the task has
     stated = costs_for(task, settings, stated)
-    check_at_hand(settings.model, settings.device)
+    if endpoint is None:
+        check_at_hand(settings.model, settings.device)
     # Bad input is refused above, before the seconds that these take.
     screen = Screen(quiet=quiet or os.environ.get("RANK", "0") != "0")
+    if endpoint is not None:
+        check_client()
+        patience = Patience(concurrency=concurrency)
+        if evaluate_endpoint(endpoint, task, out=out, config=settings, screen=screen, costs=stated, patience=patience):
+            _show(out, settings.split, language)
+        else:
+            print(out / "posteriors")
+        return
     loaded = screen.loading(settings.model)
     from rango.models.loading import load_model
-    from rango.reports.run.terminal import print_result
     from rango.training.distributed import launched
     from rango.training.evaluate import write_evaluation
     from rango.training.sharding import load_sharded
@@ -75,9 +95,14 @@ def evaluate(
         loaded()
         metrics = write_evaluation(base, task, out=out, config=settings, screen=screen, notes=notes, costs=stated)
         if metrics:
-            # Figures take a second to load, which a mistake in the data need not wait for.
-            from rango.reports.run.page import write_report
-
-            print_result(out, split=settings.split, shown=write_report(out, language=language or "en"))
+            _show(out, settings.split, language)
         elif processes.is_main:
             print(out / "posteriors")
+
+
+def _show(out: Path, split: str, language: PageLanguage) -> None:
+    # Figures take a second to load, which a mistake in the data need not wait for.
+    from rango.reports.run.page import write_report
+    from rango.reports.run.terminal import print_result
+
+    print_result(out, split=split, shown=write_report(out, language=language or "en"))

@@ -50,6 +50,8 @@ Shard = Annotated[
     ),
 ]
 
+Concurrency = Annotated[int, Parameter(group=SCORING, help="Requests at a time, where MODEL is an endpoint.")]
+
 PageLanguage = Annotated[
     Language | None,
     Parameter(

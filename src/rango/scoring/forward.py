@@ -28,7 +28,7 @@ from rango.scoring.batches import Batch, Read, collate
 from rango.scoring.trees import TokenTree
 
 # A shorter beginning saves less than a forward pass of its own costs.
-_SHORTEST_PREFIX = 16
+SHORTEST_PREFIX = 16
 # Names of lengths in the configurations of transformers: windows, chunks, blocks, and numbers of keys that are kept.
 _LENGTH = re.compile(
     r"window(_size|_len|_length)?$|chunk_(size|length|len)$|block_size$|^local_attention$|compress_(rate|ratio)s?$"
@@ -207,7 +207,7 @@ def shared_beginning(trees: Sequence[TokenTree]) -> int:
     first, last = min(tree.trunk for tree in trees), max(tree.trunk for tree in trees)
     most = min(len(tree.trunk) for tree in trees) - 1
     shared = next((at for at in range(most) if first[at] != last[at]), most)
-    return shared if shared >= _SHORTEST_PREFIX else 0
+    return shared if shared >= SHORTEST_PREFIX else 0
 
 
 def longest_tree_row(model: Model) -> int | None:

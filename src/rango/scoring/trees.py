@@ -31,6 +31,10 @@ _VERSION = "1"
 _AT_ONCE = 1000
 
 
+class TooLongError(InputError):
+    """An instance of more tokens than the model reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenTree:
     """One instance in tokens.
@@ -167,7 +171,7 @@ def encode(model: Model, instances: Iterable[Instance], *, task: Task, form: For
 
     Raises:
         InputError: a choice whose tokens merge with the trunk's or equal another choice's, a letter of more than one
-            token, an instance longer than the model's context.
+            token, an instance longer than the model's context (`TooLongError`).
     """
     every = instances if isinstance(instances, Sequence) else list(instances)
     trees: Sequence[TokenTree] | None = None
@@ -275,7 +279,7 @@ def _check_lengths(model: Model, instances: Sequence[Instance], trees: Sequence[
     for instance, length in zip(instances, lengths, strict=True):
         if length > limit:
             before, fewer = (f" with {shots} shots before it", "take fewer shots, ") if shots else ("", "")
-            raise InputError(
+            raise TooLongError(
                 f"{named(instance)} is {length} tokens long{before}, {model.name} reads at most {limit}; "
                 f"{fewer}shorten the instance or choose a model with a longer context"
             )

@@ -14,7 +14,12 @@ from rango.options import Prompts, TaskOptions
 from rango.tasks import hellaswag, socialiqa
 from rango.tasks.harness import ready_made
 from rango.tasks.hellaswag import load_hellaswag
-from rango.tasks.simulated import load_simulated, load_simulated_continuations
+from rango.tasks.simulated import (
+    CONTINUATION_TEMPLATES,
+    QUESTION_TEMPLATES,
+    load_simulated,
+    load_simulated_continuations,
+)
 from rango.tasks.socialiqa import load_socialiqa
 from rango.tasks.sources import Row
 from rango.tasks.table import TEMPLATES, TableConfig, further_instances, load_table, table_task
@@ -36,6 +41,13 @@ _ROW_READERS: dict[str, tuple[Callable[[Row, str, bool, Prompts], Instance], Tem
     "hellaswag": (hellaswag.read_row, hellaswag.TEMPLATES),
 }
 """Those of them that are read from rows, with their words."""
+
+
+def task_words(name: str, *, table: Mapping[str, Any] | None) -> Templates:
+    """The words that a task's instances are put into; those of a table where `table` has its keys."""
+    made = {"simulated": QUESTION_TEMPLATES, "simulated-continuations": CONTINUATION_TEMPLATES}
+    named = made | {known: templates for known, (_, templates) in _ROW_READERS.items()}
+    return named.get(name, TEMPLATES) if table is None else TEMPLATES
 
 
 def load_task(

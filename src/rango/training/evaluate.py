@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rango.console import Screen
-from rango.decisions import Estimate, Posteriors, StatedCosts, write_posteriors
+from rango.decisions import Estimate, Posteriors, StatedCosts
 from rango.errors import InputError
-from rango.files import write_json, write_yaml
 from rango.models.adapter import Adapter
 from rango.models.loading import Model
 from rango.models.peft_format import load_adapter
@@ -19,14 +18,12 @@ from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import DropoutPasses, as_posteriors, check_dropout, score_split
 from rango.scoring.trees import encode
 from rango.tasks import Instance, Task, few_shot, true_log_posteriors
-from rango.tasks.kept_texts import write_kept_texts
 from rango.tasks.task import unlabelled
 from rango.tasks.text_runs import pretraining_notes
 from rango.training.distributed import ProcessGroup
 from rango.training.evaluation_of_run import calibrator_for, check_data, check_evaluation_output
 from rango.training.measurement import measure
-from rango.training.run_folder import RECORD, posteriors_file
-from rango.training.run_writer import as_json, versions
+from rango.training.run_writer import versions, write_evaluated
 from rango.training.sharding import check_passes
 
 
@@ -130,15 +127,7 @@ def _write_evaluation(
     }
     if scored.letter_mass is not None:
         record["letter_mass"] = round(scored.letter_mass, 6)
-    # The record comes first: a repeated command knows by it that the files of a killed one are its own. Metrics of an
-    # earlier evaluation must not stand beside these posteriors.
-    write_yaml(out / RECORD, record)
-    (out / "metrics.json").unlink(missing_ok=True)
-    for state, posteriors in states.items():
-        write_posteriors(posteriors_file(out, state, config.split), posteriors)
-    write_kept_texts(out, task, config.split)
-    write_json(out / "metrics.json", as_json({config.split: metrics}))
-    write_yaml(out / RECORD, {**record, "status": "complete"})
+    write_evaluated(out, record, states, metrics, task=task, split=config.split)
     return metrics
 
 

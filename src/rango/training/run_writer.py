@@ -19,9 +19,10 @@ from rango import __version__
 from rango.decisions import Calibrator, Estimate, Posteriors, write_posteriors
 from rango.errors import InputError
 from rango.files import holds_files, naming_file, write_json, write_text, write_yaml
-from rango.options import FinetuneConfig
+from rango.options import FinetuneConfig, Split
 from rango.output_folder import check_links
-from rango.training.run_folder import Run, posteriors_file, read_log
+from rango.tasks.kept_texts import write_kept_texts
+from rango.training.run_folder import RECORD, Run, posteriors_file, read_log
 
 if TYPE_CHECKING:
     from rango.models.adapter import TrainableModel
@@ -121,6 +122,29 @@ def as_json(metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict
         }
         for split, states in metrics.items()
     }
+
+
+def write_evaluated(
+    out: Path,
+    record: Mapping[str, Any],
+    states: Mapping[str, Posteriors],
+    metrics: Mapping[str, Mapping[str, Estimate]],
+    *,
+    task: Task,
+    split: Split,
+) -> None:
+    """Write the files of an evaluation: its record, the posteriors of each state on a split, and their metrics.
+
+    The record comes first: a repeated command knows by it that the files of a killed one are its own. Metrics of an
+    earlier evaluation must not stand beside these posteriors.
+    """
+    write_yaml(out / RECORD, dict(record))
+    (out / "metrics.json").unlink(missing_ok=True)
+    for state, posteriors in states.items():
+        write_posteriors(posteriors_file(out, state, split), posteriors)
+    write_kept_texts(out, task, split)
+    write_json(out / "metrics.json", as_json({split: metrics}))
+    write_yaml(out / RECORD, {**record, "status": "complete"})
 
 
 def versions() -> dict[str, str]:

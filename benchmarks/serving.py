@@ -1,0 +1,153 @@
+"""`rango serve` under load: decisions a second, latency and memory with many clients at once and with one.
+
+    python benchmarks/serving.py [--run RUN] [--clients 200] [--seconds 60] [--waiting 1024]
+
+Without --run, a small Phi model with random weights is adapted to the simulated task for a few steps first. The server
+is a process of its own, as `rango serve` starts it; clients are coroutines of this one, each of which asks again as
+soon as it is answered, and waits as long as a 429 says. Ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+from bank import write_model
+
+from rango.models.loading import load_model
+from rango.tasks import Instance, load_task
+from rango.training.finetune import finetune
+
+
+@dataclass
+class Load:
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    memory: list[float] = field(default_factory=list)
+
+    def summary(self, questions: int = 1) -> dict[str, Any]:
+        p50, p99 = np.quantile(self.latencies, [0.5, 0.99])
+        return {
+            "decisions_per_second": round(questions * len(self.latencies) / self.seconds, 1),
+            "p50_ms": round(1000 * p50, 1),
+            "p99_ms": round(1000 * p99, 1),
+            "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
+            "MiB": [round(size) for size in (self.memory[0], self.memory[-1], max(self.memory))]
+            if self.memory
+            else None,
+        }
+
+
+def make_run(folder: Path) -> Path:
+    arguments = argparse.Namespace(hidden=256, layers=4, vocabulary=1000)
+    task = load_task("simulated", train=400, validation=100, test=100)
+    model = load_model(write_model(folder / "model", task, arguments))
+    finetune(model, task, out=folder / "run", steps=20, validations=2)
+    return folder / "run"
+
+
+def request(instance: Instance, questions: int) -> dict[str, Any]:
+    question = {"type": "choice", "instructions": instance.question, "criteria": dict.fromkeys(instance.choices)}
+    return {"model": "run", "state": instance.context, "questions": {str(n): question for n in range(questions)}}
+
+
+def resident(process: int) -> float:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def run_load(
+    url: str, instances: list[Instance], *, clients: int, seconds: float, process: int, questions: int = 1
+) -> Load:
+    load, turn = Load(), 0
+    begun = time.perf_counter()
+    limits = httpx2.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=60) as http:
+
+        async def client() -> None:
+            nonlocal turn
+            while time.perf_counter() - begun < seconds:
+                turn += 1
+                asks = time.perf_counter()
+                response = await http.post("/v1/systemone", json=request(instances[turn % len(instances)], questions))
+                load.statuses[response.status_code] += 1
+                if response.status_code == 200:
+                    load.latencies.append(time.perf_counter() - asks)
+                elif response.status_code == 429:
+                    await asyncio.sleep(float(response.headers["retry-after-ms"]) / 1000)
+
+        async def watch() -> None:
+            while time.perf_counter() - begun < seconds:
+                load.memory.append(resident(process))
+                await asyncio.sleep(min(1.0, seconds / 5))
+
+        await asyncio.gather(watch(), *(client() for _ in range(clients)))
+    load.seconds = time.perf_counter() - begun
+    return load
+
+
+async def measure(url: str, process: int, arguments: argparse.Namespace, instances: list[Instance]) -> dict[str, Any]:
+    async def loaded(clients: int, seconds: float, questions: int = 1) -> dict[str, Any]:
+        load = await run_load(url, instances, clients=clients, seconds=seconds, process=process, questions=questions)
+        return load.summary(questions)
+
+    await loaded(4, 2)  # warm
+    short = max(arguments.seconds / 6, 1)
+    results = {"one at a time": await loaded(1, short)}
+    results[f"{arguments.clients} clients"] = await loaded(arguments.clients, arguments.seconds)
+    results["one, 100 questions about one state"] = await loaded(1, short, 100)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--waiting", type=int, default=1024)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = arguments.run or make_run(Path(folder))
+        instances = list(load_task("simulated", train=10, validation=10, test=500).test)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "rango", "serve", f"run={run}", "--port", str(port)]
+        server = subprocess.Popen([*command, "--waiting", str(arguments.waiting)])
+        url = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(600):
+                try:
+                    httpx2.get(f"{url}/health")
+                    break
+                except httpx2.TransportError:
+                    time.sleep(0.2)
+            results = asyncio.run(measure(url, server.pid, arguments, instances))
+        finally:
+            server.send_signal(signal.SIGTERM)
+            code = server.wait()
+    for name, result in results.items():
+        print(f"{name:40s} {result}")
+    speeds = [result["decisions_per_second"] for result in results.values()]
+    print(f"ratio to one at a time: {[round(speed / speeds[0], 1) for speed in speeds]}, exit {code}")
+    print(json.dumps({"load": statistics.fmean(os.getloadavg()), **results}))
+
+
+if __name__ == "__main__":
+    main()

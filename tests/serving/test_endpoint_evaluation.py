@@ -1,0 +1,110 @@
+"""The evaluation of an endpoint has the files of any other, and of `rango serve` the run's own posteriors."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from helpers.toy import toy_task
+
+from rango import load_task
+from rango.console import Screen
+from rango.errors import InputError
+from rango.files import read_yaml
+from rango.options import EvaluateConfig
+from rango.serving.app import make_app
+from rango.serving.asking import LoggedAnswer, ask_all
+from rango.serving.endpoint import Answer, parse_endpoint
+from rango.serving.endpoint_evaluation import evaluate_endpoint, notes_of
+from rango.serving.engine import Engine
+from rango.training.run_folder import Run
+
+QUIET = Screen(quiet=True)
+
+
+class Served(httpx2.ASGITransport):
+    """An application with its start and its end, for a client that has its own event loop."""
+
+    lifespan: Any = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self.lifespan is None:
+            app: Any = self.app
+            self.lifespan = app.router.lifespan_context(app)
+            await self.lifespan.__aenter__()
+        return await super().handle_async_request(request)
+
+    async def aclose(self) -> None:
+        if self.lifespan is not None:
+            await self.lifespan.__aexit__(None, None, None)
+
+
+def evaluate(out: Path, task: Any, model: str, transport: httpx2.AsyncBaseTransport, **options: Any) -> dict[str, Any]:
+    endpoint = parse_endpoint(model)
+    assert endpoint is not None
+    config = EvaluateConfig.build({"model": model, "task": task.name, **options})
+    ask = partial(ask_all, transport=transport)
+    return evaluate_endpoint(endpoint, task, out=out, config=config, screen=QUIET, ask=ask)
+
+
+def test_a_served_run_gives_the_posteriors_that_it_has_stored(
+    engine: Engine, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """The whole way there and back: words, JSON, queue, calibrator, JSON, posteriors file."""
+    task = load_task(runs["moods"].parent / "moods-table", train=30, validation=12, test=20)
+    for name, state in (("moods", "calibrated"), ("plain", "base")):
+        model = f"systemone:http://127.0.0.1:8000#{name}"
+        metrics = evaluate(tmp_path / name, task, model, Served(app=make_app(engine)))
+        stored, run = Run(runs["moods"]).posteriors(state), Run(tmp_path / name)
+        served = run.posteriors("base")
+        assert (served.ids, served.labels.tolist()) == (stored.ids, stored.labels.tolist())
+        np.testing.assert_allclose(served.log_posteriors, stored.log_posteriors, atol=1e-5)
+        assert metrics["base"]["nce"].value == pytest.approx(
+            Run(runs["moods"]).metrics["test"][state]["nce"].value, 1e-4
+        )
+        record = read_yaml(tmp_path / name / "evaluation.yaml")
+        assert record["status"] == "complete"
+        assert record["endpoint"]["models"] == {name: 20}
+        assert record["tokens"] > 100
+        assert 0 < record["endpoint"]["seconds_p50"] <= record["endpoint"]["seconds_p99"]
+
+
+def test_a_repeated_evaluation_asks_nothing_and_another_is_refused(tmp_path: Path) -> None:
+    task, count = toy_task(train=2, validation=2, test=8, form="letter"), 0
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        nonlocal count
+        count += 1
+        assert request.url.path == "/v1/chat/completions"
+        top = [{"token": token, "logprob": float(np.log(share))} for token, share in ((" B", 0.6), (" A", 0.3))]
+        body = {"model": "x-1", "choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}
+        return httpx2.Response(200, json=body | {"usage": {"prompt_tokens": 5, "cost": 0.25}})
+
+    model = "openai:http://localhost:11434#x"
+    evaluate(tmp_path / "out", task, model, httpx2.MockTransport(handler))
+    metrics = (tmp_path / "out/metrics.json").read_text()
+    evaluate(tmp_path / "out", task, model, httpx2.MockTransport(handler))
+    assert (count, (tmp_path / "out/metrics.json").read_text()) == (8, metrics)
+    record = read_yaml(tmp_path / "out/evaluation.yaml")
+    assert (record["form"], record["endpoint"]["cost"], record["letter_mass"]) == ("letter", 2.0, 0.9)
+    shares = np.exp(Run(tmp_path / "out").posteriors("base").log_posteriors[0])
+    # The letters that are missing have at most the 0.1 that the others leave.
+    assert shares[1] / shares[2] == pytest.approx(6)
+    with pytest.raises(InputError, match="already holds other files"):
+        evaluate(tmp_path / "out", task, "openai:http://localhost:11434#y", httpx2.MockTransport(handler))
+
+
+def test_what_one_must_know_of_the_answers_is_noted() -> None:
+    def answers(*given: Answer) -> list[LoggedAnswer]:
+        return [LoggedAnswer(answer, 0.1) for answer in given]
+
+    sure = Answer((0.0, -np.inf), "m-1", calibrated=True)
+    assert notes_of(answers(Answer((-0.5, -1.0), "m"))) == []
+    notes = notes_of(answers(sure, Answer((-0.5, -1.0), "m-2", bounded=1, calibrated=False)))
+    parts = ("more than one model answered: m-1 (1), m-2 (1)", "1 of 2 answers do not list", "probability 0", "1 of 2")
+    for note, part in zip(notes, parts, strict=True):
+        assert part in note
