@@ -58,7 +58,7 @@ def make_run(folder: Path) -> Path:
     arguments = argparse.Namespace(hidden=256, layers=4, vocabulary=1000)
     task = load_task("simulated", train=400, validation=100, test=100)
     model = load_model(write_model(folder / "model", task, arguments))
-    finetune(model, task, out=folder / "run", steps=20, validations=2)
+    finetune(model, task, out=folder / "run", steps=20, validate_every=10)
     return folder / "run"
 
 
