@@ -66,9 +66,9 @@ def test_a_key_is_a_text(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("place", ["rate: *a8", "name: *a8", "many: *a8", "other: *a8", "<<: {rate: *a8}"])
 def test_a_bomb_of_aliases_is_refused_at_once(tmp_path: Path, place: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert re.search(r"its aliases stand for \d\.\d+e\+09 values; write out", refusal(tmp_path, BOMB + place + "\n"))
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
 
 
 def test_ordinary_aliases_and_merges_are_read(tmp_path: Path) -> None:
@@ -79,10 +79,10 @@ def test_ordinary_aliases_and_merges_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("levels", [60, 100_000])
 @pytest.mark.parametrize("brackets", ["[]", "{}"])
 def test_deep_nesting_is_refused_where_it_begins(tmp_path: Path, levels: int, brackets: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     text = f"name: x\nrate: {brackets[0] * levels}{brackets[1] * levels}\n"
     assert refusal(tmp_path, text).startswith("a.yaml:2: not YAML (nested deeper than 50 levels)")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_where_keys_and_values_stand() -> None:

@@ -511,10 +511,10 @@ def test_data_beside_a_table_is_refused(tmp_path: Path) -> None:
 
 def test_fifty_thousand_rows_are_read_in_linear_time(tmp_path: Path) -> None:
     folder = table(tmp_path, [review(k) for k in range(50_000)])
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(load_task(folder).train) == 5000
     # About 0.6 s on one core; anything quadratic takes minutes.
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_a_small_table_is_cut_60_20_20_in_the_proportions_of_its_classes(tmp_path: Path) -> None:
