@@ -10,13 +10,13 @@ answer beside `choice` and `answer`, on every token beside `tokens`. Rounds alte
 and is not counted. The losses of both sides on the first batch, before any update, show whether the work is the same
 (`choice` is a loss of its own). Share: 4 FLOP for each frozen weight of a layer and token read, and for each weight of
 the head and scored position, against the rate at which the machine multiplies matrices. Peaks of memory are those of
-processes of their own, beyond what they held before the network. Ends with one line of JSON.
+processes of their own, beyond what they held before the network. Ends with one line of JSON, which is also
+appended to benchmarks/results/training.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import conditions, matrix_rate, record, synchronise
 from memory import largest_resident_set
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PhiConfig, PreTrainedTokenizerFast
@@ -82,7 +83,7 @@ class RangoSide:
             started = time.perf_counter(), time.process_time()
             (loss,) = accumulate_gradients(self.reader, [self.run], [trees])
             self.run.update(loss, trees)
-            _synchronise()
+            synchronise()
             wall.append(time.perf_counter() - started[0])
             cpu.append(time.process_time() - started[1])
             losses.append(loss)
@@ -122,7 +123,7 @@ class PeerSide:
                 self.started = time.perf_counter(), time.process_time()
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
-                _synchronise()
+                synchronise()
                 wall.append(time.perf_counter() - self.started[0])
                 cpu.append(time.process_time() - self.started[1])
 
@@ -158,25 +159,6 @@ class PeerSide:
         finally:
             sys.stdout = stdout
         return wall, cpu, losses[0]
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def matrix_rate(dtype: str, device: str) -> float:
-    """FLOP/s of a product of the size of a layer's, the best of 10."""
-    left, right = (
-        torch.randn(size, device=device, dtype=getattr(torch, dtype)) for size in ((1024, 2048), (2048, 2048))
-    )
-    seconds = []
-    for _ in range(10):
-        started = time.perf_counter()
-        left @ right
-        _synchronise()
-        seconds.append(time.perf_counter() - started)
-    return 2 * 1024 * 2048 * 2048 / min(seconds)
 
 
 def work(model: Model, reader: Any, batches: Sequence[Sequence[TokenTree]], objective: Any) -> list[tuple[int, float]]:
@@ -272,20 +254,23 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     sizes = {"train": 1000, "validation": 20, "test": 20}
     task = load_task(args.task, data=args.data, **sizes) if args.data else load_task(args.task, **sizes)
+    model = args.model
     with tempfile.TemporaryDirectory() as folder:
         if args.model is None:
             args.model = folder
             write_model(Path(folder), task)
         if args.peak:
             return measure_peak(args, task)
-        load = os.getloadavg()[0]
-        print(f"{args.task}, letter form, batch {BATCH}, {args.dtype}, {args.threads} threads, load {load:.1f} before")
+        print(f"{args.task}, letter form, batch {BATCH}")
+        setting = conditions(dtype=args.dtype, device=args.device, threads=args.threads)
         results = [compare(args, task, objective) for objective in args.objectives]
     for result in results:
         print(f"{result['objective']}: {result['ratio']} times the peer ({result['cpu_ratio']} by processor time)")
         for name in ("rango", "peer"):
             print(f"  {name:6s} {result[name]}")
-    print(json.dumps({"load": load, "results": results}))
+    shape = "Phi 512 x 8, vocabulary 51,200" if model is None else model
+    asked = {"task": args.task, "model": shape, "rounds": args.rounds, "steps": args.steps, "results": results}
+    record("training", asked, setting)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,20 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
             torch.testing.assert_close(mine.double(), wanted[at[j]], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_attention_over_the_vocabulary_equals_blocks(biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight, bias = (torch.randn(size, generator=generator) for size in ((1111, 24), (1111,)))
+    states = 3 * torch.randn(150, 24, generator=generator)
+    at, targets = torch.arange(150), torch.randint(1111, (150,), generator=generator)
+    results = []
+    for fewest in (1, 1000):
+        monkeypatch.setattr(head, "_FEWEST_ATTENDED", fewest)
+        results.append(head._in_blocks(states, weight, bias if biased else None, at, targets, None, gradient=True))
+    for attended, in_blocks in zip(*results, strict=True):
+        torch.testing.assert_close(attended, in_blocks, rtol=1e-5, atol=1e-5)
+
+
 def test_one_huge_logit_in_a_late_block_overflows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "_BLOCK", {"cpu": 1})
     monkeypatch.setattr(head, "_NARROWEST_BLOCK", 2)

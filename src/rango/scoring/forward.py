@@ -25,6 +25,7 @@ from rango.errors import InputError
 from rango.models.loading import Model, accepts
 from rango.scoring import head
 from rango.scoring.batches import Batch, Read, collate
+from rango.scoring.narrowing import WHOLE, Narrowing
 from rango.scoring.trees import TokenTree
 
 # A shorter beginning saves less than a forward pass of its own costs.
@@ -53,6 +54,8 @@ class Reader:
     splits_head: bool
     reads_prefix: bool = False
     """Whether a beginning that all trees share may be read once, see `after`."""
+    narrowing: Narrowing = WHOLE
+    """What of the last layer is computed at the positions that predict alone."""
     notes: tuple[str, ...] = ()
     prefix_length: int = 0
     """Tokens that were read before every tree."""
@@ -104,7 +107,9 @@ class Reader:
         """
         padded = longest_padded_row(self.model)
         if not self.rope_switches and padded is None:
-            return self._output(batch)[batch.rows, batch.columns]  # (u, H) or (u, V)
+            with self.narrowing.at(batch):
+                output = self._output(batch)
+            return output[batch.rows, batch.columns]  # (u, H) or (u, V)
         # The longest position of a pass decides its rotary frequencies, so rows on two sides of a switch need two
         # passes. Each has all rows, as the adapters of a bank count them, cut to the longest row of its side.
         places = batch.columns if batch.positions is None else batch.positions[batch.rows, batch.columns]  # (u,)
@@ -124,7 +129,7 @@ class Reader:
 
     def _output(self, batch: Batch) -> torch.Tensor:
         network: Any = self.model.network
-        inputs = self._inputs(batch)
+        inputs = self.inputs(batch)
         # (b, t, H) or (b, t, V)
         output: torch.Tensor = (
             network.get_decoder()(**inputs).last_hidden_state if self.splits_head else network(**inputs).logits
@@ -152,7 +157,8 @@ class Reader:
         states = self.states(batch) if states is None else states  # (u, H)
         return head.target_logits(self.model, batch, states)
 
-    def _inputs(self, batch: Batch) -> dict[str, Any]:
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """What the network's forward pass is given."""
         inputs: dict[str, Any] = {"input_ids": batch.tokens}
         if self.prefix is not None:
             inputs |= {_name_of_cache(self.model): self.prefix, "use_cache": True}

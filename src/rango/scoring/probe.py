@@ -12,6 +12,7 @@ from rango.errors import InputError
 from rango.models.loading import Model, accepts
 from rango.models.ngram import NGRAM
 from rango.scoring.forward import NGramReader, Reader, check_numbers, longest_tree_row
+from rango.scoring.narrowing import find_narrowing
 from rango.scoring.trees import TokenTree
 
 # Largest difference in nats between a tree's score and the full sequence's that rounding explains.
@@ -58,6 +59,7 @@ def probe_reader(model: Model) -> Reader:
         kind = model.network.config.model_type
         note = f"{kind} cannot read token trees (no position ids or other layers than attention): read per choice"
         reader = replace(reader, notes=(note,))
+    reader = _narrowed(reader, probe, truth)
     return replace(reader, reads_prefix=_continues(reader, probe))
 
 
@@ -73,6 +75,21 @@ def _check_causal(model: Model, ids: Sequence[int]) -> None:
             f"model {model.name}: {network.config.model_type} as configured also reads what follows a token, so that "
             "it gives no probability of a text; choose a causal language model (a decoder: is_decoder true)"
         )
+
+
+def _narrowed(reader: Reader, probe: TokenTree, truth: torch.Tensor) -> Reader:
+    """The reader with what may be left out of the last layer, if the scores stay the same without it."""
+    if not reader.splits_head:
+        return reader
+    batch = reader.collate([probe], read="choices", as_trees=reader.reads_trees)
+    network: Any = reader.model.network
+    try:
+        narrowing = find_narrowing(network.get_decoder(), reader.inputs(batch), batch)
+    except _REFUSALS:
+        return reader
+    # Another layer that read what is left out would read nan.
+    tried = replace(reader, narrowing=replace(narrowing, fill=torch.nan))
+    return replace(reader, narrowing=narrowing) if narrowing.modules and _agrees(tried, [probe], truth) else reader
 
 
 def _continues(reader: Reader, probe: TokenTree) -> bool:

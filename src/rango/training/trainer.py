@@ -189,10 +189,14 @@ def _backward(
     The graph is cut at the states that the head reads. Each run's head and loss then go forward and backward on their
     own: the logits of one are freed before the next ones are made, and an adapted head sees one adapter's rows only.
     """
-    # Both hold in the backward pass too: what is computed again there must see the same rows and layers.
+    joint = join([micro_batch.batch for micro_batch in micro_batches], pad=reader.pad())
     again = runs[0].config.gradient_checkpointing
-    with _sharing(runs, micro_batches), recomputing(reader.model.network) if again else contextlib.nullcontext():
-        joint = join([micro_batch.batch for micro_batch in micro_batches], pad=reader.pad())
+    # All hold in the backward pass too: what is computed again there must see the same rows, layers and positions.
+    with (
+        _sharing(runs, micro_batches),
+        recomputing(reader.model.network) if again else contextlib.nullcontext(),
+        reader.narrowing.at(joint),
+    ):
         states = reader.states(joint)  # (u, H): u positions that predict, of all runs
         leaf = states.detach().requires_grad_(states.requires_grad)
         pieces = torch.split(leaf, [len(micro_batch.batch.rows) for micro_batch in micro_batches])
