@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,8 +45,9 @@ COLOURS = {
     "floor": GREEN,
 }
 MARKERS = {"prior": "|", "ngram": "v", "base": "s", "control": "^", "adapted": "o", "calibrated": "D", "floor": "*"}
-# For lines that are no state of a model, such as the configurations of a study.
-CYCLE = (BLUE, ORANGE, GREEN, PURPLE, VIOLET, INK)
+# For lines that are no state of a model, such as systems that are compared. Grey is the priors'.
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, VIOLET, RUST)
+CYCLE_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 DASHED = (0, (4, 3))
 """The line style of everything that is a reference and no result: priors, floor, diagonal."""
@@ -137,6 +139,18 @@ def panel(*, height: float = PANEL[1]) -> tuple[Figure, Axes]:
     """A figure with one panel: the page has one figure for each, so that a phone can stack them."""
     figure = Figure(figsize=(PANEL[0], height), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def line_looks(keys: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Colour and marker of each state, or of each system that is compared: its own, or the next free ones.
+
+    The same systems in the same order look alike in every figure. The marker distinguishes a line for readers who do
+    not see its colour.
+    """
+    taken = {COLOURS.get(key) for key in keys}
+    free = itertools.cycle([look for look in zip(CYCLE, CYCLE_MARKERS, strict=True) if look[0] not in taken])
+    looks = [(COLOURS[key], MARKERS[key]) if key in COLOURS else next(free) for key in keys]
+    return {key: {"color": colour, "marker": marker} for key, (colour, marker) in zip(keys, looks, strict=True)}
 
 
 def label_rows(ax: Axes, titles: Sequence[str]) -> None:

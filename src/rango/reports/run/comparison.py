@@ -112,6 +112,7 @@ def _page(
         for name, posteriors in aligned.items():
             balance = cost_balance(posteriors, costs=costs, replicates=replicates, seed=seed)
             verdict.append(findings.cost_finding(balance, name))
+    looks = figures.line_looks(names)
     # Classes and mistakes are of the system with the best posteriors.
     best = min(names, key=lambda name: estimates[name]["nce"].value)
     content = {
@@ -133,7 +134,7 @@ def _page(
         "reliability": [
             drawing(
                 _("Reliability diagram, %(state)s", state=name),
-                partial(figures.reliability_diagram, posteriors, name),
+                partial(figures.reliability_diagram, posteriors, name, look=looks[name]),
                 prefix=f"reliability-{place}",
             )
             for place, (name, posteriors) in enumerate(aligned.items())

@@ -19,19 +19,17 @@ from rango.decisions.metrics import ReliabilityBins, reliability_bins
 from rango.decisions.risk import bayes_threshold, risk_coverage, risk_curve, threshold_curve
 from rango.decisions.thresholds import binomial_interval
 from rango.errors import InputError
-from rango.reports.language import _, integer, localised
+from rango.reports.language import _, integer, localised, percent
 from rango.reports.style import (
     BLUE,
-    COLOURS,
-    CYCLE,
     DASHED,
     FAINT,
     INK,
-    MARKERS,
     ORANGE,
     PANEL,
     Figure,
     label_rows,
+    line_looks,
     name_point,
     outlier_limit,
     panel,
@@ -130,7 +128,7 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
     if limit is not None:
         beyond = values > limit
         span = limit - float(values.min())
-        ax.set_ylim(values.min() - 0.1 * span, limit + 0.25 * span)
+        ax.set_ylim(values.min() - 0.3 * span, limit + 0.25 * span)
         for step, value in zip(steps[beyond], values[beyond], strict=True):
             _beyond(ax, f"{number(float(value))} ↑", (float(step), 0.99), ha="center", va="top", x_in_data=True)
     # The line of the priors is left out where it is so far away that the curve would look flat.
@@ -154,7 +152,8 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
             fontsize=8.5,
         )
         if limit is None:
-            ax.margins(y=0.2)
+            # Room for two rows of text, so that the words stand neither on the ticks nor on the title.
+            ax.margins(y=0.28)
 
 
 def _beyond(ax: Axes, text: str, place: tuple[float, float], *, ha: str, va: str, x_in_data: bool) -> None:
@@ -187,11 +186,12 @@ def state_intervals(table: Table, metric: str) -> Figure:
         ]
         span = max(ends) - min(ends) or max(ends) or 1.0
         ax.set_xlim(min(ends) - 0.08 * span, max(ends) + 0.3 * span)
+    looks = line_looks([row.state.key for row in table.rows])
     for position, (row, cell) in enumerate(zip(table.rows, cells, strict=True)):
         key, y = row.state.key, len(table.rows) - 1 - position
         if cell is None or math.isnan(cell.value):
             continue
-        colour, marker = COLOURS.get(key, INK), MARKERS.get(key, "o")
+        colour, marker = looks[key]["color"], looks[key]["marker"]
         named = {_("state"): row.state.title, title: number(cell.value), _("95% interval"): interval(cell)}
         if math.isinf(cell.value) or (limit is not None and cell.value > limit):
             _beyond(ax, f"{number(cell.value)} →", (0.99, y), ha="right", va="center", x_in_data=False)
@@ -213,7 +213,9 @@ def state_intervals(table: Table, metric: str) -> Figure:
 
 
 @styled
-def reliability_diagram(posteriors: Posteriors, state: str, *, bins: int = 15) -> Figure:
+def reliability_diagram(
+    posteriors: Posteriors, state: str, *, bins: int = 15, look: Mapping[str, str] | None = None
+) -> Figure:
     """Accuracy against confidence of the most probable choice, with the counts below.
 
     The grey bars are consistency bars (Bröcker and Smith 2007, Weather and Forecasting 22, 651): where the accuracy of
@@ -224,10 +226,11 @@ def reliability_diagram(posteriors: Posteriors, state: str, *, bins: int = 15) -
         posteriors: with labels.
         state: of the model ("base", "adapted", ...), for title and colour.
         bins: of equal width over [0, 1]; empty ones are not drawn.
+        look: colour and marker, as `line_looks` gives them to systems that are compared; those of the state if absent.
     """
     figure = Figure(figsize=(PANEL[0], PANEL[1] * 1.25), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=[4, 1], hspace=0.0)
-    colour, marker = COLOURS.get(state, BLUE), MARKERS.get(state, "o")
+    colour, marker = (look or line_looks([state])[state]).values()
     binned = reliability_bins(posteriors.log_posteriors, posteriors.labels, bins=bins)
 
     top = figure.add_subplot(grid[0, 0])
@@ -285,7 +288,7 @@ def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | Non
     figure, ax = panel()
     errors = costs is None or costs.is_zero_one
     risk = _("error rate") if errors else _("mean cost")
-    for key, colour in _colours(states).items():
+    for key, look in _looks_of(states).items():
         curve = risk_coverage(states[key], costs=costs)
         where = np.flatnonzero(curve.possible)
         # The leftmost points are means of a handful of instances, which would set the scale by chance.
@@ -295,7 +298,7 @@ def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | Non
             curve.coverage[shown],
             curve.risk[shown],
             label=_("%(state)s (area %(area)s)", state=state_named(key).title, area=number(curve.area)),
-            **_line(key, colour),
+            **look,
         )
         for place in where[_spread(len(where))]:
             named = {
@@ -311,38 +314,55 @@ def risk_coverage_curves(states: Mapping[str, Posteriors], *, costs: Costs | Non
 
 
 @styled
-def gate_curve(gate: Gate, judgement: Judgement, posteriors: Posteriors) -> Figure:
+def gate_curve(gate: Gate | None, judgement: Judgement | None, posteriors: Posteriors) -> Figure:
     """Error of what is acted on against coverage as the threshold varies, with a band, and the chosen gate.
 
     The band is the exact binomial interval at each coverage, one at a time. Of several thresholds, by class, one and
     the same limit on the doubt of every class is drawn.
 
     Args:
-        gate: chosen for one aim.
+        gate: chosen for one aim; None to act on the surest, where every error costs the same.
         judgement: of the gate; its point has the intervals of both axes.
         posteriors: N instances with labels, those that judged it.
     """
     figure, ax = panel()
-    sample = GateSample.of(gate, posteriors)
-    order = np.argsort(sample.doubt, kind="stable")
-    counts, errors = np.arange(1, len(order) + 1), np.cumsum(sample.wrong[order])
+    if gate is None:
+        doubt = -posteriors.log_posteriors.max(axis=1)  # (N,) rises with 1 − q, also where q rounds to one
+        wrong, level = posteriors.log_posteriors.argmax(axis=1) != posteriors.labels, 0.95
+    else:
+        sample, level = GateSample.of(gate, posteriors), gate.level
+        doubt, wrong = sample.doubt, sample.wrong
+    order = np.argsort(doubt, kind="stable")
+    counts, errors = np.arange(1, len(order) + 1), np.cumsum(wrong[order])
     # A limit never parts equal doubts, and of the first few instances an error rate says nothing.
-    steps = np.flatnonzero(np.append(np.diff(sample.doubt[order]) > 0, True))
+    steps = np.flatnonzero(np.append(np.diff(doubt[order]) > 0, True))
     steps = steps[counts[steps] >= min(10, len(order))]
     steps = steps[_thinned(len(steps))]
     coverage = counts[steps] / len(order)
-    ends = [binomial_interval(int(errors[i]), int(counts[i]), level=gate.level) for i in steps]
-    ax.fill_between(coverage, *np.array(ends).T, color=BLUE, alpha=0.18, linewidth=0, label=f"{gate.level:.0%} band")
+    ends = np.array([binomial_interval(int(errors[i]), int(counts[i]), level=level) for i in steps])  # (steps, 2)
+    band, share = _("%(level)s interval", level=percent(level)), _("coverage")
+    ax.fill_between(coverage, *ends.T, color=BLUE, alpha=0.18, linewidth=0, label=band)
     ax.plot(coverage, errors[steps] / counts[steps], color=BLUE)
-    if gate.max_error is not None:
-        ax.axhline(gate.max_error, color=INK, linewidth=1.0, linestyle=DASHED, label="largest error wanted")
-    x, y = judgement.coverage, judgement.error
-    if x.low is not None and x.high is not None and y.low is not None and y.high is not None and x.value > 0:
-        spans = [[[max(0.0, e.value - e.low)], [max(0.0, e.high - e.value)]] for e in (x, y)]  # type: ignore[operator]
-        ax.errorbar([x.value], [y.value], xerr=spans[0], yerr=spans[1], color=ORANGE, marker="D", label="the gate")
-        name_point(ax, x.value, y.value, {"coverage": number(x.value), "error": number(y.value)})
-    top = max(float(errors[-1] / len(order)), gate.max_error or 0.0, 0.02)
-    ax.set(xlabel="coverage (share acted on)", ylabel="error of what is acted on", xlim=(0, 1), ylim=(0, 1.6 * top))
+    for place in _spread(len(steps)):
+        x, y = float(coverage[place]), float(errors[steps[place]] / counts[steps[place]])
+        low, high = map(float, ends[place])
+        words = _("%(low)s to %(high)s", low=number(low), high=number(high))
+        name_point(ax, x, y, {share: number(x), _("error rate"): number(y), band: words})
+    wanted = gate.max_error if gate is not None else None
+    if wanted is not None:
+        ax.axhline(wanted, color=INK, linewidth=1.0, linestyle=DASHED, label=_("largest error wanted"))
+    if judgement is not None and judgement.coverage.value > 0:
+        spans = []
+        for each in (judgement.coverage, judgement.error):
+            low, high = (each.value if end is None else end for end in (each.low, each.high))
+            spans.append([[max(0.0, each.value - low)], [max(0.0, high - each.value)]])
+        x, y = judgement.coverage.value, judgement.error.value
+        ax.errorbar([x], [y], xerr=spans[0], yerr=spans[1], color=ORANGE, marker="D", label=_("the gate"))
+        named = {share: number(x), _("error rate"): number(y), band: interval(judgement.error)}
+        name_point(ax, x, y, named)
+    top = max(float(errors[-1] / len(order)), wanted or 0.0, 0.02)
+    ax.set(xlabel=_("coverage (share acted on)"), xlim=(0, 1), ylim=(0, 1.6 * top))
+    ax.set_ylabel(_("error of what is acted on"))
     _legend(figure)
     return figure
 
@@ -366,7 +386,8 @@ def cost_curves(
     points = sorted(family)
     measure = _("normalised expected cost") if normalised else _("expected cost")
     highest: dict[str, float] = {}
-    for key, colour in _colours(states).items():
+    lines = {}
+    for key, look in _looks_of(states).items():
         curve = risk_curve(states[key], family=[family[point] for point in points])
         values = curve.normalised if normalised else curve.expected
         if not np.isfinite(values).any():
@@ -374,7 +395,7 @@ def cost_curves(
                 f"the best constant decision costs nothing on the {len(states[key]):,} instances of "
                 f"{state_named(key).title!r}, so nothing normalises; give instances with more than one label"
             )
-        ax.plot(points, values, label=state_named(key).title, **_line(key, colour))
+        (lines[key],) = ax.plot(points, values, label=state_named(key).title, **look)
         for place in _spread(len(points)):
             if np.isfinite(values[place]):
                 title = state_named(key).title
@@ -391,12 +412,11 @@ def cost_curves(
     limit = outlier_limit([*highest.values(), 1.0] if normalised else highest.values())
     if limit is not None:
         ax.set_ylim(0, 1.2 * limit)
-        words = [
-            _("%(state)s up to %(value)s", state=state_named(key).title, value=number(high)) + " ↑"
-            for key, high in highest.items()
-            if high > limit
-        ]
-        _beyond(ax, "\n".join(words), (points[-1], 0.99), ha="right", va="top", x_in_data=True)
+        # Inside the panel the words would lie on the lines that are kept.
+        for key, high in highest.items():
+            if high > limit:
+                words = _("%(state)s up to %(value)s", state=state_named(key).title, value=number(high))
+                lines[key].set_label(f"{words} ↑")
     _legend(figure)
     return figure
 
@@ -425,14 +445,14 @@ def threshold_plot(states: Mapping[str, Posteriors], *, costs: Costs) -> Figure:
     """
     figure, ax = panel()
     bayes = float(expit(bayes_threshold(costs, priors=[0.5, 0.5])))
-    for key, colour in _colours(states).items():
+    for key, look in _looks_of(states).items():
         curve = threshold_curve(states[key], costs=costs)
         # The thresholds are log odds; on the posterior, -inf and +inf are the ends 0 and 1.
         posterior = expit(curve.thresholds)
         shown = _thinned(len(posterior))
-        line = _line(key, colour)
-        ax.plot(posterior[shown], curve.expected[shown], drawstyle="steps-pre", label=state_named(key).title, **line)
-        ax.plot([float(expit(curve.best))], [curve.least], "o", color=colour, markersize=10, markerfacecolor="none")
+        ax.plot(posterior[shown], curve.expected[shown], drawstyle="steps-pre", label=state_named(key).title, **look)
+        best = float(expit(curve.best))
+        ax.plot([best], [curve.least], "o", color=look["color"], markersize=10, markerfacecolor="none")
     ax.axvline(
         bayes,
         color=INK,
@@ -446,12 +466,11 @@ def threshold_plot(states: Mapping[str, Posteriors], *, costs: Costs) -> Figure:
     return figure
 
 
-def _colours(states: Mapping[str, Posteriors]) -> dict[str, str]:
-    """A colour for each state, its own or the next free one."""
+def _looks_of(states: Mapping[str, Posteriors]) -> dict[str, dict[str, Any]]:
+    """How the line of each state looks."""
     if not states:
         raise InputError("no posteriors to draw; give at least one state")
-    free = iter([colour for colour in CYCLE if colour not in {COLOURS.get(key) for key in states}] * len(states))
-    return {key: COLOURS[key] if key in COLOURS else next(free) for key in states}
+    return {key: {**look, "markevery": 0.2, "markersize": 5} for key, look in line_looks(list(states)).items()}
 
 
 def _thinned(count: int) -> np.ndarray:
@@ -462,11 +481,6 @@ def _thinned(count: int) -> np.ndarray:
 def _spread(count: int) -> np.ndarray:
     """Indices of some ten points of a curve, the ends included: those whose values are named."""
     return np.unique(np.linspace(0, count - 1, min(count, 11)).round().astype(np.int64))
-
-
-def _line(key: str, colour: str) -> dict[str, Any]:
-    """How the line of a state looks: its marker distinguishes it for readers who do not see the colour."""
-    return {"color": colour, "marker": MARKERS.get(key), "markevery": 0.2, "markersize": 5}
 
 
 def _legend(figure: Figure) -> None:

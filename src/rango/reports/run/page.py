@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rango.decisions import METRICS, Costs, Posteriors
+from rango.decisions import METRICS, Costs, Gate, Posteriors, judge
+from rango.decisions import gate as choose_gate
 from rango.errors import InputError
 from rango.files import write_text
 from rango.output_folder import check_links
@@ -36,6 +37,7 @@ from rango.studies.axes import dotted_items
 from rango.tasks.kept_texts import KeptText, kept_texts_file, read_kept_texts
 from rango.training.measurement import balance_of_contents, deployed_state
 from rango.training.run_folder import Run, RunContents
+from rango.training.systems import read_system
 
 _CHIEF = ("nce", "error_rate")
 """The metrics of the headline and of the figure of states."""
@@ -70,18 +72,45 @@ def write_report(run_dir: Path, *, language: Language = "en") -> Path:
             texts = read_kept_texts(file)
         except InputError as error:
             contents.missing["instances"] = str(error).replace(f"{run_dir}/", "")
+    gate = _gate_of(run_dir, contents)
     with speaking(language):
-        write_text(path, render_page(contents, name=run_dir.resolve().name, texts=texts))
+        write_text(path, render_page(contents, name=run_dir.resolve().name, texts=texts, gate=gate))
     return path
 
 
-def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, KeptText] | None = None) -> str:
+def _gate_of(folder: Path, contents: RunContents) -> Gate | None:
+    """The gate that the stated costs choose on validation for the state that one would deploy.
+
+    None where no costs are stated, none of their decisions passes on, or there are no such posteriors on validation.
+    """
+    run = Run(folder)
+    state = deployed_state(contents.posteriors)
+    if contents.costs is None or contents.split != "test" or state not in contents.posteriors:
+        return None
+    try:
+        fitting, _notes = read_system(f"{folder}:{state}", split="validation")
+        chosen = choose_gate(fitting, costs=run.stated_costs, replicates=0)
+        # Refuses posteriors of other choices.
+        chosen.decide(contents.posteriors[state])
+    except InputError:
+        return None
+    return chosen
+
+
+def render_page(
+    run: RunContents,
+    *,
+    name: str = "run",
+    texts: Mapping[str, KeptText] | None = None,
+    gate: Gate | None = None,
+) -> str:
     """The page of a run as HTML; every text from the run is escaped.
 
     Args:
         run: what its files hold.
         name: of its folder, for the title.
         texts: what was asked of the instances, by id, as far as it is known.
+        gate: chosen on validation for the costs of the run, for the state that one would deploy.
     """
     record, posteriors, missing, texts = run.record, run.posteriors, run.missing, texts or {}
     model, config = _mapping(record, "model"), _mapping(record, "config")
@@ -128,7 +157,7 @@ def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, Kept
         "intervals": list(interval_drawings(table)) if table else (),
         "curves": [] if run.evaluation else list(_curve_drawings(run)),
         "reliability": list(_reliability_drawings(run)),
-        **posteriors_parts(posteriors, deployed, texts, run.costs),
+        **posteriors_parts(posteriors, deployed, texts, run.costs, gate),
         "selections": instances.extreme_instances(*both) if both else {},
         "facts": [*_facts(record), *_choices_of_step(run.log)],
         "notes": [*_notes(record.get("notes")), *estimate_notes(states), *reasons],
@@ -143,7 +172,11 @@ def render_page(run: RunContents, *, name: str = "run", texts: Mapping[str, Kept
 
 
 def posteriors_parts(
-    states: Mapping[str, Posteriors], acting: str, texts: Mapping[str, KeptText], costs: Costs | None
+    states: Mapping[str, Posteriors],
+    acting: str,
+    texts: Mapping[str, KeptText],
+    costs: Costs | None,
+    gate: Gate | None = None,
 ) -> dict[str, Any]:
     """What any page shows of posteriors: decisions, classes, mistakes, and what its script needs.
 
@@ -152,10 +185,12 @@ def posteriors_parts(
         acting: whose mistakes and classes are shown.
         texts: what was asked, by id.
         costs: of decisions; None for 0-1 costs.
+        gate: chosen for these costs on other instances.
     """
     own = states.get(acting)
     return {
-        "decisions": list(_decision_drawings(states, own)),
+        "decisions": list(_decision_drawings(states, own, gate)),
+        "judged": gate and gate.choice,
         "deployed": state_named(acting).title,
         "coverages": classes.coverages(own) if own else [],
         "classes": classes.class_rows(own) if own else [],
@@ -298,8 +333,10 @@ def _reliability_drawings(run: RunContents) -> Iterator[Drawing]:
             yield Drawing(title, None, run.missing[f"posteriors/test-{state}.parquet"])
 
 
-def _decision_drawings(posteriors: Mapping[str, Posteriors], acting: Posteriors | None) -> Iterator[Drawing]:
-    """Answering only where the model is sure, and what abstaining may cost; none without a model's posteriors."""
+def _decision_drawings(
+    posteriors: Mapping[str, Posteriors], acting: Posteriors | None, gate: Gate | None
+) -> Iterator[Drawing]:
+    """Answering only where the model is sure, what abstaining may cost, a gate; none without a model's posteriors."""
     if acting is None:
         return
     # What nobody would act on makes the figures hard to read.
@@ -309,6 +346,9 @@ def _decision_drawings(posteriors: Mapping[str, Posteriors], acting: Posteriors 
     family = figures.abstention_costs(acting.n_choices)
     draw = partial(figures.cost_curves, states, family=family, label=_("cost of abstaining (an error costs 1)"))
     yield drawing(_("Normalised expected cost against the cost of abstaining"), draw, prefix="abstaining")
+    judgement = gate and judge(gate, acting, replicates=0)
+    title = _("Error of what is acted on against coverage, with its interval")
+    yield drawing(title, partial(figures.gate_curve, gate, judgement, acting), prefix="gate")
 
 
 def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
