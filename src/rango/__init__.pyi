@@ -4,13 +4,14 @@ from . import figures as figures
 from .commands import calibrate as calibrate
 from .commands import compare as compare
 from .commands import decide as decide
+from .commands import gate as gate
+from .commands import judge as judge
 from .commands import metrics as metrics
 from .commands import predict as predict
 from .commands import study as study
 from .decisions import Costs as Costs
 from .decisions import Gate as Gate
 from .decisions import Posteriors as Posteriors
-from .decisions import gate as gate
 from .decisions import read_posteriors as read_posteriors
 from .errors import InputError as InputError
 from .language.options import PretrainConfig as PretrainConfig

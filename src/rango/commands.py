@@ -2,7 +2,8 @@
 
     rango metrics FILE            rango.metrics(source)         Summary: every metric with its interval
     rango decide FILE             rango.decide(source)          Decisions
-    rango compare A B             rango.compare(a, b)           Comparison
+    rango compare A B             rango.compare(a, b)           Comparison; of more systems, one for each but the first
+    rango gate RUN                rango.gate(run)               Gate, and rango.judge(gate, run) says what it does
     rango calibrate               rango.calibrate(fit, apply)   Calibration: the posteriors, and the calibrator
     rango predict RUN new.csv     rango.predict(run, frame)     the frame with more columns
     rango study FILE.yaml         rango.study(file)             StudyReport
@@ -22,18 +23,20 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from rango import decisions
-from rango.decisions import Calibrator, Gate, Posteriors, fit_calibrator
+from rango.decisions import Calibrator, Gate, Judgement, Posteriors, fit_calibrator
 from rango.decisions.calibrators import MethodChoice
 from rango.decisions.risk import Decisions
 from rango.decisions.summary import Comparison, Summary, summarise
 from rango.errors import InputError, RunError
+from rango.files import check_writable_file
 from rango.training.run_folder import Run, parse_state
-from rango.training.systems import RAW, AnyCosts, AnyPriors, System, read_costs, read_priors, read_system
+from rango.training.systems import RAW, AnyCosts, AnyPriors, System, read_costs, read_priors, read_system, system_names
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrameT
 
     from rango.models.loading import Model
+    from rango.reports.language import Language
     from rango.reports.study.report import StudyReport
     from rango.studies.study import Study
     from rango.training.prediction import Predictions
@@ -96,27 +99,135 @@ def decide(
     return decisions.decide(posteriors, costs=matrix, priors=target, training_priors=training)
 
 
+@overload
 def compare(
     a: System,
     b: System,
+    /,
     *,
+    costs: AnyCosts | None = ...,
+    priors: AnyPriors | None = ...,
+    page: str | os.PathLike[str] | None = ...,
+    language: Language = ...,
+    replicates: int = ...,
+    seed: int = ...,
+) -> Comparison: ...
+
+
+@overload
+def compare(
+    a: System,
+    b: System,
+    c: System,
+    /,
+    *others: System,
+    costs: AnyCosts | None = ...,
+    priors: AnyPriors | None = ...,
+    page: str | os.PathLike[str] | None = ...,
+    language: Language = ...,
+    replicates: int = ...,
+    seed: int = ...,
+) -> dict[str, Comparison]: ...
+
+
+def compare(
+    a: System,
+    b: System,
+    /,
+    *others: System,
     costs: AnyCosts | None = None,
     priors: AnyPriors | None = None,
+    page: str | os.PathLike[str] | None = None,
+    language: Language = "en",
     replicates: int = 1000,
     seed: int = 0,
-) -> Comparison:
+) -> Comparison | dict[str, Comparison]:
     """Two systems on the same instances: the difference b − a of every metric, exact McNemar test, and a sentence.
 
-    Arguments as in `metrics`.
+    Args:
+        a: with labels.
+        b: the same instances.
+        others: further systems; each is compared with the first.
+        costs: of decisions; those of the runs when absent, or else 0-1 costs.
+        priors: class priors to measure under; those of the labels when absent.
+        page: HTML file to write: differences, disagreements, reliability and a cost explorer.
+        language: of the page: en or es.
+        replicates: bootstrap replicates.
+        seed: of the bootstrap.
+
+    Returns:
+        The comparison; with further systems, one for each but the first, by its name.
 
     Raises:
-        InputError: as `metrics`; ids or labels that differ.
+        InputError: as `metrics`; ids or labels that differ; a page under other priors.
     """
-    (first, _), (second, _) = read_system(a), read_system(b)
-    stated, _ = read_costs(costs, a, b)
+    if page is not None:
+        check_writable_file(Path(page))
+        if priors is not None:
+            raise InputError("page shows the instances as they are; leave priors out, or page")
+    sources = (a, b, *others)
+    names = system_names(*sources)
+    systems = {name: read_system(source)[0] for name, source in zip(names, sources, strict=True)}
+    first = systems[names[0]]
+    stated, _ = read_costs(costs, *sources)
     weights = read_priors(priors, first)
     matrix = None if stated is None else stated.for_posteriors(first)
-    return decisions.compare(first, second, costs=matrix, priors=weights, replicates=replicates, seed=seed)
+    options: dict[str, Any] = {"costs": matrix, "replicates": replicates, "seed": seed}
+    comparisons = {name: decisions.compare(first, systems[name], priors=weights, **options) for name in names[1:]}
+    if page is not None:
+        # Figures take a second to load, which a comparison without a page need not wait for.
+        from rango.reports.run.comparison import texts_beside, write_comparison
+
+        write_comparison(Path(page), systems, comparisons, texts=texts_beside(sources), language=language, **options)
+    return comparisons if others else comparisons[names[1]]
+
+
+def gate(
+    source: System,
+    *,
+    costs: AnyCosts | None = None,
+    max_error: float | None = None,
+    precision: Mapping[str, float] | None = None,
+    pass_on: str | None = None,
+    level: float = 0.95,
+    replicates: int = 200,
+    seed: int = 0,
+) -> Gate:
+    """Choose when to act on posteriors and when to pass an instance on; see `rango.decisions.gate`.
+
+    Args:
+        source: with labels, held out from training and from what the gate will be judged on; of a run its validation
+            split.
+        costs: with a decision that passes on; those of the run where no aim is given.
+        max_error: the largest error rate among the instances that are acted on, a fraction.
+        precision: class → least share that is right among the instances acted on as that class.
+        pass_on: the decision of the costs that passes on; when absent the only one that names no class.
+        level: with what probability the bound of an error holds.
+        replicates: bootstrap samples that show how sure the choice is.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: as `metrics` and `rango.decisions.gate`.
+    """
+    posteriors, _ = read_system(source, split="validation")
+    stated, _ = read_costs(costs, *([source] if max_error is None and not precision else []))
+    aim: dict[str, Any] = {"costs": stated, "max_error": max_error, "precision": precision, "pass_on": pass_on}
+    return decisions.gate(posteriors, **aim, level=level, replicates=replicates, seed=seed)
+
+
+def judge(gate: Gate, source: System, *, replicates: int = 1000, seed: int = 0) -> Judgement:
+    """What a gate does on instances with labels: coverage, error and cost with intervals.
+
+    Args:
+        gate: of these choices.
+        source: other instances than the gate was chosen on; of a run its test split.
+        replicates: bootstrap replicates of the intervals of costs.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: as `metrics` and `rango.decisions.judge`.
+    """
+    return decisions.judge(gate, read_system(source)[0], replicates=replicates, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)

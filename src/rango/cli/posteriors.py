@@ -36,7 +36,7 @@ from rango.reports.run.findings import cost_finding, resolution_sentence
 from rango.reports.run.terminal import metrics_table
 from rango.reports.tables import number
 from rango.rows import check_written, write_rows
-from rango.training.systems import read_costs, read_priors, read_system
+from rango.training.systems import read_costs, read_priors, read_system, system_names
 
 Seed = Annotated[int, Parameter(help="Seed of the bootstrap and of folds.", validator=validators.Number(gte=0))]
 Source = Annotated[str, Parameter(help="A posteriors file, or RUN, or RUN:STATE (base, adapted, calibrated, floor).")]
@@ -68,7 +68,7 @@ def metrics(
     """
     if out is not None:
         check_writable_file(out)
-    stated, names = stated_costs(costs, *sources), _headings(*sources)
+    stated, names = stated_costs(costs, *sources), system_names(*sources)
     estimates: dict[str, dict[str, Estimate]] = {}
     notes: dict[str, None] = {}
     systems = dict(zip(names, map(read_source, sources), strict=True))
@@ -297,7 +297,7 @@ def compare(
     sources = (a, b, *others)
     # Two systems without labels can still be asked how far they agree; more of them, or a page, need labels.
     measured = bool(others) or page is not None
-    names, stated = _headings(*sources), stated_costs(costs, *sources)
+    names, stated = system_names(*sources), stated_costs(costs, *sources)
     systems = {name: read_source(each, need_labels=measured) for name, each in zip(names, sources, strict=True)}
     first, *rest = systems.values()
     if not any(posteriors.has_labels for posteriors in systems.values()):
@@ -354,25 +354,6 @@ def _matching_notes(names: Sequence[str], systems: Sequence[Posteriors]) -> Iter
         columns = (first.column_names, other.column_names)
         if None not in columns and columns[0] != columns[1]:
             yield f"the choices stand in another order {where}; they were matched by their names"
-
-
-def _headings(*sources: str) -> tuple[str, ...]:
-    """Short names that differ: what stands last in each path, or where that is one, what differs before it."""
-    shortest = tuple(Path(source).stem for source in sources)
-    if len(set(shortest)) == len(shortest) and not {"difference", "prior"} & set(shortest):
-        return shortest
-    paths = [list(Path(source).absolute().parts) for source in sources]
-    # What all paths begin with, and what all end with, tells nothing.
-    while all(paths) and len({path[0] for path in paths}) == 1:
-        for path in paths:
-            del path[0]
-    while all(len(path) > 1 for path in paths) and len({path[-1] for path in paths}) == 1:
-        for path in paths:
-            del path[-1]
-    names = tuple("/".join(path) for path in paths)
-    if all(names) and len(set(names)) == len(names):
-        return names
-    return tuple(f"{stem} ({number})" for number, stem in enumerate(shortest, start=1))
 
 
 def read_source(source: str, *, need_labels: bool = True, split: Split = "test") -> Posteriors:

@@ -101,6 +101,32 @@ def _run_of(source: System) -> tuple[Run | None, str | None]:
     return parse_state(text) if folder and Path(folder).is_dir() else (None, None)
 
 
+def system_names(*systems: System) -> tuple[str, ...]:
+    """Short names that differ: what stands last in each path, or where that is one, what differs before it.
+
+    What has no path is called by its place.
+    """
+    sources = []
+    for place, system in enumerate(systems, start=1):
+        source = system.path if isinstance(system, Run) else system
+        sources.append(os.fspath(source) if isinstance(source, str | os.PathLike) else f"system {place}")
+    shortest = tuple(Path(source).stem for source in sources)
+    if len(set(shortest)) == len(shortest) and not {"difference", "prior"} & set(shortest):
+        return shortest
+    paths = [list(Path(source).absolute().parts) for source in sources]
+    # What all paths begin with, and what all end with, tells nothing.
+    while all(paths) and len({path[0] for path in paths}) == 1:
+        for path in paths:
+            del path[0]
+    while all(len(path) > 1 for path in paths) and len({path[-1] for path in paths}) == 1:
+        for path in paths:
+            del path[-1]
+    names = tuple("/".join(path) for path in paths)
+    if all(names) and len(set(names)) == len(names):
+        return names
+    return tuple(f"{stem} ({number})" for number, stem in enumerate(shortest, start=1))
+
+
 def read_costs(costs: AnyCosts | None, *systems: System) -> tuple[StatedCosts | None, tuple[str, ...]]:
     """The costs that are given, or else those that the runs among the systems state; None where nobody states any.
 

@@ -50,4 +50,4 @@ def test_coverage_ends_where_everything_is_answered() -> None:
     confidence = np.linspace(0.99, 0.6, 20)
     labels = np.array([0] * 18 + [1] * 2)
     surest_right = Posteriors(np.log(np.stack([confidence, 1 - confidence], axis=1)), labels)
-    assert coverages(surest_right) == [(0.01, 0.9), (0.05, 0.9), (0.1, 1.0)]
+    assert coverages(surest_right) == [(0.01, 0.9), (0.1, 1.0)]

@@ -85,9 +85,14 @@ def frequent_confusions(posteriors: Posteriors) -> list[tuple[str, str, int]]:
 def coverages(posteriors: Posteriors) -> list[tuple[float, float]]:
     """Error rate → the largest share of instances, surest first, that is answered with at most that error rate.
 
-    Ends with the first error rate at which everything is answered. One at which the page would say "0%" is left out.
+    Ends with the first error rate at which everything is answered. What a page would show as 0%, or as the same
+    percentage at a larger error rate, is left out.
     """
     curve = risk_coverage(posteriors)
-    pairs = [(risk, coverage) for risk in _RISKS if (coverage := curve.coverage_at(risk)) >= 0.005]
+    percentages: dict[int, tuple[float, float]] = {}
+    for risk in _RISKS:
+        coverage = curve.coverage_at(risk)
+        percentages.setdefault(round(100 * coverage), (risk, coverage))
+    pairs = [pair for percentage, pair in percentages.items() if percentage]
     whole = next((place for place, (_, coverage) in enumerate(pairs) if coverage == 1), len(pairs))
     return pairs[: whole + 1]

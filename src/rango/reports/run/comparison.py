@@ -7,6 +7,7 @@ and the instances on which two systems decide otherwise.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,8 @@ from rango.reports.style import render
 from rango.reports.svg import drawing
 from rango.reports.tables import column_named, estimate_notes, interval, number, result_rows, usual_columns
 from rango.tasks.kept_texts import KeptText, kept_texts_file, read_kept_texts
+from rango.training.run_folder import Run
+from rango.training.systems import System
 
 
 @dataclass(frozen=True)
@@ -242,14 +245,15 @@ def _detail(first: str, difference: Difference, comparison: Comparison) -> str:
     )
 
 
-def texts_beside(sources: Sequence[str]) -> dict[str, KeptText]:
+def texts_beside(systems: Sequence[System]) -> dict[str, KeptText]:
     """What was asked of the instances of posteriors, by id, where a run keeps it beside them.
 
     Args:
-        sources: posteriors files, RUN or RUN:STATE.
+        systems: posteriors files, runs, RUN or RUN:STATE; others have no texts.
     """
     texts: dict[str, KeptText] = {}
-    for source in sources:
+    places = [system.path if isinstance(system, Run) else system for system in systems]
+    for source in (os.fspath(place) for place in places if isinstance(place, str | os.PathLike)):
         folder = Path(source) if Path(source).is_dir() else Path(source.rpartition(":")[0] or source)
         if folder.is_file() and folder.parent.name == "posteriors":
             files = [kept_texts_file(folder.parent.parent, folder.stem.partition("-")[0])]

@@ -130,7 +130,8 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
         span = limit - float(values.min())
         ax.set_ylim(values.min() - 0.3 * span, limit + 0.25 * span)
         for step, value in zip(steps[beyond], values[beyond], strict=True):
-            _beyond(ax, f"{number(float(value))} ↑", (float(step), 0.99), ha="center", va="top", x_in_data=True)
+            # Beside the line, which leaves the panel straight up, and not on the ticks of the axis.
+            _beyond(ax, f"  {number(float(value))} ↑", (float(step), 0.99), ha="left", va="top", x_in_data=True)
     # The line of the priors is left out where it is so far away that the curve would look flat.
     if name == "nce" and values.max() > 0.8 and values.min() < 1.25:
         ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=DASHED)
@@ -185,7 +186,7 @@ def state_intervals(table: Table, metric: str) -> Figure:
             end for cell in kept for end in (cell.low, cell.value, cell.high) if end is not None and end <= 2 * limit
         ]
         span = max(ends) - min(ends) or max(ends) or 1.0
-        ax.set_xlim(min(ends) - 0.08 * span, max(ends) + 0.3 * span)
+        ax.set_xlim(min(ends) - 0.08 * span, max(ends) + 0.55 * span)
     looks = line_looks([row.state.key for row in table.rows])
     for position, (row, cell) in enumerate(zip(table.rows, cells, strict=True)):
         key, y = row.state.key, len(table.rows) - 1 - position
@@ -242,7 +243,8 @@ def reliability_diagram(
         if math.isfinite(x):
             top.add_patch(Rectangle((x - width / 2, low), width, high - low, color=FAINT, alpha=0.45, linewidth=0))
     filled = binned.counts > 0
-    top.plot(binned.confidence[filled], binned.accuracy[filled], color=colour, marker=marker, markersize=5.5)
+    points = binned.confidence[filled], binned.accuracy[filled]
+    top.plot(*points, color=colour, marker=marker, markersize=5.5, clip_on=False)
     for place in np.flatnonzero(filled):
         named = {
             _("confidence"): number(float(binned.confidence[place])),
