@@ -28,8 +28,6 @@ author = copyright = "The Rango developers"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-# Room for the Spanish pages, which are a site of their own.
-exclude_patterns = ["es/**"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 # Links such as benchmarks.md#memory-of-training, with the anchors that GitHub makes.
@@ -52,10 +50,17 @@ html_show_sphinx = False
 html_copy_source = False
 
 
-def fill(_app: Sphinx, _page: str, source: list[str]) -> None:
+def fill(_app: Sphinx, page: str, source: list[str]) -> None:
     """Fill in what comes from the program, and say of blocks that are not run why."""
     text = re.sub(r"<!-- fill: ([\w-]+) -->", lambda match: FILLS[match[1]](), source[0])
-    source[0] = re.sub(r"<!-- not run: (.*?) -->", r"*Not run by the tests: \1.*", text)
+    words = "Las pruebas no lo ejecutan" if page.startswith("es/") else "Not run by the tests"
+    source[0] = re.sub(r"<!-- not run: (.*?) -->", rf"*{words}: \1.*", text)
+
+
+def name_language(_app: Sphinx, page: str, _template: str, context: dict[str, Any], _tree: Any) -> None:
+    """Say of a Spanish page that it is one: readers aloud and hyphenation go by it."""
+    if page.startswith("es/"):
+        context["language"] = "es"
 
 
 def escape_bars(_app: Sphinx, _what: str, _name: str, _value: Any, _options: Any, lines: list[str]) -> None:
@@ -71,3 +76,4 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx before it reads the pages."""
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("source-read", fill)
+    app.connect("html-page-context", name_language)

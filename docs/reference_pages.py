@@ -120,7 +120,7 @@ def further_pages() -> str:
     """A contents list of the pages that the first page does not name yet, so that each can be reached."""
     listed = (DOCS / "index.md").read_text(encoding="utf-8").split()
     pages = sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
-    further = [page for page in pages if page not in ("index", *listed) and not page.startswith("es/")]
+    further = [page for page in pages if page not in ("index", *listed)]
     entries = "\n".join(further)
     return f"```{{toctree}}\n:caption: Further pages\n:maxdepth: 1\n\n{entries}\n```\n" if further else ""
 

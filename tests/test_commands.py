@@ -11,6 +11,7 @@ from helpers.made_posteriors import make
 from helpers.reports_run import RECORD, make_states, write_run
 
 import rango
+from rango import decisions
 from rango.cli import evaluate as evaluate_command
 from rango.cli import posteriors as commands_of_posteriors
 from rango.cli import predict as predict_command
@@ -45,8 +46,6 @@ def test_a_function_has_the_options_of_its_command() -> None:
         "seed",
         "sources",
         "source",
-        "page",
-        "others",
     }
     commands = {
         "metrics": commands_of_posteriors.metrics,
@@ -128,6 +127,37 @@ def test_a_comparison_says_what_differs(system: Posteriors) -> None:
     assert "instances" in comparison.sentence()
     assert repr(comparison).startswith("Comparison(120 shared instances, NCE ")
     assert "b − a" in comparison._repr_html_()
+
+
+def test_several_systems_are_each_compared_with_the_first_and_shown_on_a_page(
+    system: Posteriors, run: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    rango.compare(f"{run}:base", rango.Run(run), page=page, replicates=50)
+    text = page.read_text(encoding="utf-8")
+    assert 'id="disagreements"' in text
+    assert "costs are stated" in text
+    other = system.replaced(make(120, 3, sharpness=1.0).log_posteriors)
+    several = rango.compare(system, other, system, replicates=50)
+    assert list(several) == ["system 2", "system 3"]
+    assert several["system 2"].difference["nce"] == rango.compare(system, other, replicates=50).difference["nce"]
+    with pytest.raises(InputError, match="page shows the instances as they are; leave priors out, or page"):
+        rango.compare(system, other, page=page, priors=[0.2, 0.3, 0.5])
+
+
+def test_a_gate_is_chosen_on_validation_and_judged_on_test_of_a_run(run: Path) -> None:
+    states, names = make_states(80, seed=5), [f"v{number}" for number in range(80)]
+    for key in ("adapted", "calibrated"):
+        each = states[key]
+        held_out = Posteriors(each.log_posteriors, each.labels, names, None, each.choices)
+        write_posteriors(run / "posteriors" / f"validation-{key}.parquet", held_out)
+    chosen = rango.gate(run, replicates=0)
+    fitting, test = (rango.Run(run).posteriors("calibrated", split) for split in ("validation", "test"))
+    assert chosen == decisions.gate(fitting, costs="abstain=0.3", replicates=0)
+    assert rango.judge(chosen, run, replicates=0) == decisions.judge(chosen, test, replicates=0)
+    assert rango.gate(f"{run}:adapted", max_error=0.3, replicates=0).max_error == 0.3
+    with pytest.raises(InputError, match="a gate has one aim"):
+        rango.gate(fitting)
 
 
 def test_calibration_gives_the_posteriors_and_what_made_them(system: Posteriors) -> None:

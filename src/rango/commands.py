@@ -103,7 +103,6 @@ def decide(
 def compare(
     a: System,
     b: System,
-    /,
     *,
     costs: AnyCosts | None = ...,
     priors: AnyPriors | None = ...,
@@ -133,7 +132,6 @@ def compare(
 def compare(
     a: System,
     b: System,
-    /,
     *others: System,
     costs: AnyCosts | None = None,
     priors: AnyPriors | None = None,

@@ -57,7 +57,6 @@ def pages(site: Path) -> dict[Path, Page]:
 
 def test_there_is_a_page_for_each_text(pages: dict[Path, Page], site: Path) -> None:
     texts = {path.relative_to(ROOT / "docs").with_suffix("") for path in (ROOT / "docs").rglob("*.md")}
-    texts = {text for text in texts if text.parts[0] != "es"}
     assert texts <= {path.relative_to(site).with_suffix("") for path in pages}
 
 

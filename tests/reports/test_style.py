@@ -13,7 +13,7 @@ import pytest
 
 from rango.errors import InputError
 from rango.reports.run.figures import learning_curve
-from rango.reports.style import COLOURS, MARKERS, label_rows, outlier_limit, panel, save_figure, svg_text
+from rango.reports.style import COLOURS, MARKERS, label_rows, line_looks, outlier_limit, panel, save_figure, svg_text
 from rango.reports.svg import VARIABLES
 
 Log = list[dict[str, Any]]
@@ -74,6 +74,15 @@ def test_colours_of_states_differ_for_colour_blind_readers_too() -> None:
                 distance = np.linalg.norm(lab(palette[one], seen) - lab(palette[other], seen))
                 assert distance > 15, (one, other, name, distance)
     assert len(set(MARKERS.values())) == len(MARKERS)
+
+
+def test_systems_that_are_compared_have_looks_of_their_own_beside_those_of_states() -> None:
+    looks = line_looks(["prior", "base", "one", "two", "three"])
+    assert (looks["base"]["color"], looks["prior"]["color"]) == (COLOURS["base"], COLOURS["prior"])
+    assert len({look["color"] for look in looks.values()}) == 5
+    # The priors stand in some figures only, and change nobody's look.
+    assert {key: look for key, look in looks.items() if key != "prior"} == line_looks(["base", "one", "two", "three"])
+    assert len(line_looks([str(place) for place in range(20)])) == 20
 
 
 @pytest.mark.parametrize(

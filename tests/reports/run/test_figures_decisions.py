@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from scipy.special import expit
 
 from rango.decisions import Costs, Posteriors, gate, judge
+from rango.decisions.risk import risk_coverage
 from rango.errors import InputError
 from rango.reports.run.figures import abstention_costs, cost_curves, gate_curve, risk_coverage_curves, threshold_plot
 from rango.reports.style import CYCLE, svg_text
@@ -118,3 +119,19 @@ def test_a_gate_stands_on_its_curve(two: States) -> None:
     point = ax.containers[0].lines[0]  # type: ignore[attr-defined]
     assert (point.get_xdata()[0], point.get_ydata()[0]) == (judgement.coverage.value, judgement.error.value)
     assert svg_text(figure) == svg_text(gate_curve(chosen, judgement, test))
+
+
+def test_without_a_gate_the_curve_is_that_of_the_surest(two: States) -> None:
+    posteriors = two["floor"].take(np.arange(300))
+    line = gate_curve(None, None, posteriors).axes[0].lines[0]
+    curve = risk_coverage(posteriors)
+    for coverage, risk in zip(line.get_xdata()[::40], line.get_ydata()[::40], strict=True):  # type: ignore[index]
+        assert risk == pytest.approx(float(np.interp(coverage, curve.coverage, curve.risk)))
+
+
+def test_what_lies_beyond_the_scale_is_said_in_the_legend(two: States) -> None:
+    bad = Posteriors(np.log([[1 - 1e-9, 1e-9]] * 40), [0] * 20 + [1] * 20)
+    figure = cost_curves({"base": bad, "adapted": two["floor"]}, family=abstention_costs(2), label="cost")
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[0].startswith("Base model up to ")
+    assert words[1] == "Adapted model"

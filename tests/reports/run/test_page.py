@@ -108,7 +108,7 @@ def test_page_tells_what_was_run_and_what_came_out(page: Page, written: Path) ->
         "Largest gains",
     ):
         assert words in page.text
-    assert page.tags.count("figure") == 2 + 3 + 3 + 2
+    assert page.tags.count("figure") == 2 + 3 + 3 + 3
     adapted = read_json(written.parent / "metrics.json")["test"]["adapted"]["nce"]
     assert f"{adapted['value']:.3f} {adapted['low']:.3f} to {adapted['high']:.3f}" in page.text
 
@@ -192,7 +192,7 @@ def test_a_cut_off_last_record_costs_that_record_only(run_dir: Path) -> None:
     with (run_dir / "log.jsonl").open("a") as file:
         file.write('{"step": 201, "tra')
     page = page_of(run_dir)
-    assert page.tags.count("figure") == 10
+    assert page.tags.count("figure") == 11
     assert "log.jsonl:101: not JSON" in page.text
 
 
@@ -219,7 +219,7 @@ def test_a_test_set_of_one_class_has_a_page_that_says_what_is_missing(
     assert "Whether adaptation helped is not known. NCE is undefined: the system that outputs the priors" in page.text
     reason = "NCE is undefined: the system that outputs the priors"
     assert f"The calibrated model is not shown to be usable. {reason}" in page.text
-    assert page.tags.count("figure") == 10 - 2  # without NCE's intervals, and without the normalised cost
+    assert page.tags.count("figure") == 11 - 2  # without NCE's intervals, and without the normalised cost
     assert "Error rate against coverage" in [value for name, value in page.attributes if name == "aria-label"]
 
 
