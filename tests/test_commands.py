@@ -153,7 +153,7 @@ def test_a_gate_is_chosen_on_validation_and_judged_on_test_of_a_run(run: Path) -
         write_posteriors(run / "posteriors" / f"validation-{key}.parquet", held_out)
     chosen = rango.gate(run, replicates=0)
     fitting, test = (rango.Run(run).posteriors("calibrated", split) for split in ("validation", "test"))
-    assert chosen == decisions.gate(fitting, costs="abstain=0.3", replicates=0)
+    assert chosen.as_dict() == decisions.gate(fitting, costs="abstain=0.3", replicates=0).as_dict()
     assert rango.judge(chosen, run, replicates=0) == decisions.judge(chosen, test, replicates=0)
     assert rango.gate(f"{run}:adapted", max_error=0.3, replicates=0).max_error == 0.3
     with pytest.raises(InputError, match="a gate has one aim"):
