@@ -23,7 +23,7 @@ from rango.files import write_text
 from rango.reports.language import Language, _, integer, localised, speaking
 from rango.reports.run import figures, findings, instances
 from rango.reports.run.page import instances_words, interval_drawings, posteriors_parts, table_csv
-from rango.reports.style import render
+from rango.reports.style import line_looks, render
 from rango.reports.svg import drawing
 from rango.reports.tables import column_named, estimate_notes, interval, number, result_rows, usual_columns
 from rango.tasks.kept_texts import KeptText, kept_texts_file, read_kept_texts
@@ -115,7 +115,7 @@ def _page(
         for name, posteriors in aligned.items():
             balance = cost_balance(posteriors, costs=costs, replicates=replicates, seed=seed)
             verdict.append(findings.cost_finding(balance, name))
-    looks = figures.line_looks(names)
+    looks = line_looks(names)
     # Classes and mistakes are of the system with the best posteriors.
     best = min(names, key=lambda name: estimates[name]["nce"].value)
     content = {

@@ -346,7 +346,7 @@ def _decision_drawings(
     family = figures.abstention_costs(acting.n_choices)
     draw = partial(figures.cost_curves, states, family=family, label=_("cost of abstaining (an error costs 1)"))
     yield drawing(_("Normalised expected cost against the cost of abstaining"), draw, prefix="abstaining")
-    judgement = gate and judge(gate, acting, replicates=0)
+    judgement = None if gate is None else judge(gate, acting, replicates=0)
     title = _("Error of what is acted on against coverage, with its interval")
     yield drawing(title, partial(figures.gate_curve, gate, judgement, acting), prefix="gate")
 
