@@ -129,9 +129,11 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
         beyond = values > limit
         span = limit - float(values.min())
         ax.set_ylim(values.min() - 0.3 * span, limit + 0.25 * span)
-        for step, value in zip(steps[beyond], values[beyond], strict=True):
-            # Beside the line, which leaves the panel straight up, and not on the ticks of the axis.
-            _beyond(ax, f"  {number(float(value))} ↑", (float(step), 0.99), ha="left", va="top", x_in_data=True)
+        for place in np.flatnonzero(beyond):
+            # Right of where the line comes back into the panel, so that it crosses neither the words nor the axis.
+            step = float(steps[min(place + 1, len(steps) - 1)])
+            words, last = f"  {number(float(values[place]))} ↑", place + 1 == len(steps)
+            _beyond(ax, words, (step, 0.99), ha="right" if last else "left", va="top", x_in_data=True)
     # The line of the priors is left out where it is so far away that the curve would look flat.
     if name == "nce" and values.max() > 0.8 and values.min() < 1.25:
         ax.axhline(1.0, color=INK, linewidth=1.0, linestyle=DASHED)
