@@ -129,7 +129,7 @@ def _validation(ax: Axes, name: str, steps: np.ndarray, values: np.ndarray, best
         beyond = values > limit
         span = limit - float(values.min())
         ax.set_ylim(values.min() - 0.3 * span, limit + 0.25 * span)
-        for place in np.flatnonzero(beyond):
+        for place in np.flatnonzero(beyond).tolist():
             # Right of where the line comes back into the panel, so that it crosses neither the words nor the axis.
             step = float(steps[min(place + 1, len(steps) - 1)])
             words, last = f"  {number(float(values[place]))} ↑", place + 1 == len(steps)
