@@ -40,6 +40,20 @@ def test_chosen_on_one_file_and_judged_on_another(files: tuple[Path, Path], tmp_
     assert Gate.load(out).threshold == written["threshold"]
 
 
+def test_a_gate_that_loses_to_passing_everything_on_is_warned_of(
+    files: tuple[Path, Path], tmp_path: Path, capsys: Capture
+) -> None:
+    made = make(400, seed=1, sharpness=1.0)
+    elsewhere = Posteriors(made.log_posteriors, (made.labels + 1) % 3, [f"x{row}" for row in range(400)],
+                           choices=[CLASSES] * 400)  # fmt: skip
+    write_posteriors(tmp_path / "elsewhere.parquet", elsewhere)
+    command = ["gate", str(tmp_path / "elsewhere.parquet"), "--fit", str(files[0]), "--costs", "abstain=0.3"]
+    assert main(command) == 0
+    assert "warning: here the gate costs more than to pass on all (0.300)" in capsys.readouterr().out
+    assert main([*command[:1], str(files[1]), *command[2:]]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_a_file_alone_is_judged_out_of_bag(files: tuple[Path, Path], capsys: Capture) -> None:
     assert main(["gate", str(files[1]), "--max-error", "0.3"]) == 0
     printed = capsys.readouterr().out

@@ -89,7 +89,8 @@ def test_an_estimate_leaves_the_process_as_it_was(checkpoint: Checkpoint, monkey
     assert asdict(one) == {**asdict(share), "process": one.process}
     # Gaps are not the same to the byte in heaps that differ by a few objects.
     assert one.total == pytest.approx(two.total, rel=0.15)
-    assert one.process > 420 * 2**20
+    # There are no gaps at all where earlier tests have left the heap room for everything.
+    assert one.process >= 420 * 2**20
 
 
 def test_without_glibc_the_gaps_are_a_share_of_the_activations(checkpoint: Checkpoint) -> None:

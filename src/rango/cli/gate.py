@@ -164,6 +164,14 @@ def _judgement_lines(chosen: Gate, judgement: Judgement, n: int) -> list[str]:
     lines = [f"{where}: {_shares(judgement)}"]
     lines += [f"precision of {name!r}: {_value(one)}" for name, one in judgement.precision.items()]
     lines += [f"mean cost, {name}: {_value(one)}" for name, one in judgement.costs.items()]
+    simple = {name: judgement.costs[name] for name in ("act on all", "pass on all") if name in judgement.costs}
+    if simple:
+        best = min(simple, key=lambda name: simple[name].value)
+        if simple[best].value < judgement.costs["gate"].value:
+            lines.append(
+                f"warning: here the gate costs more than to {best} ({number(simple[best].value)}); it was chosen on "
+                "too few instances, or on others than these"
+            )
     for name, part in judgement.groups.items():
         cost = f", cost {_value(part.costs['gate'])}" if part.costs else ""
         lines.append(f"group {name}: {_shares(part)}{cost}")
