@@ -42,7 +42,7 @@ class Load:
     memory: list[float] = field(default_factory=list)
 
     def summary(self, questions: int = 1) -> dict[str, Any]:
-        p50, p99 = np.quantile(self.latencies, [0.5, 0.99])
+        p50, p99 = np.quantile(self.latencies, [0.5, 0.99]).tolist()
         return {
             "decisions_per_second": round(questions * len(self.latencies) / self.seconds, 1),
             "p50_ms": round(1000 * p50, 1),
