@@ -187,8 +187,9 @@ def dot_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
                     name_point(ax, cell.mean, y, _values(line.title, metric, cell))
             label_rows(ax, titles[metric])
             ax.margins(x=0.06)
-            if math.isfinite(end):
-                ax.set_xlim(begin, end)
+            if begin is not None:
+                # The values beyond stand right of all that is drawn, the line of the priors too.
+                ax.set_xlim(begin, end + 0.28 * (end - begin))
             ax.set_xlabel(metric_title(metric))
             ax.tick_params(axis="y", labelleft=column == 0 and (len(parts) > 1 or row == 0))
             if part.title and row == 0:
