@@ -90,6 +90,26 @@ class RangoSide:
         return wall, cpu, losses[0]
 
 
+def step_clock(wall: list[float], cpu: list[float], losses: list[float]) -> Any:
+    """A callback for a Trainer that appends the seconds, the seconds of processor and the loss of each step."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter(), time.process_time()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            synchronise()
+            wall.append(time.perf_counter() - self.started[0])
+            cpu.append(time.process_time() - self.started[1])
+
+        def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+            if "loss" in logs:
+                losses.append(logs["loss"])
+
+    return Clock()
+
+
 class PeerSide:
     """transformers' Trainer with PEFT's LoRA, given whole batches."""
 
@@ -114,23 +134,11 @@ class PeerSide:
 
     def steps(self, batches: Sequence[Sequence[TokenTree]]) -> tuple[list[float], list[float], float]:
         """As the other side."""
-        from transformers import Trainer, TrainerCallback, TrainingArguments
+        from transformers import Trainer, TrainingArguments
 
-        wall, cpu, losses = [], [], []
-
-        class Clock(TrainerCallback):
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
-                self.started = time.perf_counter(), time.process_time()
-
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                synchronise()
-                wall.append(time.perf_counter() - self.started[0])
-                cpu.append(time.process_time() - self.started[1])
-
-            def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
-                if "loss" in logs:
-                    losses.append(logs["loss"])
-
+        wall: list[float] = []
+        cpu: list[float] = []
+        losses: list[float] = []
         arguments = TrainingArguments(
             output_dir=tempfile.mkdtemp(),
             per_device_train_batch_size=1,  # of whole batches
@@ -150,7 +158,7 @@ class PeerSide:
             args=arguments,
             train_dataset=list(batches),  # type: ignore[arg-type]
             data_collator=self._collate,
-            callbacks=[Clock()],
+            callbacks=[step_clock(wall, cpu, losses)],
         )
         # The Trainer prints what it logs.
         stdout, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: PTH123, SIM115

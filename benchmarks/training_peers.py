@@ -32,8 +32,8 @@ import torch
 from datasets import Dataset
 from measuring import conditions, record
 from torch.utils.data import DataLoader
-from training import BATCH, PeerSide, RangoSide, work, write_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from training import BATCH, PeerSide, RangoSide, step_clock, work, write_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rango.models.loading import load_model
 from rango.scoring.trees import TokenTree, encode
@@ -70,22 +70,9 @@ class TrlSide:
         """Seconds and seconds of processor of each step, and the first loss."""
         from trl import SFTConfig, SFTTrainer
 
-        wall, cpu, losses = [], [], []
-
-        class Clock(TrainerCallback):
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
-                self.started = time.perf_counter(), time.process_time()
-
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                wall.append(time.perf_counter() - self.started[0])
-                cpu.append(time.process_time() - self.started[1])
-
-            def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
-                if "loss" in logs:
-                    losses.append(logs["loss"])
-
+        wall: list[float] = []
+        cpu: list[float] = []
+        losses: list[float] = []
         arguments = SFTConfig(
             output_dir=tempfile.mkdtemp(),
             per_device_train_batch_size=BATCH,
@@ -108,7 +95,7 @@ class TrlSide:
             args=arguments,
             train_dataset=Dataset.from_list(rows),
             processing_class=self.tokenizer,
-            callbacks=[Clock()],
+            callbacks=[step_clock(wall, cpu, losses)],
             peft_config=None if hasattr(self.network, "peft_config") else self.lora,
         )
         self.network = trainer.model
