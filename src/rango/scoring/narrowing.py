@@ -30,9 +30,9 @@ from rango.scoring.batches import Batch
 _LARGEST_SHARE = 0.5
 # Rounding of products with fewer rows, as a share of the largest result.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-# What a module raises that is no map of each position alone: attention, a router with two results, a k or v that
-# others need.
-_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError, AssertionError)
+# What a network or a part of it raises that cannot take an input: for a part at some positions alone, attention, a
+# router with two results, a k or v that others need.
+REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError, AssertionError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ def find_narrowing(network: nn.Module, inputs: dict[str, Any], batch: Batch) -> 
         try:
             with Narrowing(layer, (module,), fill=torch.nan).at(batch):
                 difference = (results() - truth).abs().max()
-        except _REFUSALS:
+        except REFUSALS:
             return False
         return bool(difference <= tolerance)
 

@@ -12,13 +12,11 @@ from rango.errors import InputError
 from rango.models.loading import Model, accepts
 from rango.models.ngram import NGRAM
 from rango.scoring.forward import NGramReader, Reader, check_numbers, longest_tree_row
-from rango.scoring.narrowing import find_narrowing
+from rango.scoring.narrowing import REFUSALS, find_narrowing
 from rango.scoring.trees import TokenTree
 
 # Largest difference in nats between a tree's score and the full sequence's that rounding explains.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-# What a network raises when it cannot take an input.
-_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError, AssertionError)
 
 
 def probe_reader(model: Model) -> Reader:
@@ -85,7 +83,7 @@ def _narrowed(reader: Reader, probe: TokenTree, truth: torch.Tensor) -> Reader:
     network: Any = reader.model.network
     try:
         narrowing = find_narrowing(network.get_decoder(), reader.inputs(batch), batch)
-    except _REFUSALS:
+    except REFUSALS:
         return reader
     # Another layer that read what is left out would read nan.
     tried = replace(reader, narrowing=replace(narrowing, fill=torch.nan))
@@ -111,7 +109,7 @@ def _continues(reader: Reader, probe: TokenTree) -> bool:
 def _agrees(reader: Reader, trees: Sequence[TokenTree], truth: torch.Tensor, *, prefix: Sequence[int] = ()) -> bool:
     try:
         scores = _scores(reader.after(prefix) if prefix else reader, trees, as_trees=reader.reads_trees)
-    except _REFUSALS:
+    except REFUSALS:
         # A pass that breaks off leaves a sharded model's layers in the middle of it.
         network: Any = reader.model.network
         getattr(network.get_decoder(), "reset_iter_state", lambda: None)()
