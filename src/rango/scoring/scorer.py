@@ -23,7 +23,7 @@ from rango.scoring.forward import Reader, check_numbers, shared_beginning
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, after, encode, input_lengths
 from rango.tasks import Instance, Task, few_shot
-from rango.tasks.task import unlabelled
+from rango.tasks.task import posteriors_of
 
 # Of the widest activation of a pass on a CPU (benchmarks/scoring.py), and tokens that feed its products in any case.
 _CACHED_BYTES = 2**22
@@ -149,13 +149,7 @@ def as_posteriors(scores: np.ndarray, instances: Sequence[Instance]) -> Posterio
             f"instance {instances[ruled_out[0]].id}: the model gives probability 0 to each of its choices{others}, so "
             "there is no posterior; use a smoothed model (rango pretrain --model ngram --ngram.smoothing kneser-ney)"
         )
-    return Posteriors.from_scores(
-        scores,
-        None if unlabelled(instances) else np.array([instance.answer for instance in instances]),
-        ids=tuple(instance.id for instance in instances),
-        groups=tuple(instance.group for instance in instances),
-        choices=tuple(instance.choices for instance in instances),
-    )
+    return posteriors_of(instances, scores)
 
 
 @torch.inference_mode()

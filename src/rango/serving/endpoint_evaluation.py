@@ -22,7 +22,7 @@ from rango.output_folder import only_writer
 from rango.serving.asking import LoggedAnswer, Patience, Tally, ask_all
 from rango.serving.endpoint import Endpoint
 from rango.tasks import Instance, Task, few_shot, true_log_posteriors
-from rango.tasks.task import unlabelled
+from rango.tasks.task import posteriors_of, unlabelled
 from rango.training.evaluation_of_run import check_evaluation_output
 from rango.training.measurement import measure
 from rango.training.run_folder import RECORD
@@ -138,10 +138,4 @@ def _posteriors(scores: Sequence[Sequence[float]], instances: Sequence[Instance]
     matrix = np.full((len(instances), max(len(instance.choices) for instance in instances)), -np.inf)
     for row, values in enumerate(scores):
         matrix[row, : len(instances[row].choices)] = values[: len(instances[row].choices)]
-    return Posteriors.from_scores(
-        matrix,
-        None if unlabelled(instances) else np.array([instance.answer for instance in instances]),
-        ids=tuple(instance.id for instance in instances),
-        groups=tuple(instance.group for instance in instances),
-        choices=tuple(instance.choices for instance in instances),
-    )
+    return posteriors_of(instances, matrix)

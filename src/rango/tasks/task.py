@@ -7,12 +7,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rango.errors import InputError, unknown_name
 from rango.files import fingerprint
 from rango.options import SPLITS, Form, Split, TaskOptions
 from rango.showing import Grid, Shown, count
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rango.decisions.posteriors import Posteriors
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SEPARATOR = "\n\n"
@@ -83,6 +89,25 @@ def named(instance: Instance) -> str:
 def unlabelled(instances: Sequence[Instance]) -> bool:
     """Whether the instances have no labels: a split has them for all of its instances or for none."""
     return bool(instances) and all(instance.label is None for instance in instances)
+
+
+def posteriors_of(instances: Sequence[Instance], scores: NDArray[np.float64]) -> Posteriors:
+    """Log-softmax of scores (N, K) in nats, with the instances' labels, ids, groups and choices.
+
+    Raises:
+        InputError: an instance all of whose scores are -inf.
+    """
+    import numpy as np  # here: the command line imports this file for its names alone
+
+    from rango.decisions.posteriors import Posteriors
+
+    return Posteriors.from_scores(
+        scores,
+        None if unlabelled(instances) else np.array([instance.answer for instance in instances]),
+        ids=tuple(instance.id for instance in instances),
+        groups=tuple(instance.group for instance in instances),
+        choices=tuple(instance.choices for instance in instances),
+    )
 
 
 def context_group(context: str) -> str:
