@@ -180,3 +180,9 @@ def test_stated_costs_are_those_of_the_choices(tmp_path: Path) -> None:
     (tmp_path / "evaluation.yaml").write_text("letter_mass: 0.9\ncosts: {abstain: 0.2}\n")
     (tmp_path / "metrics.json").write_text("{}")
     assert Run(tmp_path).costs.decisions == ("no", "yes", "abstain")  # type: ignore[union-attr]
+
+
+def test_a_study_is_not_taken_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(InputError, match="is a study; give one of its runs, a folder in .*runs"):
+        Run(tmp_path)

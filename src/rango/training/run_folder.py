@@ -44,11 +44,13 @@ class Run(Shown):
         """Open a run directory, or the output of `rango evaluate`, which has metrics and posteriors but no run.yaml.
 
         Raises:
-            InputError: `path` is not a folder, or holds neither run.yaml nor metrics.json.
+            InputError: `path` is not a folder, is a study, or holds neither run.yaml nor metrics.json.
         """
         self.path = Path(path)
         if not self.path.is_dir():
             raise InputError(f"{path} is not a folder; give the folder of a run or of a study")
+        if (self.path / "plan.json").is_file():
+            raise InputError(f"{path} is a study; give one of its runs, a folder in {self.path / 'runs'}")
         if not any((self.path / name).is_file() for name in ("run.yaml", "metrics.json")):
             raise InputError(f"{path} holds neither run.yaml nor metrics.json; give the folder of a run or of a study")
 
