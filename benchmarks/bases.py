@@ -6,7 +6,8 @@
 
 LoRA of rank 8 on q and v of a network with random weights, `--instances` sequences of `--tokens` tokens in each step,
 loaded and stepped as a run does, with a loss on every token. Beside it the same network and sequences trained by PEFT
-and transformers' Trainer, for nf4 with bitsandbytes' own layers, and by Unsloth where it is installed. Each row is a
+and transformers' Trainer, for nf4 with bitsandbytes' own layers, and by Unsloth where it is installed. The base
+`offload` keeps the layers in main memory (`--offload` of the commands; Rango alone has it). Each row is a
 process of its own: memory is the peak of what torch has allocated on a GPU, and without one the peak of the process
 beyond what it had before the model. Tokens/s are of the median step after one to warm up. Share: 4 FLOP a token for
 each weight of layers and head, against the rate of a product of matrices here, and on a GPU that of its data sheet.
@@ -74,31 +75,39 @@ def sequences(args: argparse.Namespace) -> list[list[int]]:
 
 def train_with_rango(args: argparse.Namespace, base: str, checkpointing: bool) -> list[float]:
     """Seconds of each step."""
+    from functools import partial
+
     from rango.models.adapter import add_bank
     from rango.models.loading import load_model
     from rango.options import FinetuneConfig
     from rango.scoring.probe import probe_reader
     from rango.scoring.trees import TokenTree
+    from rango.training.distributed import launched
     from rango.training.run_writer import RunWriter
+    from rango.training.sharding import load_sharded
     from rango.training.trainer import accumulate_gradients
     from rango.training.training_run import BankData, TrainingRun
 
     quantise = base if base in ("int8", "nf4") else "none"
-    dtype = base if quantise == "none" else "bfloat16" if CUDA else "float32"
+    dtype = base if base in ("float32", "bfloat16") else "bfloat16" if CUDA else "float32"
     settings = {"model": "random", "task": "none", "dtype": dtype, "quantise": quantise, "objective": "tokens"}
     config = FinetuneConfig.build({**settings, "steps": args.steps, "gradient_checkpointing": checkpointing})
-    model = load_model(args.folder, dtype=config.dtype, quantise=config.quantise)
-    reader = probe_reader(model)
-    (adapter,) = add_bank(model, [(config.lora, 0)])
-    trees = [TokenTree(str(n), tuple(ids[:-1]), ((ids[-1],),), (1,), 0) for n, ids in enumerate(sequences(args))]
-    run = TrainingRun("run", config, adapter, RunWriter(args.folder, {}), BankData(reader, "cloze", trees, trees, ()))
-    seconds = []
-    for _ in range(args.steps + 1):
-        started = time.perf_counter()
-        (loss,) = accumulate_gradients(reader, [run], [trees])
-        run.update(loss, trees)
-        synchronise()
-        seconds.append(time.perf_counter() - started)
+    offload = base == "offload"
+    with launched("auto", alone=offload) as (alone, device):
+        load = partial(load_model, args.folder, dtype=config.dtype, quantise=config.quantise)
+        model = load_sharded(load, device, alone, offload=True) if offload else load()
+        reader = probe_reader(model)
+        (adapter,) = add_bank(model, [(config.lora, 0)])
+        trees = [TokenTree(str(n), tuple(ids[:-1]), ((ids[-1],),), (1,), 0) for n, ids in enumerate(sequences(args))]
+        data = BankData(reader, "cloze", trees, trees, ())
+        run = TrainingRun("run", config, adapter, RunWriter(args.folder, {}), data)
+        seconds = []
+        for _ in range(args.steps + 1):
+            started = time.perf_counter()
+            (loss,) = accumulate_gradients(reader, [run], [trees])
+            run.update(loss, trees)
+            synchronise()
+            seconds.append(time.perf_counter() - started)
     return seconds
 
 
@@ -221,7 +230,7 @@ def main() -> None:
         flop, sheet = flop_per_token(folder), data_sheet_rate(device)
         print("program  base      checkpointing      MB  tokens/s    share  of the data sheet")
         for base in args.bases:
-            for program in args.programs:
+            for program in args.programs if base != "offload" else ["rango"]:
                 for checkpointing in {"off": (False,), "on": (True,), "both": (False, True)}[args.checkpointing]:
                     row = ["--row", base, str(checkpointing), program]
                     command = [sys.executable, *sys.argv, "--folder", folder, *row]

@@ -51,7 +51,7 @@ def parts(args: argparse.Namespace, folder: str) -> dict[str, tuple[int, list[st
         "compiled": (90, [*training, "--objectives", "choice", "--sides", "--compiled", *compiled]),
         "bank": (60, [*bank, "--batch", "2" if small else "16"]),
         "scoring": (90, ["scoring.py", "--model", folder, *where, *harness]),
-        "nf4": (90, [*bases, "nf4", "--tokens", "64" if small else "512", "--checkpointing", "off"]),
+        "nf4": (120, [*bases, "nf4", "offload", "--tokens", "64" if small else "512", "--checkpointing", "off"]),
         "memory": (60, ["memory.py", "--device", device, "--only", "phi tiny" if small else "lora q,v"]),
         "seven": (120, [*seven, "nf4", "--tokens", "64" if small else "512", "--checkpointing", "off"]),
         "studies": (200, ["studies.py", "--device", device]),

@@ -16,20 +16,23 @@ from helpers.shard_worker import look_inside, start, train, train_until
 from helpers.torchrun import torchrun
 from helpers.toy import toy_task
 from safetensors.torch import load_file
-from torch.distributed.fsdp import FSDPModule
+from torch import distributed as dist
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 from rango.cli import main
 from rango.decisions import read_posteriors
 from rango.errors import InputError
 from rango.models.loading import load_model
+from rango.models.lora import device_of
 from rango.models.peft_format import load_adapter
 from rango.options import ScoringOptions
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import evaluate, score
 from rango.scoring.trees import encode
-from rango.training.distributed import ProcessGroup
+from rango.training.distributed import ProcessGroup, launched
 from rango.training.run_folder import Run, posteriors_file
-from rango.training.sharding import check_passes, decoder_layers, shard_layers
+from rango.training.sharding import check_passes, decoder_layers, load_sharded, shard_layers
 
 Checkpoint = Callable[..., Path]
 NAMES = ("retrained", "bank-0", "bank-1")
@@ -46,9 +49,27 @@ def both(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tu
     return folder / "one", folder / "cut"
 
 
+@pytest.fixture(scope="module")
+def offloaded(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same runs of one process whose layers wait in main memory."""
+    folder = tmp_path_factory.mktemp("offloaded")
+    with launched("cpu", alone=True) as (alone, device):
+        load = partial(load_model, checkpoint("phi"), device=device)
+        train(load_sharded(load, device, alone, offload=True), folder, alone)
+    return folder
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_sharded_processes_train_as_one(both: tuple[Path, Path], name: str) -> None:
-    one, cut = (Run(folder / name) for folder in both)
+    assert_same_run(*(Run(folder / name) for folder in both))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_that_wait_in_main_memory_train_as_others(both: tuple[Path, Path], offloaded: Path, name: str) -> None:
+    assert_same_run(Run(both[0] / name), Run(offloaded / name))
+
+
+def assert_same_run(one: Run, cut: Run) -> None:
     assert cut.complete
     losses = [[record.get("train_loss", 0.0) for record in run.log] for run in (one, cut)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-6)
@@ -65,6 +86,36 @@ def test_sharded_processes_train_as_one(both: tuple[Path, Path], name: str) -> N
         {k: v for k, v in run.record.items() if k in ("fingerprints", "trainable_parameters")} for run in (one, cut)
     ]
     assert kept[0] == kept[1]
+
+
+def test_what_is_offloaded_is_only_the_layers(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    policies: list[Any] = []
+
+    def shard(module: Any, *, offload_policy: Any, **others: Any) -> Any:
+        policies.append(offload_policy)
+        return fully_shard(module, offload_policy=offload_policy, **others)
+
+    monkeypatch.setattr("rango.training.sharding.fully_shard", shard)
+    with launched("cpu", alone=True) as (alone, device):
+        model = load_sharded(partial(load_model, checkpoint("phi"), device=device), device, alone, offload=True)
+        assert model.notes[-1].startswith("offloaded: the decoder layers wait in main memory, and cpu holds one or two")
+        for name, parameter in model.network.named_parameters():
+            assert isinstance(parameter, DTensor) == (".layers." in name), name
+    assert len(policies) == 1 + model.network.config.num_hidden_layers  # the decoder is their root
+    assert all(isinstance(policy, CPUOffloadPolicy) for policy in policies)
+    assert not dist.is_initialized()
+
+
+def test_an_adapter_lies_where_offloaded_weights_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waiting(DTensor):
+        """A weight that waits in main memory for a GPU, on a machine without one."""
+
+        device_mesh = SimpleNamespace(device_type="cuda")  # type: ignore[assignment]
+
+    weight: Any = torch.Tensor._make_subclass(Waiting, torch.zeros(2, 2))
+    monkeypatch.setattr("torch.accelerator.current_device_index", lambda: 1)
+    linear: Any = SimpleNamespace(parameters=lambda: iter([weight]))
+    assert device_of(linear) == torch.device("cuda", 1)
 
 
 def test_the_adapter_of_a_sharded_run_is_an_ordinary_one(both: tuple[Path, Path], checkpoint: Checkpoint) -> None:
@@ -134,24 +185,30 @@ def test_texts_beyond_a_switch_of_frequencies_are_refused() -> None:
         modules=lambda: [object.__new__(module)],
         config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(to_dict=dict)),
     )
+    two = ProcessGroup(0, 2)
     reader: Any = SimpleNamespace(model=SimpleNamespace(name="m", network=network), rope_switches=(40,))
-    check_passes(reader, [SimpleNamespace(path_length=40)])  # type: ignore[list-item]
+    check_passes(reader, [SimpleNamespace(path_length=40)], two)  # type: ignore[list-item]
+    check_passes(reader, [SimpleNamespace(path_length=41)], ProcessGroup())  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"m is sharded and reads texts of more than 40 tokens in passes.*has 41"):
-        check_passes(reader, [SimpleNamespace(path_length=41)])  # type: ignore[list-item]
+        check_passes(reader, [SimpleNamespace(path_length=41)], two)  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(
     ("size", "more", "message"),
     [
         ("1", [], "this one is alone; start it with torchrun"),
-        ("2", ["--adaptation", "full"], "full fine-tuning has none"),
+        ("2", ["--adaptation", "full"], "--shard cuts a frozen base, and full fine-tuning has none"),
+        ("2", ["--quantise", "nf4"], "--shard cannot cut matrices in nf4; leave --quantise or --shard out"),
+        ("1", ["--offload", "--device", "cpu"], "for a GPU, and the device is cpu; leave --offload out"),
+        ("1", ["--offload", "--lora.dora"], "leave lora.dora or --offload out"),
     ],
 )
 def test_what_cannot_be_sharded_is_refused(
     size: str, more: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", size)
-    assert main(["finetune", "m", "simulated", "--out", "o", "--shard", *more]) == 2
+    how = [] if "--offload" in more else ["--shard"]
+    assert main(["finetune", "m", "simulated", "--out", "o", *how, *more]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -91,20 +91,30 @@ def _launch(
     app(tokens, result_action="return_value")
 
 
-def check_shard(shard: bool, *, full: bool = False, quantise: str = "none", dora: bool = False) -> None:
-    """Raise InputError for `--shard` in a process without others, or of layers that are not frozen or are packed."""
+def check_shard(
+    shard: bool, offload: bool, *, device: str = "auto", full: bool = False, quantise: str = "none", dora: bool = False
+) -> None:
+    """Raise InputError for `--shard` without other processes, `--offload` without a GPU, and layers that neither takes.
+
+    These are layers that are trained or packed.
+    """
+    if offload and device == "cpu":
+        raise InputError("--offload keeps layers in main memory for a GPU, and the device is cpu; leave --offload out")
     if shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise InputError(
             "--shard cuts a model over several processes, and this one is alone; start it with "
             "torchrun --nproc-per-node 2 -m rango …, or leave --shard out"
         )
-    if shard and full:
-        raise InputError("--shard cuts a frozen base, and full fine-tuning has none; use LoRA, or leave --shard out")
-    if shard and quantise != "none":
-        raise InputError(f"--shard cannot cut matrices in {quantise}; leave --quantise or --shard out")
-    if shard and dora:
+    if not shard and not offload:
+        return
+    option = "--offload" if offload else "--shard"
+    if full:
+        raise InputError(f"{option} cuts a frozen base, and full fine-tuning has none; use LoRA, or leave {option} out")
+    if quantise != "none":
+        raise InputError(f"{option} cannot cut matrices in {quantise}; leave --quantise or {option} out")
+    if dora:
         raise InputError(
-            "--shard leaves no process a whole layer, whose norms DoRA saves; leave lora.dora or --shard out"
+            f"{option} leaves no process a whole layer, whose norms DoRA saves; leave lora.dora or {option} out"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import check_shard
-from rango.cli.groups import Concurrency, CostsText, Out, PageLanguage, Quiet, Shard, show_in_groups
+from rango.cli.groups import Concurrency, CostsText, Offload, Out, PageLanguage, Quiet, Shard, show_in_groups
 from rango.console import Screen
 from rango.decisions import StatedCosts
 from rango.errors import InputError
@@ -39,6 +39,7 @@ def evaluate(
     costs: CostsText = None,
     language: PageLanguage = None,
     shard: Shard = False,
+    offload: Offload = False,
     concurrency: Concurrency = 8,
     quiet: Quiet = False,
 ) -> None:
@@ -55,14 +56,15 @@ def evaluate(
         The folder to write: posteriors/*.parquet, metrics.json, evaluation.yaml, report.html.
     """
     if settings.adapter is not None:
-        check_shard(shard, full=(check_adapter_folder(settings.adapter) / FULL_RECORD).is_file())
+        full = (check_adapter_folder(settings.adapter) / FULL_RECORD).is_file()
+        check_shard(shard, offload, full=full)
     settings, notes = as_the_run(settings)
     endpoint = parse_endpoint(settings.model)
     if endpoint is None:
         check_source(settings.model, settings.quantise)
     elif concurrency < 1:
         raise InputError(f"concurrency is {concurrency}; expected at least 1")
-    check_shard(shard, quantise=settings.quantise)
+    check_shard(shard, offload, device=settings.device, quantise=settings.quantise)
     # The check makes the folder and removes it again: processes of one command would take it from each other.
     if os.environ.get("RANK", "0") == "0":
         check_writable(out)
@@ -89,9 +91,9 @@ def evaluate(
     from rango.training.evaluate import write_evaluation
     from rango.training.sharding import load_sharded
 
-    with launched(settings.device) as (processes, device):
+    with launched(settings.device, alone=offload) as (processes, device):
         load = partial(load_model, settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
-        base = load_sharded(load, device, processes) if shard else load()
+        base = load_sharded(load, device, processes, offload=offload) if shard or offload else load()
         loaded()
         metrics = write_evaluation(base, task, out=out, config=settings, screen=screen, notes=notes, costs=stated)
         if metrics:

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli import check_shard
-from rango.cli.groups import CostsText, LogTo, Out, PageLanguage, Quiet, Shard, show_in_groups
+from rango.cli.groups import CostsText, LogTo, Offload, Out, PageLanguage, Quiet, Shard, show_in_groups
 from rango.console import Screen
 from rango.decisions import StatedCosts
 from rango.files import check_writable
@@ -32,6 +32,7 @@ def finetune(
     log_to: LogTo = None,
     language: PageLanguage = None,
     shard: Shard = False,
+    offload: Offload = False,
     quiet: Quiet = False,
 ) -> None:
     """Adapt a model to a task with LoRA, and measure base and adapted model on the test split.
@@ -46,7 +47,8 @@ def finetune(
         The run directory to write.
     """
     full = settings.adaptation == "full"
-    check_shard(shard, full=full, quantise=settings.quantise, dora=settings.lora.dora and not full)
+    dora = settings.lora.dora and not full
+    check_shard(shard, offload, device=settings.device, full=full, quantise=settings.quantise, dora=dora)
     loggers = parse_loggers(log_to)
     check_source(settings.model, settings.quantise)
     # The check makes the folder and removes it again: processes of one run would take it from each other.
@@ -86,9 +88,9 @@ def finetune(
     from rango.training.finetune import finetune as train
     from rango.training.sharding import load_sharded
 
-    with launched(settings.device) as (processes, device):
+    with launched(settings.device, alone=offload) as (processes, device):
         load = partial(load_model, settings.model, dtype=settings.dtype, device=device, quantise=settings.quantise)
-        base = load_sharded(load, device, processes) if shard else load()
+        base = load_sharded(load, device, processes, offload=offload) if shard or offload else load()
         loaded()
         run = train(base, task, out=out, config=settings, screen=screen, costs=stated, loggers=loggers)
         if processes.is_main:

@@ -50,6 +50,16 @@ Shard = Annotated[
     ),
 ]
 
+Offload = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        group=MODEL,
+        help="Keep the frozen layers in main memory and bring each to the GPU when it computes (FSDP2), for a model "
+        "that is larger than the GPU; with torchrun every process keeps its share.",
+    ),
+]
+
 Concurrency = Annotated[int, Parameter(group=SCORING, help="Requests at a time, where MODEL is an endpoint.")]
 
 PageLanguage = Annotated[

@@ -164,7 +164,7 @@ class LoRALinear(nn.Module):
         """
         outputs, inputs = weight_shape(self.base)
         rows = outputs if piece is None else piece.count()
-        device = next(self.base.parameters()).device
+        device = device_of(self.base)
         # fp32 whatever the base's type: Adam's small steps vanish in half precision.
         A = torch.zeros(rank, inputs, device=device, dtype=torch.float32)
         B = torch.zeros(rows, rank, device=device, dtype=torch.float32)
@@ -445,6 +445,14 @@ def matrix_of(linear: nn.Module) -> torch.Tensor:
     if isinstance(weight, DTensor):  # cut over processes, each of which comes here
         weight = weight.full_tensor()
     return weight.T if isinstance(linear, Conv1D) else weight
+
+
+def device_of(linear: nn.Module) -> torch.device:
+    """Where a linear map computes: weights that wait in main memory are brought to the device of their mesh."""
+    weight = next(linear.parameters())
+    if isinstance(weight, DTensor) and weight.device_mesh.device_type != "cpu":
+        return torch.device(weight.device_mesh.device_type, torch.accelerator.current_device_index())
+    return weight.device
 
 
 def row_norms(matrix: torch.Tensor) -> torch.Tensor:

@@ -28,26 +28,40 @@ T = TypeVar("T")
 
 
 @contextmanager
-def launched(device: str) -> Iterator[tuple[ProcessGroup, str]]:
+def launched(device: str, *, alone: bool = False) -> Iterator[tuple[ProcessGroup, str]]:
     """Join the processes that `torchrun` started, if it did; gives the group and the device of this process.
 
     With `auto` or `cuda` each process takes the GPU of its local rank (NCCL); on CPUs they talk through gloo. A process
     that fails inside the block ends at once, without waiting for the others, and torchrun then ends those.
 
+    Args:
+        device: as the user wrote it.
+        alone: a process without others opens a group of its own, which offloading asks torch for.
+
     Raises:
         InputError: there is no such device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        if alone:
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(_backend(choose_device(device)), store=store, rank=0, world_size=1)
         yield ALONE, device
+        if alone:
+            dist.destroy_process_group()
         return
     chosen = choose_device(device)
     if str(chosen) == "cuda":
         chosen = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group(_backend(chosen))
     yield ProcessGroup.current(), str(chosen)
     # Not in a `finally`: after a fault the other processes would be waited for here.
     dist.destroy_process_group()
+
+
+def _backend(device: torch.device) -> str:
+    # Shares that wait in main memory are gathered there, for what needs a whole matrix (PiSSA).
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
 @dataclass(frozen=True)

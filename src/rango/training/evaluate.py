@@ -87,7 +87,7 @@ def _write_evaluation(
             dropout = DropoutPasses(adapter, config.mc_dropout, config.seed)
         reader = probe_reader(model)
         trees = encode(model, instances, task=task, form=form)
-        check_passes(reader, trees)
+        check_passes(reader, trees, ProcessGroup.current())
         notes = (*notes, *about_calibration)
         # Everything that can be refused has been: only now is anything shown.
         if unlabelled(instances):

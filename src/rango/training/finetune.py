@@ -180,7 +180,7 @@ def _train(
     reader = probe_reader(model)
     trees = {name: encode(model, task.split(name), task=task, form=form) for name in SPLITS}
     processes = ProcessGroup.current()
-    check_passes(reader, (tree for split in trees.values() for tree in split))
+    check_passes(reader, (tree for split in trees.values() for tree in split), processes)
     data = BankData(reader, form, trees["train"], trees["validation"], task.validation, processes)
     adapters: Sequence[TrainableModel]
     if config.adaptation == "full":
