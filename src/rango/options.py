@@ -388,13 +388,18 @@ class EvaluateConfig(ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
     mc_dropout: Annotated[int, Field(ge=1)] | None = None
     """Average the posteriors of this many passes with the adapter's dropout on (MC dropout); one pass without dropout
     when absent."""
+    orders: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Average the posteriors over this many orders of the options, at as many times the cost; all K! where there are no
+    more. In the letter form only."""
     seed: Seed = 0
-    """Seed of the bootstrap and of MC dropout's masks."""
+    """Seed of the bootstrap, of MC dropout's masks and of orders."""
     other_data: bool = False
     """Evaluate even where the adapter's run may have seen the instances: its task has changed, or is cut anew."""
 
     @model_validator(mode="after")
     def _dropout_of_an_adapter(self) -> Self:
+        if self.mc_dropout is not None and self.orders > 1:
+            raise ValueError(f"mc_dropout is {self.mc_dropout} and orders is {self.orders}: give one of them")
         if self.mc_dropout is not None and self.adapter is None:
             raise ValueError(
                 f"mc_dropout is {self.mc_dropout} but there is no adapter whose dropout could be on: give adapter"

@@ -76,6 +76,8 @@ def test_shots_and_mc_dropout_are_flags(checkpoint: Checkpoint, table: Path, tmp
     assert "mc_dropout is 4 but there is no adapter" in line
     line = fails(capsys, *command, "--shots", "31", "--out", tmp_path / "other")
     assert "shots is 31 but the training split has 30 instances" in line
+    line = fails(capsys, *command, "--orders", "3", "--out", tmp_path / "other")
+    assert "orders is 3, but the cloze form lists no options whose order could matter; use --form letter" in line
 
 
 def test_an_evaluation_without_its_configuration_is_other_files(

@@ -98,6 +98,30 @@ def test_a_repeated_evaluation_asks_nothing_and_another_is_refused(tmp_path: Pat
         evaluate(tmp_path / "out", task, "openai:http://localhost:11434#y", httpx2.MockTransport(handler))
 
 
+def test_an_endpoint_is_bodies_every_order(tmp_path: Path) -> None:
+    """One that answers A with 2/3 whatever is asked is averaged to equal shares over a whole round."""
+    task, bodies = toy_task(train=2, validation=2, test=6, form="letter"), list[bytes]()
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(request.content)
+        shares = ((" A", 0.6), (" B", 0.2), (" C", 0.07), (" D", 0.03))
+        top = [{"token": token, "logprob": float(np.log(share))} for token, share in shares]
+        return httpx2.Response(
+            200, json={"model": "x", "choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}
+        )
+
+    model, orders = "openai:http://localhost:11434#x", 24
+    evaluate(tmp_path / "out", task, model, httpx2.MockTransport(handler), orders=orders)
+    sizes = [len(one.choices) for one in task.test]
+    assert len(set(bodies)) == len(bodies) == sum(6 if size == 3 else 24 for size in sizes)
+    stored = Run(tmp_path / "out").posteriors("base")
+    for row, size in enumerate(sizes):
+        np.testing.assert_allclose(np.exp(stored.log_posteriors[row, :size]), 1 / size, rtol=1e-9)
+    assert stored.choices == tuple(one.choices for one in task.test)
+    evaluate(tmp_path / "out", task, model, httpx2.MockTransport(handler), orders=orders)
+    assert len(bodies) == len(set(bodies))
+
+
 def test_what_one_must_know_of_the_answers_is_noted() -> None:
     def answers(*given: Answer) -> list[LoggedAnswer]:
         return [LoggedAnswer(answer, 0.1) for answer in given]

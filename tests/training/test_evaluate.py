@@ -18,7 +18,9 @@ from rango.decisions import read_posteriors
 from rango.errors import InputError
 from rango.files import read_json, read_yaml
 from rango.models.loading import load_model
-from rango.options import EvaluateConfig
+from rango.options import EvaluateConfig, ScoringOptions
+from rango.scoring.orders import score_orders
+from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import evaluate
 from rango.training.evaluate import check_not_empty, measure, true_posteriors, write_evaluation
 from rango.training.run_folder import Run
@@ -88,6 +90,30 @@ def test_evaluation_with_shots(checkpoint: Checkpoint, tmp_path: Path) -> None:
     record = read_yaml(tmp_path / "evaluation.yaml")
     assert (record["config"]["shots"], record["config"]["shots_seed"]) == (3, 5)
     assert record["fingerprints"]["task"] == task.fingerprint
+
+
+def test_the_mean_over_orders_is_written_and_stands_in_the_record(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model, task = load_model(checkpoint("phi")), toy_task(test=6)
+    config = EvaluateConfig(model="phi", task="toy", form="letter", orders=3, seed=2)
+    write_evaluation(model, task, out=tmp_path / "out", config=config, screen=QUIET)
+    options = ScoringOptions(form="letter")
+    reader = probe_reader(model)
+    expected = score_orders(reader, task.test, task=task, options=options, orders=3, seed=2)
+    stored = Run(tmp_path / "out").posteriors("base")
+    np.testing.assert_array_equal(stored.log_posteriors, expected.posteriors.log_posteriors)
+    record = read_yaml(tmp_path / "out" / "evaluation.yaml")
+    assert (record["config"]["orders"], record["tokens"]) == (3, expected.tokens)
+    one = evaluate(model, task.test, task=task, options=options)
+    assert not np.allclose(np.exp(stored.log_posteriors), np.exp(one.log_posteriors), atol=1e-6)
+    # Another number of orders is another evaluation.
+    other = config.model_copy(update={"orders": 2})
+    with pytest.raises(InputError, match="already holds other files"):
+        write_evaluation(model, task, out=tmp_path / "out", config=other, screen=QUIET)
+    cloze = EvaluateConfig(model="phi", task="toy", orders=2)
+    with pytest.raises(InputError, match="orders is 2, but the cloze form lists no options"):
+        write_evaluation(model, task, out=tmp_path / "cloze", config=cloze, screen=QUIET)
+    with pytest.raises(InputError, match="mc_dropout is 2 and orders is 3: give one of them"):
+        EvaluateConfig.build({**config.model_dump(), "mc_dropout": 2, "adapter": "x"})
 
 
 class Killed(BaseException):

@@ -21,6 +21,7 @@ from rango.serving.asking import Patience
 from rango.serving.endpoint import parse_endpoint
 from rango.serving.endpoint_evaluation import check_client, evaluate_endpoint
 from rango.tasks import few_shot, load_task
+from rango.tasks.perturbations import check_orders
 from rango.training.evaluation_of_run import as_the_run, check_evaluation_output, costs_for
 
 # Only the model and the task are empty by default.
@@ -74,6 +75,7 @@ def evaluate(
     few_shot(task, shots=settings.shots, seed=settings.shots_seed)  # refuses more of them than the task has
     stated = costs_for(task, settings, stated)
     if endpoint is None:
+        check_orders(settings.orders, settings.form or task.default_form)
         check_at_hand(settings.model, settings.device)
     # Bad input is refused above, before the seconds that these take.
     screen = Screen(quiet=quiet or os.environ.get("RANK", "0") != "0")

@@ -51,6 +51,31 @@ def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:
     return Posteriors(log_softmax(total - math.log(len(members))), labels, first.ids, groups, choices)
 
 
+def average_passes(passes: Sequence[tuple[list[int], Posteriors]]) -> Posteriors:
+    """The mean of posteriors of which some have fewer instances: ln q(i, k) = ln Σ_m exp(ln q_m(i, k)) − ln M(i).
+
+    Args:
+        passes: the numbers of the instances in a pass, increasing, and their posteriors in the same columns. The first
+            pass holds all instances, and instance i is in M(i) of them.
+
+    Returns:
+        The instances of the first pass with their labels, choices and groups.
+
+    >>> one, other = (Posteriors.from_probabilities(rows, None) for rows in ([[1, 0], [0.5, 0.5]], [[0.5, 0.5]]))
+    >>> np.exp(average_passes([([0, 1], one), ([0], other)]).log_posteriors).round(3).tolist()
+    [[0.75, 0.25], [0.5, 0.5]]
+    """
+    first = passes[0][1]
+    if len(passes) == 1:
+        return first
+    total, counts = first.log_posteriors.copy(), np.ones(len(first))  # (N, K), (N,)
+    for rows, posteriors in passes[1:]:
+        total[rows] = np.logaddexp(total[rows], posteriors.log_posteriors)
+        counts[rows] += 1
+    # The softmax divides by the sum once more, so that a posterior near one keeps its distance from it.
+    return first.replaced(log_softmax(total - np.log(counts)[:, None]))
+
+
 def align_by_id(a: Posteriors, b: Posteriors, *, purpose: str = "a paired comparison") -> Posteriors:
     """`b` in the order of `a`, rows by ids and columns by names, for whatever needs both on the same instances.
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from rango.console import Screen
 from rango.decisions import Estimate, Posteriors, StatedCosts
+from rango.decisions.pairing import average_passes
 from rango.errors import InputError
 from rango.files import fingerprint, write_yaml
 from rango.options import EvaluateConfig
@@ -22,6 +24,7 @@ from rango.output_folder import only_writer
 from rango.serving.asking import LoggedAnswer, Patience, Tally, ask_all
 from rango.serving.endpoint import Endpoint
 from rango.tasks import Instance, Task, few_shot, true_log_posteriors
+from rango.tasks.perturbations import Order, orders_of, permuted, put_back
 from rango.tasks.task import posteriors_of, unlabelled
 from rango.training.evaluation_of_run import check_evaluation_output
 from rango.training.measurement import measure
@@ -69,11 +72,15 @@ def evaluate_endpoint(
         }
         # By the record, a repeated command knows that the answers are its own.
         write_yaml(out / RECORD, record)
-        screen.say(f"Asking {endpoint.address} for {endpoint.name}: {config.split} ({len(instances):,} instances) ...")
-        with screen.bar("asking", len(instances), unit="instances", passing=True) as bar:
-            logged, tally = ask(endpoint, instances, task=task, log=out / ANSWERS, patience=patience, bar=bar)
-        answers = [logged[instance.id] for instance in instances]
-        states = {"base": _posteriors([each.answer.scores for each in answers], instances)}
+        every = [orders_of(instance, config.orders, seed=config.seed) for instance in instances]
+        shown = [_in_order(one, own, n) for one, own in zip(instances, every, strict=True) for n in range(len(own))]
+        times = f", up to {config.orders} orders of each" if config.orders > 1 else ""
+        count = f"{len(instances):,} instances{times}"
+        screen.say(f"Asking {endpoint.address} for {endpoint.name}: {config.split} ({count}) ...")
+        with screen.bar("asking", len(shown), unit="instances", passing=True) as bar:
+            logged, tally = ask(endpoint, shown, task=task, log=out / ANSWERS, patience=patience, bar=bar)
+        answers = [logged[instance.id] for instance in shown]
+        states = {"base": _mean_of_answers(logged, instances, every)}
         if all(instance.log_posterior is not None for instance in instances):
             states["floor"] = _posteriors(list(true_log_posteriors(instances)), instances)
         metrics = {} if unlabelled(instances) else measure(states, seed=config.seed, costs=costs)
@@ -132,6 +139,25 @@ def _account(answers: Sequence[LoggedAnswer], tally: Tally) -> dict[str, Any]:
             "retries": tally.retries,
         },
     }
+
+
+def _in_order(instance: Instance, orders: Sequence[Order], number: int) -> Instance:
+    """The instance in one of its orders; a name of its own keeps its answer apart from those of the other orders."""
+    return replace(permuted(instance, orders[number]), id=f"{instance.id} (order {number})") if number else instance
+
+
+def _mean_of_answers(
+    logged: Mapping[str, LoggedAnswer], instances: Sequence[Instance], every: Sequence[Sequence[Order]]
+) -> Posteriors:
+    """The mean over the orders of each instance of what was answered."""
+    passes = []
+    for number in range(max(map(len, every))):
+        rows = [row for row, own in enumerate(every) if number < len(own)]
+        originals, orders = [instances[row] for row in rows], [every[row][number] for row in rows]
+        shown = [_in_order(instances[row], every[row], number) for row in rows]
+        posteriors = _posteriors([logged[one.id].answer.scores for one in shown], shown)
+        passes.append((rows, put_back(posteriors, orders, originals) if number else posteriors))
+    return average_passes(passes)
 
 
 def _posteriors(scores: Sequence[Sequence[float]], instances: Sequence[Instance]) -> Posteriors:

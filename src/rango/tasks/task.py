@@ -139,20 +139,23 @@ class Templates:
 
     letter: str
     cloze: str
+    names: str = LETTERS
+    """What the options are called in the letter form, a character each."""
 
     def __call__(self, instance: Instance, form: Form) -> Prompt:
         """The instance in words.
 
         Raises:
-            InputError: the letter form of an instance with more than 26 choices.
+            InputError: the letter form of an instance with more choices than there are names, 26.
         """
         if form == "cloze":
             trunk = self.cloze.format(context=instance.context, question=instance.question)
             return Prompt(trunk.strip(), tuple(f" {choice.strip()}" for choice in instance.choices))
         count = len(instance.choices)
-        if count > len(LETTERS):
-            raise InputError(f"{named(instance)}: {count} choices; the letter form has 26, use the cloze form")
-        letters = LETTERS[:count]
+        if count > len(self.names):
+            most = len(self.names)
+            raise InputError(f"{named(instance)}: {count} choices; the letter form has {most}, use the cloze form")
+        letters = self.names[:count]
         listed = "\n".join(f"{a}. {choice.strip()}" for a, choice in zip(letters, instance.choices, strict=True))
         trunk = self.letter.format(context=instance.context, question=instance.question, choices=listed)
         return Prompt(trunk.strip(), tuple(f" {letter}" for letter in letters))

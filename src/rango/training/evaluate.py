@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rango.console import Screen
@@ -14,10 +15,12 @@ from rango.models.loading import Model
 from rango.models.peft_format import load_adapter
 from rango.options import EvaluateConfig
 from rango.output_folder import only_writer
+from rango.scoring.orders import score_orders
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import DropoutPasses, as_posteriors, check_dropout, score_split
 from rango.scoring.trees import encode
 from rango.tasks import Instance, Task, few_shot, true_log_posteriors
+from rango.tasks.perturbations import check_orders
 from rango.tasks.task import unlabelled
 from rango.tasks.text_runs import pretraining_notes
 from rango.training.distributed import ProcessGroup
@@ -66,6 +69,7 @@ def _write_evaluation(
 ) -> dict[str, dict[str, Estimate]]:
     check_evaluation_output(out, config)  # again: its last writer may have ended only now
     notes = (*notes, *check_data(task, config))
+    check_orders(config.orders, config.form or task.default_form)
     calibrator, about_calibration = calibrator_for(task, config)
     fingerprints = {"model": model.fingerprint, "task": task.fingerprint}
     # The shots leave the training split, so its instances are those of the task that has them in its prompts.
@@ -97,10 +101,13 @@ def _write_evaluation(
         screen.say(f"Scoring {config.split} ({len(trees):,} instances) ...")
         if dropout is not None:
             screen.say(f"· {dropout.count} passes with the adapter's dropout of {dropout.adapter.lora.dropout:g}")
+        if config.orders > 1:
+            screen.say(f"· up to {config.orders} passes: the mean over orders of the options")
         processes = ProcessGroup.current()
-        scored = score_split(
-            reader, instances, task=task, options=config, trees=trees, dropout=dropout, scorer=processes.score,
-            screen=screen,
+        score = partial(score_split, dropout=dropout, scorer=processes.score)
+        scored = score_orders(
+            reader, instances, task=task, options=config, orders=config.orders, seed=config.seed, trees=trees,
+            screen=screen, score=score,
         )  # fmt: skip
     finally:
         if adapter is not None:

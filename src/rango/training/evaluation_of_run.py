@@ -126,6 +126,8 @@ def calibrator_for(task: Task, config: EvaluateConfig) -> tuple[Calibrator | Non
         why = "it was fitted on the validation split, which would flatter it"
     elif config.mc_dropout is not None:
         why = "it was fitted for one pass without dropout"
+    elif config.orders > 1:
+        why = "it was fitted for one order of the options"
     elif ((config.form or task.default_form), config.normalise) != (form, run.config.normalise):
         why = f"it was fitted for form {form} and normalise {run.config.normalise}"
     if why:
