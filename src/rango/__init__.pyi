@@ -7,8 +7,11 @@ from .commands import decide as decide
 from .commands import gate as gate
 from .commands import judge as judge
 from .commands import metrics as metrics
+from .commands import monitor as monitor
 from .commands import predict as predict
+from .commands import save_baseline as save_baseline
 from .commands import study as study
+from .decisions import Baseline as Baseline
 from .decisions import Costs as Costs
 from .decisions import Gate as Gate
 from .decisions import Posteriors as Posteriors

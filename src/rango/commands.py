@@ -6,6 +6,7 @@
     rango gate RUN                rango.gate(run)               Gate, and rango.judge(gate, run) says what it does
     rango calibrate               rango.calibrate(fit, apply)   Calibration: the posteriors, and the calibrator
     rango predict RUN new.csv     rango.predict(run, frame)     the frame with more columns
+    rango monitor LOG             rango.monitor(log)            Monitoring; rango.save_baseline(log) makes its limits
     rango study FILE.yaml         rango.study(file)             StudyReport
 
 A source is posteriors, a file of them, a data frame, a `Run`, or the text RUN or RUN:STATE. Of a run the posteriors are
@@ -16,21 +17,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from rango import decisions
-from rango.decisions import Calibrator, Gate, Judgement, Posteriors, fit_calibrator
+from rango.decisions import Baseline, Calibrator, Gate, Judgement, Monitoring, Posteriors, fit_calibrator
 from rango.decisions.calibrators import MethodChoice
 from rango.decisions.risk import Decisions
 from rango.decisions.summary import Comparison, Summary, summarise
 from rango.errors import InputError, RunError
 from rango.files import check_writable_file
 from rango.training.run_folder import Run, parse_state
-from rango.training.systems import RAW, AnyCosts, AnyPriors, System, read_costs, read_priors, read_system, system_names
+from rango.training.systems import (
+    RAW,
+    AnyCosts,
+    AnyPriors,
+    AnyTable,
+    System,
+    read_costs,
+    read_log,
+    read_priors,
+    read_system,
+    system_names,
+)
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrameT
@@ -226,6 +238,91 @@ def judge(gate: Gate, source: System, *, replicates: int = 1000, seed: int = 0) 
         InputError: as `metrics` and `rango.decisions.judge`.
     """
     return decisions.judge(gate, read_system(source)[0], replicates=replicates, seed=seed)
+
+
+def monitor(
+    log: System,
+    *,
+    labels: AnyTable | None = None,
+    time: str | None = None,
+    by: str | None = None,
+    label: str | None = None,
+    id: str | None = None,
+    period: str | None = None,
+    costs: AnyCosts | None = None,
+    training_priors: AnyPriors | None = None,
+    baseline: Baseline | str | os.PathLike[str] | None = None,
+    alpha: float = 0.05,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Monitoring:
+    """What a log of decisions shows, in all, by period and by group, with alarms that may be looked at every day.
+
+    Args:
+        log: what `predict` gives or writes, or any posteriors; a run's test split.
+        labels: id and label of the decisions whose outcome is known, in the order in which it became known. They must
+            not be chosen by their outcome.
+        time: the column of the log with times.
+        by: the column of the log with groups.
+        label: the column with labels; "label" when absent.
+        id: the column with ids; "id" when absent.
+        period: day, week, month, or a number of rows.
+        costs: of decisions; those of the run or of the baseline when absent.
+        training_priors: class priors behind the posteriors, for their shift; those of the baseline when absent.
+        baseline: limits to test, or their file.
+        alpha: the probability that any alarm is ever raised falsely.
+        replicates: bootstrap replicates of the intervals.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: no labels; columns of a log in a source that has none; as `rango.decisions.monitor`.
+    """
+    known = read_log(log, labels=labels, time=time, by=by, label=label, name=id)
+    stated, notes = read_costs(costs, log)
+    limits = baseline if baseline is None or isinstance(baseline, Baseline) else Baseline.load(os.fspath(baseline))
+    return decisions.monitor(
+        replace(known, notes=(*known.notes, *notes)),
+        costs=None if stated is None else stated.for_posteriors(known.posteriors),
+        baseline=limits,
+        period=period if period is None else str(period),
+        training_priors=read_priors(training_priors, known.posteriors, option="training_priors"),
+        alpha=alpha,
+        replicates=replicates,
+        seed=seed,
+    )
+
+
+def save_baseline(
+    log: System,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    labels: AnyTable | None = None,
+    label: str | None = None,
+    id: str | None = None,
+    costs: AnyCosts | None = None,
+    margin: float = 0.0,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Baseline:
+    """What the labelled decisions of a log are worth, with limits for later logs and other models.
+
+    Args:
+        log: as in `monitor`, and so are `labels`, `label`, `id`, `costs`, `replicates` and `seed`.
+        path: the JSON file to write; nothing is written when absent.
+        margin: the share of a value by which it may become worse.
+
+    Raises:
+        InputError: as `monitor` and `Baseline.of`.
+    """
+    if path is not None:
+        check_writable_file(Path(path))
+    known = read_log(log, labels=labels, label=label, name=id)
+    stated, _ = read_costs(costs, log)
+    matrix = None if stated is None else stated.for_posteriors(known.posteriors)
+    baseline = Baseline.of(known, costs=matrix, margin=margin, replicates=replicates, seed=seed)
+    if path is not None:
+        baseline.write(os.fspath(path))
+    return baseline
 
 
 @dataclass(frozen=True, eq=False)

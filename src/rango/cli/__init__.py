@@ -49,6 +49,7 @@ _COMMANDS = {
         "calibrate": ("posteriors:calibrate", "Fit a calibrator on one posteriors file and apply it to another."),
         "decide": ("posteriors:decide", "The Bayes decision of each instance under given costs."),
         "gate": ("gate:gate", "When to act and when to pass on: a threshold for costs, an error or a precision."),
+        "monitor": ("monitor:monitor", "What a log of decisions shows over time, with alarms, and limits for CI."),
         "plan": ("plan:plan", "How many instances show a difference, and how many a temperature needs."),
         "report": ("show:report", "Write the page of a run or study again, from its stored files."),
     },

@@ -3,10 +3,12 @@
 Here stand what other rooms and programs call; the types of what it returns are in the files.
 """
 
+from rango.decisions.baseline import Baseline
 from rango.decisions.bootstrap import Resampling
 from rango.decisions.calibration import calibration_loss, fit_calibrator
 from rango.decisions.calibrators import CALIBRATORS, Affine, Bias, Calibrator, Matrix, Temperature, Vector
 from rango.decisions.costs import Costs, bayes_decisions, expected_costs, naive_cost
+from rango.decisions.decision_log import DecisionLog
 from rango.decisions.gates import Gate, GateChoice, GatedDecisions, gate
 from rango.decisions.judging import Judgement, judge, judge_out_of_bag
 from rango.decisions.metrics import (
@@ -22,6 +24,7 @@ from rango.decisions.metrics import (
     logarithmic_rule,
     reliability_bins,
 )
+from rango.decisions.monitoring import Monitoring, monitor
 from rango.decisions.pairing import average_posteriors
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.posteriors_io import read_posteriors, write_posteriors
@@ -36,6 +39,7 @@ from rango.decisions.risk import (
     threshold_curve,
 )
 from rango.decisions.sample_size import SamplePlan, plan_sample, resolution, temperature_instances
+from rango.decisions.sequential import SequentialTest, betting_test
 from rango.decisions.significance import holm, mcnemar, paired_bootstrap
 from rango.decisions.stated_costs import StatedCosts
 from rango.decisions.summary import compare, summarise, summarise_difference, summarise_prior_only
@@ -44,10 +48,12 @@ __all__ = [
     "CALIBRATORS",
     "METRICS",
     "Affine",
+    "Baseline",
     "Bias",
     "Calibrator",
     "CostBalance",
     "Costs",
+    "DecisionLog",
     "Direction",
     "Estimate",
     "Gate",
@@ -56,10 +62,12 @@ __all__ = [
     "Judgement",
     "Matrix",
     "Metric",
+    "Monitoring",
     "Posteriors",
     "Resampling",
     "Rule",
     "SamplePlan",
+    "SequentialTest",
     "StatedCosts",
     "Temperature",
     "Vector",
@@ -67,6 +75,7 @@ __all__ = [
     "average_posteriors",
     "bayes_decisions",
     "bayes_threshold",
+    "betting_test",
     "brier_rule",
     "calibration_loss",
     "compare",
@@ -83,6 +92,7 @@ __all__ = [
     "judge_out_of_bag",
     "logarithmic_rule",
     "mcnemar",
+    "monitor",
     "naive_cost",
     "paired_bootstrap",
     "plan_sample",

@@ -42,10 +42,11 @@ def read_posteriors(path: Path | str, *, need_labels: bool = True) -> Posteriors
         InputError: the file cannot be read, a column is missing, a cell inside a row is empty or no number, or as
             `Posteriors`; the message names the file, and the line and column where there is one.
     """
-    return Posteriors.from_table(_read_table(Path(path)), need_labels=need_labels)
+    return Posteriors.from_table(read_table(Path(path)), need_labels=need_labels)
 
 
-def _read_table(path: Path) -> Table:
+def read_table(path: Path) -> Table:
+    """The columns of a posteriors file, not yet understood; errors as in `read_posteriors` where it cannot be read."""
     ending = path.suffix.lower()
     lines: Sequence[int] = ()
     columns: Mapping[str, Column]

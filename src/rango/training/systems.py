@@ -1,6 +1,7 @@
 """What a person names as a system and says about it, in Python and on the command line: posteriors, costs, priors.
 
     posteriors, a file of them, a data frame, a run, RUN or RUN:STATE ── read_system ──> Posteriors, and notes
+    a log, and labels that came later                                 ── read_log    ──> DecisionLog
     --costs, or what the runs among the systems state                 ── read_costs  ──> StatedCosts
     0.2,0.8   no=0.2,yes=0.8   {"no": 0.2, "yes": 0.8}                ── read_priors ──> numbers in column order
 
@@ -12,12 +13,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 from numpy.typing import ArrayLike
 
-from rango.decisions import Calibrator, Costs, Posteriors, StatedCosts, read_posteriors
+from rango.decisions import Calibrator, Costs, DecisionLog, Posteriors, StatedCosts, read_posteriors
 from rango.errors import InputError, unknown_name
 from rango.frames import is_frame
 from rango.options import Split
@@ -30,6 +32,8 @@ System: TypeAlias = Union[Posteriors, Run, str, "os.PathLike[str]", "IntoDataFra
 """Posteriors, or where they are: a file, a data frame, a run, or the text RUN or RUN:STATE."""
 AnyCosts: TypeAlias = Union[Costs, StatedCosts, Mapping[str, Any], str, "os.PathLike[str]"]
 """Costs, or what states them: a costs file, its content, or the text `abstain=COST`."""
+AnyTable: TypeAlias = Union[str, "os.PathLike[str]", "IntoDataFrame"]
+"""A file with columns, or a data frame."""
 AnyPriors: TypeAlias = Mapping[str, float] | str | ArrayLike
 """Class priors by name, or as numbers in the order of the columns, also as a text."""
 
@@ -88,6 +92,33 @@ def read_system(
     if need_labels and not posteriors.has_labels:
         raise InputError(f"{source}: the instances of {split} have no labels; what is measured needs them")
     return posteriors, (f"{run.path}, {split}, {used}",)
+
+
+def read_log(
+    log: System,
+    *,
+    labels: AnyTable | None = None,
+    time: str | None = None,
+    by: str | None = None,
+    label: str | None = None,
+    name: str | None = None,
+) -> DecisionLog:
+    """The decisions of a file or a frame, with what its columns say; of posteriors or a run, those of its instances.
+
+    Arguments as in `DecisionLog.from_table`.
+
+    Raises:
+        InputError: as `DecisionLog.read` and `read_system`; columns of what has none.
+    """
+    is_file = isinstance(log, str | os.PathLike) and _run_of(log)[0] is None
+    if is_file or is_frame(log):
+        tables: Any = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in (log, labels)]
+        return DecisionLog.read(*tables, time=time, by=by, label=label, name=name)
+    named = {"--labels": labels, "--time": time, "--by": by, "--label": label, "--id": name}
+    if given := [option for option, value in named.items() if value is not None]:
+        raise InputError(f"{given[0]} is for a log with columns; a run and posteriors have none, leave it out")
+    posteriors, notes = read_system(log, need_labels=False)
+    return replace(DecisionLog.of(posteriors), notes=notes)
 
 
 def _run_of(source: System) -> tuple[Run | None, str | None]:

@@ -1,0 +1,308 @@
+"""Logs of decisions: posteriors as they were acted on, when, in which group, and the labels that are known by now.
+
+    LOG      what `rango predict` writes, or any posteriors file: one row for each decision
+    labels   a column of LOG that is empty where nothing is known yet, or a second file with id and label
+
+Rows are kept in the order of their times where they have any. The labels of a second file count in its own order, in
+which they became known where the file is only ever added to.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rango.decisions.arrays import Labels, is_missing
+from rango.decisions.costs import Costs, bayes_decisions
+from rango.decisions.posteriors import Posteriors
+from rango.decisions.posteriors_columns import LABEL_NAMES, Column, Table, is_unlabelled, shown, texts_of
+from rango.decisions.posteriors_io import read_table
+from rango.errors import InputError, unknown_name
+from rango.frames import frame_columns
+
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
+
+_MOST_GROUPS = 50
+"""Groups that are reported one by one: a column with more holds names of instances, not parts of the population."""
+_LATEST_SECOND = 1e11
+"""Seconds since 1970 beyond which a number is taken for milliseconds, and refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecisionLog:
+    """N decisions, a part of which has labels."""
+
+    posteriors: Posteriors
+    """(N, K) without labels, in the order of time."""
+    labels: Labels
+    """(N,), −1 where the label is not known."""
+    arrival: NDArray[np.intp]
+    """The rows with labels, in the order in which these became known."""
+    times: tuple[dt.datetime, ...] | None = None
+    """When each decision was taken, in UTC."""
+    groups: tuple[str, ...] | None = None
+    """The part of the population that each instance is of."""
+    decisions: tuple[str, ...] | None = None
+    """What was decided, by name."""
+    notes: tuple[str, ...] = ()
+    """How the log was understood, in words."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(cls, posteriors: Posteriors) -> DecisionLog:
+        """The log of posteriors whose labels are all known, or none of which is."""
+        n = len(posteriors)
+        if not posteriors.has_labels:
+            return cls(posteriors, np.full(n, -1), np.empty(0, dtype=np.intp))
+        bare = Posteriors(posteriors.log_posteriors, None, posteriors.ids, posteriors.groups, posteriors.choices)
+        return cls(bare, posteriors.labels, np.arange(n), notes=posteriors.notes)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Table,
+        labels: Table | None = None,
+        *,
+        time: str | None = None,
+        by: str | None = None,
+        label: str | None = None,
+        name: str | None = None,
+    ) -> DecisionLog:
+        """The log in a table.
+
+        Args:
+            table: posteriors as in a posteriors file; `decision` is read as what was decided.
+            labels: id and label of the decisions whose outcome is known.
+            time: the column of `table` with times: ISO 8601, or seconds since 1970.
+            by: the column of `table` with groups.
+            label: the column with labels, of `labels` where that is given; "label" when absent.
+            name: the column with ids, in both tables; "id" when absent.
+
+        Raises:
+            InputError: a column that is not there; an id that is not there or stands twice, where labels are joined by
+                it; no label that belongs to the log; a time that is none; more than 50 groups; as `read_posteriors`.
+        """
+        notes: list[str] = []
+        table = _renamed(table, "id", name)
+        if labels is None:
+            table = _renamed(table, "label", label)
+        else:
+            labels = _renamed(_renamed(labels, "id", name if name in labels.columns else None), "label", label)
+        times = None if time is None else [_time(table, time, row) for row in range(len(table.lines))]
+        groups = None if by is None else tuple(map(_group_name, _column(table, by)))
+        if groups is not None and len(set(groups)) > _MOST_GROUPS:
+            raise InputError(
+                f"{table.path}: column {by} has {len(set(groups)):,} different values; expected at most {_MOST_GROUPS} "
+                "groups"
+            )
+        decided = table.columns.get("decision")
+        own = table.name_of("label", LABEL_NAMES)
+        cells: dict[int, Any] = {}
+        if labels is not None:
+            cells = _joined(table, labels, notes)
+            if own is not None:
+                notes.append(f"{table.path}: the column {own} is not used, because the labels are those of a file")
+        elif own is not None:
+            cells = {row: cell for row, cell in enumerate(table.columns[own]) if not is_unlabelled([cell])}
+        rest = {key: column for key, column in table.columns.items() if key != own}
+        arrival, n = np.fromiter(cells, dtype=np.intp, count=len(cells)), len(table.lines)
+        if len(cells) == n:
+            # Labels help to understand columns that are called as the classes.
+            everything = {**rest, "label": [cells[row] for row in range(n)]}
+            whole = Posteriors.from_table(replace(table, columns=everything))
+            posteriors, known = DecisionLog.of(whole).posteriors, whole.labels
+            notes += whole.notes
+        else:
+            posteriors, known = Posteriors.from_table(replace(table, columns=rest), need_labels=False), np.full(n, -1)
+            notes += posteriors.notes
+            if cells:
+                part = {key: _rows(column, arrival) for key, column in rest.items()}
+                part["label"] = list(cells.values())
+                lines = [table.lines[row] for row in cells]
+                known[arrival] = Posteriors.from_table(Table(table.path, part, lines)).labels
+        log = cls(posteriors, known, arrival, None, groups, None if decided is None else tuple(map(str, decided)))
+        log = replace(log, notes=tuple(notes))
+        return log if times is None else log._in_order_of(times, by_label_file=labels is not None)
+
+    @classmethod
+    def read(
+        cls,
+        log: Path | str | IntoDataFrame,
+        labels: Path | str | IntoDataFrame | None = None,
+        *,
+        time: str | None = None,
+        by: str | None = None,
+        label: str | None = None,
+        name: str | None = None,
+    ) -> DecisionLog:
+        """The log in a file or a data frame; arguments and errors as in `from_table`, and as in `read_posteriors`."""
+        tables = [None if one is None else _table(one) for one in (log, labels)]
+        assert tables[0] is not None
+        return cls.from_table(tables[0], tables[1], time=time, by=by, label=label, name=name)
+
+    def _in_order_of(self, times: Sequence[dt.datetime], *, by_label_file: bool) -> DecisionLog:
+        """The same log in the order of times; labels of a second file keep the order in which they came."""
+        order = np.array(sorted(range(len(times)), key=times.__getitem__), dtype=np.intp)
+        place = np.argsort(order)
+        arrival = place[self.arrival]
+        return replace(
+            self,
+            posteriors=self.posteriors.take(order),
+            labels=self.labels[order],
+            arrival=arrival if by_label_file else np.sort(arrival),
+            times=tuple(times[row] for row in order),
+            groups=None if self.groups is None else tuple(self.groups[row] for row in order),
+            decisions=None if self.decisions is None else tuple(self.decisions[row] for row in order),
+        )
+
+    @cached_property
+    def labelled(self) -> Posteriors:
+        """The posteriors whose labels are known, in the order in which these came.
+
+        Raises:
+            InputError: no label is known.
+        """
+        if not len(self.arrival):
+            raise InputError("no decision has a label yet; give those that are known, in a column or with --labels")
+        return self.with_labels(self.arrival)
+
+    def with_labels(self, rows: NDArray[np.intp]) -> Posteriors:
+        """The posteriors of rows whose labels are known."""
+        part = self.posteriors.take(rows)
+        return Posteriors(part.log_posteriors, self.labels[rows], part.ids, part.groups, part.choices)
+
+    def decided(self, costs: Costs) -> tuple[Labels, str]:
+        """(N,) the columns of the costs that were decided for, and what must be known of them, "" where nothing.
+
+        They are those that the log says, or where it says none of the costs' decisions, those of the posteriors.
+        """
+        place, note = {name: column for column, name in enumerate(costs.decisions)}, ""
+        if self.decisions is not None:
+            unknown = next((name for name in self.decisions if name not in place), None)
+            if unknown is None:
+                return np.array([place[name] for name in self.decisions], dtype=np.int64), note
+            note = f"the costs have no decision {unknown!r}, which the log has; costs are of the Bayes decisions"
+        return bayes_decisions(self.posteriors.log_posteriors, costs=costs), note
+
+    def periods(self, period: str) -> dict[str, NDArray[np.intp]]:
+        """The rows of each day, week or month, or of each N rows; periods without rows are not there.
+
+        Raises:
+            InputError: neither day, week, month nor a number of rows; days without times.
+        """
+        if period.isascii() and period.isdigit() and int(period) > 0:
+            step, n = int(period), len(self)
+            names = [f"{start + 1}-{min(start + step, n)}" for start in range(0, n, step)]
+            return {name: np.arange(k * step, min((k + 1) * step, n)) for k, name in enumerate(names)}
+        if period not in ("day", "week", "month"):
+            raise unknown_name("period", period, ("day", "week", "month", "a number of rows"))
+        if self.times is None:
+            raise InputError(f"a {period} needs times; say with --time which column of the log has them")
+        form = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}[period]
+        rows: dict[str, list[int]] = {}
+        for row, time in enumerate(self.times):
+            rows.setdefault(time.strftime(form), []).append(row)
+        return {name: np.array(members) for name, members in rows.items()}
+
+    def parts(self) -> dict[str, NDArray[np.intp]]:
+        """The rows of each group, by name."""
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(self.groups or ()):
+            rows.setdefault(name, []).append(row)
+        return {name: np.array(rows[name]) for name in sorted(rows)}
+
+
+def _table(source: Path | str | IntoDataFrame) -> Table:
+    if isinstance(source, Path | str):
+        return read_table(Path(source))
+    columns = frame_columns(source)
+    return Table(Path("frame"), columns, range(1, len(next(iter(columns.values()))) + 1))
+
+
+def _renamed(table: Table, key: str, name: str | None) -> Table:
+    """The table with the column `name` called `key`, as the readers of posteriors expect it."""
+    if name is None:
+        return table
+    _column(table, name)
+    kept: Mapping[str, Column] = {
+        (key if own == name else own): column for own, column in table.columns.items() if own != key
+    }
+    return replace(table, columns=kept)
+
+
+def _column(table: Table, name: str) -> Column:
+    if name not in table.columns:
+        raise unknown_name(f"column of {table.path}", name, table.columns)
+    return table.columns[name]
+
+
+def _rows(column: Column, rows: NDArray[np.intp]) -> Column:
+    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows.tolist()]
+
+
+def _group_name(cell: Any) -> str:
+    return "(none)" if is_missing(cell) or not str(cell).strip() else str(cell)
+
+
+def _joined(table: Table, labels: Table, notes: list[str]) -> dict[int, Any]:
+    """The label of each row that has one, by id, in the order of the table of labels."""
+    names = []
+    for one in (table, labels):
+        ids = texts_of(one, "id")
+        if ids is None:
+            raise InputError(f"{one.path} has no column id, by which labels are joined; say with --id which it is")
+        twice = [text for text, number in Counter(ids).items() if number > 1]
+        if twice:
+            raise InputError(f"{one.path}: id {twice[0]!r} stands {ids.count(twice[0])} times; give each row its own")
+        names.append(ids)
+    column = labels.name_of("label", LABEL_NAMES)
+    if column is None:
+        raise InputError(
+            f"{labels.path} has no column label; say with --label which of {', '.join(labels.columns)} has them"
+        )
+    row_of = {text: row for row, text in enumerate(names[0])}
+    known = {
+        text: cell for text, cell in zip(names[1], labels.columns[column], strict=True) if not is_unlabelled([cell])
+    }
+    cells = {row_of[text]: cell for text, cell in known.items() if text in row_of}
+    if known and not cells:
+        raise InputError(
+            f"no id of {labels.path} is in {table.path}, the first is {next(iter(known))!r}; give labels of these rows"
+        )
+    if len(cells) < len(known):
+        notes.append(
+            f"{len(known) - len(cells):,} of the {len(known):,} labels in {labels.path} are of no row of the log"
+        )
+    return cells
+
+
+def _time(table: Table, name: str, row: int) -> dt.datetime:
+    """The time in a cell, in UTC; a time without a zone is taken as UTC."""
+    cell = _column(table, name)[row]
+    value: Any = cell.item() if isinstance(cell, np.generic) else cell
+    try:
+        if isinstance(value, str):
+            try:
+                value = dt.datetime.fromisoformat(value.strip())
+            except ValueError:
+                value = float(value) if "_" not in value else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LATEST_SECOND:
+            value = dt.datetime.fromtimestamp(value, dt.UTC)
+    except (ValueError, OverflowError):
+        value = None
+    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
+        value = dt.datetime(value.year, value.month, value.day)
+    if not isinstance(value, dt.datetime):
+        table.refuse(row, f"{name} is {shown(cell)}; expected a time such as 2026-11-28T14:30, or seconds since 1970")
+    return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)

@@ -1,0 +1,118 @@
+"""Logs: labels late or few, joined by id, in the order in which they came; times, periods and groups."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.made_logs import CLASSES, COSTS, make_log, write_log
+
+from rango.decisions import DecisionLog
+from rango.errors import InputError
+
+
+def table(tmp_path: Path, name: str, text: str) -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+LOG = """id,when,shop,probability_no,probability_yes,decision,label
+a,2026-02-01,north,0.9,0.1,no,
+b,2026-01-05T10:00:00+02:00,south,0.2,0.8,yes,yes
+c,2026-01-31,north,0.6,0.4,no,no
+"""
+
+
+def test_rows_stand_in_the_order_of_time_and_may_lack_labels(tmp_path: Path) -> None:
+    log = DecisionLog.read(table(tmp_path, "log.csv", LOG), time="when", by="shop")
+    assert log.posteriors.ids == ("b", "c", "a")
+    assert log.labels.tolist() == [1, 0, -1]
+    assert log.labelled.ids == ("b", "c")
+    assert log.times is not None
+    assert log.times[0] == dt.datetime(2026, 1, 5, 8, tzinfo=dt.UTC)
+    assert {name: rows.tolist() for name, rows in log.periods("month").items()} == {"2026-01": [0, 1], "2026-02": [2]}
+    assert list(log.periods("week")) == ["2026-W02", "2026-W05"]
+    assert {name: rows.tolist() for name, rows in log.periods("2").items()} == {"1-2": [0, 1], "3-3": [2]}
+    assert {name: rows.tolist() for name, rows in log.parts().items()} == {"north": [1, 2], "south": [0]}
+    assert log.decisions == ("yes", "no", "no")
+
+
+def test_labels_of_a_file_count_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    labels = table(tmp_path, "labels.csv", "ticket,outcome\nc,no\nz,no\na,yes\n")
+    log_file = table(tmp_path, "log.csv", LOG.replace("id,", "ticket,"))
+    log = DecisionLog.read(log_file, labels, time="when", label="outcome", name="ticket")
+    assert log.labelled.ids == ("c", "a")
+    assert log.labelled.labels.tolist() == [0, 1]
+    assert any("1 of the 3 labels" in note for note in log.notes)
+    assert any("the column label is not used" in note for note in log.notes)
+
+
+def test_a_frame_a_written_log_and_seconds_are_read_alike(tmp_path: Path) -> None:
+    from pyarrow.csv import read_csv
+
+    made = make_log(40, known=0.5)
+    path = write_log(tmp_path / "log.csv", made, {"t": range(40)})
+    read = DecisionLog.read(path, time="t")
+    np.testing.assert_array_equal(read.labels, made.labels)
+    np.testing.assert_allclose(read.posteriors.log_posteriors, made.posteriors.log_posteriors, atol=1e-12)
+    frame = DecisionLog.read(read_csv(path), time="t")
+    np.testing.assert_array_equal(frame.labels, made.labels)
+    assert frame.times == read.times
+
+
+def test_decisions_are_those_of_the_log_where_the_costs_know_them() -> None:
+    log = make_log(30)
+    chosen, note = log.decided(COSTS)
+    assert note == ""
+    assert {COSTS.decisions[k] for k in chosen} <= {*CLASSES, "abstain"}
+    logged = DecisionLog(log.posteriors, log.labels, log.arrival, decisions=("keep",) * 30)
+    assert logged.decided(COSTS)[0].tolist() == [0] * 30
+    other = DecisionLog(log.posteriors, log.labels, log.arrival, decisions=("call",) * 30)
+    np.testing.assert_array_equal(other.decided(COSTS)[0], chosen)
+    assert "the costs have no decision 'call'" in other.decided(COSTS)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"time": "wen"}, "unknown column of .*log.csv 'wen': did you mean 'when'"),
+        ({"time": "decision"}, r"log.csv:2: decision is 'no'; expected a time such as"),
+        ({"by": "shops"}, "did you mean 'shop'"),
+        ({"label": "truth"}, "unknown column of .* 'truth'"),
+        ({"name": "number"}, "unknown column of .* 'number'"),
+    ],
+)
+def test_columns_that_are_not_what_they_should_be(options: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        DecisionLog.read(table(tmp_path, "log.csv", LOG), **options)  # type: ignore[arg-type]
+
+
+def test_labels_that_belong_to_nothing_or_to_two_are_refused(tmp_path: Path) -> None:
+    log = table(tmp_path, "log.csv", LOG)
+    with pytest.raises(InputError, match="no id of .*other.csv is in .*log.csv, the first is 'z'"):
+        DecisionLog.read(log, table(tmp_path, "other.csv", "id,label\nz,no\n"))
+    with pytest.raises(InputError, match="id 'a' stands 2 times"):
+        DecisionLog.read(log, table(tmp_path, "twice.csv", "id,label\na,no\na,yes\n"))
+    with pytest.raises(InputError, match="has no column label; say with --label which of id, outcome"):
+        DecisionLog.read(log, table(tmp_path, "named.csv", "id,outcome\na,no\n"))
+    with pytest.raises(InputError, match="has no column id, by which labels are joined"):
+        DecisionLog.read(log, table(tmp_path, "bare.csv", "label\nno\n"))
+    with pytest.raises(InputError, match="expected the 0-based index of the right choice, or one of no, yes"):
+        DecisionLog.read(log, table(tmp_path, "class.csv", "id,label\na,maybe\n"))
+    groups = "\n".join(f"{row},{row},0.5,0.5" for row in range(60))
+    many = table(tmp_path, "many.csv", f"id,customer,posterior_0,posterior_1\n{groups}\n")
+    with pytest.raises(InputError, match="column customer has 60 different values; expected at most 50 groups"):
+        DecisionLog.read(many, by="customer")
+
+
+def test_periods_need_what_they_are_counted_by() -> None:
+    log = make_log(10, known=0.0)
+    with pytest.raises(InputError, match="a week needs times; say with --time"):
+        log.periods("week")
+    with pytest.raises(InputError, match="unknown period 'weak': did you mean 'week'"):
+        log.periods("weak")
+    with pytest.raises(InputError, match="no decision has a label yet"):
+        _ = log.labelled

@@ -1,0 +1,52 @@
+"""Logs of decisions to test with, as `rango predict` writes them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rango.decisions import Costs, DecisionLog, Posteriors
+
+CLASSES = ("keep", "return", "exchange")
+PRIORS = (0.6, 0.25, 0.15)
+COSTS = Costs.zero_one(CLASSES).with_abstention(0.3)
+
+
+def make_log(
+    n: int = 600,
+    *,
+    seed: int = 0,
+    noise: float = 1.0,
+    priors: Sequence[float] = PRIORS,
+    known: float = 1.0,
+    name: str = "r",
+) -> DecisionLog:
+    """Posteriors that are calibrated at noise 1 under PRIORS; above it they are too sure. A share has labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(3, size=n, p=priors)
+    features = 1.8 * np.eye(3)[labels] + noise * rng.normal(size=(n, 3))
+    scores = 1.8 * features + np.log(PRIORS)
+    posteriors = Posteriors.from_scores(scores, None, [f"{name}{row}" for row in range(n)], choices=[CLASSES] * n)
+    rows = np.flatnonzero(rng.random(n) < known)
+    kept = np.full(n, -1)
+    kept[rows] = labels[rows]
+    return DecisionLog(posteriors, kept, rows)
+
+
+def write_log(path: Path, log: DecisionLog, further: Mapping[str, Sequence[Any]] | None = None) -> Path:
+    """The log as CSV, with the columns of `rango predict` and others."""
+    columns: dict[str, Sequence[Any]] = {"id": log.posteriors.ids}
+    columns["label"] = ["" if label < 0 else CLASSES[label] for label in log.labels]
+    for k, name in enumerate(CLASSES):
+        columns[f"probability_{name}"] = np.exp(log.posteriors.log_posteriors[:, k]).tolist()
+    columns["decision"] = [CLASSES[k] for k in log.posteriors.log_posteriors.argmax(axis=1)]
+    columns |= further or {}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
