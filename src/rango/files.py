@@ -289,14 +289,19 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # What Excel calls "Unicode text" is UTF-16, which its first two bytes say: no single byte is at fault there.
-        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise InputError(f"{path} is UTF-16; {_to_utf8(path, 'UTF-16')}") from None
         line = data[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{path}:{line}: byte {data[error.start]:#04x} at offset {error.start} is not UTF-8; "
-            f"{_to_utf8(path, 'WINDOWS-1252', ' where it is from Windows')}"
-        ) from None
+        raise not_utf8(path, data[:2], line=line, offset=error.start, byte=data[error.start]) from None
+
+
+def not_utf8(path: Path, beginning: bytes, *, line: int, offset: int, byte: int) -> InputError:
+    """The error for a file that is not UTF-8: its first two bytes, and the byte at fault with its line and offset."""
+    # What Excel calls "Unicode text" is UTF-16, which its first two bytes say: no single byte is at fault there.
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return InputError(f"{path} is UTF-16; {_to_utf8(path, 'UTF-16')}")
+    return InputError(
+        f"{path}:{line}: byte {byte:#04x} at offset {offset} is not UTF-8; "
+        f"{_to_utf8(path, 'WINDOWS-1252', ' where it is from Windows')}"
+    )
 
 
 def _to_utf8(path: Path, encoding: str, condition: str = "") -> str:

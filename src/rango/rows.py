@@ -7,7 +7,8 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,19 +29,32 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         InputError: as `read_text`; also an unknown ending, a line that is not a JSON object, a ragged CSV row.
     """
-    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-    if kind in ("jsonl", "ndjson"):
-        yield from _read_jsonl(path)
-    elif kind in ("csv", "tsv"):
-        yield from _read_csv(path, delimiter="\t" if kind == "tsv" else None)
+    kind = kind_of(path)
+    if kind == "jsonl":
+        yield from jsonl_rows(enumerate(read_text(path).split("\n"), start=1), path)
     elif kind == "parquet":
         yield from _read_parquet(path)
     else:
+        yield from csv_rows(io.StringIO(read_text(path), newline=""), path)
+
+
+def kind_of(path: Path) -> str:
+    """The format that the ending of a file names: jsonl, csv, tsv or parquet.
+
+    Raises:
+        InputError: an ending that is none of theirs.
+    """
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if kind in ("jsonl", "ndjson"):
+        return "jsonl"
+    if kind not in ("csv", "tsv", "parquet"):
         raise InputError(f"{path}: ending {path.suffix!r} is not known; expected .jsonl, .csv, .tsv or .parquet")
+    return kind
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+def jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of numbered lines of JSON; `path` is for messages. Blank lines are no rows."""
+    for number, line in lines:
         if not line.strip():
             continue
         row = parse_json(line, str(path), line=number)
@@ -49,16 +63,21 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _read_csv(path: Path, delimiter: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    text = read_text(path)
-    skipped = 0
+def csv_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of CSV or TSV, whose lines have their ends; `path` is for its ending and for messages."""
+    lines = iter(lines)
+    delimiter, skipped = "\t" if kind_of(path) == "tsv" else None, 0
+    first = next(lines, "")
     # Spreadsheets may write the delimiter into a line before the first.
-    if said := re.match(r"sep=(.)\r?\n", text):
-        text, delimiter, skipped = text[said.end() :], said[1], 1
+    if said := re.match(r"sep=(.)\r?\n", first):
+        delimiter, skipped = said[1], 1
+    else:
+        lines = chain([first], lines)
     begin = 1 + skipped  # a value may hold line breaks
     try:
-        delimiter = delimiter or _delimiter(text)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        if delimiter is None:
+            delimiter, lines = _delimiter(lines)
+        reader = csv.reader(lines, delimiter=delimiter)
         names = next(reader, [])
         # Spreadsheets leave empty columns at the right, and empty rows, where something was deleted.
         while names and not names[-1].strip():
@@ -80,12 +99,21 @@ def _read_csv(path: Path, delimiter: str | None) -> Iterator[tuple[int, dict[str
         raise InputError(f"{path}:{begin}: not CSV ({error}); look for a missing quotation mark") from None
 
 
-def _delimiter(text: str) -> str:
-    """The delimiter of a CSV text: a comma, unless the first line has none and semicolons or tabs instead."""
+def _delimiter(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
+    """The delimiter of CSV, and all lines: a comma, unless the first row has none and semicolons or tabs instead."""
+    head: list[str] = []
+
+    def again() -> Iterator[str]:
+        """The lines from the first on, of which those that were read are kept."""
+        yield from tuple(head)
+        for line in lines:
+            head.append(line)
+            yield line
+
     for delimiter in ",;\t":
-        if len(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])) > 1:
-            return delimiter
-    return ","
+        if len(next(csv.reader(again(), delimiter=delimiter), [])) > 1:
+            return delimiter, chain(head, lines)
+    return ",", chain(head, lines)
 
 
 def to_csv_cell(text: str) -> str:
@@ -130,7 +158,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow([to_csv_cell(name) for name in columns])
-        writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+        writer.writerows([csv_cell(row.get(name)) for name in columns] for row in rows)
         write_text(path, text.getvalue())
         return
     import pyarrow as pa
@@ -148,7 +176,8 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         pq.write_table(pa.table(arrays), temporary)
 
 
-def _cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
+    """A value as a CSV cell: a text that no spreadsheet runs, a list or an object as its JSON."""
     if isinstance(value, list | dict):
         value = json.dumps(value, ensure_ascii=False)
     return to_csv_cell(value) if isinstance(value, str) else value

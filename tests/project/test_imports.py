@@ -18,6 +18,7 @@ ORDER = [
     "yaml_loader",
     "files",
     "rows",
+    "row_stream",
     "frames",
     "showing",
     "output_folder",

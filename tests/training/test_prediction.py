@@ -14,7 +14,7 @@ from rango.errors import InputError
 from rango.frames import frame_rows, new_frame
 from rango.tasks import Instance
 from rango.training.finetune import finetune
-from rango.training.prediction import Predictions, added_columns, check_costs
+from rango.training.prediction import Offered, Predictions, check_costs
 from rango.training.run_folder import Run, parse_state
 
 Checkpoint = Callable[..., Path]
@@ -58,12 +58,12 @@ def test_only_rows_with_labels_are_measured() -> None:
 
 def test_choices_that_differ_are_numbered() -> None:
     instances = [instance(0, ("a", "b")), instance(1, ("c", "d", "e"))]
-    assert added_columns([{}], instances)[:3] == ("posterior_0", "posterior_1", "posterior_2")
+    assert Offered.of(instances).added_columns([{}])[:3] == ("posterior_0", "posterior_1", "posterior_2")
     # A row with fewer of the same choices leaves them classes.
     instances = [instance(0, ("a", "b")), instance(1, ("a", "b", "c"))]
-    assert added_columns([{}], instances)[:3] == ("probability_a", "probability_b", "probability_c")
+    assert Offered.of(instances).added_columns([{}])[:3] == ("probability_a", "probability_b", "probability_c")
     with pytest.raises(InputError, match="have a column runner_up already; rename it"):
-        added_columns([{"runner_up": 1}], instances)
+        Offered.of(instances).added_columns([{"runner_up": 1}])
 
 
 def test_costs_of_other_classes_are_refused_without_a_model() -> None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from cyclopts import Parameter
 
+from rango import __version__
 from rango.cli.groups import CostsText, Quiet
-from rango.cli.posteriors import check_output, place_note, print_costs, print_decisions
+from rango.cli.posteriors import check_output, place_note, print_costs, show
 from rango.console import Screen, visible
 from rango.decisions import Gate, StatedCosts
 from rango.models.sources import check_at_hand, check_source
 from rango.reports.run.findings import usable_finding
-from rango.rows import check_written, write_rows
-from rango.tasks.registry import load_further
-from rango.tasks.sources import file_rows
-from rango.training.prediction import added_columns, check_costs
+from rango.reports.tables import number
+from rango.rows import check_written
+from rango.training.prediction_stream import Answered, Totals, predict_file, run_identity
 from rango.training.run_folder import parse_state
+
+if TYPE_CHECKING:
+    from rango.models.loading import Model
 
 
 def predict(
@@ -55,35 +59,34 @@ def predict(
     if chosen is not None:
         check_output(out, gate)
     given, predictor = None if costs is None else StatedCosts.read(costs), folder.predictor(state)
-    stated = predictor.stated(given, chosen)
-    # Bad input is refused above and below, before the seconds that torch takes.
-    source = folder.path / "run.yaml"
-    read = list(file_rows(rows))
-    task = load_further(
-        folder.config.task, read, table=folder.record.get("table"), source=source, prompts=folder.config.prompt
-    )
-    values = [row.values for row in read]
-    added_columns(values, task.test, gated=chosen is not None)
-    if chosen is not None:
-        chosen.check_choices([instance.choices for instance in task.test])
-    if stated is not None:
-        check_costs(stated, task.test)
-    check_source(folder.config.model, folder.config.quantise)
-    check_at_hand(folder.config.model, device)
+    stated, config = predictor.stated(given, chosen), folder.config
     screen = Screen(quiet=quiet)
-    loaded = screen.loading(folder.config.model)
-    from rango.models.loading import load_model
 
-    model = load_model(folder.config.model, dtype=folder.config.dtype, device=device, quantise=folder.config.quantise)
-    loaded()
-    screen.say(f"Scoring {len(task.test):,} rows ...")
-    predictions = predictor.predict(task, values, model=model, costs=given, gate=chosen, screen=screen)
-    write_rows(out, list(predictions.table()))
+    def load() -> Model:
+        # Bad input is refused before, without the seconds that torch takes.
+        check_source(config.model, config.quantise)
+        check_at_hand(config.model, device)
+        loaded = screen.loading(config.model)
+        from rango.models.loading import load_model
+
+        model = load_model(config.model, dtype=config.dtype, device=device, quantise=config.quantise)
+        loaded()
+        return model
+
+    settings = {
+        "version of Rango": __version__,
+        "run": run_identity(predictor),
+        "--costs": None if stated is None else stated.as_dict(),
+        "--gate": None if chosen is None else chosen.as_dict(),
+        "--device": device,
+        "--out": out.suffix,
+    }
+    answered = predict_file(predictor, rows, out, load=load, settings=settings, costs=given, gate=chosen, screen=screen)
     kind = state or ("adapted and calibrated" if predictor.calibrator is not None else "adapted, not calibrated")
     used = "an error costs 1" if stated is None else stated.words
     if stated is not None and costs is None:
         used += " (the run's)" if chosen is None else " (the gate's, of the decisions that act)"
-    for note in (*predictions.notes, f"{folder.path}, {kind}, {used}", place_note(predictions.posteriors, stated)):
+    for note in (*answered.notes, f"{folder.path}, {kind}, {used}", place_note(answered.offered.standing(), stated)):
         if note:
             screen.say(f"· {visible(note)}")
     # Rows without labels cannot show that a model is worth nothing; the run's own test could.
@@ -91,11 +94,44 @@ def predict(
     finding = usable_finding(states, state) if isinstance(states, Mapping) and states else None
     if finding is not None and finding.tone != "good":
         screen.say(f"· Warning, from the run's own test: {finding.sentence}")
-    print_decisions(predictions.decisions)
-    if predictions.acts is not None:
-        screen.say(
-            f"{int(predictions.acts.sum()):,} of {len(predictions.acts):,} decisions are acted on, the rest passed on"
-        )
-    if predictions.labelled is not None:
-        print_costs(predictions.labelled, StatedCosts.of(predictions.costs), "these posteriors")
+    for line in _decision_lines(answered.totals, gated=chosen is not None):
+        show(line)
+    _print_measured(answered, chosen)
     print(out)
+
+
+def _decision_lines(totals: Totals, *, gated: bool) -> Iterator[str]:
+    """How often each decision was taken, and what the posteriors promise of rows acted on and of rows passed on."""
+    passed, acted = counts = totals.taken.sum(axis=1).tolist()
+    means = [number(cost / count) if count else "" for cost, count in zip(totals.expected, counts, strict=True)]
+    if not gated:
+        yield f"{acted:,} decisions: {_shares(totals, 1)}"
+        yield f"mean expected cost {means[1]}, as the posteriors forecast it"
+        return
+    yield f"{acted:,} of {passed + acted:,} decisions are acted on, the rest passed on"
+    if acted:
+        yield f"acted on: {_shares(totals, 1)}; mean expected cost {means[1]}, as the posteriors forecast it"
+    if passed:
+        yield f"passed on: {_shares(totals, 0)}; to act on these would cost {means[0]} on average, as they forecast it"
+
+
+def _shares(totals: Totals, side: int) -> str:
+    counts = zip(totals.names, totals.taken[side].tolist(), strict=True)
+    return ", ".join(f"{visible(name)} {count:,}" for name, count in counts)
+
+
+def _print_measured(answered: Answered, gate: Gate | None) -> None:
+    """What the decisions cost by the labels, where rows have them; with a gate, those that are acted on."""
+    measured = answered.measured
+    if measured is None:
+        return
+    if len(measured) < answered.totals.labelled:
+        show(f"measured on {len(measured):,} of {answered.totals.labelled:,} rows with labels, drawn at random")
+    system = "these posteriors"
+    if gate is not None:
+        acts = gate.decide(measured).acts
+        show(f"of the rows with labels {int(acts.sum()):,} of {len(acts):,} are acted on")
+        if not acts.any():
+            return
+        measured, system = measured.take(np.flatnonzero(acts)), "the decisions acted on"
+    print_costs(measured, StatedCosts.of(answered.costs), system)

@@ -119,6 +119,23 @@ class Costs(Shown):
         rows, columns = self.matrix.shape
         return rows == columns and bool((self.matrix == 1.0 - np.eye(rows)).all())
 
+    def check_columns(self, ids: Sequence[str], choices: Sequence[Sequence[str]]) -> None:
+        """Raise InputError where a choice of an instance is a class of another column.
+
+        For instances whose choices differ: a choice that is the same class in each of them needs one column, or no row
+        of the costs is its own.
+        """
+        if not self.named:
+            return
+        row_of = {name: row for row, name in enumerate(self.classes)}
+        for instance, words in zip(ids, choices, strict=True):
+            for column, word in enumerate(words):
+                if row_of.get(word, column) != column:
+                    raise InputError(
+                        f"id {instance!r} has the choice {word!r} in column {column}, but it is class {row_of[word]} "
+                        "of the costs; give each class one column"
+                    )
+
     def for_choices(self, choices: Sequence[str] | None) -> Costs:
         """The same costs with a row for each column of posteriors, in their order: rows are matched by name.
 

@@ -303,16 +303,8 @@ class Posteriors(Shown):
                 for some instances; a choice without costs.
         """
         costs.check_classes(self.n_choices)
-        if self.column_names is None and costs.named:
-            # A choice that is the same class in every instance needs one column, or no row of the costs is its own.
-            row_of = {name: row for row, name in enumerate(costs.classes)}
-            for instance, words in enumerate(self.choices or ()):
-                for column, word in enumerate(words):
-                    if row_of.get(word, column) != column:
-                        raise InputError(
-                            f"id {self.ids[instance]!r} has the choice {word!r} in column {column}, but it is class "
-                            f"{row_of[word]} of the costs; give each class one column"
-                        )
+        if self.column_names is None and self.choices is not None:
+            costs.check_columns(self.ids, self.choices)
         return costs.for_choices(self.column_names)
 
     @property

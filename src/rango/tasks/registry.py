@@ -114,7 +114,13 @@ def _frame_task(frame: Any, table: Mapping[str, Any] | str | os.PathLike[str] | 
 
 
 def load_further(
-    name: str, rows: Iterable[Row], *, table: Mapping[str, Any] | None, source: Path, prompts: Prompts = "own"
+    name: str,
+    rows: Iterable[Row],
+    *,
+    table: Mapping[str, Any] | None,
+    source: Path,
+    prompts: Prompts = "own",
+    columns: set[str] | None = None,
 ) -> Task:
     """Rows that came after a model was trained on a task, as the test split of a task that asks in the same words.
 
@@ -126,12 +132,14 @@ def load_further(
         table: the table's keys, as `Task.table` has them; None for a task with a name.
         source: the file that `table` is from, for messages.
         prompts: whose words the model was trained with.
+        columns: as in `further_instances`, of the parts of a table that were read before.
 
     Raises:
         InputError: no rows, a row that the task's own loader would refuse, a task whose instances are generated.
     """
     if table is not None:
-        instances = further_instances(TableConfig.build(dict(table), where=str(source)), rows, source=source)
+        config = TableConfig.build(dict(table), where=str(source))
+        instances = further_instances(config, rows, source=source, columns=columns)
         templates = TEMPLATES
     elif name in _ROW_READERS:
         read, templates = _ROW_READERS[name]

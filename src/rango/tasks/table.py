@@ -195,7 +195,9 @@ def few_notes(validation: Sequence[Instance], *, classes: bool) -> tuple[str, ..
     return tuple(notes)
 
 
-def further_instances(config: TableConfig, rows: Iterable[Row], *, source: Path) -> tuple[Instance, ...]:
+def further_instances(
+    config: TableConfig, rows: Iterable[Row], *, source: Path, columns: set[str] | None = None
+) -> tuple[Instance, ...]:
     """Instances of rows that came later, one for each row and in their order; a row may have a label or none.
 
     Ids are `new:` and the numbers of the rows, and rows with equal prompts share a group. The columns of ids, groups
@@ -205,17 +207,14 @@ def further_instances(config: TableConfig, rows: Iterable[Row], *, source: Path)
         config: as the table that a model was trained on was read, `label_is` included.
         rows: with the columns of prompt and choices.
         source: the file that `config` is from, for messages.
+        columns: those of the rows before these, where a table is read in parts; those of these rows are added.
 
     Raises:
         InputError: as `load_table`, for the columns that are needed, and for a label that fits no choice.
     """
     plain = config.model_copy(update={"id": None, "group": None, "splits": None})
-    reader = _Reader(plain, source, further=True)
-    drafts = []
-    for row in rows:
-        drafts.append(reader.draft(row))
-        reader.columns |= row.values.keys()
-    return tuple(reader.instance(draft) for draft in drafts)
+    reader = _Reader(plain, source, further=True, columns=set() if columns is None else columns)
+    return tuple(map(reader.instance, [reader.draft(row) for row in rows]))
 
 
 def _find(path: Path) -> tuple[Path, Path]:
@@ -275,7 +274,6 @@ class _Reader:
             if not drafts:
                 self._check_choices_are_no_columns(row)
             drafts.append(self.draft(row))
-            self.columns |= row.values.keys()
         drafts = self._with_test_unlabelled(drafts)
         self._check_one_reading([draft for draft in drafts if draft.labels])
         instances = self._linked([self.instance(draft) for draft in drafts], drafts)
@@ -378,6 +376,7 @@ class _Reader:
         # Published test splits whose labels are hidden hold -1.
         hidden = split == "test" and str(label).strip() in ("-1", "-1.0") and not readings_of(label, choices)
         labels = {} if hidden or _is_blank(label) else self._labels(row, label, choices)
+        self.columns |= row.values.keys()
         return _Draft(row.where, identity, prompt, text, choices, labels, group, split)
 
     def _split(self, row: Row) -> Split:

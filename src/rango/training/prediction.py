@@ -7,11 +7,12 @@ What is wrong with rows or costs is found without a model: torch is loaded where
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,82 @@ if TYPE_CHECKING:
     from rango.models.loading import Model
 
 
+@dataclass(eq=False)
+class Offered:
+    """The choices of rows that are seen one after another, in the same memory however many rows there are."""
+
+    longest: tuple[str, ...] = ()
+    """The first of those that no row has more of."""
+    shorter: tuple[str, ...] | None = None
+    """Of a row that has the longest's first ones only."""
+    other: tuple[str, ...] | None = None
+    """Of a row that has others, so that columns are no classes."""
+
+    @classmethod
+    def of(cls, instances: Iterable[Instance]) -> Offered:
+        """The choices of all these instances."""
+        offered = cls()
+        for instance in instances:
+            offered.add(instance.choices)
+        return offered
+
+    def add(self, choices: tuple[str, ...]) -> None:
+        """See the choices of one more row."""
+        if choices == self.longest:
+            return
+        if len(choices) > len(self.longest):
+            choices, self.longest = self.longest, choices
+        if self.longest[: len(choices)] != choices:
+            self.other = choices
+        elif choices:
+            self.shorter = choices
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The class that each column is; None where rows have choices of their own. As `Posteriors.column_names`."""
+        return self.longest if self.other is None and len(set(self.longest)) == len(self.longest) else None
+
+    @property
+    def examples(self) -> list[tuple[str, ...]]:
+        """What stands for the choices of all rows in a check: one of each kind."""
+        return [choices for choices in (self.longest, self.shorter, self.other) if choices is not None]
+
+    def added_columns(self, rows: Iterable[Mapping[str, Any]], *, gated: bool = False) -> tuple[str, ...]:
+        """The columns that `Predictions.table` adds to rows: one for each choice, then those of the decisions.
+
+        Raises:
+            InputError: the rows have one of them already.
+        """
+        # Both spellings are read back by `rango metrics`: a class by its name, a choice by its place.
+        if self.other is None:
+            shares = [f"probability_{name}" for name in self.longest]
+        else:
+            shares = [f"posterior_{place}" for place in range(len(self.longest))]
+        columns = (*shares, "decision", "expected_cost", "runner_up", "runner_up_cost", *(["act"] if gated else []))
+        for row in rows:
+            for name in columns:
+                if name in row:
+                    raise InputError(f"the rows have a column {name} already; rename it, or leave it out")
+        return columns
+
+    def standing(self) -> Posteriors:
+        """Posteriors with the columns of all rows, one row for each of `examples`: for what columns alone decide."""
+        logs = np.full((len(self.examples), len(self.longest)), -np.inf)
+        for row, choices in enumerate(self.examples):
+            logs[row, : len(choices)] = -np.log(len(choices))
+        return Posteriors(logs, None, choices=self.examples)
+
+    def among_all(self, posteriors: Posteriors) -> Posteriors:
+        """Posteriors of a part of the rows with the columns, and the names of columns, that those of all rows have."""
+        missing = len(self.longest) - posteriors.n_choices
+        if not missing and posteriors.column_names == self.names:
+            return posteriors
+        logs = np.pad(posteriors.log_posteriors, ((0, 0), (0, missing)), constant_values=-np.inf)  # (N, K)
+        # Names that only this part has would match costs and calibrators by name, and in other parts by place.
+        names = None if self.names is None else [self.names] * len(posteriors)
+        return Posteriors(logs, None, posteriors.ids, posteriors.groups, names)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Predictions(Shown):
     """What a run answers for N rows."""
@@ -47,6 +124,8 @@ class Predictions(Shown):
     """What was used and what could not be checked, in words."""
     gate: Gate | None = None
     """What says which decisions are acted on; `costs` are then those of the decisions that act."""
+    offered: Offered | None = None
+    """The choices of all rows, where these are a part of them."""
 
     @cached_property
     def acts(self) -> NDArray[np.bool_] | None:
@@ -97,7 +176,8 @@ class Predictions(Shown):
         Raises:
             InputError: a row has a column that would be added.
         """
-        columns = added_columns(self.rows, self.instances, gated=self.gate is not None)
+        offered = self.offered or Offered.of(self.instances)
+        columns = offered.added_columns(self.rows, gated=self.gate is not None)
         probabilities = np.exp(self.posteriors.log_posteriors)  # (N, K)
         places = {name: place for place, name in enumerate(self.costs.classes)} if not self.costs.named else {}
         acts = [["yes" if act else "no"] for act in self.acts] if self.acts is not None else [[]] * len(self.rows)
@@ -111,6 +191,10 @@ class Predictions(Shown):
             words = [instance.choices[places[word]] if places.get(word, count) < count else word for word in words]
             added = (*shares, words[0], decision["expected_cost"], words[1], decision["runner_up_cost"], *act)
             yield {**row, **dict(zip(columns, added, strict=True))}
+
+
+Answer: TypeAlias = Callable[[Task, Iterable[Mapping[str, Any]], Screen | None], Predictions]
+"""Answers rows: the rows as a task from `load_further`, the rows themselves, and where progress is shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +238,24 @@ class Predictor:
         Raises:
             InputError: another base model than the run's; costs of other classes; a row that cannot be encoded.
         """
+        offered = Offered.of(task.test)
+        with self.answering(model, offered=offered, costs=costs, gate=gate) as answer:
+            return answer(task, rows, screen)
+
+    @contextlib.contextmanager
+    def answering(
+        self,
+        model: Model,
+        *,
+        offered: Offered,
+        costs: Costs | StatedCosts | None = None,
+        gate: Gate | None = None,
+    ) -> Iterator[Answer]:
+        """The run's adapter on its base for the length of the block, and the function that answers rows with it.
+
+        Rows may come in parts: a part is answered as it is among all of them. Arguments and errors are those of
+        `predict`; `offered` holds the choices of all rows.
+        """
         from rango.models.peft_format import load_adapter
         from rango.scoring.probe import probe_reader
         from rango.scoring.scorer import score_split
@@ -163,30 +265,32 @@ class Predictor:
                 f"{model.name} has fingerprint {model.fingerprint}, but {self.source} adapted {self.config.model} with "
                 f"{self.fingerprint}; give the model that it was trained on"
             )
-        instances = task.test
-        # Scoring takes a split with labels or without: here some rows may have them, and none is needed.
-        bare = tuple(replace(instance, label=None) for instance in instances)
+        shots: tuple[Instance, ...] = ()
         if self.config.shots:
-            trained_on = few_shot(
-                load_task(self.config.task, self.config), shots=self.config.shots, seed=self.config.shots_seed
-            )
-            task = replace(task, shots=trained_on.shots)
+            own = load_task(self.config.task, self.config)
+            shots = few_shot(own, shots=self.config.shots, seed=self.config.shots_seed).shots
+        matrix = self.matrix(offered, costs, gate)
         adapter = load_adapter(model, self.adapter) if self.adapter is not None else None
+
+        def answer(task: Task, rows: Iterable[Mapping[str, Any]], screen: Screen | None) -> Predictions:
+            # Scoring takes a split with labels or without: here some rows may have them, and none is needed.
+            bare = tuple(replace(instance, label=None) for instance in task.test)
+            task = replace(task, shots=shots) if shots else task
+            posteriors = score_split(reader, bare, task=task, options=self.config, screen=screen).posteriors
+            posteriors = offered.among_all(posteriors)
+            if self.calibrator is not None:
+                posteriors = self.calibrator.apply(posteriors)
+            if offered.names is None:
+                matrix.check_columns(posteriors.ids, [instance.choices for instance in task.test])
+            return Predictions(tuple(rows), task.test, posteriors, matrix, notes, gate, offered)
+
         try:
             reader = probe_reader(model)
-            posteriors = score_split(reader, bare, task=task, options=self.config, screen=screen).posteriors
+            notes = (*model.notes, *(adapter.notes if adapter is not None else ()), *reader.notes)
+            yield answer
         finally:
             if adapter is not None:
                 adapter.remove()
-        if self.calibrator is not None:
-            posteriors = self.calibrator.apply(posteriors)
-        stated = self.stated(costs, gate)
-        if stated is None:
-            matrix = Costs.zero_one(posteriors.column_names or posteriors.n_choices)
-        else:
-            matrix = stated.for_posteriors(posteriors)
-        notes = (*model.notes, *(adapter.notes if adapter is not None else ()), *reader.notes)
-        return Predictions(tuple(rows), instances, posteriors, matrix, notes, gate)
 
     def stated(self, costs: Costs | StatedCosts | None, gate: Gate | None = None) -> StatedCosts | None:
         """The costs to decide under: those given, or else the run's; with a gate, the gate's own of what acts.
@@ -200,6 +304,25 @@ class Predictor:
             raise InputError("costs beside a gate (--costs, --gate), which has its own; leave one of them out")
         # The run's costs may name other decisions than those that the gate lets through.
         return None if gate.acting_costs is None else StatedCosts.of(gate.acting_costs)
+
+    def matrix(self, offered: Offered, costs: Costs | StatedCosts | None, gate: Gate | None = None) -> Costs:
+        """What rows with these choices are decided under: 0-1 costs where nothing is stated.
+
+        Raises:
+            InputError: as `stated`; costs of other choices.
+        """
+        stated = self.stated(costs, gate)
+        return (
+            Costs.zero_one(offered.names or len(offered.longest))
+            if stated is None
+            else stated.for_choices(offered.examples)
+        )
+
+    def check_choices(self, offered: Offered, costs: Costs | StatedCosts | None, gate: Gate | None = None) -> None:
+        """Raise InputError where costs or a gate do not fit the choices of rows: before any of them is scored."""
+        if gate is not None:
+            gate.check_choices(offered.examples)
+        self.matrix(offered, costs, gate)
 
 
 def predict_rows(
@@ -222,11 +345,9 @@ def predict_rows(
     task = load_further(config.task, numbered, table=predictor.table, source=predictor.source, prompts=config.prompt)
     values = [row.values for row in numbered]
     # Before the seconds that a model takes.
-    added_columns(values, task.test, gated=gate is not None)
-    if gate is not None:
-        gate.check_choices([instance.choices for instance in task.test])
-    if (stated := predictor.stated(costs, gate)) is not None:
-        check_costs(stated, task.test)
+    offered = Offered.of(task.test)
+    offered.added_columns(values, gated=gate is not None)
+    predictor.check_choices(offered, costs, gate)
     if model is None:
         where = device or config.device
         model = load_model(config.model, dtype=config.dtype, device=where, quantise=config.quantise)
@@ -245,30 +366,8 @@ def predict_frame(
     """`Run.predict` of a data frame: the same kind of frame, with the columns of `Predictions.table` behind its own."""
     predictions = predict_rows(predictor, frame_rows(frame), costs=costs, gate=gate, device=device, model=model)
     rows = list(predictions.table())
-    names = added_columns(predictions.rows, predictions.instances, gated=gate is not None)
+    names = Offered.of(predictions.instances).added_columns(predictions.rows, gated=gate is not None)
     return add_columns(frame, {name: [row[name] for row in rows] for name in names})
-
-
-def added_columns(
-    rows: Iterable[Mapping[str, Any]], instances: Sequence[Instance], *, gated: bool = False
-) -> tuple[str, ...]:
-    """The columns that `Predictions.table` adds to the rows: one for each choice, then those of the decisions.
-
-    Raises:
-        InputError: the rows have one of them already.
-    """
-    names = max((instance.choices for instance in instances), key=len)
-    # Both spellings are read back by `rango metrics`: a class by its name, a choice by its place.
-    if all(names[: len(instance.choices)] == instance.choices for instance in instances):
-        shares = [f"probability_{name}" for name in names]
-    else:
-        shares = [f"posterior_{place}" for place in range(len(names))]
-    columns = (*shares, "decision", "expected_cost", "runner_up", "runner_up_cost", *(["act"] if gated else []))
-    for row in rows:
-        for name in columns:
-            if name in row:
-                raise InputError(f"the rows have a column {name} already; rename it, or leave it out")
-    return columns
 
 
 def check_costs(stated: StatedCosts, instances: Sequence[Instance]) -> None:
