@@ -47,6 +47,17 @@ def test_options_stand_where_a_person_looks(
     assert max(len(line) for text in shown.values() for line in text.splitlines()) == 60
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_name_of_an_option_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setattr(app, "console", Console(width=width))
+    lines = panels(capsys, "finetune")["Training"].splitlines()
+    assert [line for line in lines if line.startswith("│   --no-gradient-checkpointing  ")]
+    # A list is given or left out: there is no flag that empties one.
+    assert "empty" not in panels(capsys, "finetune")["LoRA"]
+
+
 def test_commands_stand_in_groups_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
     shown = panels(capsys)
     assert list(shown) == ["Adapt", "Judge", "Data and models", "Language models", "Options"]

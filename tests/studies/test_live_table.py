@@ -107,7 +107,7 @@ class TestTable:
         held = lock_item(store.lock_file(name))
         watch, read = on_terminal(plan, store)
         text = read()
-        assert "0 of 3 done · 0 running · 3 waiting" in text
+        assert "0 of 3 done · 0 running · 3 waiting · 1 model pre-training" in text
         assert re.search(r"model my-lm +━+ +0:0\d +pre-training 1,500,000 tokens", text)
         assert held is not None
         held.release()
@@ -182,7 +182,8 @@ class TestLines:
         watch, read = self.lines(plan, store)
         seconds = 0.0
         watch.clock = lambda: seconds
-        watch._begun = watch._logged = 0.0
+        watch._begun, watch._logged = 0.0, -61.0
+        assert read() == ["s  0 of 3 done · 0 running · 3 waiting · workers are getting ready · 0:00"]
         held = lock_item(store.lock_file(first.id))
         begin(store, first, steps=84, nce=0.75)
         assert read() == ["  begun  rank 1, seed 0"]

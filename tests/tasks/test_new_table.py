@@ -13,7 +13,7 @@ import yaml
 from rango.decisions import Costs
 from rango.errors import InputError
 from rango.options import TaskOptions
-from rango.tasks.new_table import costs_yaml, guess_table, task_yaml
+from rango.tasks.new_table import TableGuess, costs_yaml, guess_table, task_yaml
 from rango.tasks.table import load_table
 
 TOPICS = ("billing", "account", "it's {odd}: yes")
@@ -60,6 +60,29 @@ def test_few_rows_for_validation_are_warned_of(tmp_path: Path) -> None:
     assert few.startswith("about 12 of the 60 rows will be for validation")
     assert classes.startswith("3 class(es) will have fewer than 10 rows")
     assert guess_table(tickets(tmp_path / "many.csv", 300)).warnings() == ()
+
+
+def test_groups_that_cannot_be_cut_are_left_out_and_said(tmp_path: Path) -> None:
+    """Three customers would do; a text that two of them sent makes their rows one group, and two are too few."""
+
+    def grouped(name: str, customers: int, *, shared: bool) -> TableGuess:
+        rows = [[f"c{n % customers}", f"words of {n}", "ab"[n // 2 % 2]] for n in range(300)]
+        rows += [["c0", "one text of two", "a"], ["c1", "one text of two", "a"]] * shared
+        return guess_table(write_csv(tmp_path / f"{name}.csv", ["customer", "text", "label"], rows))
+
+    three = grouped("three", 3, shared=False)
+    assert (three.config.group, three.groups, three.ungrouped) == ("customer", 3, None)
+    assert three.warnings()[0].startswith("the rows form only 3 groups by customer")
+    (tmp_path / "task.yaml").write_text(task_yaml(three))
+    assert len(load_table(tmp_path / "three.csv", TaskOptions()).test) == 100
+    linked = grouped("linked", 3, shared=True)
+    assert (linked.config.group, linked.groups, linked.ungrouped) == (None, 2, "customer")
+    says = "customer looks like a column of groups, but its values and equal texts link the rows into 2 group(s)"
+    assert any(line.startswith(says) for line in linked.warnings())
+    text = task_yaml(linked)
+    assert "# group: COLUMN\n# Not customer: with equal texts it links the rows into 2 group(s)" in text
+    (tmp_path / "task.yaml").write_text(text)
+    assert load_table(tmp_path / "linked.csv", TaskOptions()).train
 
 
 def test_rows_without_a_label_are_warned_of(tmp_path: Path) -> None:

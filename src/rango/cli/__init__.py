@@ -28,6 +28,7 @@ app = App(
     exit_on_error=False,
     print_error=False,
     suppress_keyboard_interrupt=False,  # `main` says that the command was stopped
+    default_parameter=Parameter(negative_iterable=()),  # no --lora.empty-targets: a list is given or left out
 )
 
 _NO_FILE = "--config has no file; give the path of a YAML file"

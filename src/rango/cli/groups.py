@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
+from cyclopts.help import DefaultFormatter
 
 from rango.config import Config
 from rango.options import (
@@ -18,8 +19,29 @@ from rango.options import (
 )
 from rango.reports.language import Language
 
+if TYPE_CHECKING:
+    from cyclopts.help import ColumnSpec, HelpEntry
+    from rich.console import Console, ConsoleOptions
+
+
+def _columns(
+    console: Console,
+    options: ConsoleOptions,  # noqa: ARG001
+    entries: list[HelpEntry],
+) -> tuple[ColumnSpec, ...]:
+    """The columns of a part of the help. The names get the width of the longest: one cut in two cannot be copied."""
+    from cyclopts.help.specs import AsteriskColumn, ColumnSpec, DescriptionColumn, NameRenderer
+
+    longest = max(len(word) for entry in entries for word in " ".join(entry.display_labels_with_metavar).split())
+    # Names that do not fit into a line stand in the next, two spaces further in.
+    width = max(round(0.35 * console.width), longest + 2)
+    names = ColumnSpec(NameRenderer(width), style="cyclopts.name", min_width=min(width, longest + 2), max_width=width)
+    marks = (AsteriskColumn,) if any(entry.required for entry in entries) else ()
+    return (*marks, names, DescriptionColumn)
+
+
 STUDY, DATA, MODEL, TRAINING, LORA, SCORING, WORK, OUTPUT = (
-    Group(name, sort_key=place)
+    Group(name, sort_key=place, help_formatter=DefaultFormatter(column_specs=_columns))
     for place, name in enumerate(("Study", "Data", "Model", "Training", "LoRA", "Scoring", "Work", "Output"))
 )
 

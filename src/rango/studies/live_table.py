@@ -126,6 +126,11 @@ class LiveTable:
         waiting = counts["waiting"] + counts["started"] - len(running)
         line = Text(f"{self.plan.name}  ", style="bold")
         line.append(f"{counts['done']} of {len(self.plan.jobs)} done · {len(running)} running · {waiting} waiting")
+        # Nothing runs while workers load torch or train a model that is no job: a reader must see that all is well.
+        if models := sum(item.kind == "model" for item in working):
+            line.append(f" · {models} model{'s' * (models > 1)} pre-training")
+        elif waiting and not working:
+            line.append(" · workers are getting ready")
         if counts["pruned"]:
             line.append(f" · {counts['pruned']} pruned")
         if counts["failed"]:

@@ -20,6 +20,7 @@ from rango.errors import InputError, unknown_name
 from rango.options import SPLITS
 from rango.tasks.answers import Choices, choices_of, readings_of
 from rango.tasks.sources import Row, file_rows
+from rango.tasks.splits import link
 from rango.tasks.table import FEW_OF_A_CLASS, FEW_VALIDATION, SPLIT_NAMES, TableConfig, further_instances
 
 # How people call the column with the right answer, the surest name first.
@@ -36,6 +37,9 @@ _NUMBERED = re.compile(r"(?P<stem>.*?)[ _.-]?(?P<place>[0-9]{1,3}|[A-Za-z])")
 
 MOST_CLASSES = 50
 """Distinct values of a label column above which it is not taken for one of classes."""
+
+FEW_GROUPS = 10
+"""Groups below which a split holds so few of them that the test says little about new ones."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class TableGuess:
     """How many rows have the text of another row and another right answer."""
     repeated: int = 0
     """How many rows have the text and the right answer of a row above them."""
+    groups: int | None = None
+    """How many groups of rows stay together, by a column of groups or by equal texts; None where there is no column."""
+    ungrouped: str | None = None
+    """A column that looks like one of groups and is not used, because its groups cannot be cut into three splits."""
 
     def warnings(self) -> tuple[str, ...]:
         """What stands in the way of training: a label by guess, rows without one, doubtful classes, too few rows."""
@@ -101,6 +109,17 @@ class TableGuess:
             warnings.append(
                 f"{self.repeated:,} row(s) repeat the text and the answer of a row above: each counts once more in "
                 "training and metrics; delete them where they are one case"
+            )
+        if self.ungrouped is not None:
+            warnings.append(
+                f"{self.ungrouped} looks like a column of groups, but its values and equal texts link the rows into "
+                f"{self.groups} group(s), which cannot be cut into three splits: task.yaml leaves it out, and rows "
+                f"of one {self.ungrouped} may be trained on and tested on"
+            )
+        elif self.groups is not None and self.groups < FEW_GROUPS:
+            warnings.append(
+                f"the rows form only {self.groups} groups by {self.config.group}: each split holds a few of them, so "
+                "that results say little about others"
             )
         labelled = self.rows - self.unlabelled
         validation = labelled // 5
@@ -179,6 +198,15 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
         where=str(path),
     )
     config = _checked(config, rows, path)
+    groups = ungrouped = None
+    if group and splits is None:
+        # Equal texts link groups, as they do where the table is read; rows without a label are in no split.
+        instances = further_instances(config, rows, source=path)
+        labelled = [row for row, one in enumerate(instances) if one.label is not None]
+        keys = [(f"text {instances[row].group}", f"value {columns[group][row] or f'none {row}'}") for row in labelled]
+        groups = len({one.group for one in link([instances[row] for row in labelled], keys)})
+        if groups < len(SPLITS):
+            config, ungrouped = config.model_copy(update={"group": None}), group
     # What a run would refuse should not be written as its task.
     answers: dict[tuple[str, ...], list[str]] = {}
     for row in range(len(rows)):
@@ -206,6 +234,8 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
         label_by_values=by_name is None,
         contradictory=contradictory,
         repeated=repeated,
+        groups=groups,
+        ungrouped=ungrouped,
     )
 
 
@@ -346,6 +376,11 @@ def task_yaml(guess: TableGuess) -> str:
     ):
         column = getattr(config, key)
         lines += [f"# {meaning}", f"{key}: {_quoted(column)}" if column else f"# {key}: COLUMN"]
+        if key == "group" and guess.ungrouped is not None:
+            lines.append(
+                f"# Not {' '.join(guess.ungrouped.split())}: with equal texts it links the rows into {guess.groups} "
+                "group(s), too few for three splits."
+            )
     if config.unlabelled == "skip":
         lines += ["# Rows without a label: left out and counted, or refused.", "unlabelled: skip"]
     else:

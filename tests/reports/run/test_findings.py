@@ -104,7 +104,11 @@ def test_without_a_difference_the_reason_is_told() -> None:
     [
         (entry(0.9, 0.8, 0.99), "good", "The adapted model is usable: better than the priors"),
         (entry(1.1, 1.01, 1.2), "bad", "The adapted model is not usable: worse than the priors"),
-        (entry(0.9, 0.8, 1.0), "unclear", "The adapted model is not shown to be usable: not better than the priors"),
+        (
+            entry(0.9, 0.8, 1.0),
+            "unclear",
+            "The adapted model is not shown to be usable: not significantly better than the priors",
+        ),
         (entry(float("inf")), "bad", "The adapted model is not usable: it rules out a right answer"),
         (entry(None), "unclear", "The adapted model is not shown to be usable"),
     ],
@@ -179,8 +183,9 @@ def test_under_and_overconfidence_are_distinguished(states: dict[str, Posteriors
     truth = states["floor"]
     flat = Posteriors.from_scores(0.4 * truth.log_posteriors, truth.labels)
     sharp = Posteriors.from_scores(2.5 * truth.log_posteriors, truth.labels)
-    assert calibration_finding(flat).headline == "Its posteriors are not calibrated: underconfident"
-    assert calibration_finding(sharp).headline == "Its posteriors are not calibrated: overconfident"
+    words = "model is {}confident: its posteriors are not calibrated"
+    assert calibration_finding(flat).headline == f"The adapted {words.format('under')}"
+    assert calibration_finding(sharp, "base").headline == f"The base {words.format('over')}"
     assert calibration_finding(None, reason="no file").tone == "unclear"
 
 
@@ -208,11 +213,11 @@ def test_chance_error_holds_its_level() -> None:
 @pytest.mark.parametrize(
     ("nce", "error", "tone", "headline"),
     [
-        ((18.8, 17.0, 20.0), (0.9, 0.85, 0.95), "bad", "worse than the priors and it errs more often than always"),
-        ((0.9, 0.85, 0.95), (0.9, 0.85, 0.95), "bad", "better than the priors but it errs more often than always"),
-        ((0.9, 0.85, 0.95), (0.62, 0.58, 0.66), "unclear", "better than the priors but it errs no less often than"),
+        ((18.8, 17.0, 20.0), (0.9, 0.85, 0.95), "bad", "worse than the priors, and it errs more often than always"),
+        ((0.9, 0.85, 0.95), (0.9, 0.85, 0.95), "bad", "better than the priors, but it errs more often than always"),
+        ((0.9, 0.85, 0.95), (0.62, 0.58, 0.66), "unclear", "better than the priors, but it does not err significantly"),
         ((0.9, 0.85, 0.95), (0.5, 0.45, 0.55), "good", "better than the priors and than always the commonest class"),
-        ((1.2, 1.1, 1.3), (0.5, 0.45, 0.55), "bad", "worse than the priors and it errs less often than the commonest"),
+        ((1.2, 1.1, 1.3), (0.5, 0.45, 0.55), "bad", "worse than the priors, but it errs less often than always"),
     ],
 )
 def test_errors_beyond_those_of_the_priors_are_no_good_news(nce: Any, error: Any, tone: str, headline: str) -> None:

@@ -51,6 +51,11 @@ def model_words(state: str) -> str:
     return words.get(state) or _("the %(state)s model", state=state)
 
 
+def _sentence_start(words: str) -> str:
+    """The words with a capital letter in front; `capitalize` would make the names of models small."""
+    return words[:1].upper() + words[1:]
+
+
 def verdict(states: Metrics, balance: CostBalance | None = None) -> list[Finding]:
     """Whether the model is worth acting on, also under stated costs, and whether adaptation helped.
 
@@ -203,9 +208,8 @@ def usable_finding(states: Metrics, state: str | None = None, *, balance: CostBa
         state: which model; when absent the one that would be deployed, which is the calibrated one where there is one.
         balance: what acting on it costs, where costs are stated: what loses to a constant decision is not usable.
     """
-    model = model_words(state or deployed_state(states))
-    model = f"{model[0].upper()}{model[1:]}"
     state = state or deployed_state(states)
+    model = _sentence_start(model_words(state))
     nce = estimate(states, state, "nce")
     if nce is None:
         reason = _undefined(states, state, "nce") or _("NCE is not in metrics.json.")
@@ -219,7 +223,7 @@ def usable_finding(states: Metrics, state: str | None = None, *, balance: CostBa
     words = {
         "good": _("better than the priors"),
         "bad": _("worse than the priors"),
-        "unclear": _("not better than the priors"),
+        "unclear": _("not significantly better than the priors"),
     }
     reasons = [words[tones[0]]]
     error, of_priors = estimate(states, state, "error_rate"), estimate(states, "prior", "error_rate")
@@ -234,16 +238,17 @@ def usable_finding(states: Metrics, state: str | None = None, *, balance: CostBa
             constant=number(of_priors.value),
         )
         words = {
-            "good": _("it errs less often than the commonest class"),
-            "bad": _("it errs more often than always the commonest class does"),
-            "unclear": _("it errs no less often than always the commonest class does"),
+            "good": _("it errs less often than always giving the commonest class"),
+            "bad": _("it errs more often than always giving the commonest class"),
+            "unclear": _("it does not err significantly less often than always giving the commonest class"),
         }
         # "better than the priors and than always …" where both are good, a sentence of its own elsewhere.
         both = tones == ["good", "good"]
         reasons.append(_("than always the commonest class") if both else words[tones[1]])
     tone: Tone = "bad" if "bad" in tones else "good" if set(tones) == {"good"} else "unclear"
-    link = _("and") if tone == "good" or tones[0] != "good" else _("but")
-    joined = f" {link} ".join(reasons)
+    # A good reason and one that is not stand against each other.
+    link = _("and") if (tones[0] == "good") == (tones[-1] == "good") else _("but")
+    joined = f"{' ' if tone == 'good' else ', '}{link} ".join(reasons)
     fields = {"model": model, "reasons": joined}
     headline = {
         "good": _("%(model)s is usable: %(reasons)s", **fields),
@@ -309,10 +314,11 @@ def p_text(p: float) -> str:
     return f"p = {localised(f'{p:.3f}')}" if p >= 0.001 else f"p < {localised('0.001')}"
 
 
-def calibration_finding(posteriors: Posteriors | None, *, reason: str = "") -> Finding:
-    """Are the posteriors calibrated? ECE against the ECE of calibrated posteriors, and in which direction they err."""
+def calibration_finding(posteriors: Posteriors | None, state: str = "adapted", *, reason: str = "") -> Finding:
+    """Are the posteriors of a state calibrated? ECE against that of calibrated ones, and the direction of the error."""
+    model = _sentence_start(model_words(state))
     if posteriors is None:
-        headline = _("Whether its posteriors are calibrated is not known")
+        headline = _("%(model)s: it is not known whether its posteriors are calibrated", model=model)
         return Finding("calibration", "unclear", headline, f"{reason}.")
     ece, bound = posteriors.ece(), chance_error(posteriors)
     detail = _(
@@ -322,15 +328,15 @@ def calibration_finding(posteriors: Posteriors | None, *, reason: str = "") -> F
     )
     gain = recalibration_gain(posteriors)
     if ece <= bound:
-        headline = _("No evidence that its posteriors are miscalibrated")
+        headline = _("%(model)s: no evidence that its posteriors are miscalibrated", model=model)
         return Finding("calibration", "good", headline, f"{detail}{gain}")
     gap = float(np.exp(posteriors.log_posteriors.max(axis=1)).mean()) - posteriors.accuracy()
     size = number(abs(gap))
     if gap > 0:
-        headline = _("Its posteriors are not calibrated: overconfident")
+        headline = _("%(model)s is overconfident: its posteriors are not calibrated", model=model)
         where = _("Its mean confidence is %(gap)s above its accuracy.", gap=size)
     else:
-        headline = _("Its posteriors are not calibrated: underconfident")
+        headline = _("%(model)s is underconfident: its posteriors are not calibrated", model=model)
         where = _("Its mean confidence is %(gap)s below its accuracy.", gap=size)
     return Finding("calibration", "bad", headline, f"{detail} {where}{gain}")
 

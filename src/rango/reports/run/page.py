@@ -126,11 +126,12 @@ def render_page(
         # An evaluation is of one model: there is nothing before it to compare with, and often no floor.
         if not run.evaluation:
             verdict.append(findings.adaptation_finding(states, balance))
-        if not run.evaluation or {"adapted", "floor"} <= set(states):
+        # Real tasks have no floor that could be known.
+        if "floor" in states and (not run.evaluation or "adapted" in states):
             verdict.append(findings.floor_finding(states))
         raw = "base" if run.evaluation and "adapted" not in states else "adapted"
         reason = missing.get(f"posteriors/{run.split}-{raw}.parquet", "")
-        verdict.append(findings.calibration_finding(posteriors.get(raw), reason=reason))
+        verdict.append(findings.calibration_finding(posteriors.get(raw), raw, reason=reason))
     # Comparisons of instances need the posteriors before and after adaptation.
     both = (posteriors["base"], posteriors["adapted"]) if {"base", "adapted"} <= set(posteriors) else None
     # Of a file that not every run has, only damage is worth a note.
