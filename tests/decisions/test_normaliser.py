@@ -9,6 +9,7 @@ import pytest
 from helpers.made_posteriors import make
 
 from rango.decisions import METRICS, Costs, Posteriors, summarise, summarise_difference, summarise_prior_only
+from rango.decisions.instances import Votes
 from rango.decisions.normaliser import Normaliser
 
 NORMALISED = ("nce", "normalised_brier", "normalised_expected_cost")
@@ -19,7 +20,7 @@ def of(
 ) -> Normaliser:
     used = Costs.zero_one(k) if costs is None else costs
     places = np.arange(len(labels)) if units is None else np.array(units)
-    return Normaliser.of(METRICS[name], np.array(labels), costs=used, units=places)
+    return Normaliser.of(METRICS[name], Votes.of(np.array(labels)), costs=used, units=places)
 
 
 def many_classes(n: int, k: int, seed: int, *, sharpness: float = 1.5) -> tuple[Posteriors, float]:

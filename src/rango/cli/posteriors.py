@@ -76,9 +76,16 @@ def metrics(
         weights, table = read_priors(priors, posteriors, option="--priors"), table_of(stated, posteriors)
         estimates[name] = summarise(posteriors, costs=table, priors=weights, replicates=replicates, seed=seed)
         notes[place_note(posteriors, stated)] = None  # once, where it is the same for all
+    # The labels' own distributions are the floor of what any system can reach on them.
+    soft = next((posteriors for posteriors in systems.values() if posteriors.targets is not None), None)
+    if soft is not None:
+        weights, table = read_priors(priors, soft, option="--priors"), table_of(stated, soft)
+        floor = summarise(soft.target_only(), costs=table, priors=weights, replicates=replicates, seed=seed)
+        estimates["labels"] = floor
+        names = (*names, "labels")
     if out is not None:
         written = {name: {key: value.as_dict() for key, value in row.items()} for name, row in estimates.items()}
-        write_json(out, written if len(sources) > 1 else written[names[0]])
+        write_json(out, written if len(names) > 1 else written[names[0]])
     show(metrics_table(estimates, with_costs=stated is not None, width=Terminal().width))
     for note in filter(None, notes):
         show(f"note: {note}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rango.decisions.arrays import Array, Labels
 from rango.decisions.costs import Costs
+from rango.decisions.instances import Votes
 from rango.decisions.metrics import BINS, METRICS, bin_edges, bin_index
 from rango.decisions.normaliser import Normaliser
 from rango.decisions.posteriors import Posteriors
@@ -169,57 +170,68 @@ class LossTable:
 
     def __init__(self, posteriors: Posteriors, *, metrics: Sequence[str], costs: Costs) -> None:
         """Compute each loss that `metrics` need, once."""
-        self.order = class_order(posteriors.labels)
-        self.labels = posteriors.labels[self.order]
+        self.order = class_order(posteriors.strata)
+        votes = posteriors.votes
+        self.votes, by_class = votes.by_class(self.order)
         self.n, self.n_classes = len(posteriors), posteriors.n_choices
+        weights = 1.0 if self.votes.weights is None else self.votes.weights  # (M,)
         # Metrics of one rule, such as NCE and cross-entropy, share its column. The columns have one order whatever the
         # order of the metrics, since the last bits of a matrix product depend on it.
         means = [METRICS[name] for name in metrics if METRICS[name].is_mean]
-        made = {metric.definition: metric.rule_for(costs) for metric in means}
+        made = {metric.definition: metric.rule_for(costs, weights=votes.weights) for metric in means}
         places = {rule: column for column, rule in enumerate(sorted(made, key=repr), start=1)}
         self.columns = {metric.name: places[metric.definition] for metric in means}
-        self.losses = np.ones((self.n, 1 + len(places)))  # (N, 1 + L)
+        self.losses = np.empty((len(by_class), 1 + len(places)))  # (M, 1 + L)
+        self.losses[:, 0] = weights
         for definition, column in places.items():
-            self.losses[:, column] = made[definition](posteriors.log_posteriors, posteriors.labels)[self.order]
+            losses = made[definition](posteriors.log_posteriors[votes.rows], votes.labels)
+            self.losses[:, column] = weights * losses[by_class]
         # Zero times infinity is not a number: infinite losses are counted beside the matrix product.
         self.infinite = np.argwhere(np.isinf(self.losses))  # (infinite losses, 2): row, column
         self.losses[tuple(self.infinite.T)] = 0.0
-        bounds = np.searchsorted(self.labels, np.arange(self.n_classes + 1)).tolist()
+        bounds = np.searchsorted(self.votes.labels, np.arange(self.n_classes + 1)).tolist()
         self.segments = [
             (k, slice(bounds[k], bounds[k + 1])) for k in range(self.n_classes) if bounds[k] < bounds[k + 1]
         ]
-        self.gaps = _Gaps(posteriors, self.order) if len(means) < len(metrics) else None
+        self.gaps = _Gaps(posteriors, self.order, self.votes) if len(means) < len(metrics) else None
 
     def sums(self, counts: Array) -> Sums:
         """Sums for R resamplings given by how often each instance counts, (R, N) in class order."""
         totals = np.zeros((len(counts), self.n_classes, self.losses.shape[1]))
         infinite = np.zeros_like(totals)
+        # With one vote for each instance, the votes of a class are neighbours, and a slice copies nothing.
+        rows = self.votes.rows
         for k, segment in self.segments:
-            totals[:, k] = counts[:, segment] @ self.losses[segment]
-        for row, column in self.infinite:
-            infinite[:, self.labels[row], column] += counts[:, row]
+            drawn = counts[:, segment] if isinstance(rows, slice) else counts[:, rows[segment]]
+            totals[:, k] = drawn @ self.losses[segment]
+        for vote, column in self.infinite:
+            row = vote if isinstance(rows, slice) else rows[vote]
+            infinite[:, self.votes.labels[vote], column] += counts[:, row]
         return Sums(totals, infinite, None if self.gaps is None else self.gaps.sums(counts), self.columns)
 
 
 class _Gaps:
-    """Right − confidence of every instance, and its bin: what the expected calibration error sums."""
+    """Right − confidence of every vote, and its bin: what the expected calibration error sums."""
 
-    def __init__(self, posteriors: Posteriors, order: NDArray[np.intp]) -> None:
-        logs, labels = posteriors.log_posteriors, posteriors.labels
+    def __init__(self, posteriors: Posteriors, order: NDArray[np.intp], votes: Votes) -> None:
+        logs = posteriors.log_posteriors[order][votes.rows]  # (M, K)
         confidence = np.exp(logs.max(axis=1))
-        self.values = ((logs.argmax(axis=1) == labels) - confidence)[order]
-        self.bins = bin_index(confidence, bin_edges(confidence, bins=BINS, spacing="width"))[order]
+        values = (logs.argmax(axis=1) == votes.labels) - confidence
+        if votes.weights is not None:
+            values *= votes.weights
+        bins = bin_index(confidence, bin_edges(confidence, bins=BINS, spacing="width"))
         # Sorted by (class, bin), each cell's sum is a sum over a slice.
-        cell = labels[order] * BINS + self.bins
-        self.by_cell = np.argsort(cell, kind="stable")
-        self.cells, self.starts = np.unique(cell[self.by_cell], return_index=True)
-        self.sorted_values = self.values[self.by_cell]
+        cell = votes.labels * BINS + bins
+        by_cell = np.argsort(cell, kind="stable")
+        self.cells, self.starts = np.unique(cell[by_cell], return_index=True)
+        self.values = values[by_cell]
+        self.instances = by_cell if isinstance(votes.rows, slice) else votes.rows[by_cell]
         self.n_classes = posteriors.n_choices
 
     def sums(self, counts: Array) -> Array:
         """(R, K, M) sums of the gaps in every class and bin."""
-        weighted = counts.take(self.by_cell, axis=1)
-        weighted *= self.sorted_values
+        weighted = counts.take(self.instances, axis=1)
+        weighted *= self.values
         flat = np.zeros((len(counts), self.n_classes * BINS))
         flat[:, self.cells] = np.add.reduceat(weighted, self.starts, axis=1)
         return flat.reshape(len(counts), self.n_classes, BINS)

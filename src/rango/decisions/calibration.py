@@ -88,7 +88,7 @@ def fit_calibrator(
     if target is not None:
         if method in ("temperature", "isotonic", "histogram"):
             raise InputError(f"priors do not apply to {method} calibration; use bias, affine, vector or matrix")
-        metrics.check_present(np.bincount(posteriors.labels, minlength=posteriors.n_choices), target)
+        metrics.check_present(posteriors.votes.counts(posteriors.n_choices), target)
     if method == "isotonic" or method == "histogram":
         if posteriors.n_choices != 2:
             raise InputError(f"{method} calibration is for 2 classes but there are {posteriors.n_choices}; use affine")
@@ -112,14 +112,16 @@ def _fit_automatic(posteriors: Posteriors) -> Calibrator:
     loss, gain = temperature.report.loss_after, temperature.report.loss_after - affine.report.loss_after
     # Where nearly all instances are answered rightly a bias fits single mistakes, and costs much on others: the
     # evidence asks for more than a gain. A temperature alone can flatten blind posteriors to 1 / K, not to the priors.
-    blind = loss >= metrics.entropy(np.bincount(posteriors.labels, minlength=k) / n)
+    blind = loss >= metrics.entropy(posteriors.priors())
     return affine if blind or n * gain > (k - 1) / 2 * math.log(n) else temperature
 
 
 def _fit_linear(
     posteriors: Posteriors, method: LinearMethod, objective: Objective, priors: Array | None, regularisation: float
 ) -> Calibrator:
-    logs, labels, k = posteriors.log_posteriors, posteriors.labels, posteriors.n_choices
+    # Cross-entropy against a soft label is that of its votes, which are then rows of the fit.
+    votes, k = posteriors.votes, posteriors.n_choices
+    logs, labels = posteriors.log_posteriors[votes.rows], votes.labels  # (M, K), (M,)
     if method == "matrix":
         calibrators.check_no_zeros(logs)
     # An instance whose label has posterior 0 costs infinity whatever the parameters: the fit leaves it out.
@@ -131,7 +133,8 @@ def _fit_linear(
     # Indexing by a slice copies nothing, by a mask everything.
     rows = slice(None) if usable.all() else usable
     family = linear_family(method, k, regularisation=regularisation)
-    data = FitData.of(logs[rows], labels[rows], priors=priors)
+    weights = None if votes.weights is None else votes.weights[rows]
+    data = FitData.of(logs[rows], labels[rows], priors=priors, weights=weights)
     optimum = fit(family, data, objective=objective)
     # A constant added to every bias changes no posterior. Their mean is set to 0, which makes the biases unique.
     weight, bias = optimum.theta[:-k], tuple((optimum.theta[-k:] - optimum.theta[-k:].mean()).tolist())
@@ -151,7 +154,7 @@ def _fit_linear(
     # The report scores all instances, those left out of the fit too.
     after = optimum.loss if usable.all() else fitted.apply(posteriors).metric(objective, priors=priors)
     report = FitReport(
-        n=len(data.labels),
+        n=len(data.labels) if isinstance(votes.rows, slice) else len(np.unique(votes.rows[rows])),
         converged=optimum.converged,
         iterations=optimum.iterations,
         gradient=optimum.gradient,
@@ -192,7 +195,7 @@ def _fit_isotonic(posteriors: Posteriors) -> Isotonic:
     # Equal log-odds become one point: their share of class 1, with the weight of so many instances.
     odds = posteriors.log_posteriors[:, 1] - posteriors.log_posteriors[:, 0]  # (N,)
     points, index, counts = np.unique(odds, return_inverse=True, return_counts=True)
-    shares = np.bincount(index, weights=posteriors.labels) / counts
+    shares = np.bincount(index, weights=_share_of_class_1(posteriors)) / counts
     steps = isotonic_regression(shares, weights=counts.astype(np.float64))
     first = np.asarray(steps.blocks[:-1], dtype=np.intp)
     values = np.clip(steps.x[first], 0.0, 1.0)
@@ -206,11 +209,16 @@ def _fit_histogram(posteriors: Posteriors, bins: int, spacing: Spacing) -> Histo
     edges = metrics.bin_edges(p, bins=bins, spacing=spacing)
     index = metrics.bin_index(p, edges)
     counts = np.bincount(index, minlength=bins)
-    hits = np.bincount(index, weights=posteriors.labels, minlength=bins)
+    hits = np.bincount(index, weights=_share_of_class_1(posteriors), minlength=bins)
     # An empty bin knows nothing better than its middle.
     values = (edges[:-1] + edges[1:]) / 2
     np.divide(hits, counts, out=values, where=counts > 0)
     return Histogram(edges=tuple(edges.tolist()), values=tuple(values.tolist()))
+
+
+def _share_of_class_1(posteriors: Posteriors) -> Array:
+    """(N,) the labels of two classes as numbers, or the target of the second class."""
+    return posteriors.labels.astype(np.float64) if posteriors.targets is None else posteriors.targets[:, 1]
 
 
 @dataclass(frozen=True)
@@ -277,7 +285,7 @@ def calibration_loss(
     if score not in ("cross_entropy", "brier", "expected_cost"):
         raise unknown_name("score", score, ("cross_entropy", "brier", "expected_cost"))
     kept_together = posteriors.groups if groups is None else groups
-    fold = fold_of(posteriors.labels, folds=folds, seed=seed, groups=kept_together)
+    fold = fold_of(posteriors.strata, folds=folds, seed=seed, groups=kept_together)
     calibrated = np.empty_like(posteriors.log_posteriors)  # (N, K)
     converged = True
     for index in range(int(fold.max()) + 1):
@@ -322,6 +330,8 @@ def _interval(
     parameters = {"temperature": 1, "bias": k - 1, "affine": k, "vector": 2 * k - 1}.get(method)
     if score != "cross_entropy" or priors is not None or parameters is None:
         return "no interval: it is known for the cross-entropy without target priors, of linear calibrators but matrix"
+    if posteriors.targets is not None:
+        return "no interval: it is known for labels that are one choice, not for soft ones"
     units = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     n_units = int(units.max()) + 1
     if n_units < _FEWEST_PER_PARAMETER * parameters:

@@ -267,7 +267,7 @@ class GateSample:
     @classmethod
     def of(cls, gate: Gate, posteriors: Posteriors) -> GateSample:
         """What a gate would decide for instances, and what acting on it costs by their labels."""
-        decided, labels = gate.decide(posteriors), posteriors.labels
+        decided, labels = gate.decide(posteriors), posteriors.labels_for("a gate")
         costs = gate._costs_for(posteriors)
         matrix = _acting_costs(costs, gate.pass_on).matrix
         acting, passing = matrix[labels, decided.chosen], costs.matrix[labels, costs.decisions.index(gate.pass_on)]
@@ -436,7 +436,7 @@ def _constant_pass(costs: Costs, pass_on: str) -> float | None:
 def fingerprint_of(posteriors: Posteriors) -> str:
     """A hash of posteriors and labels, by which instances that a gate was chosen on are known again."""
     logs = np.ascontiguousarray(posteriors.log_posteriors)
-    return fingerprint(logs.tobytes(), posteriors.labels.tobytes())
+    return fingerprint(logs.tobytes(), posteriors.labels_for("a gate").tobytes())
 
 
 def _written(threshold: float) -> float | str:

@@ -54,20 +54,27 @@ class FitData:
     """(K, 1), ln π; 0 without target priors."""
 
     @classmethod
-    def of(cls, log_posteriors: Array, labels: Labels, *, priors: Array | None) -> FitData:
-        """Lay out instances (N, K); target priors π weigh them by π_y / p_y, p_y being the share of their class."""
+    def of(
+        cls, log_posteriors: Array, labels: Labels, *, priors: Array | None, weights: Array | None = None
+    ) -> FitData:
+        """Lay out instances (N, K); target priors π weigh them by π_y / p_y, p_y being the share of their class.
+
+        `weights` (N,) say how much of an instance each row is; None where each is one.
+        """
         # A copy even where the transpose is contiguous, as of one instance: it is written to below.
         scores = np.array(log_posteriors.T, order="C")  # (K, N)
         impossible = np.isneginf(scores)
-        weights = np.full(len(labels), 1.0 / len(labels))
+        own = np.ones(len(labels)) if weights is None else weights
+        used = np.full(len(labels), 1.0 / len(labels)) if weights is None else weights / weights.sum()
         log_priors = np.zeros((len(scores), 1))
         if priors is not None:
-            weights = (priors / np.maximum(np.bincount(labels, minlength=len(priors)), 1))[labels]
-            weights /= weights.sum()
+            counts = np.bincount(labels, weights=own, minlength=len(priors))
+            used = np.divide(priors, counts, out=np.zeros_like(priors), where=counts > 0)[labels] * own
+            used /= used.sum()
             impossible |= (priors == 0)[:, None]
             log_priors[priors > 0, 0] = np.log(priors[priors > 0])
         scores[impossible] = 0.0
-        return cls(scores, impossible if impossible.any() else None, labels, weights, log_priors)
+        return cls(scores, impossible if impossible.any() else None, labels, used, log_priors)
 
     def columns(self, chosen: slice) -> FitData:
         """Some of the instances, as views."""

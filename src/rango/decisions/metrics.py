@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -48,12 +49,13 @@ def logarithmic_rule(log_posteriors: Array, labels: Labels) -> Array:
     return np.asarray(0.0 - at_label, dtype=np.float64)
 
 
-def calibrated_logarithmic_rule(log_posteriors: Array, labels: Labels) -> Array:
+def calibrated_logarithmic_rule(log_posteriors: Array, labels: Labels, *, weights: Array | None = None) -> Array:
     """The logarithmic score after the best temperature: −ln softmax(a s)_y, with the a ≥ 0 of the least mean.
 
-    a is fitted on these same instances, all of one weight. One parameter gains about 1/(2N) nats on its own sample, the
-    same for every system, so that folds would add more noise than they take away. At its optimum the mean does not
-    change with a to first order: the losses may be resampled as they are, without fitting again.
+    a is fitted on these same instances, all of one weight unless `weights` (N,) says so. One parameter gains about
+    1/(2N) nats on its own sample, the same for every system, so that folds would add more noise than they take away. At
+    its optimum the mean does not change with a to first order: the losses may be resampled as they are, without fitting
+    again.
 
     Source: Berta et al. (2025), arXiv:2501.19195; van der Vaart (1998), chapter 5.
 
@@ -66,7 +68,8 @@ def calibrated_logarithmic_rule(log_posteriors: Array, labels: Labels) -> Array:
     if not usable.any():
         return logarithmic_rule(log_posteriors, labels)
     family = linear_family("temperature", log_posteriors.shape[1])
-    data = FitData.of(log_posteriors[usable], labels[usable], priors=None)
+    usable_weights = None if weights is None else weights[usable]
+    data = FitData.of(log_posteriors[usable], labels[usable], priors=None, weights=usable_weights)
     scale = fit(family, data, objective="cross_entropy").theta[0]
     losses = np.empty(len(labels), dtype=np.float64)
     for rows in row_pieces(*log_posteriors.shape):
@@ -159,6 +162,8 @@ class Metric:
     """Whether validation measures it, so that it may choose a checkpoint."""
     twin: str | None = None
     """The metric that is 1 minus this one; a table shows only the first of the two."""
+    needs_order: bool = False
+    """Whether it has a meaning only where the choices are levels, from the lowest to the highest."""
 
     @property
     def definition(self) -> Rule | Callable[[Costs], Rule] | None:
@@ -180,8 +185,10 @@ class Metric:
         """An arrow that points to the better end."""
         return {"lower": "↓", "higher": "↑", "none": ""}[self.direction]
 
-    def rule_for(self, costs: Costs) -> Rule:
-        """Its scoring rule, under these costs where it depends on them."""
+    def rule_for(self, costs: Costs, *, weights: Array | None = None) -> Rule:
+        """Its scoring rule, under these costs where it depends on them; `weights` are those of a rule that fits."""
+        if self.rule is calibrated_logarithmic_rule and weights is not None:
+            return partial(calibrated_logarithmic_rule, weights=weights)
         if self.rule_of_costs is not None:
             return self.rule_of_costs(costs)
         assert self.rule is not None, f"{self.name} is no mean over instances"
@@ -351,7 +358,9 @@ class Estimate:
         return cls(**{**entry, "value": math.nan if entry["value"] is None else entry["value"]})
 
 
-def weighted_mean(losses: Array, labels: Labels, *, n_classes: int, priors: Array | None = None) -> float:
+def weighted_mean(
+    losses: Array, labels: Labels, *, n_classes: int, priors: Array | None = None, weights: Array | None = None
+) -> float:
     """Mean loss under target priors: Σ_k (π_k / N_k) Σ_{i: y(i) = k} loss_i = (1/N) Σ_i w_i loss_i, w_i = π_y / p_y.
 
     Without priors the plain mean. A class of prior 0 counts 0, infinite losses included.
@@ -361,6 +370,7 @@ def weighted_mean(losses: Array, labels: Labels, *, n_classes: int, priors: Arra
         labels: (N,).
         n_classes: K.
         priors: (K,), or None for the empirical ones.
+        weights: (N,) how much of an instance each loss is, above 0; None where each is one.
 
     Raises:
         InputError: a class of positive prior has no instance, so its mean is unknown.
@@ -371,16 +381,23 @@ def weighted_mean(losses: Array, labels: Labels, *, n_classes: int, priors: Arra
     2.5
     """
     if priors is None:
-        return float(losses.mean())
+        return float(losses.mean() if weights is None else (weights * losses).sum() / weights.sum())
     # By class, so that a class of prior 0 is left out before 0 · ∞ could become NaN.
-    counts = np.bincount(labels, minlength=n_classes)
+    counts = np.bincount(labels, weights=weights, minlength=n_classes)
     check_present(counts, priors)
     used = priors > 0
-    sums = np.bincount(labels, weights=losses, minlength=n_classes)
+    sums = np.bincount(labels, weights=losses if weights is None else weights * losses, minlength=n_classes)
     return float((priors[used] / counts[used] * sums[used]).sum())
 
 
-def check_present(counts: Labels, priors: Array) -> None:
+def class_weights(counts: Array, priors: Array) -> Array:
+    """(K,) the weight π_k / p_k of an instance of each class, for counts N_k; InputError as `check_present`."""
+    check_present(counts, priors)
+    weights = np.divide(priors * counts.sum(), counts, out=np.zeros_like(priors), where=counts > 0)
+    return np.asarray(weights, dtype=np.float64)
+
+
+def check_present(counts: Labels | Array, priors: Array) -> None:
     """Raise InputError if a class of positive prior has no instance."""
     missing = (counts == 0) & (priors > 0)
     if missing.any():
@@ -407,7 +424,12 @@ class ReliabilityBins:
 
 
 def reliability_bins(
-    log_posteriors: Array, labels: Labels, *, bins: int = BINS, spacing: Spacing = "width", weights: Array | None = None
+    log_posteriors: Array,
+    labels: Labels | Array,
+    *,
+    bins: int = BINS,
+    spacing: Spacing = "width",
+    class_weights: Array | None = None,
 ) -> ReliabilityBins:
     """Bins of confidence max_k q_k, and ECE = Σ_b (N_b / N) |accuracy_b − confidence_b|.
 
@@ -417,10 +439,10 @@ def reliability_bins(
 
     Args:
         log_posteriors: (N, K), nats.
-        labels: (N,).
+        labels: (N,), or soft ones (N, K), of which the share of the top class counts as its accuracy.
         bins: M, their number.
         spacing: "width" for equal widths, "mass" for equal numbers of instances (ties stay together).
-        weights: (N,) instance weights w_i, or None for ones.
+        class_weights: (K,) weights w_k of the instances of each class, or None for ones.
 
     Raises:
         InputError: fewer than one bin.
@@ -430,13 +452,19 @@ def reliability_bins(
     if bins < 1:
         raise InputError(f"bins is {bins}; expected at least 1")
     confidence = np.exp(log_posteriors.max(axis=1))  # (N,)
-    right = log_posteriors.argmax(axis=1) == labels
+    top, one = log_posteriors.argmax(axis=1), np.ones(log_posteriors.shape[1])
+    weight_of = one if class_weights is None else class_weights  # (K,)
+    if labels.ndim == 1:
+        mass = weight_of[labels]  # (N,)
+        right = mass * (top == labels)
+    else:
+        mass = labels @ weight_of
+        right = weight_of[top] * np.take_along_axis(labels, top[:, None], axis=1)[:, 0]
     edges = bin_edges(confidence, bins=bins, spacing=spacing)
     index = bin_index(confidence, edges)
     counts = np.bincount(index, minlength=bins)
-    mass = np.ones(len(labels)) if weights is None else weights
     totals = np.bincount(index, weights=mass, minlength=bins)
-    hits = np.bincount(index, weights=mass * right, minlength=bins)
+    hits = np.bincount(index, weights=right, minlength=bins)
     sums = np.bincount(index, weights=mass * confidence, minlength=bins)
     empty = np.full(bins, np.nan)
     return ReliabilityBins(

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rango.decisions.arrays import Array, Labels
+from rango.decisions.arrays import Array
 from rango.decisions.costs import Costs
+from rango.decisions.instances import Votes
 from rango.decisions.metrics import METRICS, Metric
 
 # Random halves, over which the cost of a constant decision is averaged.
@@ -48,12 +49,12 @@ class Normaliser:
     """Says so where the sample is small for its number of classes."""
 
     @classmethod
-    def of(cls, metric: Metric, labels: Labels, *, costs: Costs, units: NDArray[np.intp], seed: int = 0) -> Normaliser:
-        """The normaliser of a metric on the sample with these labels.
+    def of(cls, metric: Metric, votes: Votes, *, costs: Costs, units: NDArray[np.intp], seed: int = 0) -> Normaliser:
+        """The normaliser of a metric on the sample with these votes of what is right.
 
         Args:
             metric: one that has a reference.
-            labels: (N,).
+            votes: of N instances.
             costs: (K, D), for a metric of costs; K is the number of classes of every metric.
             units: (N,) the unit that is resampled (an instance or a group) of each instance.
             seed: of the halves.
@@ -61,8 +62,9 @@ class Normaliser:
         assert metric.reference is not None
         # The instances may be some of those that are resampled.
         units = np.unique(units, return_inverse=True)[1]
-        n_classes = len(costs.matrix)
-        counts = np.bincount(labels, minlength=n_classes)
+        n, n_classes = len(units), len(costs.matrix)
+        units = units[votes.rows]  # (M,) of each vote
+        counts = votes.counts(n_classes)
         priors = counts / counts.sum()
         with np.errstate(divide="ignore"):
             constant = np.broadcast_to(np.log(priors), (n_classes, n_classes))
@@ -72,18 +74,18 @@ class Normaliser:
             return cls(losses, 0.0, 0.0, None)
         if metric.needs_costs:
             # At a tie of two decisions the minimum has a kink, where a jackknife fails.
-            correction = _cost_on_other_half(labels, units, costs, seed) - reference
+            correction = _cost_on_other_half(votes, units, costs, seed) - reference
         else:
             total, n_units = 0.0, 0.0
-            for others, times in _without_one(labels, units, counts):
+            for others, times in _without_one(votes, units, counts):
                 total += float(times @ metric.reference(others / others.sum(axis=1, keepdims=True), costs))
                 n_units += float(times.sum())
             correction = (n_units - 1) * (reference - total / n_units)
         bias, present = correction / reference, int((counts > 0).sum())
         note = None
-        if len(labels) < _FEW_PER_CLASS * present and bias >= _SMALL_BIAS:
+        if n < _FEW_PER_CLASS * present and bias >= _SMALL_BIAS:
             note = (
-                f"{len(labels):,} instances are few for {present:,} classes: {metric.words} comes out about "
+                f"{n:,} instances are few for {present:,} classes: {metric.words} comes out about "
                 f"{bias:.1%} too large, for which its interval is corrected"
             )
         return cls(losses, correction, bias, note)
@@ -94,21 +96,22 @@ class Normaliser:
 
 
 def normalisers_of(
-    names: Iterable[str], labels: Labels, *, costs: Costs, units: NDArray[np.intp], seed: int = 0
+    names: Iterable[str], votes: Votes, *, costs: Costs, units: NDArray[np.intp], seed: int = 0
 ) -> dict[str, Normaliser]:
     """The normalisers of those metrics that have a reference; arguments as of `Normaliser.of`."""
     normalised = [METRICS[name] for name in names if METRICS[name].reference is not None]
-    return {metric.name: Normaliser.of(metric, labels, costs=costs, units=units, seed=seed) for metric in normalised}
+    return {metric.name: Normaliser.of(metric, votes, costs=costs, units=units, seed=seed) for metric in normalised}
 
 
-def _without_one(labels: Labels, units: NDArray[np.intp], counts: Labels) -> Iterator[tuple[Array, Array]]:
+def _without_one(votes: Votes, units: NDArray[np.intp], counts: Array) -> Iterator[tuple[Array, Array]]:
     """Class counts without each unit in turn, (n, K) at a time, and how many units leave the same counts, (n,)."""
     n_units, n_classes = int(units.max()) + 1, len(counts)
-    if n_units == len(labels):
-        # Instances of one class leave the same counts.
+    if n_units == len(units):
+        # Instances of one class leave the same counts. Targets that are no single choice have more votes than units.
         present = np.flatnonzero(counts)
-        yield counts - np.eye(n_classes)[present], counts[present].astype(np.float64)
+        yield counts - np.eye(n_classes)[present], counts[present]
         return
+    weights = np.ones(len(units)) if votes.weights is None else votes.weights
     order = np.argsort(units, kind="stable")
     starts = np.searchsorted(units[order], np.arange(n_units + 1))
     step = max(1, _BLOCK // n_classes)
@@ -116,18 +119,21 @@ def _without_one(labels: Labels, units: NDArray[np.intp], counts: Labels) -> Ite
         last = min(first + step, n_units)
         rows = order[starts[first] : starts[last]]
         own = np.zeros((last - first, n_classes))
-        np.add.at(own, (units[rows] - first, labels[rows]), 1.0)
+        np.add.at(own, (units[rows] - first, votes.labels[rows]), weights[rows])
         yield counts - own, np.ones(last - first)
 
 
-def _cost_on_other_half(labels: Labels, units: NDArray[np.intp], costs: Costs, seed: int) -> float:
+def _cost_on_other_half(votes: Votes, units: NDArray[np.intp], costs: Costs, seed: int) -> float:
     """Mean cost of the constant decision that is best on the other half of the units."""
     rng = np.random.default_rng(seed)
     n_units, paid = int(units.max()) + 1, 0.0
+    weights = np.ones(len(units)) if votes.weights is None else votes.weights  # (M,)
     for _ in range(_HALVES):
         in_half = (rng.permutation(n_units) < n_units // 2)[units]
         # The costs of each decision on each half: (2, D).
-        counts = np.stack([np.bincount(labels[rows], minlength=len(costs.matrix)) for rows in (in_half, ~in_half)])
+        counts = np.stack(
+            [np.bincount(votes.labels, weights * half, minlength=len(costs.matrix)) for half in (in_half, ~in_half)]
+        )
         totals = counts @ costs.matrix
         paid += totals[0, totals[1].argmin()] + totals[1, totals[0].argmin()]
-    return float(paid / (_HALVES * len(labels)))
+    return float(paid / (_HALVES * weights.sum()))

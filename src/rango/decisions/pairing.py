@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rango.decisions.arrays import log_softmax
+from rango.decisions.arrays import SUM_TOLERANCE, log_softmax
 from rango.decisions.posteriors import Posteriors
 from rango.errors import InputError
 
@@ -47,8 +47,8 @@ def average_posteriors(members: Sequence[Posteriors]) -> Posteriors:
     if len(members) == 1:
         return first
     # The softmax divides by the sum once more, so that a posterior near one keeps its distance from it.
-    labels = first.labels if first.has_labels else None
-    return Posteriors(log_softmax(total - math.log(len(members))), labels, first.ids, groups, choices)
+    log_mean = log_softmax(total - math.log(len(members)))
+    return Posteriors(log_mean, first.truth, first.ids, groups, choices, first.types)
 
 
 def average_passes(passes: Sequence[tuple[list[int], Posteriors]]) -> Posteriors:
@@ -99,8 +99,10 @@ def align_by_id(a: Posteriors, b: Posteriors, *, purpose: str = "a paired compar
     names, others = a.column_names, b.column_names
     if names and others and names != others and {*names} == {*others} and all(row == others for row in b.choices or ()):
         columns = [others.index(name) for name in names]
-        labels = np.argsort(columns)[b.labels] if b.has_labels else None
-        b = Posteriors(b.log_posteriors[:, columns], labels, b.ids, b.groups, [names] * len(b))
+        truth = b.truth
+        if truth is not None:
+            truth = np.argsort(columns)[b.labels] if b.targets is None else b.targets[:, columns]
+        b = Posteriors(b.log_posteriors[:, columns], truth, b.ids, b.groups, [names] * len(b), b.types)
     _check_same_choices(a.ids, a.choices, b.choices, purpose=purpose)
     if a.has_labels != b.has_labels:
         raise InputError(
@@ -108,11 +110,19 @@ def align_by_id(a: Posteriors, b: Posteriors, *, purpose: str = "a paired compar
         )
     if not a.has_labels:
         return b
-    differ = a.labels != b.labels
+    if (a.targets is None) != (b.targets is None):
+        raise InputError(
+            f"only the {'second' if a.targets is None else 'first'} has soft labels; {purpose} needs the same labels"
+        )
+    ours, theirs = a.truth, b.truth
+    assert ours is not None
+    assert theirs is not None
+    # Soft labels of two files may be rounded to different digits.
+    differ = ours != theirs if ours.ndim == 1 else (np.abs(ours - theirs) > SUM_TOLERANCE).any(axis=1)
     if differ.any():
         row = int(differ.argmax())
         raise InputError(
-            f"id {a.ids[row]!r} has label {a.labels[row]} beside {b.labels[row]}; {purpose} needs the same labels"
+            f"id {a.ids[row]!r} has label {ours[row]} beside {theirs[row]}; {purpose} needs the same labels"
         )
     return b
 

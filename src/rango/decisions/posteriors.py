@@ -7,7 +7,6 @@ in `metrics`; `pairing` holds what concerns several systems.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,40 +16,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rango.decisions import instances, posteriors_columns
 from rango.decisions.arrays import (
     Array,
     Labels,
-    check_labels,
     check_log_posteriors,
     check_matrix,
     check_posteriors,
     check_priors,
     frozen,
-    is_missing,
     log_softmax,
 )
 from rango.decisions.costs import Costs
+from rango.decisions.instances import QuestionType, Votes
 from rango.decisions.metrics import (
     BINS,
     METRICS,
     Rule,
     Spacing,
-    check_present,
+    class_weights,
     logarithmic_rule,
     reliability_bins,
     weighted_mean,
 )
-from rango.decisions.posteriors_columns import (
-    LABEL_NAMES,
-    Table,
-    choice_lists,
-    find_scores,
-    is_unlabelled,
-    label_array,
-    score_columns,
-    score_matrix,
-    texts_of,
-)
+from rango.decisions.posteriors_columns import Table
 from rango.decisions.priors import reweight_posteriors
 from rango.errors import InputError
 from rango.frames import Backend, frame_columns, new_frame
@@ -80,7 +69,9 @@ class Posteriors(Shown):
     log_posteriors: Array
     """(N, K) float64, nats; each row normalised; -inf where an instance has fewer choices or the posterior is 0."""
     labels: Labels
-    """(N,) int64, index of the right choice. InputError where the instances have none."""
+    """(N,) int64, index of the right choice. InputError where the instances have none, or soft labels."""
+    targets: Array | None = field(init=False)
+    """(N, K) soft labels: the share of each choice, such as of annotators; None where each has one right choice."""
     ids: tuple[str, ...]
     """One name for each instance; "0", "1", … unless given."""
     groups: tuple[str, ...] | None
@@ -88,6 +79,8 @@ class Posteriors(Shown):
     is blank has one of its own."""
     choices: tuple[tuple[str, ...], ...] | None
     """The words of each instance's choices."""
+    types: tuple[QuestionType, ...] | None
+    """What the choices of each instance are: choice, yes_no, or score (ordered levels); None where all are choice."""
     notes: tuple[str, ...] = field(init=False)
     """How the input was understood or mended, for whoever reads the numbers."""
 
@@ -98,8 +91,11 @@ class Posteriors(Shown):
         ids: Iterable[str] | None = None,
         groups: Iterable[str | None] | None = None,
         choices: Iterable[Iterable[str]] | None = None,
+        types: Sequence[str] | None = None,
     ) -> None:
         """Check and hold the arrays, without a copy where they are float64 and int64 already.
+
+        `labels` are (N,) indices, or (N, K) distributions over the choices, which are then scored in expectation.
 
         Raises:
             InputError: NaN (row), rows that do not sum to one (worst row, its sum), a label out of range (row, value,
@@ -109,24 +105,30 @@ class Posteriors(Shown):
         notes: list[str] = []
         logs = check_log_posteriors(log_posteriors, notes=notes)
         n, n_choices = logs.shape
-        checked = None if labels is None else check_labels(labels, n=n, n_choices=n_choices)
+        truth = None if labels is None else instances.check_truth(labels, n=n, n_choices=n_choices, notes=notes)
         # The class is frozen for its users, so only this way can its fields be set, here and below.
         object.__setattr__(self, "log_posteriors", frozen(logs))
-        if checked is not None:
-            object.__setattr__(self, "labels", frozen(checked))
+        if truth is not None and truth.ndim == 1:
+            object.__setattr__(self, "labels", frozen(truth))
+        object.__setattr__(self, "targets", frozen(truth) if truth is not None and truth.ndim == 2 else None)
         if ids is not None:
-            object.__setattr__(self, "ids", _column(ids, n, "ids"))
-        object.__setattr__(self, "groups", None if groups is None else self._group_names(groups, notes))
+            object.__setattr__(self, "ids", instances.check_texts(ids, n, "ids"))
+        if groups is not None:
+            groups = instances.group_names(groups, n=n, id_of=lambda row: self.ids[row], notes=notes)
+        object.__setattr__(self, "groups", groups)
         words = None if choices is None else tuple(tuple(row) for row in choices)
         if words is not None:
-            _check_choices(words, checked, logs)
+            instances.check_choices(words, truth, logs)
         object.__setattr__(self, "choices", words)
+        object.__setattr__(self, "types", instances.check_types(types, n=n))
         object.__setattr__(self, "notes", tuple(notes))
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             # Whoever needs labels says so by asking for them: one place refuses for all.
+            if name == "labels" and self.targets is not None:
+                return self.labels_for("what is wanted")
             if name == "labels":
                 raise InputError("these instances have no labels; give the 0-based index of the right choice of each")
             # Ten million default ids weigh more than the posteriors, so they are made when somebody asks.
@@ -143,6 +145,7 @@ class Posteriors(Shown):
         ids: Iterable[str] | None = None,
         groups: Iterable[str | None] | None = None,
         choices: Iterable[Iterable[str]] | None = None,
+        types: Sequence[str] | None = None,
     ) -> Posteriors:
         """Posteriors of unnormalised scores (N, K), nats: log-softmax over the choices; -inf pads missing ones.
 
@@ -153,7 +156,7 @@ class Posteriors(Shown):
         empty = np.isneginf(array.max(axis=1))
         if empty.any():
             raise InputError(f"scores[{int(empty.argmax())}] is -inf everywhere; expected a finite score in every row")
-        return cls(log_softmax(array), labels, ids, groups, choices)
+        return cls(log_softmax(array), labels, ids, groups, choices, types)
 
     @classmethod
     def from_probabilities(
@@ -163,6 +166,7 @@ class Posteriors(Shown):
         ids: Iterable[str] | None = None,
         groups: Iterable[str | None] | None = None,
         choices: Iterable[Iterable[str]] | None = None,
+        types: Sequence[str] | None = None,
     ) -> Posteriors:
         """Posteriors given as probabilities (N, K); 0 stays 0.
 
@@ -170,7 +174,7 @@ class Posteriors(Shown):
             InputError: a negative entry, a row that does not sum to one (worst row, its sum), or as the constructor.
         """
         notes: list[str] = []
-        result = cls(check_posteriors(posteriors, notes=notes), labels, ids, groups, choices)
+        result = cls(check_posteriors(posteriors, notes=notes), labels, ids, groups, choices, types)
         return result.with_notes(notes)
 
     @classmethod
@@ -181,18 +185,20 @@ class Posteriors(Shown):
             InputError: as `read_posteriors`.
         """
         notes: list[str] = []
-        label_name = table.name_of("label", LABEL_NAMES)
-        if label_name is not None and not need_labels and is_unlabelled(table.columns[label_name]):
-            label_name = None
-        scores = find_scores(table, label_name, notes)
+        label_name = posteriors_columns.label_column(table, need_labels)
+        scores = posteriors_columns.find_scores(table, label_name, notes)
         if label_name is None and need_labels:
             raise InputError(f"{table.path} has no column label; give the 0-based index of the right choice")
         if label_name is not None and label_name.strip().casefold() != "label":
             notes.append(f"the column {label_name} is read as label")
-        matrix, lengths = score_matrix(table, scores, notes)
-        choices = choice_lists(table, scores, lengths)
-        labels = None if label_name is None else label_array(table, label_name, scores, choices, lengths, notes)
-        ids, groups = (texts_of(table, key) for key in ("id", "group"))
+        matrix, lengths = posteriors_columns.score_matrix(table, scores, notes)
+        choices = posteriors_columns.choice_lists(table, scores, lengths)
+        labels = (
+            None
+            if label_name is None
+            else posteriors_columns.label_array(table, label_name, scores, choices, lengths, notes)
+        )
+        ids, groups = (posteriors_columns.texts_of(table, key) for key in ("id", "group"))
         # The column that holds the scores decides how its numbers become posteriors.
         makers: dict[str, Callable[..., Posteriors]] = {
             "posteriors": cls.from_probabilities,
@@ -200,7 +206,7 @@ class Posteriors(Shown):
             "logits": cls.from_scores,
         }
         try:
-            posteriors = makers[scores.kind](matrix, labels, ids, groups, choices)
+            posteriors = makers[scores.kind](matrix, labels, ids, groups, choices, posteriors_columns.types_of(table))
         except InputError as error:
             raise InputError(f"{table.path}: {error}") from None
         return posteriors.with_notes(notes)
@@ -235,21 +241,27 @@ class Posteriors(Shown):
         Raises:
             InputError: an unknown backend, or one that is not installed.
         """
-        names = score_columns(self.column_names, self.n_choices, logarithms=logarithms)
+        names = posteriors_columns.score_columns(self.column_names, self.n_choices, logarithms=logarithms)
         # Columns that say their classes say the choices; by number, the choices need a column of their own.
         classes = None if names[0].endswith("posterior_0") else self.column_names
         columns: dict[str, Sequence[Any]] = {"id": self.ids}
         if self.has_labels:
-            columns["label"] = [k if classes is None else classes[k] for k in self.labels.tolist()]
+            columns["label"] = self.label_cells(classes)
         if self.groups is not None:
             columns["group"] = self.groups
         if self.choices is not None and classes is None:
             columns["choices"] = [list(row) for row in self.choices]
         values = self.log_posteriors if logarithms else np.exp(self.log_posteriors)  # (N, K)
+        if self.types is not None:
+            columns["type"] = self.types
         ends = [self.n_choices] * len(self) if self.choices is None else list(map(len, self.choices))
         for k, name in enumerate(names):
             columns[name] = [value if k < end else None for value, end in zip(values[:, k].tolist(), ends, strict=True)]
         return new_frame(columns, backend)
+
+    def label_cells(self, classes: Sequence[str] | None = None) -> list[Any]:
+        """What a column `label` holds: indices, or the names of `classes`; the list of shares where labels are soft."""
+        return instances.label_cells(self.labels if self.targets is None else self.targets, self.choices, classes)
 
     def _facts(self) -> Iterator[str]:
         yield count(len(self), "instance")
@@ -264,9 +276,10 @@ class Posteriors(Shown):
         probabilities = np.exp(self.log_posteriors[:5])  # (n, K)
         names = self.column_names or tuple(map(str, range(self.n_choices)))
         rows = [["", *names, *(["label"] if self.has_labels else [])]]
-        for row, values in enumerate(probabilities.tolist()):
-            label = [names[self.labels[row]]] if self.has_labels else []
-            rows.append([f"row {row}", *map(short, values), *label])
+        labels = self.label_cells() if self.has_labels else []
+        for number, values in enumerate(probabilities.tolist()):
+            cells = [names[k] if isinstance(k, int) else " ".join(map(short, k)) for k in labels[number : number + 1]]
+            rows.append([f"row {number}", *map(short, values), *cells])
         return Grid(rows[0], rows[1:])
 
     def with_notes(self, notes: Iterable[str]) -> Posteriors:
@@ -280,8 +293,41 @@ class Posteriors(Shown):
 
     @property
     def has_labels(self) -> bool:
-        """Whether the right choices are known."""
-        return "labels" in self.__dict__
+        """Whether it is known what is right: one choice of each instance, or a distribution over its choices."""
+        return "labels" in self.__dict__ or self.targets is not None
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the choices of every instance are levels, from the lowest to the highest."""
+        return self.types is not None and set(self.types) == {"score"}
+
+    @property
+    def truth(self) -> Labels | Array | None:
+        """What the constructor takes for `labels`: labels (N,), targets (N, K), or None."""
+        return self.labels if "labels" in self.__dict__ else self.targets
+
+    def labels_for(self, purpose: str) -> Labels:
+        """The labels, for a purpose that has no meaning where an instance has more than one right choice.
+
+        Raises:
+            InputError: no labels, or soft ones; names the purpose.
+        """
+        if self.targets is not None:
+            raise InputError(
+                f"{purpose} needs one right choice for each instance, but these have soft labels (distributions over "
+                "their choices)"
+            )
+        return self.labels
+
+    @cached_property
+    def votes(self) -> Votes:
+        """What is right as weighted votes, by which everything is measured; InputError where there are no labels."""
+        return Votes.of(self.labels if self.targets is None else self.targets)
+
+    @property
+    def strata(self) -> Labels:
+        """(N,) the class of each instance for sorting and folds; one for all where labels are soft."""
+        return self.labels if self.targets is None else np.zeros(len(self), dtype=np.int64)
 
     @cached_property
     def column_names(self) -> tuple[str, ...] | None:
@@ -308,21 +354,17 @@ class Posteriors(Shown):
         return costs.for_choices(self.column_names)
 
     @property
-    def _labels(self) -> Labels | None:
-        return self.labels if self.has_labels else None
-
-    @property
     def n_choices(self) -> int:
         """K, the number of columns."""
         return int(self.log_posteriors.shape[1])
 
     def priors(self) -> Array:
-        """Empirical priors p_k = N_k / N of the labels, shape (K,)."""
-        return np.asarray(np.bincount(self.labels, minlength=self.n_choices) / len(self), dtype=np.float64)
+        """Empirical priors p_k = N_k / N of the labels, shape (K,); the mean target where they are soft."""
+        return self.votes.counts(self.n_choices) / len(self)
 
     def replaced(self, log_posteriors: ArrayLike) -> Posteriors:
         """The same instances with other log-posteriors."""
-        return self._with_columns(Posteriors(log_posteriors, self._labels, None, self.groups, self.choices))
+        return self._with_columns(Posteriors(log_posteriors, self.truth, None, self.groups, self.choices, self.types))
 
     def take(self, indices: ArrayLike) -> Posteriors:
         """The instances at `indices`, in that order."""
@@ -330,17 +372,23 @@ class Posteriors(Shown):
         rows = [int(row) for row in (np.flatnonzero(chosen) if chosen.dtype == bool else chosen)]
         return Posteriors(
             self.log_posteriors[rows],
-            None if self._labels is None else self._labels[rows],
+            None if self.truth is None else self.truth[rows],
             [self.ids[row] for row in rows],
             None if self.groups is None else [self.groups[row] for row in rows],
             None if self.choices is None else [self.choices[row] for row in rows],
+            None if self.types is None else [self.types[row] for row in rows],
         )
 
     def prior_only(self) -> Posteriors:
         """The system that ignores its input: it outputs the empirical priors of the labels for every instance."""
         with np.errstate(divide="ignore"):
             constant = np.broadcast_to(np.log(self.priors()), self.log_posteriors.shape)
-        return self._with_columns(Posteriors(constant, self.labels, None, self.groups, None))
+        return self._with_columns(Posteriors(constant, self.truth, None, self.groups, None, self.types))
+
+    def target_only(self) -> Posteriors:
+        """The system that outputs each instance's target: no other has a lower expected proper score."""
+        with np.errstate(divide="ignore"):
+            return self.replaced(np.log(np.eye(self.n_choices)[self.labels] if self.targets is None else self.targets))
 
     def with_priors(self, priors: ArrayLike, *, training_priors: ArrayLike | None = None) -> Posteriors:
         """The posteriors under other class priors: q'_k ∝ q_k π_k / π⁰_k. It changes posteriors, not metric weights.
@@ -360,13 +408,22 @@ class Posteriors(Shown):
 
     def zero_posterior_ids(self) -> tuple[str, ...]:
         """Ids of the instances whose right choice has posterior exactly 0: their logarithmic score is infinite."""
-        rows = np.flatnonzero(np.isinf(logarithmic_rule(self.log_posteriors, self.labels)))
-        return tuple(self.ids[row] for row in rows)
+        return tuple(self.ids[row] for row in np.flatnonzero(np.isinf(self.losses(logarithmic_rule))))
 
     def score(self, rule: Rule, *, priors: ArrayLike | None = None) -> float:
-        """Mean of a proper scoring rule (an EPSR): (1/N) Σ_i w_i rule(y_i, q_i). Lower is better."""
-        losses = rule(self.log_posteriors, self.labels)  # (N,)
-        return weighted_mean(losses, self.labels, n_classes=self.n_choices, priors=self._target(priors))
+        """Mean of a proper scoring rule (an EPSR): (1/N) Σ_i w_i rule(y_i, q_i). Lower is better.
+
+        With soft labels it is the expected one, Σ_k t_k w_k rule(k, q) of each instance.
+        """
+        votes = self.votes
+        losses = rule(self.log_posteriors[votes.rows], votes.labels)  # (M,)
+        target = self._target(priors)
+        return weighted_mean(losses, votes.labels, n_classes=self.n_choices, priors=target, weights=votes.weights)
+
+    def losses(self, rule: Rule) -> Array:
+        """The loss of each instance by a rule, (N,); the expected one where labels are soft."""
+        votes = self.votes
+        return votes.of_instances(rule(self.log_posteriors[votes.rows], votes.labels), len(self))
 
     def metric(self, name: str, *, costs: Costs | None = None, priors: ArrayLike | None = None) -> float:
         """The value of a metric of `METRICS`; NaN where it is normalised but the reference is 0.
@@ -384,7 +441,9 @@ class Posteriors(Shown):
         if not metric.is_mean:
             return self.ece(priors=priors)
         used = Costs.zero_one(self.n_choices) if costs is None else self.match_costs(costs)
-        mean = np.asarray(self.score(metric.rule_for(used), priors=priors))
+        if metric.needs_order and not self.is_ordered:
+            raise InputError(f"{name} is for ordered levels; give every instance the type score (column type)")
+        mean = np.asarray(self.score(metric.rule_for(used, weights=self.votes.weights), priors=priors))
         target = self._target(priors)
         return float(metric.value(mean, priors=self.priors() if target is None else target, costs=used))
 
@@ -426,34 +485,10 @@ class Posteriors(Shown):
 
     def ece(self, *, bins: int = BINS, spacing: Spacing = "width", priors: ArrayLike | None = None) -> float:
         """Expected calibration error of the top label: a diagnosis, not a verdict; see `reliability_bins`."""
-        target, weights = self._target(priors), None
-        if target is not None:
-            counts = np.bincount(self.labels, minlength=self.n_choices)
-            check_present(counts, target)
-            weights = (target * len(self) / np.maximum(counts, 1))[self.labels]  # (N,)
-        binned = reliability_bins(self.log_posteriors, self.labels, bins=bins, spacing=spacing, weights=weights)
-        return binned.error
-
-    def _group_names(self, groups: Iterable[str | None], notes: list[str]) -> tuple[str, ...] | None:
-        """The groups, with a name for each blank one that no other has; None where all are blank.
-
-        One group of all instances that were never assigned to any would be drawn as a whole, or not at all.
-        """
-        names = _column(("" if is_missing(group) else group for group in groups), len(self), "groups")
-        blank = [row for row, name in enumerate(names) if not name.strip()]
-        if not blank:
-            return names
-        if len(blank) == len(names):
-            return None
-        notes.append(f"{len(blank):,} of {len(names):,} instances have no group: each is a group of its own")
-        named, taken = list(names), set(names)
-        for row in blank:
-            name = f"(no group) {self.ids[row]}"
-            while name in taken:
-                name += "'"
-            taken.add(name)
-            named[row] = name
-        return tuple(named)
+        target, counts, truth = self._target(priors), self.votes.counts(self.n_choices), self.truth
+        assert truth is not None  # or there would be no votes
+        weights = None if target is None else class_weights(counts, target)
+        return reliability_bins(self.log_posteriors, truth, bins=bins, spacing=spacing, class_weights=weights).error
 
     def _target(self, priors: ArrayLike | None) -> Array | None:
         return None if priors is None else check_priors(priors, n_classes=self.n_choices)
@@ -463,24 +498,3 @@ class Posteriors(Shown):
         if "ids" in self.__dict__:
             object.__setattr__(other, "ids", self.ids)
         return other
-
-
-def _column(values: Iterable[object], n: int, name: str) -> tuple[str, ...]:
-    column = tuple(str(value) for value in values)
-    if len(column) != n:
-        raise InputError(f"{name} has {len(column)} entries but there are {n} instances; give one for each")
-    return column
-
-
-def _check_choices(choices: tuple[tuple[str, ...], ...], labels: Labels | None, logs: Array) -> None:
-    n, n_choices = logs.shape
-    if len(choices) != n:
-        raise InputError(f"choices has {len(choices)} entries but there are {n} instances; give one for each")
-    # Without labels every instance is checked as if its first choice were the right one.
-    for row, (words, label) in enumerate(zip(choices, [0] * n if labels is None else labels.tolist(), strict=True)):
-        if len(words) > n_choices:
-            raise InputError(f"choices[{row}] has {len(words)} entries; expected at most {n_choices}, the columns")
-        if label >= len(words):
-            raise InputError(f"labels[{row}] is {label} but that instance has {len(words)} choices")
-        if len(words) < n_choices and logs[row, len(words) :].max() > -math.inf:
-            raise InputError(f"choices[{row}] has {len(words)} entries but posteriors for more; give each its words")

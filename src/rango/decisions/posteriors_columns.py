@@ -3,7 +3,7 @@
     find_scores      which columns hold the scores, by their names: prob_0, P1, logit, happy and sad, …
     score_matrix     their numbers as (N, K); a hole is refused, since numbers after it would change their class
     choice_lists     the words of each instance's choices
-    label_array      the labels as indices: numbers as they are, texts by the names of the choices
+    label_array      the labels as indices: numbers as they are, texts by the names of the choices; or soft ones (N, K)
     texts_of         ids and groups
 
 What can be understood in one way only is read, and where the names are not the documented ones, a note says how.
@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from rango.decisions.arrays import ROUNDED_TOLERANCE, Array, is_missing
+from rango.decisions.instances import TYPES
 from rango.errors import InputError
 from rango.files import parse_json
 from rango.rows import from_csv_cell
@@ -353,6 +354,12 @@ def choice_lists(table: Table, scores: Scores, lengths: np.ndarray[Any, Any]) ->
     return choices
 
 
+def label_column(table: Table, need_labels: bool) -> str | None:
+    """The name of the column of labels; None where there is none, or none is needed and no row has a label."""
+    name = table.name_of("label", LABEL_NAMES)
+    return None if name is None or (not need_labels and is_unlabelled(table.columns[name])) else name
+
+
 def is_unlabelled(column: Column) -> bool:
     """Whether no row has a label: every cell is empty, null, NaN, or -1, which public test splits have there."""
     if isinstance(column, np.ndarray) and column.dtype.kind in "fiu":
@@ -368,8 +375,16 @@ def label_array(
     lengths: np.ndarray[Any, Any],
     notes: list[str],
 ) -> np.ndarray[Any, Any]:
-    """The index of each right choice: a number counts from the first column's, a text is that of one choice."""
+    """The index of each right choice: a number counts from the first column's, a text is that of one choice.
+
+    A list is a distribution over the choices of its row; one such row makes the labels (N, K), all of them soft.
+    """
     column = table.columns[name]
+    if not (isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "fiub"):
+        is_soft = [_is_list(value) for value in column]
+        if any(is_soft):
+            widths = lengths if choices is None else np.array([len(words) for words in choices])
+            return _soft_labels(table, name, is_soft, widths, int(lengths.max()))
     if isinstance(column, np.ndarray) and (column.ndim != 1 or column.dtype.kind in "fiub") and not scores.first:
         labels = column
     else:
@@ -409,6 +424,38 @@ def label_array(
         if not scores.first and labels.min() >= 1:
             notes.append("no label is 0: labels count from 0; where yours count from 1, subtract 1 from each")
     return labels
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, np.ndarray)) or (isinstance(value, str) and value.strip()[:1] == "[")
+
+
+def _soft_labels(table: Table, name: str, is_soft: list[bool], lengths: np.ndarray[Any, Any], n_choices: int) -> Array:
+    """Targets (N, K), 0 where an instance has fewer choices."""
+    if not all(is_soft):
+        row = is_soft.index(False)
+        table.refuse(
+            row,
+            f"{name} is {shown(table.columns[name][row])}, but others are lists; give each row a list of shares",
+        )
+    targets = np.zeros((len(lengths), n_choices))
+    for row, value in enumerate(table.columns[name]):
+        shares = _list_of_numbers(table, name, row, value)
+        if len(shares) > lengths[row] and np.any(shares[lengths[row] :] != 0):
+            table.refuse(row, f"{name} has {len(shares)} shares but that instance has {lengths[row]} choices")
+        shares = shares[: lengths[row]]
+        if np.isnan(shares).any() or len(shares) < lengths[row]:
+            table.refuse(row, f"{name} is {shown(value)}; expected a share for each of the {lengths[row]} choices")
+        targets[row, : len(shares)] = shares
+    return targets
+
+
+def types_of(table: Table) -> list[str] | None:
+    """The column `type` where every cell says choice, yes_no or score; another program's column of that name is not."""
+    if "type" not in table.columns:
+        return None
+    types = [str(value) for value in table.columns["type"]]
+    return types if set(types) <= set(TYPES) else None
 
 
 def texts_of(table: Table, key: str) -> list[str | None] | None:

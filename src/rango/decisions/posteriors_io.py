@@ -1,8 +1,10 @@
 """Posteriors files: Parquet, CSV, JSONL or NPZ, written by Rango or by any other program.
 
-    label                                    the 0-based index of the right choice, or its text; deciding needs none
+    label                                    the 0-based index of the right choice, or its text; deciding needs none;
+                                             or a list with the share of each choice (soft labels)
     posteriors, log_posteriors or logits     one list an instance; a shorter list means fewer choices
     id, group, choices                       optional
+    type                                     optional: choice, yes_no, or score where the choices are ordered levels
 
 Instead of lists there may be a column for each choice: `posterior_0`, `posterior_1`, … (`log_posterior_0`, `logit_0`,
 `choice_0`), in CSV always. Here are the formats; what the columns mean, also under other names, is in
@@ -127,11 +129,13 @@ def write_posteriors(path: Path | str, posteriors: Posteriors) -> None:
 def _columns(posteriors: Posteriors) -> dict[str, Sequence[Any]]:
     columns: dict[str, Sequence[Any]] = {"id": posteriors.ids}
     if posteriors.has_labels:
-        columns["label"] = posteriors.labels.tolist()
+        columns["label"] = posteriors.label_cells()
     if posteriors.groups is not None:
         columns["group"] = posteriors.groups
     if posteriors.choices is not None:
         columns["choices"] = [list(row) for row in posteriors.choices]
+    if posteriors.types is not None:
+        columns["type"] = posteriors.types
     return columns
 
 
@@ -157,6 +161,8 @@ def _write_jsonl(path: Path, posteriors: Posteriors) -> None:
 def _write_csv(path: Path, posteriors: Posteriors) -> None:
     columns: dict[str, Iterable[Any]] = dict(_columns(posteriors))
     columns.pop("choices", None)
+    if posteriors.targets is not None:
+        columns["label"] = map(json.dumps, columns["label"])
     for key in columns.keys() & {"id", "group"}:
         columns[key] = map(to_csv_cell, columns[key])
     for k in range(posteriors.n_choices):
@@ -180,7 +186,7 @@ def _write_npz(path: Path, posteriors: Posteriors) -> None:
     if "choices" in columns:
         columns["choices"] = [json.dumps(row, ensure_ascii=False) for row in columns["choices"]]
     arrays: dict[str, Any] = {key: np.asarray(columns[key], dtype=np.str_) for key in columns if key != "label"}
-    if posteriors.has_labels:
-        arrays["label"] = posteriors.labels
+    if posteriors.truth is not None:
+        arrays["label"] = posteriors.truth
     with path.open("wb") as file:
         np.savez(file, log_posteriors=posteriors.log_posteriors, **arrays)

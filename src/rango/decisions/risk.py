@@ -165,7 +165,9 @@ def cost_balance(
     taken = decide(posteriors, costs=costs)
     target = None if priors is None else shares
     k = posteriors.n_choices
-    promised = weighted_mean(taken.expected_costs, posteriors.labels, n_classes=k, priors=target)
+    votes = posteriors.votes
+    of_votes = taken.expected_costs[votes.rows]  # (M,)
+    promised = weighted_mean(of_votes, votes.labels, n_classes=k, priors=target, weights=votes.weights)
     constant_costs = shares @ costs.matrix  # (D,)
     best = int(constant_costs.argmin())
     reference, compared = 1.0, ratio
@@ -293,15 +295,16 @@ def threshold_curve(posteriors: Posteriors, *, costs: Costs, priors: ArrayLike |
         raise InputError(f"thresholds are for 2 classes but there are {posteriors.n_choices}; use risk_curve")
     matrix = _two_by_two(posteriors.match_costs(costs))
     shares = posteriors.priors() if priors is None else check_priors(priors, n_classes=2)
-    counts = np.bincount(posteriors.labels, minlength=2)
+    votes = posteriors.votes
+    counts = votes.counts(2)
     check_present(counts, shares)
     odds = posteriors.log_posteriors[:, 1] - posteriors.log_posteriors[:, 0]
     points, index = np.unique(odds, return_inverse=True)
     # The share of each class strictly below every threshold is decided as class 0.
     below = np.zeros((2, len(points) + 1))
     for k in range(2):
-        n_at_point = np.bincount(index[posteriors.labels == k], minlength=len(points))
-        below[k, 1:] = np.cumsum(n_at_point) / max(1, int(counts[k]))
+        own = (votes.labels == k) * (1.0 if votes.weights is None else votes.weights)  # (M,)
+        below[k, 1:] = np.cumsum(np.bincount(index[votes.rows], weights=own)) / (counts[k] or 1.0)
     expected = shares @ (matrix[:, [0]] * below + matrix[:, [1]] * (1.0 - below))  # (2,) @ (2, T) → (T,)
     thresholds = np.concatenate([[-np.inf], points[1:], [np.inf]])
     return ThresholdCurve(thresholds, expected)
@@ -359,11 +362,11 @@ def risk_coverage(posteriors: Posteriors, *, costs: Costs | None = None) -> Risk
     logs = posteriors.log_posteriors
     if costs is None or costs.is_zero_one:
         doubt = -logs.max(axis=1)
-        losses = error_rule(logs, posteriors.labels)
+        losses = posteriors.losses(error_rule)
     else:
         costs = posteriors.match_costs(costs)
         doubt = expected_costs(logs, costs=costs).min(axis=1)
-        losses = cost_rule(costs)(logs, posteriors.labels)
+        losses = posteriors.losses(cost_rule(costs))
     # Surest first.
     order = np.argsort(doubt, kind="stable")
     counts = np.arange(1, len(order) + 1)

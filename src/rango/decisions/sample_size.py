@@ -138,17 +138,17 @@ def temperature_instances(posteriors: Posteriors, *, precision: float, level: fl
     _factor(POWER, level)
     fitted = fit_calibrator(posteriors, method="temperature")
     assert isinstance(fitted, Temperature)
-    logs, labels = posteriors.log_posteriors, posteriors.labels
-    if not np.isfinite(logs[np.arange(len(labels)), labels]).all():
+    logs, at_label = posteriors.log_posteriors, -posteriors.losses(logarithmic_rule)  # (N, K), (N,)
+    if not np.isfinite(at_label).all():
         raise InputError("a label has posterior 0, which no temperature changes; mend the posteriors first")
-    gradients, curvatures = np.empty(len(labels)), np.empty(len(labels))
+    gradients, curvatures = np.empty(len(logs)), np.empty(len(logs))
     tempered = fitted.transform(logs)
     for rows in row_pieces(*logs.shape):
         shares = np.exp(tempered[rows])  # (n, K)
         # A choice that is impossible has no share in any mean.
         scores = np.where(np.isfinite(logs[rows]), logs[rows], 0.0)
         means = (shares * scores).sum(axis=1)
-        gradients[rows] = means - np.take_along_axis(scores, labels[rows, None], axis=1)[:, 0]
+        gradients[rows] = means - at_label[rows]
         curvatures[rows] = (shares * np.square(scores - means[:, None])).sum(axis=1)
     steepness = fitted.scale * float(curvatures.mean())
     if steepness <= 0:
@@ -186,20 +186,19 @@ def _spread(a: Posteriors, b: Posteriors | None, metric: str, costs: Costs | Non
 
 def _additions(posteriors: Posteriors, metric: str, costs: Costs | None) -> Array:
     """What each instance adds to the metric (N,), up to a constant: the influence function of the metric."""
-    logs, labels = posteriors.log_posteriors, posteriors.labels
     if metric == "error_rate":
-        return error_rule(logs, labels)
+        return posteriors.losses(error_rule)
     if metric == "expected_cost":
         assert costs is not None
-        return cost_rule(posteriors.match_costs(costs))(logs, labels)
-    losses, shares = logarithmic_rule(logs, labels), posteriors.priors()
+        return posteriors.losses(cost_rule(posteriors.match_costs(costs)))
+    losses, shares = posteriors.losses(logarithmic_rule), posteriors.priors()
     if not np.isfinite(losses).all():
         raise InputError("a label has posterior 0, so NCE is infinite; plan with error_rate, or mend the posteriors")
     normaliser = float(entropy(shares))
     if normaliser == 0:
         raise InputError("all labels are of one class, so that NCE is undefined; take a pilot of several classes")
     # The class frequencies are drawn too: an instance of a rare class raises the entropy that NCE is divided by.
-    surprise = -np.log(shares[labels]) - normaliser  # (N,)
+    surprise = posteriors.votes.of_instances(-np.log(shares[posteriors.votes.labels]), len(posteriors)) - normaliser
     return np.asarray((losses - losses.mean() / normaliser * surprise) / normaliser, dtype=np.float64)
 
 

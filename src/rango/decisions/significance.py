@@ -162,15 +162,16 @@ def mcnemar(a: Posteriors, b: Posteriors) -> McNemar:
     only one of the two gets right.
 
     Raises:
-        InputError: ids or labels that differ (names the first that does).
+        InputError: ids or labels that differ (names the first that does); soft labels.
 
     Source: McNemar (1947), in the exact form.
     """
     from scipy.special import bdtr
 
     b = align_by_id(a, b)
-    a_wrong = error_rule(a.log_posteriors, a.labels) == 1
-    b_wrong = error_rule(b.log_posteriors, b.labels) == 1
+    labels = a.labels_for("McNemar's test")
+    a_wrong = error_rule(a.log_posteriors, labels) == 1
+    b_wrong = error_rule(b.log_posteriors, labels) == 1
     only_a, only_b = int((~a_wrong & b_wrong).sum()), int((a_wrong & ~b_wrong).sum())
     p = min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))) if only_a + only_b else 1.0
     return McNemar(int((~a_wrong & ~b_wrong).sum()), only_a, only_b, int((a_wrong & b_wrong).sum()), p)

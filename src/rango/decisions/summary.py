@@ -67,6 +67,11 @@ class Summary(Shown, dict[str, Estimate]):
         return f"{self._grid().as_text()}\n{' · '.join(self._facts())}"
 
 
+def measurable(posteriors: Posteriors) -> tuple[str, ...]:
+    """The metrics that have a meaning for instances: those of levels only where the choices are ordered."""
+    return tuple(name for name, metric in METRICS.items() if posteriors.is_ordered or not metric.needs_order)
+
+
 _FRAME = ("metric", "value", "low", "high", "n", "direction")
 
 
@@ -75,7 +80,7 @@ def summarise(
     *,
     costs: Costs | None = None,
     priors: ArrayLike | None = None,
-    metrics: Iterable[str] = METRICS,
+    metrics: Iterable[str] | None = None,
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -87,7 +92,7 @@ def summarise(
         posteriors: N instances.
         costs: (K, D) for the two expected costs; None for 0–1 costs.
         priors: (K,) target priors that weigh the instances, not the posteriors; None for the empirical ones.
-        metrics: names from METRICS.
+        metrics: names from METRICS; None for all that have a meaning for these instances.
         replicates: bootstrap replicates; 0 for no intervals.
         seed: replicate b draws from a stream of its own, made from (seed, b).
         level: nominal coverage, a fraction.
@@ -117,7 +122,7 @@ def summarise_difference(
     *,
     costs: Costs | None = None,
     priors: ArrayLike | None = None,
-    metrics: Iterable[str] = METRICS,
+    metrics: Iterable[str] | None = None,
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -140,7 +145,7 @@ def summarise_prior_only(
     posteriors: Posteriors,
     *,
     costs: Costs | None = None,
-    metrics: Iterable[str] = METRICS,
+    metrics: Iterable[str] | None = None,
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -171,14 +176,15 @@ def _summarise(
     systems: Sequence[Posteriors],
     costs: Costs | None,
     priors: ArrayLike | None,
-    metrics: Iterable[str],
+    metrics: Iterable[str] | None,
     replicates: int,
     seed: int,
     level: float,
     resample: Resample | None,
 ) -> Summary:
     """The estimates of one system, or of the second minus the first."""
-    names, first = tuple(metrics), systems[0]
+    first = systems[0]
+    names = measurable(first) if metrics is None else tuple(metrics)
     # Everything is checked before the first metric, since those of large files take a while.
     for name in names:
         if name not in METRICS:
@@ -192,11 +198,11 @@ def _summarise(
 
     points = [{name: np.asarray(s.metric(name, costs=used, priors=target)) for name in names} for s in systems]
     values = _last_minus_first(points)
-    resampling = resampling_of(first.labels, groups=first.groups, resample=resample, seed=seed)
+    resampling = resampling_of(first.strata, groups=first.groups, resample=resample, seed=seed)
     # Target priors are known, and so is what they normalise by.
     normalised = names if target is None else ()
-    labels = first.labels[resampling.order]
-    normalisers = normalisers_of(normalised, labels, costs=used, units=resampling.unit_of, seed=seed)
+    votes, _ = first.votes.by_class(resampling.order)
+    normalisers = normalisers_of(normalised, votes, costs=used, units=resampling.unit_of, seed=seed)
     notes = {name: normaliser.note for name, normaliser in normalisers.items() if normaliser.note}
     # Each system explains its own infinite and undefined values; of two notes on one metric the second one stays.
     for row, (system, point) in enumerate(zip(systems, points, strict=True)):
@@ -264,7 +270,8 @@ class Comparison(Shown):
     b: Summary
     difference: Summary
     """metric(b) − metric(a), with paired bootstrap intervals."""
-    mcnemar: McNemar
+    mcnemar: McNemar | None
+    """None where labels are soft: the test counts instances that one of the two gets right."""
     level: float
     """Nominal coverage of the intervals."""
     with_costs: bool = False
@@ -302,15 +309,18 @@ class Comparison(Shown):
                 of_nce = f"{start} cross-entropies of {a} and {b} do not differ significantly ({interval})."
         by_interval = _excludes_zero(self.difference["error_rate"])
         # McNemar's test counts instances, so it knows nothing of target priors.
-        differ = by_interval if self.weighted else test.p < 1 - self.level
+        differ = by_interval if self.weighted or test is None else test.p < 1 - self.level
         rates = f"{self.a['error_rate'].value:.3f} and {self.b['error_rate'].value:.3f}"
-        p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.4f}"
         word = "differ" if differ else "do not differ significantly"
-        of_rates = (
-            f"Their error rates, {rates}, {word}: only {a} is right on "
-            f"{test.only_a_right:,}, only {b} on {test.only_b_right:,} (exact McNemar {p}"
-            + (", without the target priors)" if self.weighted else ")")
-        )
+        of_rates = f"Their error rates, {rates}, {word}"
+        if test is None:
+            of_rates += " (expected under the soft labels, paired interval)"
+        else:
+            p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.4f}"
+            of_rates += (
+                f": only {a} is right on {test.only_a_right:,}, only {b} on {test.only_b_right:,} (exact McNemar {p}"
+                + (", without the target priors)" if self.weighted else ")")
+            )
         if differ != by_interval:
             of_rates += f", though the bootstrap interval {'excludes' if by_interval else 'holds'} 0"
         sentences = [of_nce, f"{of_rates}."]
@@ -344,7 +354,8 @@ class Comparison(Shown):
             part: {name: estimate.as_dict() for name, estimate in estimates.items()}
             for part, estimates in parts.items()
         }
-        return {**entries, "mcnemar": asdict(self.mcnemar), "level": self.level, "sentence": self.sentence()}
+        test = None if self.mcnemar is None else asdict(self.mcnemar)
+        return {**entries, "mcnemar": test, "level": self.level, "sentence": self.sentence()}
 
 
 def compare(
@@ -371,6 +382,7 @@ def compare(
     """
     b = align_by_id(a, b)
     of_a, of_b, difference = (
-        _summarise(systems, costs, priors, METRICS, replicates, seed, level, None) for systems in ([a], [b], [a, b])
+        _summarise(systems, costs, priors, None, replicates, seed, level, None) for systems in ([a], [b], [a, b])
     )
-    return Comparison(of_a, of_b, difference, mcnemar(a, b), level, costs is not None, priors is not None)
+    test = None if a.targets is not None else mcnemar(a, b)
+    return Comparison(of_a, of_b, difference, test, level, costs is not None, priors is not None)

@@ -63,6 +63,11 @@ STATES = (
         "True posterior",
         "the distribution that the labels were drawn from; no system can be expected to do better",
     ),
+    State(
+        "labels",
+        "Soft labels",
+        "outputs each instance's own distribution: the floor that disagreement between annotators sets",
+    ),
 )
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]

@@ -75,7 +75,7 @@ class SharedInstances:
         label_and_group: dict[str, tuple[int, str]] = {}
         for system in systems:
             groups = system.ids if system.groups is None else system.groups
-            for name, label, group in zip(system.ids, system.labels.tolist(), groups, strict=True):
+            for name, label, group in zip(system.ids, system.strata.tolist(), groups, strict=True):
                 label_and_group.setdefault(name, (label, group))
         labels = np.array([label for label, _ in label_and_group.values()], dtype=np.int64)
         grouped = any(system.groups is not None for system in systems)
@@ -181,7 +181,7 @@ class _Resampled:
         place[resampling.order] = np.arange(len(instances.ids))
         rows = place[instances.rows(system)[table.order]]
         units = resampling.unit_of[rows]
-        return cls(names, table, rows, used, normalisers_of(names, table.labels, costs=used, units=units))
+        return cls(names, table, rows, used, normalisers_of(names, table.votes, costs=used, units=units))
 
     def replicates(self, counts: Array) -> dict[str, Array]:
         """Each metric, (R,), for how often each instance of the block was drawn, (R, instances)."""
@@ -233,9 +233,9 @@ def losses(
     """The loss behind a metric for each of the shared instances (N,), mean over the seeds that have the instance."""
     total, count = np.zeros(len(instances.ids)), np.zeros(len(instances.ids))
     for system in seeds.values():
-        rule = METRICS[select].rule_for(fitting_costs(system, costs))
+        rule = METRICS[select].rule_for(fitting_costs(system, costs), weights=system.votes.weights)
         rows = instances.rows(system)
-        np.add.at(total, rows, rule(system.log_posteriors, system.labels))
+        np.add.at(total, rows, system.losses(rule))
         np.add.at(count, rows, 1.0)
     return np.asarray(total / count)
 

@@ -24,7 +24,7 @@ from rango.output_folder import only_writer
 from rango.training.run_folder import Run, RunContents, read_metrics
 from rango.training.run_writer import as_json
 
-_NO_SYSTEM = ("prior", "difference")
+_NO_SYSTEM = ("prior", "difference", "labels")
 """What metrics.json has beside the states that have posteriors."""
 
 
@@ -33,19 +33,20 @@ def measure(
     *,
     seed: int = 0,
     costs: StatedCosts | None = None,
-    metrics: Iterable[str] = METRICS,
+    metrics: Iterable[str] | None = None,
 ) -> dict[str, dict[str, Estimate]]:
     """Every metric of every state with its 95 % bootstrap interval, and of the prior-only system.
 
     `prior` outputs the class frequencies of the same instances whatever the input: its NCE is 1 by definition, and its
-    expected cost is that of the best constant decision. `difference` is adapted minus base on the same resampled
+    expected cost is that of the best constant decision. `labels`, where labels are soft, outputs each instance's own
+    distribution: no system has a lower expected score. `difference` is adapted minus base on the same resampled
     instances.
 
     Args:
         states: the posteriors of each state on the same instances.
         seed: of the bootstrap.
         costs: of decisions; 0-1 costs when absent.
-        metrics: names from METRICS.
+        metrics: names from METRICS; None for all that have a meaning for the instances.
 
     Raises:
         InputError: costs of other choices.
@@ -53,9 +54,11 @@ def measure(
     # All states are of the same instances, and the prior-only system looks at their labels alone.
     any_state = next(iter(states.values()))
     matrix = None if costs is None else costs.for_posteriors(any_state)
-    options: dict[str, Any] = {"seed": seed, "costs": matrix, "metrics": tuple(metrics)}
+    options: dict[str, Any] = {"seed": seed, "costs": matrix, "metrics": None if metrics is None else tuple(metrics)}
     measured: dict[str, dict[str, Estimate]] = {"prior": summarise_prior_only(any_state, **options)}
     measured |= {state: summarise(posteriors, **options) for state, posteriors in states.items()}
+    if any_state.targets is not None:
+        measured["labels"] = summarise(any_state.target_only(), **options)
     if "base" in states and "adapted" in states:
         measured["difference"] = summarise_difference(states["base"], states["adapted"], **options)
     return measured

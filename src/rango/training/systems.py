@@ -59,7 +59,7 @@ def read_system(
     """
     if isinstance(source, Posteriors):
         if need_labels:
-            _ = source.labels  # raises where there are none
+            _ = source.votes  # raises where there are no labels
         return source, source.notes
     run, state = _run_of(source)
     if run is None:

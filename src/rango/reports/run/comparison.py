@@ -173,9 +173,12 @@ def _differences(
 ) -> list[Difference]:
     """The usual metrics of each system beside the first; p-values of several are corrected together."""
     first = next(iter(systems.values()))
-    raw: dict[str, list[float]] = {"nce": [], "error_rate": [c.mcnemar.p for c in comparisons.values()]}
+    raw: dict[str, list[float]] = {"nce": []}
+    # Error rates against soft labels have no exact test: their interval is shown alone.
+    if exact := [c.mcnemar.p for c in comparisons.values() if c.mcnemar is not None]:
+        raw["error_rate"] = exact
     for name in comparisons:
-        losses = [logarithmic_rule(system.log_posteriors, first.labels) for system in (first, systems[name])]
+        losses = [system.losses(logarithmic_rule) for system in (first, systems[name])]
         try:
             test = paired_bootstrap(*losses, groups=first.groups, replicates=max(1, replicates), seed=seed)
             raw["nce"].append(test.p)
@@ -221,28 +224,27 @@ def _detail(first: str, difference: Difference, comparison: Comparison) -> str:
     row = next(row for row in difference.rows if row.column.name == "nce")
     span = interval(row.difference, sign=True)
     test = comparison.mcnemar
-    return " ".join(
-        (
-            _(
-                "NCE of %(first)s %(a)s, of %(second)s %(b)s: %(change)s%(bounds)s.",
-                first=first,
-                second=difference.name,
-                a=number(row.first.value),
-                b=number(row.second.value),
-                change=number(row.difference.value, sign=True),
-                bounds=" " + _("(95%% interval %(span)s)", span=span) if span else "",
-            ),
-            _(
-                "Only %(first)s is right on %(a)s instances, only %(second)s on %(b)s (McNemar's exact test of equal "
-                "error rates: %(p)s).",
-                first=first,
-                second=difference.name,
-                a=integer(test.only_a_right),
-                b=integer(test.only_b_right),
-                p=findings.p_text(test.p),
-            ),
-        )
+    of_nce = _(
+        "NCE of %(first)s %(a)s, of %(second)s %(b)s: %(change)s%(bounds)s.",
+        first=first,
+        second=difference.name,
+        a=number(row.first.value),
+        b=number(row.second.value),
+        change=number(row.difference.value, sign=True),
+        bounds=" " + _("(95%% interval %(span)s)", span=span) if span else "",
     )
+    if test is None:
+        return of_nce
+    of_errors = _(
+        "Only %(first)s is right on %(a)s instances, only %(second)s on %(b)s (McNemar's exact test of equal "
+        "error rates: %(p)s).",
+        first=first,
+        second=difference.name,
+        a=integer(test.only_a_right),
+        b=integer(test.only_b_right),
+        p=findings.p_text(test.p),
+    )
+    return f"{of_nce} {of_errors}"
 
 
 def texts_beside(systems: Sequence[System]) -> dict[str, KeptText]:

@@ -234,15 +234,16 @@ def reliability_diagram(
     figure = Figure(figsize=(PANEL[0], PANEL[1] * 1.25), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=[4, 1], hspace=0.0)
     colour, marker = (look or line_looks([state])[state]).values()
-    binned = reliability_bins(posteriors.log_posteriors, posteriors.labels, bins=bins)
+    truth = posteriors.labels if posteriors.targets is None else posteriors.targets
+    binned = reliability_bins(posteriors.log_posteriors, truth, bins=bins)
 
     top = figure.add_subplot(grid[0, 0])
     top.set_title(state_named(state).title)
     top.plot([0, 1], [0, 1], color=INK, linewidth=1.0, linestyle=DASHED, zorder=1)
     width = 0.55 / bins
     for x, low, high in zip(binned.confidence, *consistency_bars(binned), strict=True):
-        # The confidence of an empty bin is NaN.
-        if math.isfinite(x):
+        # The confidence of an empty bin is NaN. Shares of annotators spread less than one label does: no bars.
+        if math.isfinite(x) and posteriors.targets is None:
             top.add_patch(Rectangle((x - width / 2, low), width, high - low, color=FAINT, alpha=0.45, linewidth=0))
     filled = binned.counts > 0
     points = binned.confidence[filled], binned.accuracy[filled]

@@ -61,7 +61,9 @@ def extreme_instances(base: Posteriors, adapted: Posteriors, *, count: int = 3) 
         Title → id of the instance → its choices; empty where the two do not hold the same instances with words.
     """
     choices = adapted.choices
-    if choices is None or base.ids != adapted.ids or not np.array_equal(base.labels, adapted.labels):
+    if choices is None or base.targets is not None or adapted.targets is not None or base.ids != adapted.ids:
+        return {}
+    if not np.array_equal(base.labels, adapted.labels):
         return {}
     before, after = np.exp(base.log_posteriors), np.exp(adapted.log_posteriors)  # (N, K)
     instances = np.arange(len(adapted.labels))
@@ -129,6 +131,8 @@ def disagreements(
     differ = choices[0] != choices[1]
     order = np.argsort(-np.where(differ, confidences[0] + confidences[1], -1.0), kind="stable")
     total = int(differ.sum())
+    if first.targets is not None:  # no choice is right or wrong
+        return total, []
     rows = []
     for row in order[: min(count, total)]:
         label = int(first.labels[row])
@@ -162,7 +166,7 @@ def explorer_data(
     first = next(iter(kept.values()), None)
     # Only states of the same instances can be switched between.
     kept = {key: p for key, p in kept.items() if first is not None and p.ids == first.ids}
-    if first is None or len(first) == 0:
+    if first is None or len(first) == 0 or first.targets is not None:
         return None
     names, k = first.column_names, first.n_choices
     instances = [

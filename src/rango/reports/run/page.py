@@ -189,17 +189,19 @@ def posteriors_parts(
         gate: chosen for these costs on other instances.
     """
     own = states.get(acting)
+    # Which class is taken for which, and what is a mistake, is known only where one choice is right.
+    hard = own if own is not None and own.targets is None else None
     return {
         "decisions": list(_decision_drawings(states, own, gate)),
         "judged": gate and gate.choice,
         "deployed": state_named(acting).title,
         "coverages": classes.coverages(own) if own else [],
-        "classes": classes.class_rows(own) if own else [],
+        "classes": classes.class_rows(hard) if hard else [],
         "are_classes": own is not None and own.column_names is not None,
-        "confusion": _confusion(own) if own else None,
-        "confusions": classes.frequent_confusions(own) if own else [],
-        "mistakes": instances.surest_mistakes(own, texts) if own else [],
-        "mistake_count": int((own.log_posteriors.argmax(axis=1) != own.labels).sum()) if own else 0,
+        "confusion": _confusion(hard) if hard else None,
+        "confusions": classes.frequent_confusions(hard) if hard else [],
+        "mistakes": instances.surest_mistakes(hard, texts) if hard else [],
+        "mistake_count": int((hard.log_posteriors.argmax(axis=1) != hard.labels).sum()) if hard else 0,
         "explorer": instances.explorer_data(states, texts, costs),
     }
 
