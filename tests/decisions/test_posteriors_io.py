@@ -152,6 +152,11 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
         write_posteriors(tmp_path / "p.txt", Posteriors(np.log([[0.5, 0.5]]), [0]))
 
 
+def test_a_missing_folder_is_not_said_to_have_a_wrong_ending(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="runs does not exist; give a posteriors file, or the folder of a run"):
+        read_posteriors(tmp_path / "runs")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for ending in ENDINGS:
         with pytest.raises(InputError, match="does not exist"):

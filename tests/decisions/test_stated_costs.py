@@ -34,6 +34,11 @@ def test_a_rule_and_a_file_are_read_and_kept_as_content(tmp_path: Path) -> None:
     assert StatedCosts.of(stated) is stated
 
 
+def test_a_rule_of_another_name_is_refused_with_the_one_that_there_is() -> None:
+    with pytest.raises(InputError, match="costs 'pass=0.3' are no file; expected the path of one, or a rule"):
+        StatedCosts.read("pass=0.3")
+
+
 def test_the_rule_fits_any_choices() -> None:
     rule = StatedCosts(abstain=0.3)
     assert rule.for_choices([CHOICES]).decisions == ("no", "yes", "abstain")

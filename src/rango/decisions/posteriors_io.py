@@ -57,6 +57,8 @@ def read_table(path: Path) -> Table:
     elif ending == ".parquet":
         columns = _read_parquet(path)
     elif path.name.removesuffix(".gz").rpartition(".")[2].lower() not in ("csv", "tsv", "jsonl", "ndjson"):
+        if not path.suffix and not path.exists():  # meant as a folder
+            raise InputError(f"{path} does not exist; give a posteriors file, or the folder of a run")
         raise InputError(f"{path}: ending {path.suffix!r} is not known; expected {_ENDINGS}")
     else:
         rows = list(read_rows(path))

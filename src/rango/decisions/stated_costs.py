@@ -79,6 +79,8 @@ class StatedCosts:
         rule = re.fullmatch(r"abstain\s*=\s*(.*)", stated.strip())
         if rule is None and stated.startswith("{"):
             return cls.build(parse_json(stated, "costs"))
+        if rule is None and "=" in stated and not Path(stated).exists():
+            raise InputError(f"costs {stated!r} are no file; expected the path of one, or a rule such as abstain=0.3")
         if rule is None:
             return cls.build(read_yaml(Path(stated)), where=stated)
         # Python alone would take 1_0 for 10.

@@ -113,8 +113,8 @@ class TableGuess:
         if self.ungrouped is not None:
             warnings.append(
                 f"{self.ungrouped} looks like a column of groups, but its values and equal texts link the rows into "
-                f"{self.groups} group(s), which cannot be cut into three splits: task.yaml leaves it out, and rows "
-                f"of one {self.ungrouped} may be trained on and tested on"
+                f"{self.groups} group(s), which cannot be cut into three splits: task.yaml leaves it out, so that "
+                f"rows of one {self.ungrouped} may stand in training and in test"
             )
         elif self.groups is not None and self.groups < FEW_GROUPS:
             warnings.append(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from rango.reports.run.findings import (
     floor_finding,
     mcnemar_sentence,
     recalibration_gain,
+    resolution_sentence,
     usable_finding,
     verdict_sentences,
 )
@@ -187,6 +189,14 @@ def test_under_and_overconfidence_are_distinguished(states: dict[str, Posteriors
     assert calibration_finding(flat).headline == f"The adapted {words.format('under')}"
     assert calibration_finding(sharp, "base").headline == f"The base {words.format('over')}"
     assert calibration_finding(None, reason="no file").tone == "unclear"
+
+
+def test_what_the_instances_can_show_is_listed_for_each_metric(states: dict[str, Posteriors]) -> None:
+    pair = {"base": states["base"], "adapted": states["adapted"]}
+    assert re.search(r"difference of [\d.]+ in NCE and [\d.]+ in error rate four times", resolution_sentence(pair))
+    costs = Costs.zero_one(states["base"].n_choices)
+    with_costs = resolution_sentence(pair, costs)
+    assert re.search(r"[\d.]+ in NCE, [\d.]+ in error rate and [\d.]+ in expected cost four times", with_costs)
 
 
 def test_what_recalibration_would_gain_is_written(states: dict[str, Posteriors]) -> None:

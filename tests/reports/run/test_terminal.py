@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rango.decisions import Estimate
+from rango.decisions import CostBalance, Estimate
 from rango.files import write_json
 from rango.reports.run.terminal import metrics_table, print_result, result_table
 from rango.reports.tables import number
@@ -31,6 +31,25 @@ def test_terminal_table_fits_and_shows_what_matters(metrics: dict[str, Any], wid
     for title in ("Prior only", "Control", "True posterior", "NCE ↓", "600 test instances", "Adaptation helped."):
         assert title in text
     assert "model is usable: better than the priors and than always the commonest class." in " ".join(text.split())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_costs_stand_whole_below_where_three_metrics_are_too_wide(metrics: dict[str, Any], encoding: str) -> None:
+    states = {state: dict(row) for state, row in metrics["test"].items() if state != "difference"}
+    # The widest interval of a run that was seen: a base model that is sure and wrong.
+    states["base"]["nce"] = {**states["base"]["nce"], "value": 15.171, "low": 12.296, "high": 17.876}
+    for row in states.values():
+        row["expected_cost"] = {**row["error_rate"], "value": 0.492, "low": 0.475, "high": 0.5}
+    real, ratio = Estimate(0.492, 0.475, 0.5, 600, "lower"), Estimate(0.983, 0.949, 1.0, 600, "lower")
+    balance = CostBalance(0.497, real, ratio, "pass on", 0.5, {}, "unclear")
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
+    Console(width=60, file=file).print(result_table({"test": states}, width=60, balance=balance))
+    file.seek(0)
+    text = file.read()
+    assert text.count("Adapted model") == 2, "one table above the other"
+    for interval in ("12.296 to 17.876", "0.475 to 0.500"):
+        assert interval in text
+    assert max(len(line) for line in text.splitlines()) <= 60
 
 
 def test_wider_terminals_show_more_metrics(metrics: dict[str, Any]) -> None:

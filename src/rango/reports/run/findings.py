@@ -402,5 +402,5 @@ def resolution_sentence(systems: Mapping[str, Posteriors], costs: Costs | None =
         "Resolution: %(n)s instances show a true difference of %(differences)s four times out of five; a smaller one "
         "may go unseen (rango plan says how many it needs).",
         n=integer(len(first)),
-        differences=(" " + _("and") + " ").join(parts),
+        differences=f" {_('and')} ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts),
     )

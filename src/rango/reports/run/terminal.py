@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -32,7 +32,8 @@ def result_table(
         metrics: the content of a metrics.json.
         split: which split of it.
         width: columns of the terminal; wider ones get more metrics, narrow ones the interval under the value. What
-            does not fit is left out from the right; the first two metrics never are, nor expected costs with them.
+            does not fit is left out from the right; the first two metrics never are, nor expected costs with them:
+            where they do not fit side by side, the last ones stand in a table below.
         balance: what acting on the model that one would deploy costs, where costs are stated.
 
     Returns:
@@ -48,27 +49,25 @@ def result_table(
     with_values = [column.name for column in result_rows(metrics, split=split, with_costs=balance is not None).columns]
     table = result_rows(metrics, split=split, columns=with_values[: max(least, fits)])
 
-    rendered = _empty_table()
-    rendered.add_column("", no_wrap=True)
-    for column in table.columns:
-        rendered.add_column(heading(column), justify="left" if in_line else "right", no_wrap=True)
-    if table.n is None:
-        rendered.add_column("N", justify="right", no_wrap=True)
     deployed = deployed_state(row.state.key for row in table.rows)
-    for row in table.rows:
-        style = "bold" if row.state.key == deployed else ""
-        # Names of states come from the file: as Text they are not read as rich's markup.
-        cells = [Text(row.state.title, style), *(_cell(cell, style, in_line=in_line) for cell in row.cells)]
-        if table.n is None:
-            cells.append(Text("–" if row.n is None else f"{row.n:,}"))
-        rendered.add_row(*cells)
+    styles = ["bold" if row.state.key == deployed else "" for row in table.rows]
+    # Names of states come from the file: as Text they are not read as rich's markup.
+    titles = [Text(row.state.title, style) for row, style in zip(table.rows, styles, strict=True)]
+    cells = [
+        [_cell(cell, style, in_line=in_line) for cell in row.cells]
+        for row, style in zip(table.rows, styles, strict=True)
+    ]
+    columns = [(heading(column), of_rows) for column, *of_rows in zip(table.columns, *cells, strict=True)]
+    if table.n is None:
+        columns.append(("N", [Text("–" if row.n is None else f"{row.n:,}") for row in table.rows]))
+    rendered = _tables(titles, columns, width=width, justify="left" if in_line else "right")
 
     arrows = {column.direction: column.arrow for column in table.columns if column.arrow}
     caption = [f"{arrow} {direction} is better" for direction, arrow in arrows.items()]
     intervals = any(interval(cell) for row in table.rows for cell in row.cells)
     count = f"{table.n:,} " if table.n is not None else ""
     caption.append(f"95% intervals over {count}{split} instances" if intervals else f"{count}{split} instances")
-    parts: list[RenderableType] = [rendered, Text(" · ".join(caption), style="dim")]
+    parts: list[RenderableType] = [*rendered, Text(" · ".join(caption), style="dim")]
     parts += [Text(), *map(Text, verdict_sentences(metrics, split=split, balance=balance))]
     return Group(*parts)
 
@@ -88,32 +87,44 @@ def metrics_table(
     """
     first = next(iter(systems.values()))
     names = tuple(dict.fromkeys((*usual_columns(with_costs=True), *first)) if with_costs else first)
-    headings = [Text(heading(column_named(name))) for name in names]
-    tables: list[tuple[RichTable, list[list[Text]]]] = []
-    room = 0
-    for title, estimates in systems.items():
-        cells = [_cell(estimates[name], sign=title == "difference") for name in names]
-        # A column holds its widest interval unbroken; two spaces stand before it.
-        needed = 2 + max(line.cell_len for cell in cells for line in cell.split())
-        if not tables or room < needed:
-            tables.append((_empty_table(), [headings]))
-            tables[-1][0].add_column("", no_wrap=True)
-            room = width - max(text.cell_len for text in headings)
-        room -= needed
-        # Folded, not cut: what is cut off may be what makes two names differ.
-        tables[-1][0].add_column(title, justify="right", overflow="fold", min_width=needed - 2)
-        tables[-1][1].append(cells)
-    for table, columns in tables:
-        for row in zip(*columns, strict=True):
-            table.add_row(*row)
+    titles = [Text(heading(column_named(name))) for name in names]
+    columns = [
+        (title, [_cell(estimates[name], sign=title == "difference") for name in names])
+        for title, estimates in systems.items()
+    ]
+    tables = _tables(titles, columns, width=width)
     notes = dict.fromkeys(e.note for estimates in systems.values() for e in estimates.values() if e.note)
     n = next(iter(first.values())).n
     caption = Text(f"{n:,} instances · {level:.0%} bootstrap intervals · ↓ lower, ↑ higher is better", style="dim")
-    return Group(*(table for table, _ in tables), caption, *(Text(f"note: {note}") for note in notes))
+    return Group(*tables, caption, *(Text(f"note: {note}") for note in notes))
 
 
-def _empty_table() -> RichTable:
-    return RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 1))
+def _tables(
+    titles: Sequence[Text],
+    columns: Sequence[tuple[str, Sequence[Text]]],
+    *,
+    width: int,
+    justify: JustifyMethod = "right",
+) -> list[RichTable]:
+    """Rows with titles as tables of so many columns as fit; the columns that do not fit stand in tables below."""
+    tables: list[tuple[RichTable, list[Sequence[Text]]]] = []
+    room = 0
+    for title, cells in columns:
+        # A column holds its heading, unless that is long, and its widest interval; three spaces are between columns.
+        needed = max(min(len(title), _VALUE_WIDTH), *(line.cell_len for cell in cells for line in cell.split()))
+        if not tables or room < needed + 3:
+            table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 1))
+            table.add_column("", no_wrap=True)
+            tables.append((table, [titles]))
+            room = width - max(text.cell_len for text in titles)
+        room -= needed + 3
+        # Folded, not cut: what is cut off may be what makes two names differ.
+        tables[-1][0].add_column(title, justify=justify, overflow="fold", min_width=needed)
+        tables[-1][1].append(cells)
+    for table, rows in tables:
+        for row in zip(*rows, strict=True):
+            table.add_row(*row)
+    return [table for table, _ in tables]
 
 
 def _cell(cell: Estimate | None, style: str = "", *, in_line: bool = False, sign: bool = False) -> Text:
