@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rango.checksums import KEY, UNSEALED, check_seal, seal
 from rango.errors import InputError
 
 if TYPE_CHECKING:
@@ -209,9 +210,16 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, indented; infinite values as `Infinity`, as Python reads them back."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, *, sealed: bool = False) -> None:
+    """Write JSON atomically, indented; infinite values as `Infinity`, as Python reads them back.
+
+    Sealed, an object carries the digest of its file (see `checksums`), which `read_json` checks and leaves out.
+    """
+    with atomic_path(path) as temporary:
+        kept = {KEY: UNSEALED, **value} if sealed else value
+        temporary.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if sealed:
+            seal(temporary, ".json")
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -220,14 +228,19 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
-    """Write YAML atomically, keys in the given order."""
+    """Write YAML atomically, keys in the given order; the first line carries the file's digest (see `checksums`)."""
     import yaml
 
-    write_text(path, yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True))
+    with atomic_path(path) as temporary:
+        text = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)
+        temporary.write_text(f"# {KEY}={UNSEALED}\n{text}", encoding="utf-8")
+        seal(temporary, ".yaml")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file atomically: the same bytes whenever tensors and metadata are the same.
+
+    Its metadata carries the digest of the file (see `checksums`), which `read_tensors` checks.
 
     The library sorts the tensors by type and name, but writes the metadata in the random order of a Rust hash map. So
     the header is written again, in place, with the metadata sorted by key.
@@ -236,7 +249,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: 
 
     with atomic_path(path) as temporary:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, temporary, metadata=dict(metadata))
+        metadata = {**metadata, KEY: UNSEALED}
+        save_file(whole, temporary, metadata=metadata)
         with temporary.open("r+b") as file:
             # The file begins with the length of the header, 8 bytes, and the header: JSON, padded with spaces.
             length = int.from_bytes(file.read(8), "little")
@@ -246,6 +260,24 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: 
             assert len(text) <= length
             file.seek(8)
             file.write(text.ljust(length))
+        seal(temporary, ".safetensors")
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        InputError: the file is not what the digest says that it carries.
+        SafetensorError: it is no safetensors file.
+    """
+    from safetensors import safe_open
+
+    check_seal(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = dict(file.metadata() or {})
+    metadata.pop(KEY, None)
+    return tensors, metadata
 
 
 def unpacked_limit(path: Path) -> int:
@@ -324,8 +356,15 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a syntax error names the line."""
-    return parse_json(read_text(path), str(path))
+    """Read JSON; a syntax error names the line.
+
+    Raises:
+        InputError: as `read_text` and `parse_json`; the file is not what the digest says that it carries.
+    """
+    value = parse_json(read_text(path), str(path))
+    if isinstance(value, dict) and value.pop(KEY, None) is not None:
+        check_seal(path)
+    return value
 
 
 def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
@@ -363,13 +402,19 @@ def _whole_number(text: str) -> int:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping with text keys; what is wrong names the line. See `yaml_loader` for the limits."""
+    """Read a YAML mapping with text keys; what is wrong names the line. See `yaml_loader` for the limits.
+
+    Raises:
+        InputError: as `read_text`; no such mapping; the file is not what the digest says that it carries.
+    """
     import yaml
 
     from rango.yaml_loader import parse_yaml
 
+    text = read_text(path)
+    check_seal(path)
     try:
-        value = parse_yaml(read_text(path))
+        value = parse_yaml(text)
     except yaml.MarkedYAMLError as error:
         place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else f"{path}"
         problem = str(error.problem)

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rango.checksums import check_seal
 from rango.errors import InputError, first_line
 from rango.files import atomic_path, check_unpacked, parse_json, read_bytes, read_text, write_json_lines, write_text
 
@@ -187,13 +188,14 @@ def read_parquet(path: Path) -> pa.Table:
     """The table of a Parquet file.
 
     Raises:
-        InputError: as `read_bytes`; no Parquet file, one that unpacks to too much, a column that stands twice or whose
-            name is not UTF-8.
+        InputError: as `read_bytes` and `check_seal`; no Parquet file, one that unpacks to too much, a column that
+            stands twice or whose name is not UTF-8.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     read_bytes(path)
+    check_seal(path)
     try:
         metadata = pq.read_metadata(path)
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]

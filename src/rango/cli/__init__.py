@@ -53,6 +53,7 @@ _COMMANDS = {
         "monitor": ("monitor:monitor", "What a log of decisions shows over time, with alarms, and limits for CI."),
         "plan": ("plan:plan", "How many instances show a difference, and how many a temperature needs."),
         "report": ("show:report", "Write the page of a run or study again, from its stored files."),
+        "verify": ("show:verify", "Whether a run or study is as it was written, and its metrics its posteriors'."),
     },
     "Data and models": {
         "tasks": ("show:tasks", "List the tasks, or show one: its splits and its prompts."),

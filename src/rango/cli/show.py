@@ -1,4 +1,4 @@
-"""`rango tasks` and `rango report`: the commands that only read."""
+"""`rango tasks`, `rango report` and `rango verify`: the commands that only read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from cyclopts import Parameter
 from rango.cli.groups import CostsText, PageLanguage
 from rango.console import visible
 from rango.decisions import StatedCosts
-from rango.errors import InputError
+from rango.errors import InputError, RunError
 from rango.options import SPLITS, TaskOptions
+from rango.showing import count
 from rango.tasks import TASKS, load_task
 from rango.tasks import show as show_prompts
 
@@ -103,3 +104,26 @@ def report(
         for page, fault in write_run_pages(run, costs=stated, language=language or "en"):
             print(visible(f"{page}: no page: {fault}" if fault else str(page)))
     write_study_report(run, costs=stated, language=language or "en").print()
+
+
+def verify(folder: Path) -> None:
+    """Say whether a run, an evaluation or a study is as it was written, and its metrics those of its posteriors.
+
+    Exits with 1 where something is damaged, missing or does not agree, with a line for each.
+
+    Parameters
+    ----------
+    folder
+        The folder of a run, an evaluation or a study.
+    """
+    from rango.training.verification import verify as look_at
+
+    checked = look_at(folder)
+    for fault in checked.faults:
+        print(visible(fault))
+    print(
+        f"{count(checked.whole, 'file')} as written, {count(checked.unknown, 'file')} without a digest; "
+        f"{count(checked.values, 'metric')} as the posteriors give them"
+    )
+    if checked.faults:
+        raise RunError(f"{folder} has {count(len(checked.faults), 'fault')}; take what is damaged from a copy")

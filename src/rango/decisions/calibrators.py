@@ -119,7 +119,7 @@ class Calibrator(Shown, ABC):
 
     def write(self, path: Path | str) -> None:
         """Write the calibrator as JSON, atomically."""
-        write_json(Path(path), self.as_dict())
+        write_json(Path(path), self.as_dict(), sealed=True)
 
     @staticmethod
     def read(path: Path | str) -> Calibrator:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from rango.checksums import KEY, UNSEALED, seal
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.posteriors_columns import Column, Table, shown
 from rango.errors import InputError, first_line
@@ -149,7 +150,8 @@ def _write_parquet(path: Path, posteriors: Posteriors) -> None:
     offsets = pa.array(np.arange(n + 1, dtype=np.int64) * n_choices)
     flat = pa.array(np.ascontiguousarray(posteriors.log_posteriors).reshape(-1))
     table = pa.table({**_columns(posteriors), "log_posteriors": pa.LargeListArray.from_arrays(offsets, flat)})
-    pq.write_table(table, path)
+    pq.write_table(table.replace_schema_metadata({KEY: UNSEALED}), path)
+    seal(path, ".parquet")
 
 
 def _write_jsonl(path: Path, posteriors: Posteriors) -> None:

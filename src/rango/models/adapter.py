@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from rango.errors import InputError
-from rango.files import ADAPTER_CONFIG, write_json, write_tensors
+from rango.files import ADAPTER_CONFIG, read_tensors, write_json, write_tensors
 from rango.models.loading import Model
 from rango.models.lora import Grouping, LoRALinear, Slice, output_numbers, stored_transposed, weight_shape
 from rango.models.placement import head_name, place
@@ -158,7 +157,7 @@ class Adapter(TrainableModel):
 
     def load(self, folder: Path) -> None:
         """Copy A and B from a checkpoint of this same adapter."""
-        state = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+        state = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(folder / WEIGHTS)[0].items()}
         split = split_updates(state, self.plans())
         for name, layer in self.layers.items():
             for part in layer.slices[self.number]:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
 from rango.errors import InputError
-from rango.files import ADAPTER_CONFIG, FULL_RECORD, check_adapter_folder, read_json
+from rango.files import ADAPTER_CONFIG, FULL_RECORD, check_adapter_folder, read_json, read_tensors
 from rango.models.adapter import (
     MAGNITUDE,
     PREFIX,
@@ -261,9 +261,8 @@ def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str
         seen = f" (there is {', '.join(others[:3])})" if others else ""
         raise InputError(f"{path} does not exist{seen}; the adapter has no weights in PEFT's format")
     try:
-        with safe_open(path, framework="pt") as file:
-            names: list[str] = list(file.keys())
-            return {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}, file.metadata() or {}
+        tensors, metadata = read_tensors(path)
+        return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}, metadata
     except SafetensorError as error:
         raise InputError(f"{path} is not a safetensors file ({error}); the adapter is damaged") from None
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from rango.errors import InputError
-from rango.files import write_tensors
+from rango.files import read_tensors, write_tensors
 from rango.models.adapter import TrainableModel
 
 if TYPE_CHECKING:
@@ -94,9 +94,10 @@ def load_state(path: Path, *, advice: str = "delete the run's folder and begin i
         InputError: the file is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return State(json.loads(file.metadata()["progress"]), tensors)
+        tensors, metadata = read_tensors(path)
+        return State(json.loads(metadata["progress"]), tensors)
+    except InputError as error:
+        raise InputError(f"{error}; {advice}") from None
     except (SafetensorError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); {advice}") from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rango.checksums import digests
 from rango.decisions import (
     METRICS,
     CostBalance,
@@ -118,7 +119,11 @@ def state_costs(run: Run, costs: StatedCosts) -> bool:
             again = as_json({split: measure(posteriors, seed=seed, costs=costs, metrics=of_costs)})[split]
             for state, estimates in again.items():
                 states[state] = {**states[state], **estimates}
-        # The record comes last: a command that was killed between the two finds other costs in it, and does both again.
+        # The costs come last: a command that was killed before finds others in the record, and does all of it again.
+        # Meanwhile the record lists no digest of the metrics, neither of the old ones nor of the new.
+        listed = {name: digest for name, digest in record.get("digests", {}).items() if name != "metrics.json"}
+        write_yaml(run.record_file, {**record, "digests": listed})
         write_json(run.path / "metrics.json", measured)
-        write_yaml(run.record_file, {**record, "costs": costs.as_dict()})
+        listed |= digests(run.path, ["metrics.json"])
+        write_yaml(run.record_file, {**record, "costs": costs.as_dict(), "digests": listed})
     return True

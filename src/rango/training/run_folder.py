@@ -5,6 +5,7 @@ Its files are listed in docs/files.md; `run_writer` writes them.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from rango.checksums import check_digest
 from rango.decisions import METRICS, Calibrator, Estimate, Gate, Posteriors, StatedCosts, read_posteriors
 from rango.errors import InputError, unknown_name
 from rango.files import (
@@ -333,7 +335,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 _MAPPING, _NUMBER, _COUNT = (dict, "keys and values"), ((int, float), "a number"), (int, "a whole number")
 _RECORD_KINDS: Mapping[str, tuple[Any, str]] = {
-    **dict.fromkeys(("config", "costs", "fingerprints", "letter_mass", "model", "table"), _MAPPING),
+    **dict.fromkeys(("config", "costs", "digests", "fingerprints", "letter_mass", "model", "table"), _MAPPING),
     **dict.fromkeys(("seconds", "trainable_parameters"), _NUMBER),
     **dict.fromkeys(("best_step", "steps"), _COUNT),
     "status": (str, "a word"),
@@ -361,14 +363,30 @@ class RunContents:
     """Whether it is the folder of an evaluation, where nothing was trained."""
 
 
+def check_listed(file: Path) -> None:
+    """Raise InputError where a file of a finished run or evaluation is not the one that its record lists."""
+    for record in (file.parent / "run.yaml", file.parent / RECORD):
+        listed = None
+        # A record that cannot be read is told of by whoever needs it.
+        with contextlib.suppress(InputError):
+            listed = read_yaml(record).get("digests") if record.is_file() else None
+        if isinstance(listed, Mapping):
+            check_digest(file, listed, name=file.name, record=record)
+
+
 def posteriors_file(path: Path, state: str, split: str) -> Path:
     """Where a run directory stores the posteriors of a state on a split."""
     return path / "posteriors" / f"{split}-{state}.parquet"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a run directory's log.jsonl; a crash may have cut off the last line, which is left out."""
+    """The records of a run directory's log.jsonl; a crash may have cut off the last line, which is left out.
+
+    Raises:
+        InputError: the run is complete, and its record says that the file was another.
+    """
     file = path / "log.jsonl"
+    check_listed(file)
     if not file.is_file() or not file.stat().st_size:
         return []
     records = []
@@ -400,8 +418,10 @@ def read_metrics(path: Path) -> dict[str, Any]:
     """A metrics.json, checked down to its numbers so that no reader of it has to.
 
     Raises:
-        InputError: a level is not a mapping, or a value is not a number; the message names the place.
+        InputError: a level is not a mapping, or a value is not a number; the message names the place. Or the record
+            beside the file says that it was another.
     """
+    check_listed(path)
     metrics = read_json(path)
     if not isinstance(metrics, dict):
         raise InputError(f"{path} holds a {type(metrics).__name__}; expected a JSON object")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rango import __version__
+from rango.checksums import digests
 from rango.decisions import Calibrator, Estimate, Posteriors, write_posteriors
 from rango.errors import InputError
 from rango.files import holds_files, naming_file, write_json, write_text, write_yaml
@@ -95,8 +96,9 @@ class RunWriter:
         write_text(self.path / "log.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
     def finish(self, **changes: Any) -> None:
-        """Write run.yaml with status `complete` and remove what only a resume needed."""
-        self._end(status="complete", **changes)
+        """Write run.yaml with status `complete` and the digests of all files; remove what only a resume needed."""
+        listed = {"digests": digests(self.path, result_files(self.path))} if self.writes else {}
+        self._end(status="complete", **changes, **listed)
 
     def fail(self, reason: str) -> None:
         """Write run.yaml with status `failed` and the reason; repeating the command begins the run anew."""
@@ -111,6 +113,14 @@ class RunWriter:
         self.write_record(**changes)
         if self.writes:
             shutil.rmtree(self.path / "state", ignore_errors=True)
+
+
+def result_files(folder: Path) -> list[str]:
+    """The files of a run or an evaluation that hold results: not its record, nor pages, figures and what is hidden."""
+    kept = ("adapter", "instances", "posteriors")
+    files = [file for name in kept for file in sorted((folder / name).rglob("*")) if file.is_file()]
+    names = [file.relative_to(folder).as_posix() for file in files if not file.name.startswith(".")]
+    return [name for name in ("log.jsonl", "metrics.json", "calibrator.json") if (folder / name).is_file()] + names
 
 
 def as_json(metrics: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> dict[str, Any]:
@@ -144,7 +154,8 @@ def write_evaluated(
         write_posteriors(posteriors_file(out, state, split), posteriors)
     write_kept_texts(out, task, split)
     write_json(out / "metrics.json", as_json({split: metrics}))
-    write_yaml(out / RECORD, {**record, "status": "complete"})
+    listed = digests(out, result_files(out))
+    write_yaml(out / RECORD, {**record, "status": "complete", "digests": listed})
 
 
 def versions() -> dict[str, str]:

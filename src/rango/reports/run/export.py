@@ -222,7 +222,8 @@ def _public_record(run: Run, base: str) -> dict[str, Any]:
     config = {**run.part("config"), "model": base, "data": None, "task": _short(run.config.task)}
     model = run.record.get("model")
     named = {"model": {**model, "name": base}} if isinstance(model, Mapping) else {}
-    return {**run.record, "config": config, **named}
+    kept = {key: value for key, value in run.record.items() if key != "digests"}  # of files in other places
+    return {**kept, "config": config, **named}
 
 
 def _short(name: str) -> str:

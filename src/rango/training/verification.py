@@ -1,0 +1,104 @@
+"""Whether a run, an evaluation or a study is still what Rango wrote, and its metrics those of its posteriors.
+
+file ── carries its own digest ────────────────── Parquet, safetensors, YAML, calibrator.json
+     ── is listed with its digest in the record ── everything that a finished run holds
+metrics.json ── each value against the one that the posteriors give
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rango.checksums import check_digest, check_seal
+from rango.decisions import METRICS
+from rango.errors import InputError
+from rango.files import read_yaml
+from rango.training.run_folder import RECORD, Run, posteriors_file
+
+_RECORDS = ("run.yaml", RECORD)
+# What carries a digest of its own; a mark in a table or a page of the user's would mean nothing.
+_SEALED = (".yaml", ".parquet", ".safetensors")
+# Sums in another order, and a temperature that was found by another number of steps.
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was looked at, and what is wrong with it."""
+
+    whole: int
+    """Files that are as they were written."""
+    unknown: int
+    """Files without a digest, of which nothing can be said: pages, figures, runs that are not complete, older files."""
+    values: int
+    """Metrics that are those of the stored posteriors."""
+    faults: tuple[str, ...]
+    """One line for each file that is damaged or missing, and for each metric that is another."""
+
+
+def verify(folder: Path) -> Verification:
+    """Look at every file of a run, an evaluation, or a study with all its runs.
+
+    Raises:
+        InputError: the folder is none of them.
+    """
+    if not (folder / "plan.json").is_file():
+        Run(folder)  # or it says what the folder is instead
+    records = [record for name in _RECORDS for record in sorted(folder.rglob(name))]
+    listed: dict[Path, Mapping[str, str]] = {}
+    faults, whole, unknown, values = [], 0, 0, 0
+    for record in records:
+        try:
+            digests = read_yaml(record).get("digests")
+        except InputError:
+            continue  # its own line comes below, with those of the other files
+        listed[record.parent] = digests if isinstance(digests, Mapping) else {}
+        missing = [name for name in listed[record.parent] if not (record.parent / name).is_file()]
+        faults.extend(f"{record.parent / name} is missing; {record} lists it" for name in missing)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        place = next((parent for parent in file.parents if parent in listed), folder)
+        name = file.relative_to(place).as_posix()
+        try:
+            sealed = (file.suffix in _SEALED or file.name == "calibrator.json") and check_seal(file)
+            check_digest(file, listed.get(place, {}), name=name, record=place / "run.yaml")
+        except (InputError, OSError) as error:
+            faults.append(str(error))
+        else:
+            is_whole = sealed or name in listed.get(place, {})
+            whole, unknown = whole + is_whole, unknown + (not is_whole)
+    for place in listed:
+        if (place / "metrics.json").is_file():
+            try:
+                checked = list(_metrics(Run(place)))
+            except InputError as error:
+                checked = [str(error)]
+            values += sum(not fault for fault in checked)
+            faults.extend(fault for fault in checked if fault)
+    # What is damaged is met again by whoever reads it.
+    return Verification(whole, unknown, values, tuple(dict.fromkeys(faults)))
+
+
+def _metrics(run: Run) -> Iterator[str]:
+    """For each metric of a state with posteriors "" where it is theirs, and otherwise what is wrong."""
+    for split, states in run.metrics.items():
+        for state, estimates in states.items():
+            if not posteriors_file(run.path, state, split).is_file():
+                continue  # the priors, and differences of two states
+            posteriors = run.posteriors(state, split)
+            for name, estimate in estimates.items():
+                if name not in METRICS:
+                    continue
+                costs = run.costs if METRICS[name].needs_costs else None
+                again = posteriors.metric(name, costs=costs)
+                stored = math.nan if estimate.value is None else estimate.value
+                same = math.isclose(stored, again, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+                if same or (math.isnan(stored) and math.isnan(again)):
+                    yield ""
+                    continue
+                yield (
+                    f"{run.path / 'metrics.json'}: {split}.{state}.{name} is {stored:.6g}, and the posteriors give "
+                    f"{again:.6g}; repeat the command that wrote it into another folder"
+                )
