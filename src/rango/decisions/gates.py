@@ -101,7 +101,7 @@ class Gate(Shown):
     precision: Mapping[str, float] = field(default_factory=dict)
     costs: Costs | None = None
     """(K, D), one of whose columns is passing on."""
-    pass_on: str = "pass on"
+    pass_on: str = "pass on"  # noqa: S105 - a decision, no password
     level: float = 0.95
     """The probability with which the bound of an error holds, and the nominal coverage of intervals."""
     choices: tuple[str, ...] | None = None

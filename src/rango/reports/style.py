@@ -270,7 +270,12 @@ def render(name: str, content: Mapping[str, Any], *, script: str = "", **filters
     if code:
         policy += f"; script-src '{_hash(code)}'"
     page = environment.get_template(name).render(
-        language=spoken(), style=Markup(style), script=Markup(code), policy=policy, version=__version__, **content
+        language=spoken(),
+        style=Markup(style),  # noqa: S704 - files of the package
+        script=Markup(code),  # noqa: S704
+        policy=policy,
+        version=__version__,
+        **content,
     )
     return page.strip() + "\n"
 
