@@ -15,6 +15,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "rango"
 ORDER = [
     "errors",
+    "checksums",
     "yaml_loader",
     "files",
     "rows",

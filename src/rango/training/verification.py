@@ -49,7 +49,8 @@ def verify(folder: Path) -> Verification:
         Run(folder)  # or it says what the folder is instead
     records = [record for name in _RECORDS for record in sorted(folder.rglob(name))]
     listed: dict[Path, Mapping[str, str]] = {}
-    faults, whole, unknown, values = [], 0, 0, 0
+    faults: list[str] = []
+    whole, unknown, values = 0, 0, 0
     for record in records:
         try:
             digests = read_yaml(record).get("digests")
