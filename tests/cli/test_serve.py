@@ -22,6 +22,10 @@ def test_bad_options_are_refused_in_one_line(
         (run, "--waiting", "0"): "waiting is 0; expected at least 1",
         (run, "--host", "0.0.0.0"): "where others reach this server; name a key with --key-env",
         (run, "--key-env", "RANGO_KEY"): "the environment variable RANGO_KEY is not set",
+        (run, "--log-state"): "--log-state is given without --log",
+        (run, f"b={run}", "--log", tmp_path / "log"): "--log is of one run, and 2 are to be served",
+        (run, "--log", run / "run.yaml"): "run.yaml is no log of decisions",
+        (run, "--gate", run / "metrics.json"): "is no gate; expected a file that rango gate --out wrote",
     }.items():
         assert message in fails(capsys, "serve", *arguments)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from rango.cli.groups import Quiet
 from rango.console import Screen, SignalGuard, visible
-from rango.errors import InputError
+from rango.decisions import Gate
+from rango.errors import InputError, Interrupted
 from rango.models.sources import check_at_hand, check_source
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PATIENCE = 30  # seconds for what waits to be answered, and for clients that are slow to take it
 
 
 def serve(
@@ -22,6 +25,9 @@ def serve(
     port: int = 8000,
     key_env: str | None = None,
     device: str = "auto",
+    gate: Path | None = None,
+    log: Path | None = None,
+    log_state: Annotated[bool, Parameter(negative=())] = False,
     waiting: int = 1024,
     body: int = 1_000_000,
     quiet: Quiet = False,
@@ -41,6 +47,12 @@ def serve(
         Name of the environment variable with the key that requests must send.
     device
         Where to compute: auto, cpu, cuda or cuda:N.
+    gate
+        File that rango gate wrote: answers to the run's own question then say whether to act.
+    log
+        JSONL file to which every decision of the run's own question is added. It is never cut; rename it to rotate it.
+    log_state
+        Write the state of each request into the log too.
     waiting
         Questions that may wait. Requests beyond are refused with 429 and the time after which to ask again.
     body
@@ -57,9 +69,16 @@ def serve(
         raise InputError(f"the environment variable {key_env} is not set; put the key into it, or leave --key-env out")
     if key is None and host not in _LOOPBACK:
         raise InputError(f"host is {host}, where others reach this server; name a key with --key-env")
+    if log_state and log is None:
+        raise InputError("--log-state is given without --log; name the file of the log, or leave it out")
+    if len(runs) > 1 and (gate is not None or log is not None):
+        option = "--gate" if gate is not None else "--log"
+        raise InputError(f"{option} is of one run, and {len(runs)} are to be served; serve that run alone")
+    from rango.serving.answer_log import AnswerLog
     from rango.serving.served_run import read_served
 
-    served = read_served(runs)
+    served = read_served(runs, None if gate is None else Gate.load(gate))
+    answer_log = None if log is None else AnswerLog(log, with_state=log_state)
     config = next(iter(served.values())).predictor.config
     check_source(config.model, config.quantise)
     check_at_hand(config.model, device)
@@ -79,13 +98,27 @@ def serve(
     for run in served.values():
         screen.say(f"· {visible(run.name)}: {visible(run.entry['description'])}")
     limits = Limits(body=body, queue=QueueLimits(waiting=waiting))
-    app = make_app(engine, key=key, limits=limits, hosts=LOOPBACK if host in _LOOPBACK else None)
+    hosts = LOOPBACK if host in _LOOPBACK else None
+    app = make_app(engine, key=key, limits=limits, hosts=hosts, log=answer_log)
+    if answer_log is not None:
+        screen.say(f"· decisions are added to {answer_log.path}{' with their states' if log_state else ''}")
+        if answer_log.note:
+            screen.say(f"· {answer_log.note}")
     shown = f"[{host}]" if ":" in host else host
     screen.say(f"Serving at http://{shown}:{port} (Ctrl-C ends it, and answers first what waits)")
-    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False))
-    # uvicorn catches the signal, answers what waits, and gives it on at the end.
-    with SignalGuard("what waited was answered"):
-        server.run()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=_PATIENCE
+        )
+    )
+    # uvicorn catches the signal, answers what waits, and gives it on at the end: to be stopped is how a server ends.
+    try:
+        with SignalGuard("not all that waited was answered"):
+            server.run()
+    except Interrupted:
+        if server.force_exit:
+            raise
+        screen.say("Stopped: what waited is answered")
 
 
 def check_installed() -> None:

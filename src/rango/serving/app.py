@@ -20,7 +20,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
@@ -32,9 +32,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rango.serving.engine import Engine
+from rango.serving.answer_log import AnswerLog
 from rango.serving.queue import BatchQueue, QueueLimits
 from rango.serving.wire import Request, RequestError, read_request
+
+if TYPE_CHECKING:
+    from rango.serving.engine import Engine
 
 REQUEST_ID = "x-typesafe-request-id"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -85,7 +88,12 @@ class Metrics:
 
 
 def make_app(
-    engine: Engine, *, key: str | None = None, limits: Limits | None = None, hosts: Sequence[str] | None = None
+    engine: Engine,
+    *,
+    key: str | None = None,
+    limits: Limits | None = None,
+    hosts: Sequence[str] | None = None,
+    log: AnswerLog | None = None,
 ) -> Starlette:
     """The application of an engine.
 
@@ -95,6 +103,7 @@ def make_app(
         limits: of requests and of the queue.
         hosts: names under which the server may be called. On a loopback address these are `LOOPBACK`: a page of another
             site cannot reach it by a name of its own that leads there.
+        log: where decisions are written, each before its answer is sent. What cannot be written is not answered.
     """
     limits = limits or Limits()
 
@@ -128,6 +137,15 @@ def make_app(
             raise RequestError(422, message, loc=("questions",), kind="too_long")
         engine.run(request.model)  # refuses an unknown one before it waits
         reply = await queue.ask(request, size=len(request.questions), gone=http.is_disconnected)
+        logged = reply.pop("logged", {})
+        if log is not None and logged:
+            identity = http.state.identity
+            try:
+                log.write(logged, model=request.model, request=identity, state=request.state)
+            except OSError as error:
+                _log.exception("request %s cannot be logged", identity)
+                message = f"the decision cannot be logged ({error.strerror}), so it is not given; request {identity}"
+                raise RequestError(503, message, headers={"retry-after": "60"}) from None
         metrics.count(reply)
         return JSONResponse(reply)
 
@@ -170,6 +188,7 @@ class _Around:
             await self._app(scope, receive, send)
             return
         identity, begun, status = uuid.uuid4().hex, time.perf_counter(), 0
+        scope.setdefault("state", {})["identity"] = identity
 
         async def send_with_id(message: Message) -> None:
             nonlocal status

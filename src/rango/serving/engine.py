@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rango.decisions import Posteriors, decide
+from rango.decisions import Costs, Posteriors, decide
 from rango.errors import InputError, unknown_name
 from rango.models.adapter_set import AdapterSet, load_adapters
 from rango.models.loading import Model
@@ -27,11 +27,14 @@ from rango.scoring.forward import SHORTEST_PREFIX, check_numbers, shared_beginni
 from rango.scoring.probe import probe_reader
 from rango.scoring.scorer import score
 from rango.scoring.trees import TokenTree, TooLongError, encode
+from rango.serving.answer_log import logged_columns
 from rango.serving.questions import Prepared, ask
 from rango.serving.served_run import ServedRun
 from rango.serving.wire import ChoiceQuestion, NoulQuestion, Request, RequestError, ScoreQuestion
 from rango.tasks import Task
 
+LOGGED = "logged"
+"""The key of a response that is for the server alone."""
 MOST_KEYS = 2**17
 """Tokens whose keys and values are held at once, in a pass over questions that share a state."""
 
@@ -157,6 +160,7 @@ class Engine:
     def answer(self, jobs: Sequence[Job]) -> list[dict[str, Any] | Exception]:
         """The responses to several requests, or what is wrong with them, in their order.
 
+        Under `LOGGED` a response has the columns of the log for each of the run's own questions; these are not sent.
         A fault of the model that one request causes is its own: the others are answered.
         """
         try:
@@ -167,16 +171,18 @@ class Engine:
             return [reply for job in jobs for reply in self.answer([job])]
         replies: list[dict[str, Any] | Exception] = []
         for number, job in enumerate(jobs):
+            logged: dict[str, dict[str, Any]] = {}
             try:
                 answers = {
-                    name: self._answer(job.run, prepared, rows.get((number, place)))
+                    name: self._answer(job.run, prepared, rows.get((number, place)), logged.setdefault(name, {}))
                     for place, (name, prepared) in enumerate(zip(job.names, job.prepared, strict=True))
                 }
             except Exception as error:
                 replies.append(error)
                 continue
             usage = {"input_tokens": job.tokens, "output_tokens": 0}
-            replies.append({"model": job.run.name, "answers": answers, "usage": usage})
+            logged = {name: columns for name, columns in logged.items() if columns}
+            replies.append({"model": job.run.name, "answers": answers, "usage": usage, LOGGED: logged})
         return replies
 
     def _score(self, jobs: Sequence[Job]) -> dict[tuple[int, int], _Row]:
@@ -207,7 +213,8 @@ class Engine:
             return contextlib.nullcontext()
         return self._adapters.only(name)
 
-    def _answer(self, run: ServedRun, prepared: Prepared, row: _Row | None) -> dict[str, Any]:
+    def _answer(self, run: ServedRun, prepared: Prepared, row: _Row | None, logged: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one question; `logged` gets the columns of its line in the log, where it is the run's own."""
         extra: dict[str, Any] = {"calibrated": False, "form": prepared.form}
         calibrator = run.predictor.calibrator
         if row is None:
@@ -231,23 +238,34 @@ class Engine:
                 extra["calibrated"] = True
                 extra["calibrator"] = f"{calibrator.method} of {run.name}"
             shares = np.exp(posteriors.log_posteriors[0]).tolist()
-            if prepared.foreign is None and run.predictor.costs is not None:
-                extra |= _decision(run, prepared, posteriors)
+            if prepared.foreign is None:
+                decision, column = _decision(run, prepared, posteriors)
+                # Of a run without costs the decision is only the most probable choice, which the answer has.
+                if run.costs is not None or run.gate is not None:
+                    extra |= decision
+                acts = {"act": "yes" if decision["act"] else "no"} if "act" in decision else {}
+                logged.update(logged_columns(posteriors.column_names if run.task.classes else None, shares))
+                logged.update(decision | {"decision": column} | acts | {"calibrated": extra["calibrated"]})
         return _in_the_format(prepared, shares) | extra
 
 
-def _decision(run: ServedRun, prepared: Prepared, posteriors: Posteriors) -> dict[str, Any]:
-    """The decision of least expected cost, under the costs that were stated to the run."""
-    assert run.predictor.costs is not None
+def _decision(run: ServedRun, prepared: Prepared, posteriors: Posteriors) -> tuple[dict[str, Any], str]:
+    """The decision of least expected cost as the answer has it, and what it is called in the words of the run.
+
+    It is taken under the costs that were stated to the run, or with a gate under the gate's, of what acts.
+    """
     assert prepared.instance is not None
-    decision = next(decide(posteriors, costs=run.predictor.costs.for_posteriors(posteriors)).rows())
+    costs = Costs.zero_one(posteriors.column_names or posteriors.n_choices)
+    if run.costs is not None:
+        costs = run.costs.for_posteriors(posteriors)
+    decision = next(decide(posteriors, costs=costs).rows())
     label, choices = decision["decision"], prepared.instance.choices
     # Where choices are a question's own, costs call them by their places.
     if label not in choices and label.isdecimal() and int(label) < len(choices):
         label = choices[int(label)]
-    if label in choices:
-        label = prepared.names[choices.index(label)]
-    return {"decision": label, "expected_cost": decision["expected_cost"]}
+    name = prepared.names[choices.index(label)] if label in choices else label
+    act = {} if run.gate is None else {"act": bool(run.gate.decide(posteriors).acts[0])}
+    return {"decision": name, "expected_cost": decision["expected_cost"], **act}, label
 
 
 def _in_the_format(prepared: Prepared, shares: Sequence[float]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from rango.decisions import Posteriors
+from rango.decisions import Gate, Posteriors, StatedCosts
 from rango.errors import InputError
 from rango.files import FULL_RECORD, check_adapter_folder
 from rango.serving.questions import TrainedTask
@@ -35,6 +35,13 @@ class ServedRun:
     predictor: Predictor
     state: str
     """calibrated, adapted or base."""
+    gate: Gate | None = None
+    """What says which decisions are acted on."""
+
+    @property
+    def costs(self) -> StatedCosts | None:
+        """What its own questions are decided under; None for 0-1 costs."""
+        return self.predictor.stated(None, self.gate)
 
     @cached_property
     def _stored(self) -> Posteriors:
@@ -87,7 +94,8 @@ class ServedRun:
                 "form": self.task.form,
                 "classes": None if self.task.classes is None else list(self.task.classes),
                 "prompt": None if self.task.table is None else self.task.table.prompt,
-                "costs": None if self.predictor.costs is None else self.predictor.costs.words,
+                "costs": None if self.costs is None else self.costs.words,
+                "gate": None if self.gate is None else self.gate.aim,
                 "test": {
                     name: {"value": each.value, "low": each.low, "high": each.high, "n": each.n}
                     for name, each in estimates.items()
@@ -96,11 +104,12 @@ class ServedRun:
         }
 
 
-def read_served(sources: Sequence[str]) -> dict[str, ServedRun]:
+def read_served(sources: Sequence[str], gate: Gate | None = None) -> dict[str, ServedRun]:
     """The runs of `[NAME=]RUN[:STATE]`, by name; the name is that of the folder where none is given.
 
     Raises:
-        InputError: no runs, a run that is not complete, two of one name, or runs of different bases.
+        InputError: no runs, a run that is not complete, two of one name, or runs of different bases; a gate of other
+            choices than a run's.
     """
     if not sources:
         raise InputError("there is no run to serve; give the folder of at least one")
@@ -113,7 +122,10 @@ def read_served(sources: Sequence[str]) -> dict[str, ServedRun]:
             raise InputError(f"two runs are called {name}; give one of them another name: {name}-2={source}")
         predictor = run.predictor(state)
         state = state or ("calibrated" if predictor.calibrator is not None else "adapted")
-        served[name] = ServedRun(name, run, predictor, state)
+        served[name] = ServedRun(name, run, predictor, state, gate)
+        if gate is not None:
+            classes = served[name].task.classes
+            gate.check_choices([classes or ("",) * served[name].task.n_choices])
         served[name].entry  # noqa: B018 - what cannot be read is found before a model is loaded
     _check_one_base(served)
     return served
