@@ -18,7 +18,7 @@ from rango.errors import InputError
 from rango.files import model_file, parse_json, read_bytes, read_json, read_text, read_yaml
 from rango.options import EvaluateConfig
 from rango.rows import read_rows
-from rango.tasks.table import TableConfig
+from rango.tasks.table_config import TableConfig
 
 
 def _rows(path: Path) -> list[Any]:

@@ -120,7 +120,7 @@ def learning_curves(run: Run | str | os.PathLike[str], *, metric: str | None = N
     chosen = metric or (opened.config.select if opened.config.select in names else "train_loss")
     if names and chosen not in names:
         raise unknown_name("metric in the log", chosen, names)
-    return learning_curve(opened.log, chosen, loss_unit="" if opened.config.rule == "brier" else "nats")
+    return learning_curve(opened.log, chosen, loss_unit="nats" if opened.config.rule == "logarithmic" else "")
 
 
 def states(run: Run | str | os.PathLike[str], *, metric: str = "nce", split: Split = "test") -> Figure:

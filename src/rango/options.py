@@ -46,9 +46,18 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantisation = Literal["none", "int8", "nf4"]
 Normalisation = Literal["none", "tokens", "characters"]
 Objective = Literal["tokens", "answer", "choice"]
-Rule = Literal["logarithmic", "brier"]
+Rule = Literal["logarithmic", "brier", "ranked"]
 Decay = Literal["cosine", "constant"]
-Selection = Literal["nce", "calibrated_nce", "cross_entropy", "error_rate", "accuracy", "brier"]
+Selection = Literal[
+    "nce",
+    "calibrated_nce",
+    "cross_entropy",
+    "error_rate",
+    "accuracy",
+    "brier",
+    "ranked_probability_score",
+    "mean_absolute_error",
+]
 
 Baseline = Literal["tfidf", "probe", "encoder"]
 """What is fitted beside the model, see `rango.baselines`."""
@@ -300,7 +309,7 @@ class TrainingOptions(Config):
     """What is minimised: tokens (every token of prompt and right answer), answer (the right answer's tokens), choice
     (a proper scoring rule of the posterior over the choices)."""
     rule: Rule = "logarithmic"
-    """The proper scoring rule of the objective `choice`."""
+    """The proper scoring rule of the objective `choice`; `ranked` is for ordered levels (type score)."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -330,7 +339,7 @@ class TrainingOptions(Config):
     """Stop after this many validations without a better one; never when absent."""
     select: Selection = "nce"
     """Validation metric that chooses the best checkpoint; calibrated_nce is the NCE after the temperature that is best
-    on validation (refine, then calibrate)."""
+    on validation (refine, then calibrate). The last two are for ordered levels (type score)."""
     seed: Seed = 0
     """Seed of the adapter's start, the order of the instances and dropout. The choice of instances has its own,
     data-seed."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.made_posteriors import make
 
-from rango.decisions import METRICS, Costs, Resampling, fit_calibrator
+from rango.decisions import Costs, Resampling, fit_calibrator, measurable
 from rango.decisions.bootstrap import LossTable, percentile_interval
 
 COSTS = Costs([[0, 1, 2], [2, 0, 1], [1, 3, 0]]).with_abstention(0.5)
@@ -21,12 +21,12 @@ def test_replicates_are_the_metrics_of_the_drawn_instances(
     posteriors = make(n=101, group_size=group_size)
     calibrated = fit_calibrator(posteriors, method="temperature").apply(posteriors)
     resampling = Resampling(posteriors.labels, seed=3, groups=posteriors.groups, within=within)
-    table = LossTable(posteriors, metrics=list(METRICS), costs=COSTS)
+    table = LossTable(posteriors, metrics=measurable(posteriors), costs=COSTS)
     (counts,) = resampling.counts(5)
-    values = table.sums(counts).metrics(list(METRICS), costs=COSTS, priors=priors)
+    values = table.sums(counts).metrics(measurable(posteriors), costs=COSTS, priors=priors)
     for replicate in range(5):
         drawn = posteriors.take(resampling.indices(replicate))
-        for name in METRICS:
+        for name in measurable(posteriors):
             expected = drawn.metric(name, costs=COSTS, priors=priors)
             if name == "calibrated_nce":
                 # Its temperature is that of all instances; that of the drawn ones, of one weight, gives less.

@@ -22,12 +22,14 @@ from rango.decisions import (
     summarise,
 )
 from rango.decisions.arrays import log_softmax
-from rango.decisions.metrics import brier_of_priors
+from rango.decisions.metrics import brier_of_priors, ranked_rule
+from rango.errors import InputError
 
 seeds = st.integers(0, 100_000)
 lawful = settings(deadline=None, max_examples=40)
 NEEDS_COSTS = ("expected_cost", "normalised_expected_cost")
 NORMALISED = ("nce", "normalised_brier", "normalised_expected_cost")
+UNORDERED = [name for name, metric in METRICS.items() if not metric.needs_order]
 
 
 def case(seed: int) -> tuple[Posteriors, Costs, np.ndarray]:
@@ -35,13 +37,16 @@ def case(seed: int) -> tuple[Posteriors, Costs, np.ndarray]:
     rng = np.random.default_rng(seed)
     k = int(rng.integers(2, 6))
     labels = np.concatenate([np.arange(k), rng.integers(0, k, 50)])
-    posteriors = Posteriors.from_scores(rng.normal(size=(len(labels), k)) * 2, labels)
+    scores = rng.normal(size=(len(labels), k)) * 2
+    posteriors = Posteriors.from_scores(scores, labels, types=["score"] * len(labels))
     costs = Costs(rng.uniform(0.5, 3, size=(k, k)) * (1 - np.eye(k))).with_abstention(0.4)
     return posteriors, costs, rng.dirichlet(np.ones(k))
 
 
 def measure(posteriors: Posteriors, name: str, costs: Costs, priors: np.ndarray | None = None) -> float:
     arguments = [costs] if name in NEEDS_COSTS else []
+    if METRICS[name].needs_order:
+        return posteriors.metric(name, priors=priors)
     return float(getattr(posteriors, name)(*arguments, priors=priors))
 
 
@@ -141,7 +146,7 @@ def test_the_system_that_outputs_target_priors_scores_one_under_them(seed: int) 
         assert measure(constant, name, costs, priors) == pytest.approx(1.0, abs=1e-12)
 
 
-@given(seeds, st.sampled_from(list(METRICS)), st.booleans())
+@given(seeds, st.sampled_from(UNORDERED), st.booleans())
 @lawful
 def test_relabelling_the_classes_changes_no_metric(seed: int, name: str, with_priors: bool) -> None:
     posteriors, costs, priors = case(seed)
@@ -248,3 +253,38 @@ def test_the_interval_of_calibrated_nce_is_that_of_fitting_again_in_each_resampl
     estimate = summarise(posteriors, metrics=["calibrated_nce"], replicates=1000)["calibrated_nce"]
     again = [posteriors.take(rng.integers(0, 400, 400)).calibrated_nce() for _ in range(400)]
     assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(again, [0.025, 0.975])), abs=0.02)
+
+
+def test_ordered_levels_by_hand() -> None:
+    """Cumulative posteriors 0.5, 0.75, 1 beside 1, 1, 1 and 0, 0, 1; the medians are level 0 and level 1."""
+    logs = np.log([[0.5, 0.25, 0.25], [0.4, 0.2, 0.4]])
+    posteriors = Posteriors(logs, [0, 2], types=["score", "score"])
+    first, second = 0.25 + 0.0625, 0.16 + 0.36
+    assert posteriors.metric("ranked_probability_score") == pytest.approx((first + second) / 2)
+    assert posteriors.metric("mean_absolute_error") == pytest.approx((0 + 1) / 2)
+    # A level that an instance does not have adds nothing: both sums are 1 there.
+    padded = np.log([[0.6, 0.4, 1.0]])
+    padded[0, 2] = -np.inf
+    assert ranked_rule(padded, np.array([1]))[0] == pytest.approx(0.36)
+    # Two levels are half a Brier score.
+    assert ranked_rule(padded[:, :2], np.array([1])) == pytest.approx(brier_rule(padded[:, :2], np.array([1])) / 2)
+
+
+@given(seeds)
+@lawful
+def test_the_true_posterior_is_the_floor_of_scores_of_levels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    target, other = rng.dirichlet(np.ones(5), size=2)
+    at_target, elsewhere = (Posteriors(np.log([system]), [target], types=["score"]) for system in (target, other))
+    for name in ("ranked_probability_score", "mean_absolute_error"):
+        assert at_target.metric(name) <= elsewhere.metric(name) + 1e-12
+    by_sums = np.square(np.cumsum(other)[:-1] - np.cumsum(target)[:-1]).sum()
+    gap = elsewhere.metric("ranked_probability_score") - at_target.metric("ranked_probability_score")
+    assert gap == pytest.approx(by_sums)
+
+
+def test_scores_of_levels_are_refused_where_the_choices_have_no_order() -> None:
+    unordered = Posteriors(np.log([[0.5, 0.5]]), [0])
+    with pytest.raises(InputError, match="mean_absolute_error is for ordered levels; give every instance"):
+        unordered.metric("mean_absolute_error")
+    assert not {"mean_absolute_error", "ranked_probability_score"} & set(summarise(unordered, replicates=0))

@@ -78,3 +78,26 @@ def test_costs_of_other_choices_are_refused() -> None:
         stated.for_choices([CHOICES])
     with pytest.raises(InputError, match="costs have 2 rows but there are 3 classes"):
         stated.for_choices([("a", "b", "c")])
+
+
+def test_costs_that_grow_with_the_distance_of_levels(tmp_path: Path) -> None:
+    (tmp_path / "costs.yaml").write_text("distance: squared\n")
+    stated = StatedCosts.read(str(tmp_path / "costs.yaml"))
+    assert stated == StatedCosts.read("distance=squared") == StatedCosts.build(stated.as_dict())
+    assert stated.fitting(3) is not None
+    levels = Posteriors(np.log([[0.45, 0.1, 0.45]]), [0], None, None, [("low", "middle", "high")], ["score"])
+    costs = stated.for_posteriors(levels)
+    assert costs.classes == costs.decisions == ("low", "middle", "high")
+    assert costs.matrix.tolist() == [[0, 1, 4], [1, 0, 1], [4, 1, 0]]
+    # The middle is decided although it is the least probable: 0.9 beside 1.9 at either end.
+    assert levels.expected_cost(costs) == 1.0
+    assert StatedCosts.read("distance=absolute").for_posteriors(levels).matrix[0].tolist() == [0, 1, 2]
+
+
+def test_distances_of_choices_without_an_order_are_refused() -> None:
+    with pytest.raises(InputError, match="costs are distance=absolute, but the choices have no order"):
+        StatedCosts.read("distance=absolute").for_posteriors(Posteriors(np.log([[0.5, 0.5]]), [0]))
+    with pytest.raises(InputError, match="distance in costs"):
+        StatedCosts.read("distance=1")
+    with pytest.raises(InputError, match="distance and abstain are both given"):
+        StatedCosts.build({"distance": "absolute", "abstain": 0.3})

@@ -10,7 +10,7 @@ from rango.errors import InputError
 from rango.serving.questions import Prepared, TrainedTask, ask
 from rango.serving.wire import ChoiceQuestion, NoulQuestion, ScoreQuestion
 from rango.tasks.registry import task_words
-from rango.tasks.table import TableConfig
+from rango.tasks.table_config import TableConfig
 
 TABLE = TableConfig(prompt="Ticket: {text}\nTopic:", choices=("bill", "bug"), label="topic")
 TICKETS = TrainedTask(task_words("t", table={}), "cloze", ("bill", "bug"), 2, TABLE)

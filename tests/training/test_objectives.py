@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.toy import toy_task
 
+from rango.decisions import Posteriors, brier_rule, logarithmic_rule
+from rango.decisions.metrics import ranked_rule
 from rango.models.adapter import add_adapter
 from rango.models.loading import load_model
-from rango.options import LoRA
+from rango.options import LoRA, Rule
 from rango.scoring.forward import Reader
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
@@ -94,3 +98,52 @@ def test_a_proper_score_has_the_gradient_q_minus_truth() -> None:
     scores = torch.tensor([[1.0, 0.0, -1.0]], requires_grad=True)
     torch.nn.functional.nll_loss(scores.log_softmax(1), torch.tensor([2]), reduction="sum").backward()
     torch.testing.assert_close(scores.grad, scores.detach().softmax(1) - torch.tensor([[0.0, 0, 1]]))
+
+
+def shares_of(trees: Sequence[TokenTree]) -> list[list[float]]:
+    """Made-up soft labels, a row for each tree."""
+    rows = torch.rand([len(trees), len(trees[0].branches)], generator=torch.Generator().manual_seed(0)).double()
+    return (rows / rows.sum(dim=1, keepdim=True)).tolist()
+
+
+@pytest.mark.parametrize("rule", ["logarithmic", "brier", "ranked"])
+def test_rules_against_soft_labels_equal_votes_by_hand_with_their_gradient(
+    checkpoint: Checkpoint, rule: Rule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is Σ_k t_k rule(k, q), as `rango.decisions` scores it, and so is its gradient by finite differences."""
+    model = load_model(checkpoint("phi"))
+    reader = probe_reader(model)
+    trees = encode(model, TASK.train[:4], task=TASK, form="cloze")
+    targets = shares_of(trees)
+    soft = [replace(tree, label=None, target=tuple(row)) for tree, row in zip(trees, targets, strict=True)]
+    micro_batch = MicroBatch(reader, soft, objective="choice", rule=rule)
+    scores = torch.randn([4, len(targets[0])], generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    monkeypatch.setattr(MicroBatch, "_log_posteriors", lambda _, states: states.log_softmax(dim=1))
+    loss = micro_batch.loss(scores)
+    (gradient,) = torch.autograd.grad(loss, scores)
+    by_decisions = {"logarithmic": logarithmic_rule, "brier": brier_rule, "ranked": ranked_rule}[rule]
+
+    def expected(values: np.ndarray) -> float:
+        return 4 * Posteriors.from_scores(values, targets).score(by_decisions)
+
+    values = scores.detach().numpy()
+    assert float(loss.detach()) == pytest.approx(expected(values))
+    for place in np.ndindex(*values.shape):
+        step = np.zeros_like(values)
+        step[place] = 1e-5
+        slope = (expected(values + step) - expected(values - step)) / 2e-5
+        assert float(gradient[place]) == pytest.approx(slope, abs=1e-7)
+
+
+@torch.no_grad()
+def test_a_target_of_one_choice_trains_as_its_label(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("phi"))
+    reader = probe_reader(model)
+    trees = list(encode(model, TASK.train[:4], task=TASK, form="cloze"))
+    sure = [
+        replace(tree, label=None, target=tuple(float(k == tree.answer) for k in range(len(tree.branches))))
+        for tree in trees
+    ]
+    for rule in ("logarithmic", "brier", "ranked"):
+        losses = [loss_sum(reader, each, objective="choice", rule=rule) for each in (trees, sure)]
+        assert float(losses[0]) == float(losses[1])

@@ -191,7 +191,7 @@ class EncoderReader(Reader):
                 )
             trunk: tuple[int, ...] = () if classes is None else rows[0]
             branches = tuple(rows) if classes is None else tuple((k,) for k in range(len(classes)))
-            trees.append(TokenTree(instance.id, trunk, branches, (1,) * len(branches), instance.label))
+            trees.append(TokenTree(instance.id, trunk, branches, (1,) * len(branches), instance.label, instance.target))
         return trees
 
     def _limit(self) -> int:

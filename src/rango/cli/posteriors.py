@@ -231,7 +231,7 @@ def print_decisions(decisions: Decisions) -> None:
 
 def place_note(posteriors: Posteriors, stated: StatedCosts | None) -> str:
     """That costs and choices are matched by place, and why; "" where they are matched by name."""
-    if stated is None or stated.abstain is not None:
+    if stated is None or stated.is_rule:
         return ""
     costs = stated.matrix
     if posteriors.column_names is None and costs.named:

@@ -42,7 +42,7 @@ from rango.decisions.sample_size import SamplePlan, plan_sample, resolution, tem
 from rango.decisions.sequential import SequentialTest, betting_test
 from rango.decisions.significance import holm, mcnemar, paired_bootstrap
 from rango.decisions.stated_costs import StatedCosts
-from rango.decisions.summary import compare, summarise, summarise_difference, summarise_prior_only
+from rango.decisions.summary import compare, measurable, summarise, summarise_difference, summarise_prior_only
 
 __all__ = [
     "CALIBRATORS",
@@ -92,6 +92,7 @@ __all__ = [
     "judge_out_of_bag",
     "logarithmic_rule",
     "mcnemar",
+    "measurable",
     "monitor",
     "naive_cost",
     "paired_bootstrap",

@@ -69,6 +69,18 @@ class Costs(Shown):
         return cls(np.asarray(weights, dtype=float)[:, None] * (1.0 - np.eye(n)), classes=classes, decisions=classes)
 
     @classmethod
+    def distance(cls, classes: int | Sequence[str], *, squared: bool = False) -> Costs:
+        """Costs of ordered levels that grow with the distance: C[k, d] = |k − d|, or (k − d)².
+
+        >>> Costs.distance(3, squared=True).matrix.tolist()
+        [[0.0, 1.0, 4.0], [1.0, 0.0, 1.0], [4.0, 1.0, 0.0]]
+        """
+        names = None if isinstance(classes, int) else tuple(classes)
+        levels = np.arange(classes if isinstance(classes, int) else len(classes))
+        gaps = np.abs(levels[:, None] - levels)  # (K, K)
+        return cls(gaps**2 if squared else gaps, classes=names, decisions=names)
+
+    @classmethod
     def from_yaml(cls, path: Path) -> Costs:
         """Read `classes`, `decisions` and `costs` (row = true class).
 

@@ -121,6 +121,35 @@ def error_rule(log_posteriors: Array, labels: Labels) -> Array:
     return np.asarray(log_posteriors.argmax(axis=1) != labels, dtype=np.float64)
 
 
+def ranked_rule(log_posteriors: Array, labels: Labels) -> Array:
+    """The ranked probability score Σ_k (F_k − 1[y ≤ k])² of ordered levels, F_k = Σ_{j ≤ k} q_j: from 0 to K − 1.
+
+    It is the sum of the Brier scores of "is it at most level k?", so that a miss costs more the farther away it is. It
+    is not divided by K − 1.
+
+    Source: Epstein (1969); Murphy (1971), in this form.
+
+    >>> ranked_rule(np.log([[0.5, 0.25, 0.25]] * 2), np.array([0, 2])).tolist()
+    [0.3125, 0.8125]
+    """
+    losses = np.empty(len(labels), dtype=np.float64)
+    for rows in row_pieces(*log_posteriors.shape):
+        gap = np.cumsum(np.exp(log_posteriors[rows]), axis=1)  # (n, K)
+        gap -= np.arange(gap.shape[1]) >= labels[rows, None]
+        # Above the highest level of an instance, and at it, both sums are 1.
+        losses[rows] = np.einsum("nk,nk->n", gap[:, :-1], gap[:, :-1])
+    return losses
+
+
+def absolute_rule(log_posteriors: Array, labels: Labels) -> Array:
+    """|d − y| of ordered levels, d the Bayes decision under the cost |k − d|: the median of the posterior.
+
+    >>> absolute_rule(np.log([[0.4, 0.15, 0.45]]), np.array([0])).tolist()
+    [1.0]
+    """
+    return cost_rule(Costs.distance(log_posteriors.shape[1]))(log_posteriors, labels)
+
+
 def entropy(priors: Array) -> Array:
     """Entropy H(π) = −Σ_k π_k ln π_k over the last axis, nats: the cross-entropy of the system that outputs π.
 
@@ -306,6 +335,26 @@ METRICS: dict[str, Metric] = {
             rule_of_costs=cost_rule,
             usual=False,
             on_validation=False,
+        ),
+        Metric(
+            "ranked_probability_score",
+            "RPS",
+            "lower",
+            "squared distance of cumulative posteriors from the right level, summed over the levels",
+            words="ranked probability score",
+            rule=ranked_rule,
+            usual=False,
+            needs_order=True,
+        ),
+        Metric(
+            "mean_absolute_error",
+            "MAE",
+            "lower",
+            "mean distance in levels of the posterior's median from the right level",
+            words="mean absolute error",
+            rule=absolute_rule,
+            usual=False,
+            needs_order=True,
         ),
     )
 }

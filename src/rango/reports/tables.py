@@ -149,6 +149,10 @@ def without_twins(names: Iterable[str]) -> list[str]:
     return kept
 
 
+LEVELS = tuple(metric.name for metric in METRICS.values() if metric.needs_order)
+"""The metrics that only ordered levels have."""
+
+
 def usual_columns(*, with_costs: bool = False) -> list[str]:
     """The metrics that a table of results shows, in its order; where costs are stated, expected costs beside NCE."""
     names = without_twins(metric.name for metric in METRICS.values() if metric.usual)
@@ -178,7 +182,7 @@ def result_rows(
         InputError: the split is not there.
     """
     states = split_metrics(metrics, split=split)
-    wanted = usual_columns(with_costs=with_costs) if columns is None else columns
+    wanted = [*usual_columns(with_costs=with_costs), *LEVELS] if columns is None else columns
     # The states that are known in their order, then others in the file's; a difference is no state.
     order = dict.fromkeys((*(state.key for state in STATES), *states))
     present = [key for key in order if key != "difference" and states.get(key)]

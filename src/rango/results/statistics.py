@@ -91,7 +91,7 @@ class SharedInstances:
 
 def fitting_costs(system: Posteriors, costs: StatedCosts | None) -> Costs:
     """The study's costs for the number of choices of a system; 0–1 costs where there are none that fit."""
-    fitting = None if costs is None else costs.fitting(system.n_choices)
+    fitting = None if costs is None or not costs.applies_to(system) else costs.fitting(system.n_choices)
     return Costs.zero_one(system.n_choices) if fitting is None else system.match_costs(fitting)
 
 
@@ -149,9 +149,16 @@ def measure(
 
 
 def _measurable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: StatedCosts | None) -> list[str]:
-    """The metrics without those that need costs, where the costs do not fit the number of choices."""
-    fits = costs is not None and all(costs.fitting(system.n_choices) is not None for system in seeds.values())
-    return [name for name in metrics if fits or not METRICS[name].needs_costs]
+    """The metrics without those of costs where the costs fit no choices, and of levels where choices have no order."""
+    fits = costs is not None and all(
+        costs.applies_to(system) and costs.fitting(system.n_choices) is not None for system in seeds.values()
+    )
+    ordered = all(system.is_ordered for system in seeds.values())
+    return [
+        name
+        for name in metrics
+        if (fits or not METRICS[name].needs_costs) and (ordered or not METRICS[name].needs_order)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +240,8 @@ def losses(
     """The loss behind a metric for each of the shared instances (N,), mean over the seeds that have the instance."""
     total, count = np.zeros(len(instances.ids)), np.zeros(len(instances.ids))
     for system in seeds.values():
+        if METRICS[select].needs_order and not system.is_ordered:
+            raise InputError(f"select is {select}, which is for ordered levels, but the choices have no order")
         rule = METRICS[select].rule_for(fitting_costs(system, costs), weights=system.votes.weights)
         rows = instances.rows(system)
         np.add.at(total, rows, system.losses(rule))

@@ -53,6 +53,8 @@ class TokenTree:
     """Length of each choice's text without its leading space, for normalisation by characters."""
     label: int | None
     """The right branch; None where it is not known, which only scoring all choices allows."""
+    target: tuple[float, ...] | None = None
+    """Soft labels: the share of each branch, where no single one is right."""
 
     @property
     def answer(self) -> int:
@@ -128,6 +130,7 @@ class StoredTrees(Sequence[TokenTree]):
             branches=tuple(tuple(branch.ids) for branch in branches),
             characters=tuple(branch.number for branch in branches),
             label=instance.label,
+            target=instance.target,
         )
 
     def after(self, prefix: int) -> StoredTrees:
@@ -235,6 +238,7 @@ def _encoded(model: Model, instances: Sequence[Instance], *, task: Task, form: F
                 branches=tuple(branches),
                 characters=prompt.characters or tuple(len(branch.strip()) for branch in prompt.branches),
                 label=instance.label,
+                target=instance.target,
             )
 
 

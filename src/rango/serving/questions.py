@@ -20,7 +20,8 @@ from rango.options import Form
 from rango.serving.wire import ChoiceQuestion, NoulQuestion, Question, ScoreQuestion, as_text
 from rango.tasks import Instance
 from rango.tasks.sources import Row
-from rango.tasks.table import TableConfig, further_instances
+from rango.tasks.table import further_instances
+from rango.tasks.table_config import TableConfig
 from rango.tasks.task import LETTERS, Templates, context_group
 
 _YES_NO = (("yes", "no"), ("true", "false"))

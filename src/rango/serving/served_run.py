@@ -18,7 +18,7 @@ from rango.files import FULL_RECORD, check_adapter_folder
 from rango.serving.questions import TrainedTask
 from rango.tasks import Instance, few_shot, load_task
 from rango.tasks.registry import task_words
-from rango.tasks.table import TableConfig
+from rango.tasks.table_config import TableConfig
 from rango.training.prediction import Predictor
 from rango.training.run_folder import Run, parse_state
 

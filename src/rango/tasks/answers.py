@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from rango.tasks.task import LETTERS
 
 Reading = Literal["name", "text", "index", "number", "letter"]
 """How a label is read: the choice's own name, its text, its index from 0, its number from 1, or its letter."""
+SoftReading = Literal["shares", "counts"]
+"""How a label for several choices is read: shares that sum to one, or counts of annotators."""
 
 # In this order where several fit. Numbers from 1 are read only where the table says so: 1 and 2 are indices too.
 READINGS: tuple[Reading, ...] = ("name", "text", "index", "letter")
@@ -124,6 +127,51 @@ def readings_of(value: Any, choices: Choices) -> dict[Reading, int]:
         if len(text) == 1 and text.upper() in LETTERS[: len(texts)]:
             fits["letter"] = LETTERS.index(text.upper())
     return fits
+
+
+def soft_label(value: Any, choices: Choices, where: str, *, counts: bool) -> tuple[float, ...] | None:
+    """The share of each of the distinct choices; None where the label is neither a list nor a mapping of numbers.
+
+    A list has a number for each choice of the row in its order; a mapping has choices (texts, names, indices or
+    letters) and numbers, and what it leaves out is 0. In CSV both are JSON texts.
+
+    Raises:
+        InputError: numbers that are negative or do not sum to one (unless they are counts), a list of another length, a
+            choice that the row does not have.
+    """
+    content = _from_text(value, where) if isinstance(value, str) and value.strip()[:1] in ("[", "{") else value
+    numbers = [0.0] * len(choices.texts)
+    if isinstance(content, dict):
+        for key, number in content.items():
+            fits = readings_of(key, choices)
+            place = next((fits[reading] for reading in READINGS if reading in fits), None)
+            if place is None:
+                expected = expected_labels(READINGS, choices)
+                raise InputError(f"{where}: the label names {shown(key)}; expected {expected}")
+            numbers[place] = number
+    elif isinstance(content, list):
+        if len(content) != len(numbers):
+            raise InputError(f"{where}: label has {len(content)} numbers; expected {len(numbers)}, one for each choice")
+        numbers = content
+    else:
+        return None
+    for number in numbers:
+        if type(number) not in (int, float) or not 0 <= number < math.inf:
+            raise InputError(f"{where}: label {shown(value)} holds {shown(number)}; expected numbers from 0 on")
+    total = math.fsum(numbers)
+    if counts and not total:
+        raise InputError(f"{where}: label {shown(value)} counts nobody; leave the cell empty")
+    # Two or three digits, as people write them, are rounded.
+    if not counts and abs(total - 1) > 0.01 + 1e-9:
+        raise InputError(
+            f"{where}: label {shown(value)} sums to {total:.6g}; expected shares that sum to 1 (for counts of "
+            "annotators write `label_is: counts`)"
+        )
+    texts = choices.distinct()
+    shares = dict.fromkeys(texts, 0.0)
+    for text, number in zip(choices.texts, numbers, strict=True):
+        shares[text] += number / total
+    return tuple(shares.values())
 
 
 def _folded(text: str) -> str:

@@ -21,7 +21,8 @@ from rango.options import SPLITS
 from rango.tasks.answers import Choices, choices_of, readings_of
 from rango.tasks.sources import Row, file_rows
 from rango.tasks.splits import link
-from rango.tasks.table import FEW_OF_A_CLASS, FEW_VALIDATION, SPLIT_NAMES, TableConfig, further_instances
+from rango.tasks.table import FEW_OF_A_CLASS, FEW_VALIDATION, SPLIT_NAMES, further_instances
+from rango.tasks.table_config import TableConfig
 
 # How people call the column with the right answer, the surest name first.
 _LABELS = (

@@ -22,7 +22,8 @@ from rango.tasks.simulated import (
 )
 from rango.tasks.socialiqa import load_socialiqa
 from rango.tasks.sources import Row
-from rango.tasks.table import TEMPLATES, TableConfig, further_instances, load_table, table_task
+from rango.tasks.table import TEMPLATES, further_instances, load_table, table_task
+from rango.tasks.table_config import TableConfig
 from rango.tasks.task import Instance, Task, Templates
 
 if TYPE_CHECKING:

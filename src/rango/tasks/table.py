@@ -1,15 +1,7 @@
-r"""A table of the user's own: rows.jsonl (or CSV, Parquet; .gz) beside a task.yaml that says how to ask.
+"""A table of the user's own: rows.jsonl (or CSV, Parquet; .gz) beside a task.yaml that says how to ask.
 
-prompt: "Review: {text}\nIs it good or bad?"   # a template over the columns; {a.b} is b in a column of objects
-choices: ["bad", "good"]                        # a list of templates ("{A}" is the text of column A), or the name of a
-                                                # list column (as many as each row has; ARC's shapes too)
-label: stars                                    # a column: the choice's text, its index from 0, its letter or its name
-label_is: text                                  # optional: name, text, index, number (from 1) or letter
-id: key                                         # optional column; otherwise the row's number
-group: author                                   # optional column: rows that must stay in one split
-splits: part                                    # optional column: train, validation, test; else 60, 20 and 20 %
-unlabelled: skip                                # optional: leave out the rows without a label, which are refused else
-private: true                                   # optional: no run keeps the texts of these rows
+`table_config` has the keys of task.yaml. Each row becomes a draft, and when all rows are read, which settles how labels
+are to be read, an instance.
 """
 
 from __future__ import annotations
@@ -21,24 +13,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import Field, field_validator
-
-from rango.config import Config
 from rango.errors import InputError, unknown_name
 from rango.options import SPLITS, Split, TaskOptions
-from rango.tasks.answers import READINGS, Choices, Reading, choices_of, expected_labels, readings_of, shown
+from rango.tasks.answers import READINGS, Choices, Reading, choices_of, expected_labels, readings_of, shown, soft_label
 from rango.tasks.sources import Row, file_rows, located
 from rango.tasks.splits import cut, link, near_duplicate_notes
+from rango.tasks.table_config import PLACE, TYPES, TableConfig, columns_of
 from rango.tasks.task import Instance, Task, Templates, context_group
+
+if TYPE_CHECKING:
+    from rango.decisions.instances import QuestionType
 
 TEMPLATES = Templates(letter="{context}\n{choices}\nAnswer:", cloze="{context}")
 
 ROWS = ("rows.jsonl", "rows.jsonl.gz", "rows.csv", "rows.csv.gz", "rows.tsv", "rows.tsv.gz", "rows.parquet")
 FEW_VALIDATION, FEW_OF_A_CLASS = 50, 10
 """Validation instances, and instances of a class among them, below which what they choose is mostly chance."""
-_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 # What a column of marks holds, such as one for each class: no text that could be a choice.
 _MARK = re.compile(r"[+-]?\d+(\.\d+)?|true|false|yes|no|", re.IGNORECASE)
 SPLIT_NAMES: dict[str, Split] = {
@@ -46,77 +38,6 @@ SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-
-
-class TableConfig(Config):
-    """The keys of a task.yaml."""
-
-    prompt: str = Field(min_length=1)
-    """Template of the prompt over the columns: {column}; {{ and }} stand for braces. It should end so that each
-    choice, after a space, continues it."""
-    choices: tuple[str, ...] | str
-    """The choices of every row, as templates over the columns, or the name of the list column that holds each row's
-    own."""
-    label: str
-    """The column with the right choice; blank where it is not known, which only the split test may hold."""
-    label_is: Reading | None = None
-    """How the label column is read; found out from all rows when absent."""
-    id: str | None = None
-    """The column with a row's name."""
-    group: str | None = None
-    """The column that rows of one context share; the prompt itself when absent, and in rows where it is blank."""
-    splits: str | None = None
-    """The column that says train, validation or test; a random cut when absent, of small tables 60, 20 and 20 %."""
-    unlabelled: Literal["refuse", "skip"] = "refuse"
-    """Whether rows without a label are refused, or left out and counted; a split test without any keeps its rows."""
-    private: bool = False
-    """Whether runs leave out the texts of rows; otherwise they keep those of the test split, for their page."""
-
-    @field_validator("prompt")
-    @classmethod
-    def _over_columns(cls, value: str) -> str:
-        _check_closed(value)
-        if not _columns_of(value):
-            raise ValueError(
-                f"{shown(value)} uses no column, so that every row would ask the same; write {{column}} where the text "
-                "of a column stands ({{ and }} are braces, no columns)"
-            )
-        return value
-
-    @field_validator("choices", mode="before")
-    @classmethod
-    def _quoted(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        for number, choice in enumerate(value):
-            # YAML reads a bare yes or no as true or false.
-            if not isinstance(choice, str | int) or isinstance(choice, bool):
-                raise ValueError(f"choice {number} is {choice!r}; expected text, put it in quotation marks")
-        choices = tuple(str(choice).strip() for choice in value)
-        if len(choices) < 2:
-            raise ValueError(f"{len(choices)} choice(s); expected at least 2")
-        for number, choice in enumerate(choices):
-            if not choice:
-                raise ValueError(f"choice {number} is blank; give it words")
-            if choices.index(choice) != number:
-                raise ValueError(f"choice {number} is {choice!r} like choice {choices.index(choice)}; name each once")
-            _check_closed(choice)
-        return choices
-
-
-def _check_closed(template: str) -> None:
-    # Spaces keep every place in the text, so that the message quotes from the lone brace on.
-    rest = _PLACE.sub(lambda match: " " * len(match[0]), template)
-    lone = re.search("[{}]", rest)
-    if lone is not None:
-        raise ValueError(
-            f"a lone {lone[0]} at {template[lone.start() :][:20]!r}; write {{column}} for a column, {lone[0] * 2} for "
-            "a brace"
-        )
-
-
-def _columns_of(template: str) -> list[str]:
-    return [match[1] for match in _PLACE.finditer(template) if match[1] is not None]
 
 
 def load_table(path: Path, options: TaskOptions) -> Task:
@@ -187,7 +108,10 @@ def few_notes(validation: Sequence[Instance], *, classes: bool) -> tuple[str, ..
     if classes and validation:
         # A class that never occurs in validation is the one that is learnt about least: it counts with 0.
         counts.update(dict.fromkeys(validation[0].choices, 0))
-        counts.update(instance.choices[instance.answer] for instance in validation)
+        counts.update(instance.choices[instance.answer] for instance in validation if instance.target is None)
+        for instance in validation:
+            shares = zip(instance.choices, instance.target or (), strict=False)
+            counts.update(name for name, share in shares if share)
     few = sorted(name for name, count in counts.items() if count < FEW_OF_A_CLASS)
     if few:
         names = ", ".join(few[:5]) + (", …" if len(few) > 5 else "")
@@ -243,9 +167,16 @@ class _Draft:
     """What the columns put into the prompt, without the template."""
     choices: Choices
     labels: dict[Reading, int]
-    """The right choice by each reading that fits; empty where the row has no label."""
+    """The right choice by each reading that fits; empty where the row has no label, or a soft one."""
+    target: tuple[float, ...] | None
+    """A soft label: the share of each distinct choice."""
+    type: QuestionType
     group: str
     split: Split
+
+    @property
+    def is_labelled(self) -> bool:
+        return bool(self.labels) or self.target is not None
 
 
 @dataclass(slots=True)
@@ -261,10 +192,14 @@ class _Reader:
     columns: set[str] = field(default_factory=set)
     """Of the rows so far: a row may lack one."""
     notes: list[str] = field(default_factory=list)
+    plain: bool = False
+    """Whether a row so far has a label that is one choice."""
 
     def __post_init__(self) -> None:
-        if self.config.label_is is not None:
-            self.readings = (self.config.label_is,)
+        if self.config.label_is in ("shares", "counts"):
+            self.readings = ()
+        elif self.config.label_is is not None:
+            self.readings = (cast("Reading", self.config.label_is),)
 
     def pools(self, rows: Iterator[Row]) -> dict[Split, list[Instance]]:
         """The instances of each split; all in train where the table has no splits."""
@@ -281,7 +216,7 @@ class _Reader:
         for draft, instance in zip(drafts, instances, strict=True):
             pools[draft.split].append(instance)
         seen = Counter(
-            (draft.prompt, draft.choices.texts, instance.label)
+            (draft.prompt, draft.choices.texts, instance.label, instance.target)
             for draft, instance in zip(drafts, instances, strict=True)
         )
         if repeated := sum(count - 1 for count in seen.values()):
@@ -296,7 +231,8 @@ class _Reader:
     def settled(self) -> dict[str, Any]:
         """The keys of task.yaml with the one reading of the label that fits all rows: what further rows need."""
         keys = self.config.model_dump(mode="json", exclude_defaults=True)
-        return {**keys, "label_is": self.readings[0]}
+        # A table of soft labels alone settles nothing about plain ones.
+        return {**keys, "label_is": self.readings[0]} if self.plain else keys
 
     def instance(self, draft: _Draft) -> Instance:
         """The instance of a draft; its label by the first reading that fits all rows."""
@@ -309,6 +245,8 @@ class _Reader:
                 question="",
                 choices=choices,
                 label=label,
+                target=draft.target,
+                type=draft.type,
                 group=draft.group,
                 fields={"text": draft.text},
                 where=draft.where,
@@ -319,13 +257,13 @@ class _Reader:
 
         Other rows without a label are refused, or left out where task.yaml says so.
         """
-        unlabelled = [draft for draft in drafts if not draft.labels]
+        unlabelled = [draft for draft in drafts if not draft.is_labelled]
         if not unlabelled:
             return drafts
         # A table without splits and labels is there to be evaluated on.
         if self.config.splits is None and len(unlabelled) == len(drafts):
             drafts = unlabelled = [replace(draft, split="test") for draft in drafts]
-        labelled_test = [draft for draft in drafts if draft.split == "test" and draft.labels]
+        labelled_test = [draft for draft in drafts if draft.split == "test" and draft.is_labelled]
         stray = [draft for draft in unlabelled if draft.split != "test" or labelled_test]
         if stray and self.config.unlabelled == "refuse":
             raise InputError(
@@ -360,7 +298,7 @@ class _Reader:
         """A row with each of its label's readings that fits this row and all before it."""
         config = self.config
         prompt = self._filled(row, config.prompt, "prompt").strip()
-        text = " ".join(self._text(row, column, "prompt") for column in dict.fromkeys(_columns_of(config.prompt)))
+        text = " ".join(self._text(row, column, "prompt") for column in dict.fromkeys(columns_of(config.prompt)))
         choices = self._choices(row)
         identity = self._text(row, config.id, "id") if config.id else str(row.number)
         if self.further:
@@ -375,9 +313,30 @@ class _Reader:
         label = self._cell(row, config.label, "label")
         # Published test splits whose labels are hidden hold -1.
         hidden = split == "test" and str(label).strip() in ("-1", "-1.0") and not readings_of(label, choices)
-        labels = {} if hidden or _is_blank(label) else self._labels(row, label, choices)
+        target = None if hidden or _is_blank(label) else self._target(row, label, choices)
+        labels = {} if hidden or target is not None or _is_blank(label) else self._labels(row, label, choices)
         self.columns |= row.values.keys()
-        return _Draft(row.where, identity, prompt, text, choices, labels, group, split)
+        return _Draft(row.where, identity, prompt, text, choices, labels, target, self._type(row), group, split)
+
+    def _type(self, row: Row) -> QuestionType:
+        name = self.config.type if self.config.type in TYPES else self._text(row, self.config.type, "type").strip()
+        if name not in TYPES:
+            raise InputError(f"{row.where}: {unknown_name('type', name, TYPES)}")
+        return cast("QuestionType", name)
+
+    def _target(self, row: Row, value: Any, choices: Choices) -> tuple[float, ...] | None:
+        """A soft label; None where the label is one choice, which a table of counts or shares does not hold."""
+        if isinstance(value, str) and readings_of(value, choices):
+            target = None
+        else:
+            target = soft_label(value, choices, row.where, counts=self.config.label_is == "counts")
+        if target is None and self.config.label_is in ("shares", "counts"):
+            raise InputError(
+                f"{row.where}: label is {shown(value)}; expected {self.config.label_is} of the choices as a list or a "
+                "mapping (in CSV as JSON)"
+            )
+        self.plain |= target is None
+        return target
 
     def _split(self, row: Row) -> Split:
         if self.config.splits is None:
@@ -424,14 +383,14 @@ class _Reader:
             # {{ and }} stand for braces, as in Python's templates.
             return match[0][0] if match[1] is None else self._text(row, match[1], key)
 
-        return _PLACE.sub(fill, template)
+        return PLACE.sub(fill, template)
 
     def _choices(self, row: Row) -> Choices:
         if isinstance(self.config.choices, str):
             column = self.config.choices
             return choices_of(self._value(row, column, "choices"), row.where, column)
         templates = self.config.choices
-        columns = [match[1] for match in map(_PLACE.fullmatch, templates) if match is not None]
+        columns = [match[1] for match in map(PLACE.fullmatch, templates) if match is not None]
         names = tuple(columns) if len(columns) == len(templates) and None not in columns else None
         # Where each choice is a column, blank cells at the end mean fewer choices; one before a choice is a hole.
         count = len(templates)
@@ -474,8 +433,8 @@ class _Reader:
 
     def _check_one_reading(self, drafts: list[_Draft]) -> None:
         """Raise InputError where two readings give different labels: a silent guess would be wrong for one of them."""
-        # A name that the table itself gives to a choice leaves nothing to guess.
-        if self.readings[0] == "name":
+        # Soft labels, and names that the table itself gives to choices, leave nothing to guess.
+        if not self.plain or self.readings[0] == "name":
             return
         for draft in drafts:
             texts = draft.choices.texts

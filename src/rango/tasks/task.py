@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rango.decisions.instances import QuestionType
     from rango.decisions.posteriors import Posteriors
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -49,6 +51,10 @@ class Instance:
     """Its words, where they are those of another program; the task's templates write them when absent."""
     where: str = field(default="", compare=False)
     """File and line that it was read from, for messages; empty where it was made."""
+    target: tuple[float, ...] | None = None
+    """(K,) soft labels: the share of each choice, such as of annotators, which sum to one; then there is no `label`."""
+    type: QuestionType = "choice"
+    """What the choices are: names without an order (choice), no and yes (yes_no), or levels from the lowest (score)."""
 
     def __post_init__(self) -> None:
         count = len(self.choices)
@@ -68,17 +74,39 @@ class Instance:
                 f"instance {self.id!r}: log_posterior has {len(self.log_posterior)} values; expected one for each of "
                 f"the {count} choices"
             )
+        if self.type == "yes_no" and count != 2:
+            raise InputError(f"instance {self.id!r}: {count} choices; expected 2, as its type is yes_no")
+        if self.target is not None:
+            self._check_target(self.target)
+
+    def _check_target(self, target: tuple[float, ...]) -> None:
+        if self.label is not None:
+            raise InputError(f"instance {self.id!r}: label and target are both given; keep one")
+        if len(target) != len(self.choices) or not all(0 <= share <= 1 for share in target):
+            raise InputError(
+                f"instance {self.id!r}: target is {list(target)}; expected a share from 0 to 1 for each of the "
+                f"{len(self.choices)} choices"
+            )
+        if abs(math.fsum(target) - 1) > 1e-6:
+            raise InputError(f"instance {self.id!r}: target sums to {math.fsum(target):.6g}; expected 1")
 
     @property
     def answer(self) -> int:
         """The label, for whatever cannot do without.
 
         Raises:
-            InputError: the instance has no label.
+            InputError: the instance has no label, or soft labels.
         """
+        if self.target is not None:
+            raise InputError(f"{named(self)} has soft labels, where one right choice is needed")
         if self.label is None:
             raise InputError(f"{named(self)} has no label; give the right choice")
         return self.label
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it is known what is right: one choice, or a share of each."""
+        return self.label is not None or self.target is not None
 
 
 def named(instance: Instance) -> str:
@@ -88,7 +116,7 @@ def named(instance: Instance) -> str:
 
 def unlabelled(instances: Sequence[Instance]) -> bool:
     """Whether the instances have no labels: a split has them for all of its instances or for none."""
-    return bool(instances) and all(instance.label is None for instance in instances)
+    return not any(instance.is_labelled for instance in instances) if instances else False
 
 
 def posteriors_of(instances: Sequence[Instance], scores: NDArray[np.float64]) -> Posteriors:
@@ -97,17 +125,36 @@ def posteriors_of(instances: Sequence[Instance], scores: NDArray[np.float64]) ->
     Raises:
         InputError: an instance all of whose scores are -inf.
     """
-    import numpy as np  # here: the command line imports this file for its names alone
 
     from rango.decisions.posteriors import Posteriors
 
     return Posteriors.from_scores(
         scores,
-        None if unlabelled(instances) else np.array([instance.answer for instance in instances]),
+        None if unlabelled(instances) else truth_of(instances),
         ids=tuple(instance.id for instance in instances),
         groups=tuple(instance.group for instance in instances),
         choices=tuple(instance.choices for instance in instances),
+        types=tuple(instance.type for instance in instances),
     )
+
+
+def truth_of(instances: Sequence[Instance]) -> NDArray[np.int64] | NDArray[np.float64]:
+    """The labels of instances (N,), or their targets (N, K) where some have soft labels.
+
+    Raises:
+        InputError: an instance without a label.
+    """
+    import numpy as np
+
+    if all(instance.target is None for instance in instances):
+        return np.array([instance.answer for instance in instances])
+    targets = np.zeros((len(instances), max(len(instance.choices) for instance in instances)))
+    for row, instance in zip(targets, instances, strict=True):
+        if instance.target is None:
+            row[instance.answer] = 1.0
+        else:
+            row[: len(instance.target)] = instance.target
+    return targets
 
 
 def context_group(context: str) -> str:
@@ -254,6 +301,9 @@ class Task(Shown):
         for split in splits:
             contents = ((i.id, i.context, i.question, i.choices, i.label, i.group) for i in self.split(split))
             parts += [split, *map(repr, contents)]
+            # Only where there are any, so that plain instances keep the hash that runs have written down.
+            typed = ((i.id, i.type, i.target) for i in self.split(split) if i.type != "choice" or i.target is not None)
+            parts += map(repr, typed)
         return fingerprint(*parts)
 
 
@@ -269,7 +319,9 @@ def task_text(task: Task, split: Literal["train", "validation", "test", "rest"])
 
 
 def show(task: Task, n: int, *, split: Split | None = None) -> str:
-    """The prompts of the first `n` instances of a split in both forms, as the model gets them; `*` marks the answer.
+    """The prompts of the first `n` instances of a split in both forms, as the model gets them.
+
+    `*` marks the answer; where labels are soft, each choice has its share.
 
     The split is the first that has instances, unless one is given.
     A branch is shown in quotation marks, because the space it begins with is part of it.
@@ -286,10 +338,10 @@ def show(task: Task, n: int, *, split: Split | None = None) -> str:
                 continue
             prompt = task.prompt(instance, form)
             lines += ["", f"--- {chosen} {instance.id}, {form} form ---", prompt.trunk]
-            lines += [
-                f"  {'*' if number == instance.label else ' '} {branch!r}"
-                for number, branch in enumerate(prompt.branches)
-            ]
+            marks = ["*" if number == instance.label else " " for number in range(len(prompt.branches))]
+            if instance.target is not None:
+                marks = [f"{share:.2f}" for share in instance.target]
+            lines += [f"  {mark} {branch!r}" for mark, branch in zip(marks, prompt.branches, strict=True)]
     return "\n".join(lines)
 
 

@@ -63,8 +63,10 @@ class MicroBatch:
 
             tokens:  - sum of log P(t | before) over trunk (from its second token) and right branch
             answer:  - sum of log P(t | before) over the right branch
-            choice:  a proper scoring rule of q = softmax(scores) over the choices:
-                     logarithmic - log q_y, Brier sum_k (1[k = y] - q_k)²
+            choice:  a proper scoring rule of q = softmax(scores) over the choices, in expectation under the target t,
+                     which is 1[k = y] where one choice is right:
+                     logarithmic - sum_k t_k log q_k, Brier sum_k q_k² - 2 t_k q_k + t_k,
+                     ranked sum_k F_k² - 2 T_k F_k + T_k over the levels k, of the running sums F of q and T of t
 
         Args:
             states: (u, H), what `Reader.states` gives for `batch`: u positions that predict, hidden size H.
@@ -73,11 +75,24 @@ class MicroBatch:
         if self.objective != "choice":
             return -reader.log_probabilities(batch, states).sum()
         log_posteriors = self._log_posteriors(states)  # (N, K)
-        labels = torch.tensor([tree.answer for tree in self.trees], device=states.device)  # (N,)
+        targets = self._targets(log_posteriors)  # (N, K)
         if self.rule == "logarithmic":
-            return torch.nn.functional.nll_loss(log_posteriors, labels, reduction="sum")
-        truth = torch.nn.functional.one_hot(labels, log_posteriors.shape[1])  # (N, K)
-        return (truth - log_posteriors.exp()).square().sum()
+            # A choice that a tree does not have is -inf, and 0 · inf no number.
+            return -(targets * log_posteriors.masked_fill(targets == 0, 0.0)).sum()
+        shares = log_posteriors.exp()
+        if self.rule == "ranked":
+            shares, targets = shares.cumsum(dim=1), targets.cumsum(dim=1)
+        return (shares.square() - 2 * targets * shares + targets).sum()
+
+    def _targets(self, log_posteriors: torch.Tensor) -> torch.Tensor:
+        """What is right of each tree as shares of the choices, (N, K)."""
+        targets = torch.zeros_like(log_posteriors, requires_grad=False)
+        for row, tree in enumerate(self.trees):
+            if tree.target is None:
+                targets[row, tree.answer] = 1.0
+            else:
+                targets[row, : len(tree.target)] = torch.tensor(tree.target, device=targets.device)
+        return targets
 
     def _log_posteriors(self, states: torch.Tensor) -> torch.Tensor:
         """Log-softmax over the choices of each tree, (N, K); -inf where a tree has no such choice."""

@@ -27,6 +27,7 @@ from rango.showing import Grid, Shown
 from rango.tasks import Instance, Task, few_shot, load_task
 from rango.tasks.registry import load_further
 from rango.tasks.sources import Row, file_rows
+from rango.tasks.task import named, truth_of
 
 if TYPE_CHECKING:
     from rango.models.loading import Model
@@ -140,16 +141,17 @@ class Predictions(Shown):
     @cached_property
     def labelled(self) -> Posteriors | None:
         """The posteriors of the rows that have a label, to measure on; None where no row has one."""
-        rows = [row for row, instance in enumerate(self.instances) if instance.label is not None]
+        rows = [row for row, instance in enumerate(self.instances) if instance.is_labelled]
         if not rows:
             return None
         having = [self.instances[row] for row in rows]
         return Posteriors(
             self.posteriors.log_posteriors[rows],
-            np.array([instance.answer for instance in having]),
+            truth_of(having),
             ids=tuple(instance.id for instance in having),
             groups=tuple(instance.group for instance in having),
             choices=tuple(instance.choices for instance in having),
+            types=tuple(instance.type for instance in having),
         )
 
     def to_frame(self, backend: Backend = "pandas") -> Any:
@@ -373,3 +375,9 @@ def predict_frame(
 def check_costs(stated: StatedCosts, instances: Sequence[Instance]) -> None:
     """Raise InputError where costs do not fit the choices of instances: before any of them is scored."""
     stated.for_choices({instance.choices for instance in instances})
+    unordered = next((instance for instance in instances if instance.type != "score"), None)
+    if stated.distance is not None and unordered is not None:
+        raise InputError(
+            f"costs are distance={stated.distance}, but the choices of {named(unordered)} have no order; give the "
+            "table `type: score`"
+        )

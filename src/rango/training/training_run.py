@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset
 
-from rango.decisions import METRICS
+from rango.decisions import METRICS, measurable
 from rango.models.adapter import TrainableModel
 from rango.options import FinetuneConfig, Form
 from rango.scoring.forward import Reader
@@ -203,7 +203,7 @@ class TrainingRun:
             self._fail(f"the scores on validation became nan at step {self.progress.step}")
             return {}
         posteriors = as_posteriors(scores.values, data.validation_instances)
-        values = {metric.name: posteriors.metric(metric.name) for metric in METRICS.values() if metric.on_validation}
+        values = {name: posteriors.metric(name) for name in measurable(posteriors) if METRICS[name].on_validation}
         better = self._is_better(values[options.select])
         if better:
             self.progress.best_step, self.progress.best_value = self.progress.step, values[options.select]

@@ -23,6 +23,7 @@ from rango.options import Form
 from rango.reports.run.findings import verdict
 from rango.reports.tables import Metrics, Table, estimate, estimate_notes, heading, interval, number, result_rows
 from rango.tasks import Templates, hellaswag, simulated, socialiqa, table
+from rango.tasks.table_config import TableConfig
 from rango.training.measurement import balance_of_run
 from rango.training.run_folder import Run
 
@@ -230,7 +231,7 @@ def prompt_template(task: str, form: Form) -> str | None:
     path = Path(task)
     folder = path.parent if path.is_file() else path
     with suppress(InputError):
-        prompt = table.TableConfig.from_yaml(path if path.suffix in (".yaml", ".yml") else folder / "task.yaml").prompt
+        prompt = TableConfig.from_yaml(path if path.suffix in (".yaml", ".yml") else folder / "task.yaml").prompt
         return str(getattr(table.TEMPLATES, form)).replace("{context}", prompt)
     return None
 

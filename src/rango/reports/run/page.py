@@ -318,7 +318,7 @@ def _curve_drawings(run: RunContents) -> Iterator[Drawing]:
         yield Drawing(_("Learning curves"), None, run.missing.get("log.jsonl", "log.jsonl holds no records"))
         return
     # The logarithmic losses are in nats; a Brier loss has no unit.
-    unit = "" if _mapping(run.record, "config").get("rule") == "brier" else "nats"
+    unit = "nats" if _mapping(run.record, "config").get("rule", "logarithmic") == "logarithmic" else ""
     # A curve without points, such as NCE on instances of one class, is a sentence with the reason instead.
     titles = (_("Train loss"), _("Validation NCE"), _("Validation error rate"))
     for name, title in zip(_CURVES, titles, strict=True):

@@ -287,6 +287,10 @@ def costs_words(costs: StatedCosts) -> str:
     """What costs what, in a few words."""
     if costs.abstain is not None:
         return _("costs: a wrong choice 1, abstaining %(cost)s", cost=localised(f"{costs.abstain:g}"))
+    if costs.distance is not None:
+        if costs.distance == "squared":
+            return _("costs: the squared number of levels between decision and right level")
+        return _("costs: the number of levels between decision and right level")
     choices, decisions = costs.matrix.matrix.shape
     return _("costs: a matrix of %(choices)s choices and %(decisions)s decisions", choices=choices, decisions=decisions)
 
