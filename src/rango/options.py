@@ -178,7 +178,8 @@ class ModelAndTask(Config):
     model: str
     """Hub id, or folder with a transformers checkpoint."""
     task: str
-    """socialiqa, hellaswag, simulated, simulated-continuations, or the path of a table."""
+    """socialiqa, hellaswag, simulated, simulated-continuations, simulated-yes-no, simulated-levels, or the path of a
+    table."""
 
 
 class TaskOptions(Config):
@@ -388,7 +389,8 @@ class EvaluateConfig(ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
     model: str = Field(default="", kw_only=False)
     """Hub id, or folder with a transformers checkpoint; or an endpoint: systemone:URL#NAME or openai:URL#NAME."""
     task: str = Field(default="", kw_only=False)
-    """socialiqa, hellaswag, simulated, simulated-continuations, or the path of a table."""
+    """socialiqa, hellaswag, simulated, simulated-continuations, simulated-yes-no, simulated-levels, or the path of a
+    table."""
     adapter: Path | None = None
     """A run directory (its best checkpoint is taken) or an adapter folder in PEFT's format. Of a run, form, normalise,
     shots and dtype are taken too where they are not given, and on its own task also data, sizes and data-seed."""

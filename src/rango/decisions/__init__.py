@@ -22,13 +22,13 @@ from rango.decisions.metrics import (
     entropy,
     error_rule,
     logarithmic_rule,
-    reliability_bins,
 )
 from rango.decisions.monitoring import Monitoring, monitor
 from rango.decisions.pairing import average_posteriors
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.posteriors_io import read_posteriors, write_posteriors
 from rango.decisions.priors import adapt_priors, reweight_posteriors
+from rango.decisions.reliability import reliability_bins
 from rango.decisions.risk import (
     CostBalance,
     bayes_threshold,

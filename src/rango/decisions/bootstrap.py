@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from rango.decisions.arrays import Array, Labels
 from rango.decisions.costs import Costs
 from rango.decisions.instances import Votes
-from rango.decisions.metrics import BINS, METRICS, bin_edges, bin_index
+from rango.decisions.metrics import METRICS
 from rango.decisions.normaliser import Normaliser
 from rango.decisions.posteriors import Posteriors
+from rango.decisions.reliability import BINS, bin_edges, bin_index
 from rango.errors import InputError
 
 Resample: TypeAlias = Literal["instances", "groups", "groups_then_instances"]

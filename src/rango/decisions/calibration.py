@@ -20,8 +20,8 @@ from rango.decisions.arrays import Array, Labels, check_priors
 from rango.decisions.calibrators import CALIBRATORS, Calibrator, FitReport, Histogram, Isotonic, Method, MethodChoice
 from rango.decisions.costs import Costs
 from rango.decisions.logistic_fit import Family, FitData, LinearMethod, Objective, Optimum, fit, linear_family
-from rango.decisions.metrics import BINS, Spacing
 from rango.decisions.posteriors import Posteriors
+from rango.decisions.reliability import BINS, Spacing, bin_edges, bin_index
 from rango.errors import InputError, unknown_name
 
 Score: TypeAlias = Literal["cross_entropy", "brier", "expected_cost"]
@@ -206,8 +206,8 @@ def _fit_histogram(posteriors: Posteriors, bins: int, spacing: Spacing) -> Histo
     if bins < 1:
         raise InputError(f"bins is {bins}; expected at least 1")
     p = np.exp(posteriors.log_posteriors[:, 1])
-    edges = metrics.bin_edges(p, bins=bins, spacing=spacing)
-    index = metrics.bin_index(p, edges)
+    edges = bin_edges(p, bins=bins, spacing=spacing)
+    index = bin_index(p, edges)
     counts = np.bincount(index, minlength=bins)
     hits = np.bincount(index, weights=_share_of_class_1(posteriors), minlength=bins)
     # An empty bin knows nothing better than its middle.

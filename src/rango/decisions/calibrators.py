@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from rango.decisions.arrays import Array, log_softmax
-from rango.decisions.metrics import bin_index
 from rango.decisions.posteriors import Posteriors
+from rango.decisions.reliability import bin_index
 from rango.errors import InputError, unknown_name
 from rango.files import read_json, write_json
 from rango.showing import Grid, Shown, count, short

@@ -29,18 +29,10 @@ from rango.decisions.arrays import (
 )
 from rango.decisions.costs import Costs
 from rango.decisions.instances import QuestionType, Votes
-from rango.decisions.metrics import (
-    BINS,
-    METRICS,
-    Rule,
-    Spacing,
-    class_weights,
-    logarithmic_rule,
-    reliability_bins,
-    weighted_mean,
-)
+from rango.decisions.metrics import METRICS, Rule, class_weights, logarithmic_rule, weighted_mean
 from rango.decisions.posteriors_columns import Table
 from rango.decisions.priors import reweight_posteriors
+from rango.decisions.reliability import BINS, Spacing, reliability_bins
 from rango.errors import InputError
 from rango.frames import Backend, frame_columns, new_frame
 from rango.showing import Grid, Shown, count, short

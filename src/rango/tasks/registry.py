@@ -20,6 +20,7 @@ from rango.tasks.simulated import (
     load_simulated,
     load_simulated_continuations,
 )
+from rango.tasks.simulated_levels import load_simulated_levels, load_simulated_yes_no
 from rango.tasks.socialiqa import load_socialiqa
 from rango.tasks.sources import Row
 from rango.tasks.table import TEMPLATES, further_instances, load_table, table_task
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 TASKS: dict[str, Callable[[TaskOptions], Task]] = {
     "simulated": load_simulated,
     "simulated-continuations": load_simulated_continuations,
+    "simulated-yes-no": load_simulated_yes_no,
+    "simulated-levels": load_simulated_levels,
     "socialiqa": load_socialiqa,
     "hellaswag": load_hellaswag,
 }
@@ -47,6 +50,7 @@ _ROW_READERS: dict[str, tuple[Callable[[Row, str, bool, Prompts], Instance], Tem
 def task_words(name: str, *, table: Mapping[str, Any] | None) -> Templates:
     """The words that a task's instances are put into; those of a table where `table` has its keys."""
     made = {"simulated": QUESTION_TEMPLATES, "simulated-continuations": CONTINUATION_TEMPLATES}
+    made |= dict.fromkeys(("simulated-yes-no", "simulated-levels"), QUESTION_TEMPLATES)
     named = made | {known: templates for known, (_, templates) in _ROW_READERS.items()}
     return named.get(name, TEMPLATES) if table is None else TEMPLATES
 

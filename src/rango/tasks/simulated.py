@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rango.errors import InputError
 from rango.options import SPLITS, Split, TaskOptions
@@ -65,17 +65,37 @@ class Scene(NamedTuple):
         return f"{name} is {_TRAITS[self.trait]}. {name} {_EVENTS[self.event]} a {_RELATIONS[self.relation]}."
 
 
+class Draw(Protocol):
+    """What makes an instance of a scene."""
+
+    def __call__(self, rng: random.Random, scene: Scene, kind: Kind, n_choices: int, *, identity: str) -> Instance:
+        """Draw an instance."""
+
+
 def load_simulated(options: TaskOptions) -> Task:
     """Questions on a generated world whose true posterior is known, in SocialIQA's form; three answers."""
-    return _load("simulated", options, QUESTION_TEMPLATES, kinds=KINDS, n_choices=3)
+    return load_world("simulated", options, QUESTION_TEMPLATES, kinds=KINDS, n_choices=3)
 
 
 def load_simulated_continuations(options: TaskOptions) -> Task:
     """What someone of the generated world did next, in HellaSwag's form; four endings."""
-    return _load("simulated-continuations", options, CONTINUATION_TEMPLATES, kinds=("action",), n_choices=4)
+    return load_world("simulated-continuations", options, CONTINUATION_TEMPLATES, kinds=("action",), n_choices=4)
 
 
-def _load(name: str, options: TaskOptions, templates: Templates, *, kinds: tuple[Kind, ...], n_choices: int) -> Task:
+def load_world(
+    name: str,
+    options: TaskOptions,
+    templates: Templates,
+    *,
+    kinds: tuple[Kind, ...],
+    n_choices: int,
+    draw: Draw | None = None,
+) -> Task:
+    """A task on the generated world; `draw` makes the instance of a scene, `draw_instance` when absent.
+
+    Raises:
+        InputError: a data folder, or too many instances.
+    """
     if options.data is not None:
         raise InputError(f"data is {str(options.data)!r} but the task {name} is generated; leave the option out")
     for split in SPLITS:
@@ -84,7 +104,8 @@ def _load(name: str, options: TaskOptions, templates: Templates, *, kinds: tuple
                 f"{split} is {size:,} but the task {name}, whose world never ends, gives at most {MOST_INSTANCES:,} "
                 "instances of a split; ask for fewer"
             )
-    streams = {split: _instances(split, kinds, n_choices, options.data_seed) for split in SPLITS}
+    made = draw_instance if draw is None else draw
+    streams = {split: _instances(split, kinds, n_choices, options.data_seed, made) for split in SPLITS}
     drawn = {split: tuple(islice(stream, getattr(options, split))) for split, stream in streams.items()}
     return Task(
         name=name,
@@ -96,7 +117,7 @@ def _load(name: str, options: TaskOptions, templates: Templates, *, kinds: tuple
     )
 
 
-def _instances(split: Split, kinds: tuple[Kind, ...], n_choices: int, seed: int) -> Iterator[Instance]:
+def _instances(split: Split, kinds: tuple[Kind, ...], n_choices: int, seed: int, draw: Draw) -> Iterator[Instance]:
     """Instances of a split without end. Each split has its own stream, so that no size changes another split."""
     rng = random.Random(f"{split} {len(kinds)} {n_choices} {seed}")
     number = 0
@@ -104,7 +125,7 @@ def _instances(split: Split, kinds: tuple[Kind, ...], n_choices: int, seed: int)
         scene = draw_scene(rng)
         if hashlib.sha256(scene.text().encode()).digest()[0] not in _SIDES[split]:
             continue
-        yield draw_instance(rng, scene, rng.choice(kinds), n_choices, identity=f"{split}:{number}")
+        yield draw(rng, scene, rng.choice(kinds), n_choices, identity=f"{split}:{number}")
         number += 1
 
 

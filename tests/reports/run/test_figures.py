@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from rango.decisions import Posteriors
-from rango.decisions.metrics import reliability_bins
+from rango.decisions.reliability import reliability_bins
 from rango.errors import InputError
 from rango.reports.run.figures import (
     best_step,

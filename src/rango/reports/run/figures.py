@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from rango.decisions import Costs, Gate, Judgement, Posteriors
 from rango.decisions.gates import GateSample
-from rango.decisions.metrics import ReliabilityBins, reliability_bins
+from rango.decisions.reliability import ReliabilityBins, reliability_bins
 from rango.decisions.risk import bayes_threshold, risk_coverage, risk_curve, threshold_curve
 from rango.decisions.thresholds import binomial_interval
 from rango.errors import InputError

@@ -14,7 +14,7 @@ import numpy as np
 
 from rango.decisions import CostBalance, Costs, Estimate, Posteriors, mcnemar, resolution
 from rango.decisions.calibration import calibration_loss
-from rango.decisions.metrics import reliability_bins
+from rango.decisions.reliability import reliability_bins
 from rango.decisions.sample_size import PlannedMetric
 from rango.errors import InputError
 from rango.reports.language import _, integer, localised, percent

@@ -70,6 +70,8 @@ _DATA = {
     "hellaswag": _Data("HellaSwag", hellaswag.HUB[0].name, hellaswag.TEMPLATES, "validation"),
     "simulated": _Data("Rango's simulated task", None, simulated.QUESTION_TEMPLATES),
     "simulated-continuations": _Data("Rango's simulated continuations", None, simulated.CONTINUATION_TEMPLATES),
+    "simulated-yes-no": _Data("Rango's simulated yes/no questions", None, simulated.QUESTION_TEMPLATES),
+    "simulated-levels": _Data("Rango's simulated questions of levels", None, simulated.QUESTION_TEMPLATES),
 }
 
 # What a calibrator computes of log-posteriors s (a tensor, (K,)), as Python that needs its file alone.
