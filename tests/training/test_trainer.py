@@ -16,7 +16,7 @@ from helpers.toy import toy_task
 from rich.console import Console
 
 from rango.console import Screen
-from rango.errors import DivergenceError, InputError
+from rango.errors import DivergenceError, InputError, RunError
 from rango.models.adapter import add_bank
 from rango.models.full_finetuning import add_full
 from rango.models.loading import Model, load_model
@@ -24,10 +24,12 @@ from rango.models.peft_format import load_adapter
 from rango.options import FinetuneConfig
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree, encode
+from rango.training import trainer
 from rango.training.finetune import finetune
 from rango.training.objectives import count_terms
+from rango.training.run_folder import Run
 from rango.training.run_writer import RunWriter
-from rango.training.trainer import accumulate_gradients
+from rango.training.trainer import accumulate_gradients, is_out_of_memory
 from rango.training.training_run import BankData, TrainingRun
 
 Checkpoint = Callable[..., Path]
@@ -73,7 +75,7 @@ def test_micro_batches_have_the_loss_and_gradient_of_the_whole_batch(
     expected = gradients(whole)
     assert any(bool(gradient.any()) for gradient in expected)
     for size in (1, 3, 7, 20):
-        whole.config = whole.config.model_copy(update={"micro_batch": size})
+        whole.pass_size = size
         (again,) = accumulate_gradients(whole.data.reader, [whole], [trees])
         assert again == pytest.approx(loss, rel=1e-5)
         for gradient, reference in zip(gradients(whole), expected, strict=True):
@@ -219,3 +221,51 @@ def test_a_log_has_a_line_for_each_validation(
     shown = r"training: \d+ of 12 steps, loss \d\.\d{3} · val NCE \d\.\d{3} · [\d,]+ tokens/s, 0\.\d+ s a step"
     assert all(re.fullmatch(shown + r"(, \d s left)?", line) for line in lines[1:]), lines
     assert not set(errors) & {"\x1b", "\r"}
+
+
+def test_a_pass_that_does_not_fit_is_halved_for_the_same_steps(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that holds three instances: 8 → 4 → 2 in the first step, and no new attempt afterwards."""
+    model = load_model(checkpoint("phi"))
+    settings = {**QUICK, "steps": 4, "lora": {"rank": 4, "targets": "q,mlp", "dropout": 0.1}}
+    finetune(model, TASK, out=tmp_path / "small", **settings, micro_batch=2)
+    join, sizes = trainer.join, []
+
+    def limited(batches: Sequence[Any], **options: Any) -> Any:
+        sizes.append(sum(batch.shape[0] for batch in batches))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return join(batches, **options)
+
+    monkeypatch.setattr(trainer, "join", limited)
+    screen, stream = Screen(), io.StringIO()
+    screen.console = Console(file=stream, width=200)
+    halved = finetune(model, TASK, out=tmp_path / "halved", screen=screen, **settings)
+    assert sizes[:3] == [8, 4, 2]
+    assert set(sizes[2:]) == {2}
+    assert "a pass holds 2 instances from here on, for the same steps (--micro-batch 2 begins so)" in stream.getvalue()
+    notes = [note for note in halved.record["notes"] if "out of memory" in note]
+    assert [re.findall(r"with (\d).*holds (\d)", note) for note in notes] == [[("8", "4")], [("4", "2")]]
+    small = Run(tmp_path / "small")
+    assert [r.get("train_loss") for r in halved.log] == [r.get("train_loss") for r in small.log]
+    assert halved.posteriors("adapted").log_posteriors.tolist() == small.posteriors("adapted").log_posteriors.tolist()
+
+
+def test_one_instance_that_does_not_fit_ends_the_run_in_words(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "join", full)
+    with pytest.raises(RunError, match="out of memory with one instance in a pass; gradient_checkpointing, quantise"):
+        finetune(load_model(checkpoint("phi")), TASK, out=tmp_path / "run", **QUICK)
+
+
+def test_what_is_out_of_memory() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("x"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))

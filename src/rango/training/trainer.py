@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rango.console import Screen, SignalGuard
+from rango.errors import RunError
 from rango.models.adapter import Adapter
 from rango.scoring.batches import join
 from rango.scoring.forward import Reader
@@ -94,15 +95,48 @@ class Trainer:
         """Take one optimizer step of every active run; returns their log records, None for one that diverged."""
         started = time.perf_counter()
         batches = [run.batch() for run in active]
-        # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
-        torch.manual_seed(mask_seed(active[0].config.seed, active[0].progress.step, self.processes.rank))
-        losses = accumulate_gradients(self.reader, active, batches, self.processes)
+        losses = None
+        while losses is None:
+            # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
+            torch.manual_seed(mask_seed(active[0].config.seed, active[0].progress.step, self.processes.rank))
+            try:
+                losses = accumulate_gradients(self.reader, active, batches, self.processes)
+            except RuntimeError as error:
+                # Other processes wait for this one's sums, and cannot be told to begin the step again.
+                if self.processes.size > 1 or not is_out_of_memory(error):
+                    raise
+            # Only here is the error gone, and with it the tensors of the pass that did not fit.
+            if losses is None:
+                self._halve(active, batches)
         records = [run.update(loss, trees) for run, loss, trees in zip(active, losses, batches, strict=True)]
         # The pass is shared, so every run is charged an equal share of its time.
         share = (time.perf_counter() - started) / len(active)
         return [
             None if record is None else run.add_time(record, share) for run, record in zip(active, records, strict=True)
         ]
+
+    def _halve(self, active: Sequence[TrainingRun], batches: Sequence[Sequence[TokenTree]]) -> None:
+        """Let a pass hold half as many instances from here on, with the same loss of the whole batch.
+
+        Raises:
+            RunError: a pass holds one instance of each run already.
+        """
+        sizes = [run.pass_size or len(trees) for run, trees in zip(active, batches, strict=True)]
+        if max(sizes) == 1:
+            raise RunError(
+                "out of memory with one instance in a pass; gradient_checkpointing, quantise nf4 and offload need less"
+            )
+        for run, size in zip(active, sizes, strict=True):
+            run.pass_size = max(1, size // 2)
+            run.optimizer.zero_grad(set_to_none=True)  # of the passes of this step that did fit
+            note = f"out of memory with {size} instances in a pass; from step {run.progress.step + 1} it holds "
+            run.writer.write_note(f"{note}{run.pass_size}, and the loss is that of the same batch")
+        if self.reader.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.screen.say(
+            f"Out of memory: a pass holds {active[0].pass_size} instances from here on, for the same steps "
+            f"(--micro-batch {active[0].pass_size} begins so)."
+        )
 
     def _record(self, active: Sequence[TrainingRun], records: Sequence[dict[str, float] | None]) -> bool:
         """Log a step, validate where it is time, and save what a resume needs after that; whether one was validated."""
@@ -137,6 +171,11 @@ def _validation(run: TrainingRun) -> str:
     return f"val NCE {run.validation_nce:.3f}" if math.isfinite(run.validation_nce) else ""
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a pass did not fit: into a GPU, or into what a CPU's allocator may take."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 def accumulate_gradients(
     reader: Reader,
     runs: Sequence[TrainingRun],
@@ -157,7 +196,7 @@ def accumulate_gradients(
     chunks: list[list[Sequence[TokenTree]]] = []
     for run, trees in zip(runs, batches, strict=True):
         own = processes.share(trees)
-        size = run.config.micro_batch or max(1, len(own))
+        size = run.pass_size or max(1, len(own))
         chunks.append([own[start : start + size] for start in range(0, len(own), size)])
     # The first micro-batches of all runs share a pass, then the second ones; a run with fewer drops out of the last.
     for round_ in zip_longest(*chunks):
@@ -173,7 +212,7 @@ def accumulate_gradients(
     # A base that is cut over the processes takes all of them for each pass. The first one's part is the largest: who
     # made fewer passes than it reads along, with a weight of 1 / infinity.
     largest = [-(-len(trees) // processes.size) for trees in batches]
-    passes = max(-(-size // (run.config.micro_batch or size)) for run, size in zip(runs, largest, strict=True))
+    passes = max(-(-size // (run.pass_size or size)) for run, size in zip(runs, largest, strict=True))
     for _ in range(passes - max(map(len, chunks))):
         _backward(reader, runs[:1], [runs[0].micro_batch(batches[0][:1])], [math.inf])
     for run in runs:

@@ -62,6 +62,8 @@ class TrainingRun:
         # About twenty validations in a run show its course; the last step is always followed by one.
         self.every = config.validate_every or max(1, math.ceil(self.total / 20))
         self.validation_nce = math.nan
+        self.pass_size = config.micro_batch
+        """Instances of a forward pass; all of a batch where it is None. It shrinks where the memory runs out."""
 
     def _begin_phase(self) -> None:
         """Make the instances, the plan of batches and the optimizer of the phase that `progress` is in."""
