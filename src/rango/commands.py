@@ -21,11 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
-
 from rango import decisions
 from rango.decisions import Baseline, Calibrator, Gate, Judgement, Monitoring, Posteriors, fit_calibrator
 from rango.decisions.calibrators import MethodChoice
+from rango.decisions.pairing import check_held_out
 from rango.decisions.risk import Decisions
 from rango.decisions.summary import Comparison, Summary, summarise
 from rango.errors import InputError, RunError
@@ -337,6 +336,8 @@ class Calibration:
     """It applies to further posteriors; `write` keeps it."""
     notes: tuple[str, ...] = ()
     """Which posteriors were taken and how files were understood, in words."""
+    fitted_on: Posteriors | None = None
+    """What was fitted on; None where a fitted calibrator was applied, or no label was known."""
 
 
 def calibrate(
@@ -345,6 +346,7 @@ def calibrate(
     apply: System,
     method: MethodChoice | None = None,
     calibrator: Calibrator | str | os.PathLike[str] | None = None,
+    towards: Calibrator | str | os.PathLike[str] | None = None,
 ) -> Calibration:
     """Fit a calibrator on held-out posteriors and apply it to others.
 
@@ -353,41 +355,41 @@ def calibrate(
         apply: posteriors to calibrate, with labels or without; of a run, those of its adapted model on test.
         method: auto (when absent), temperature, bias, affine, vector or matrix; isotonic and histogram for two classes.
         calibrator: a fitted one, or its file, to apply in place of `fit` and `method`.
+        towards: the calibrator of until now, or its file, or "identity": `fit` may then have few labels, or a log of
+            which a part has labels, and the fit is held at it as firmly as they suggest (`decisions.recalibrate`).
 
     Raises:
         InputError: neither `fit` nor `calibrator`; instances that are both fitted on and applied to; as
             `fit_calibrator` and `Calibrator.apply`.
     """
     raw, notes = read_system(apply, need_labels=False, states=RAW)
+    fitting: Posteriors | None = None
     if fit is None:
         if calibrator is None:
             raise InputError("--fit is missing; give the posteriors to fit on, or --calibrator with a fitted one")
+        if towards is not None:
+            raise InputError("--towards without --fit; give the labels that move the old calibrator")
         if method is not None:
             raise InputError(f"--method {method} without --fit; a calibrator that is read has its own method")
         fitted = calibrator if isinstance(calibrator, Calibrator) else Calibrator.read(Path(calibrator))
+    elif towards is not None:
+        if method is not None and towards != "identity":
+            raise InputError(f"--method {method} with --towards; the new calibrator is of the kind of the old one")
+        few = read_log(fit, split="validation", states=RAW)
+        fitting = few.labelled if len(few.arrival) else None
+        if fitting is not None:
+            check_held_out(fitting, raw)
+        if towards == "identity":
+            towards = decisions.identity_calibrator(few.posteriors, method or "auto")
+        old = towards if isinstance(towards, Calibrator) else Calibrator.read(Path(towards))
+        fitted, notes = decisions.recalibrate(fitting, old), (*notes, *few.notes)
+        if fitting is None:
+            notes = (*notes, "no label is known yet, so that the old calibrator stays as it is")
     else:
         fitting, further = read_system(fit, split="validation", states=RAW)
         check_held_out(fitting, raw)
         fitted, notes = fit_calibrator(fitting, method=method or "auto"), (*notes, *further)
-    return Calibration(raw, fitted.apply(raw), fitted, notes)
-
-
-def check_held_out(fitting: Posteriors, apply: Posteriors, *, applied: str = "--apply") -> None:
-    """Raise InputError where instances are both fitted on and applied to: the fit would look too good on them."""
-    advice = "fit on instances that are held out, such as the validation split"
-    # A calibrator may give every instance the priors: equal rows of two splits then say nothing about the instances.
-    constant = (apply.log_posteriors == apply.log_posteriors[:1]).all()
-    if not constant and np.array_equal(fitting.log_posteriors, apply.log_posteriors):
-        raise InputError(f"--fit and {applied} hold the same posteriors; {advice}")
-    # Row numbers are no names: every file without ids has them.
-    numbered = all(name == str(row) for row, name in enumerate(apply.ids))
-    fitted_on = set(fitting.ids)
-    shared = [] if numbered else [name for name in apply.ids if name in fitted_on]
-    if shared:
-        raise InputError(
-            f"{len(shared):,} of the {len(apply):,} ids in {applied} are in --fit too, the first {shared[0]!r}; "
-            f"{advice}"
-        )
+    return Calibration(raw, fitted.apply(raw), fitted, notes, fitting)
 
 
 @overload

@@ -9,10 +9,10 @@ from cyclopts import Parameter
 
 from rango.cli.groups import CostsText
 from rango.cli.posteriors import Replicates, Seed, Source, check_output, read_source, show
-from rango.commands import check_held_out
 from rango.console import visible
 from rango.decisions import Estimate, Gate, Judgement, Posteriors, StatedCosts, judge, judge_out_of_bag
 from rango.decisions import gate as choose_gate
+from rango.decisions.pairing import check_held_out
 from rango.errors import InputError
 from rango.reports.tables import interval, number
 from rango.training.run_folder import Run, parse_state

@@ -22,6 +22,7 @@ from rango.decisions import (
     calibration_loss,
     cost_balance,
     summarise,
+    temperature_instances,
     write_posteriors,
 )
 from rango.decisions import compare as compare_systems
@@ -102,6 +103,8 @@ def calibrate(
     method: MethodChoice | None = None,
     out: Path,
     calibrator: Path | None = None,
+    towards: str | None = None,
+    precision: float = 0.1,
     costs: CostsText = None,
     seed: Seed = 0,
 ) -> None:
@@ -121,13 +124,20 @@ def calibrate(
         Posteriors file to write.
     calibrator
         JSON file to write the fitted calibrator to, or to read it from when --fit is absent.
+    towards
+        JSON file of the calibrator of until now, or identity: --fit may then have few labels, and the fit is held at it
+        as firmly as they suggest.
+    precision
+        With --towards, say how many labels fix a temperature to this share of it.
     """
-    check_output(out, fit, apply)
+    check_output(out, fit, apply, towards)
+    if not 0 < precision < 1:
+        raise InputError(f"precision is {precision:g}; expected a share between 0 and 1, such as 0.1")
     # Instances to calibrate need no labels; those to fit on do.
     if fit is not None and calibrator is not None:
         check_writable_file(calibrator)
     stated = stated_costs(costs, apply)
-    done = fit_and_apply(fit=fit, apply=apply, method=method, calibrator=calibrator)
+    done = fit_and_apply(fit=fit, apply=apply, method=method, calibrator=calibrator, towards=towards)
     _print_notes(done.notes)
     raw, calibrated, fitted = done.raw, done.posteriors, done.calibrator
     table = table_of(stated, raw)
@@ -147,6 +157,13 @@ def calibrate(
         side = "the calibrator" if fitted.choices is None else "the posteriors"
         show(f"note: the columns are taken by place, because {side} name no classes")
     _print_fit(fitted, raw, seed)
+    if done.fitted_on is not None and towards is not None:
+        try:
+            needed = temperature_instances(done.fitted_on, precision=precision)
+        except InputError as error:
+            show(f"labels that would fix a temperature: not available ({error})")
+        else:
+            show(f"{needed:,} labels fix a temperature to ± {precision:.0%}; here are {len(done.fitted_on):,}")
 
 
 def _print_fit(fitted: Calibrator, raw: Posteriors, seed: int) -> None:

@@ -28,6 +28,7 @@ from rango.decisions.pairing import average_posteriors
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.posteriors_io import read_posteriors, write_posteriors
 from rango.decisions.priors import adapt_priors, reweight_posteriors
+from rango.decisions.recalibration import identity_calibrator, recalibrate
 from rango.decisions.reliability import reliability_bins
 from rango.decisions.risk import (
     CostBalance,
@@ -88,6 +89,7 @@ __all__ = [
     "fit_calibrator",
     "gate",
     "holm",
+    "identity_calibrator",
     "judge",
     "judge_out_of_bag",
     "logarithmic_rule",
@@ -98,6 +100,7 @@ __all__ = [
     "paired_bootstrap",
     "plan_sample",
     "read_posteriors",
+    "recalibrate",
     "reliability_bins",
     "resolution",
     "reweight_posteriors",

@@ -136,21 +136,7 @@ def _fit_linear(
     weights = None if votes.weights is None else votes.weights[rows]
     data = FitData.of(logs[rows], labels[rows], priors=priors, weights=weights)
     optimum = fit(family, data, objective=objective)
-    # A constant added to every bias changes no posterior. Their mean is set to 0, which makes the biases unique.
-    weight, bias = optimum.theta[:-k], tuple((optimum.theta[-k:] - optimum.theta[-k:].mean()).tolist())
-    target = None if priors is None else tuple(priors.tolist())
-    fitted: Calibrator
-    if method == "temperature":
-        fitted = calibrators.Temperature(scale=float(weight[0]))
-    elif method == "bias":
-        fitted = calibrators.Bias(bias=bias, priors=target)
-    elif method == "affine":
-        fitted = calibrators.Affine(scale=float(weight[0]), bias=bias, priors=target)
-    elif method == "vector":
-        fitted = calibrators.Vector(scales=tuple(weight.tolist()), bias=bias, priors=target)
-    else:
-        matrix = tuple(tuple(row) for row in weight.reshape(k, k).tolist())
-        fitted = calibrators.Matrix(weights=matrix, bias=bias, priors=target)
+    fitted = linear_calibrator(method, optimum.theta, k, priors)
     # The report scores all instances, those left out of the fit too.
     after = optimum.loss if usable.all() else fitted.apply(posteriors).metric(objective, priors=priors)
     report = FitReport(
@@ -163,6 +149,23 @@ def _fit_linear(
         note="; ".join(_notes(family, data, optimum, posteriors)) or None,
     )
     return replace(fitted, report=report, choices=posteriors.column_names)
+
+
+def linear_calibrator(method: LinearMethod, theta: Array, n_classes: int, priors: Array | None = None) -> Calibrator:
+    """The calibrator of the parameters θ = (W, β) of a `Family`."""
+    k, target = n_classes, None if priors is None else tuple(priors.tolist())
+    # A constant added to every bias changes no posterior. Their mean is set to 0, which makes the biases unique.
+    weight, bias = theta[:-k], tuple((theta[-k:] - theta[-k:].mean()).tolist())
+    if method == "temperature":
+        return calibrators.Temperature(scale=float(weight[0]))
+    if method == "bias":
+        return calibrators.Bias(bias=bias, priors=target)
+    if method == "affine":
+        return calibrators.Affine(scale=float(weight[0]), bias=bias, priors=target)
+    if method == "vector":
+        return calibrators.Vector(scales=tuple(weight.tolist()), bias=bias, priors=target)
+    matrix = tuple(tuple(row) for row in weight.reshape(k, k).tolist())
+    return calibrators.Matrix(weights=matrix, bias=bias, priors=target)
 
 
 def _notes(family: Family, data: FitData, optimum: Optimum, posteriors: Posteriors) -> list[str]:

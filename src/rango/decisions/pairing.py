@@ -127,6 +127,24 @@ def align_by_id(a: Posteriors, b: Posteriors, *, purpose: str = "a paired compar
     return b
 
 
+def check_held_out(fitting: Posteriors, apply: Posteriors, *, applied: str = "--apply") -> None:
+    """Raise InputError where instances are both fitted on and applied to: the fit would look too good on them."""
+    advice = "fit on instances that are held out, such as the validation split"
+    # A calibrator may give every instance the priors: equal rows of two splits then say nothing about the instances.
+    constant = (apply.log_posteriors == apply.log_posteriors[:1]).all()
+    if not constant and np.array_equal(fitting.log_posteriors, apply.log_posteriors):
+        raise InputError(f"--fit and {applied} hold the same posteriors; {advice}")
+    # Row numbers are no names: every file without ids has them.
+    numbered = all(name == str(row) for row, name in enumerate(apply.ids))
+    fitted_on = set(fitting.ids)
+    shared = [] if numbered else [name for name in apply.ids if name in fitted_on]
+    if shared:
+        raise InputError(
+            f"{len(shared):,} of the {len(apply):,} ids in {applied} are in --fit too, the first {shared[0]!r}; "
+            f"{advice}"
+        )
+
+
 def _check_same_choices(
     ids: tuple[str, ...],
     one: tuple[tuple[str, ...], ...] | None,

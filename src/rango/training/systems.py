@@ -102,10 +102,12 @@ def read_log(
     by: str | None = None,
     label: str | None = None,
     name: str | None = None,
+    split: Split = "test",
+    states: tuple[str, ...] = BEST,
 ) -> DecisionLog:
     """The decisions of a file or a frame, with what its columns say; of posteriors or a run, those of its instances.
 
-    Arguments as in `DecisionLog.from_table`.
+    Arguments as in `DecisionLog.from_table`; of a run as in `read_system`.
 
     Raises:
         InputError: as `DecisionLog.read` and `read_system`; columns of what has none.
@@ -117,7 +119,7 @@ def read_log(
     named = {"--labels": labels, "--time": time, "--by": by, "--label": label, "--id": name}
     if given := [option for option, value in named.items() if value is not None]:
         raise InputError(f"{given[0]} is for a log with columns; a run and posteriors have none, leave it out")
-    posteriors, notes = read_system(log, need_labels=False)
+    posteriors, notes = read_system(log, need_labels=False, split=split, states=states)
     return replace(DecisionLog.of(posteriors), notes=notes)
 
 
