@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.command import Capture, fails
+from helpers.made_posteriors import make
 
 from rango.cli import main
 from rango.decisions import Costs, Posteriors, decide, fit_calibrator, read_posteriors, write_posteriors
@@ -388,3 +389,41 @@ def test_compare_of_three_systems_writes_each_beside_the_first_and_a_page(
     line = fails(capsys, "compare", *files, "--page", page, "--priors", "0.5,0.5")
     assert "leave --priors out" in line
     assert not page.exists()
+
+
+def test_a_calibrator_is_fitted_again_from_few_labels(tmp_path: Path, capsys: Capture) -> None:
+    made = {
+        name: make(rows, seed=seed) for seed, (name, rows) in enumerate({"old": 400, "few": 60, "test": 200}.items())
+    }
+    for name, posteriors in made.items():
+        ids = [f"{name}{row}" for row in range(len(posteriors))]
+        write_posteriors(tmp_path / f"{name}.csv", Posteriors(posteriors.log_posteriors, posteriors.labels, ids))
+    old, new, out = tmp_path / "old.json", tmp_path / "new.json", tmp_path / "out.csv"
+    apply = ["calibrate", "--apply", str(tmp_path / "test.csv"), "--out", str(out)]
+    assert main([*apply, "--fit", str(tmp_path / "old.csv"), "--method", "temperature", "--calibrator", str(old)]) == 0
+    # Two thirds of the labels are not known yet.
+    lines = (tmp_path / "few.csv").read_text().splitlines()
+    head, place = lines[0].split(","), lines[0].split(",").index("label")
+    rows = [line.split(",") for line in lines[1:]]
+    rows = [
+        [("" if row % 3 and k == place else cell) for k, cell in enumerate(cells)] for row, cells in enumerate(rows)
+    ]
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(",".join(row) for row in [head, *rows]) + "\n")
+    towards = [*apply, "--fit", str(few), "--towards", str(old), "--calibrator", str(new)]
+    capsys.readouterr()
+    assert main(towards) == 0
+    printed = capsys.readouterr().out
+    assert "the old calibrator counts as " in printed
+    assert "labels fix a temperature to ± 10%; here are 20" in printed
+    scales = [json.loads(path.read_text())["scale"] for path in (old, new)]
+    assert scales[0] != scales[1]
+    few.write_text("\n".join(",".join("" if k == place else cell for k, cell in enumerate(row)) for row in rows))
+    few.write_text(",".join(head) + "\n" + few.read_text() + "\n")
+    assert main(towards) == 0
+    assert "no label is known yet, so that the old calibrator stays as it is" in capsys.readouterr().out
+    assert json.loads(new.read_text()) == json.loads(old.read_text())
+    assert main([*apply, "--fit", str(tmp_path / "old.csv"), "--towards", "identity", "--method", "affine"]) == 0
+    assert "--towards without --fit" in fails(capsys, *apply, "--towards", str(old), "--calibrator", str(old))
+    assert "--method affine with --towards" in fails(capsys, *towards, "--method", "affine")
+    assert "precision is 7; expected a share" in fails(capsys, *towards, "--precision", "7")

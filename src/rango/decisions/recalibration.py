@@ -36,10 +36,10 @@ _LEAVE_ONE_OUT, _MANY = 40, 2_000
 def recalibrate(posteriors: Posteriors | None, old: Calibrator, *, seed: int = 0) -> Calibrator:
     """The calibrator of the same kind as the old one that fits few labels without forgetting it.
 
-    Maximises Σ_i ln q_θ(i, y_i) + (m / n) Σ_i Σ_k q_old(i, k) ln q_θ(i, k). Strengths m of 1, 3, 10, 30, … to the N of the
-    old fit are tried on labels left out: each by itself up to 40 labels, in 20 folds up to 2,000, in 5 beyond. Their
-    geometric mean is taken, weighted by the likelihood of what was left out. Since m is at most N, very many labels give
-    what `fit_calibrator` gives.
+    Maximises Σ_i ln q_θ(i, y_i) + (m / n) Σ_i Σ_k q_old(i, k) ln q_θ(i, k). Strengths m of 1, 3, 10, 30, … to the N of
+    the old fit are tried on labels left out: each by itself up to 40 labels, in 20 folds up to 2,000, in 5 beyond.
+    Their geometric mean is taken, weighted by the likelihood of what was left out. Since m is at most N, very many
+    labels give what `fit_calibrator` gives.
 
     Args:
         posteriors: the labelled instances, as the old calibrator takes them (not calibrated); None for no labels.
@@ -142,8 +142,7 @@ def _strength(family: Family, posteriors: Posteriors, promised: Array, old: Cali
             theta = _fit(family, logs[~out], labels[~out], promised[~out], strength).theta
             fitted = linear_calibrator(old.method, theta, family.n_classes)  # type: ignore[arg-type]
             losses[place] += logarithmic_rule(fitted.transform(logs[out]), labels[out]).sum()
-    # The least loss alone follows chance where labels are few. Weighted by the likelihood of what was left out, strengths
-    # that it cannot tell apart all count.
+    # The least loss alone follows chance where labels are few: strengths of nearly equal likelihood all count.
     weights = np.exp(losses.min() - losses)
     return round(float(np.exp(np.log(strengths) @ weights / weights.sum())))
 
@@ -163,9 +162,4 @@ def _fit(family: Family, logs: Array, labels: Labels, promised: Array, strength:
 def _parameters(old: Calibrator, n_classes: int) -> Array:
     """θ = (W, β) of a calibrator, as `Family` has it."""
     weights = np.atleast_1d(getattr(old, "scale", getattr(old, "scales", getattr(old, "weights", 1.0))))
-    bias = getattr(old, "bias", (0.0,) * n_classes)
-    if len(bias) != n_classes or len(weights) not in (1, n_classes):
-        raise InputError(
-            f"the old calibrator is of {len(bias)} choices, the labels of {n_classes}; fit on the same ones"
-        )
-    return np.concatenate([np.ravel(weights), bias]).astype(np.float64)
+    return np.concatenate([np.ravel(weights), getattr(old, "bias", (0.0,) * n_classes)]).astype(np.float64)
