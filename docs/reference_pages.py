@@ -21,7 +21,7 @@ from rango.cli import app
 from rango.config import Config
 
 DOCS = Path(__file__).parent
-WIDTH = 100
+WIDTH = 86
 """Columns of a command's help on the page."""
 
 
@@ -33,6 +33,8 @@ def commands() -> str:
         console = Console(file=text, width=WIDTH, color_system=None, force_terminal=False)
         app.meta.help_print([name], console=console)
         lines = "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
+        # The launcher around the commands, which reads --config first, puts its own name into the usage.
+        lines = lines.replace("Usage: launch ", "Usage: rango ", 1)
         sections.append(f"## rango {name}\n\n```text\n{lines}\n```\n")
     return "\n".join(sections)
 

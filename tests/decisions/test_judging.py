@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.made_posteriors import make
 
-from rango.decisions import Posteriors, gate, judge, judge_out_of_bag
+from rango.decisions import Estimate, Judgement, Posteriors, gate, judge, judge_out_of_bag
 from rango.errors import InputError
 
 
@@ -21,6 +21,13 @@ def test_coverage_error_and_cost_by_hand() -> None:
     # The Bayes rule acts on the third too (0.7), which is right: (0 + 1 + 0 + 0.3) / 4.
     assert values == {"gate": 0.4, "Bayes rule": 0.325, "act on all": 0.5, "pass on all": 0.3}
     assert judged.as_dict()["held_out"] is True
+
+
+def test_a_judgement_shows_itself_in_a_line_and_its_costs_in_a_table() -> None:
+    estimate = Estimate(0.25, 0.125, 0.5, 8, "lower")
+    shown = Judgement(estimate, Estimate(0.5, 0.25, 0.75, 2, "lower"), costs={"gate": estimate}, held_out=False)
+    assert repr(shown) == "Judgement(acts on 0.250 [0.125, 0.500], error 0.500 [0.250, 0.750], 8 instances out of bag)"
+    assert "cost of gate" in shown._repr_html_()
 
 
 def test_the_instances_it_was_chosen_on_do_not_judge_it() -> None:

@@ -87,7 +87,7 @@ def test_the_reference_is_that_of_the_program(site: Path) -> None:
     """Each command with its options, each option with its default, each public name with its text."""
     commands = (site / "reference" / "commands.html").read_text(encoding="utf-8")
     assert "--learning-rate" in commands
-    assert "rango predict" in commands
+    assert "Usage: rango predict" in commands
     options = (site / "reference" / "options.html").read_text(encoding="utf-8")
     assert "Rank r of the update." in options
     assert "Cross-entropy" in (site / "reference" / "decisions.html").read_text(encoding="utf-8")

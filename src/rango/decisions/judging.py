@@ -7,6 +7,7 @@ judge_out_of_bag   where there are no others: chosen on bootstrap samples, judge
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,13 +19,14 @@ from rango.decisions.metrics import Direction, Estimate
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.thresholds import binomial_interval
 from rango.errors import InputError
+from rango.showing import Grid, Shown, count
 
 _MOST_GROUPS = 20
 """Groups that are judged one by one: more are contexts that instances share, not parts of the population."""
 
 
-@dataclass(frozen=True)
-class Judgement:
+@dataclass(frozen=True, repr=False)
+class Judgement(Shown):
     """What a gate does on instances with labels."""
 
     coverage: Estimate
@@ -39,6 +41,16 @@ class Judgement:
     """The same within each group, where there are few."""
     held_out: bool = True
     """Whether the instances are others than those chosen on; False for a judgement out of bag."""
+
+    def _facts(self) -> Iterator[str]:
+        yield f"acts on {self.coverage}"
+        yield f"error {self.error}"
+        yield count(self.coverage.n, "instance") + (" held out" if self.held_out else " out of bag")
+
+    def _grid(self) -> Grid | None:
+        parts = {f"cost of {name}": cost for name, cost in self.costs.items()}
+        parts |= {f"precision of {name}": share for name, share in self.precision.items()}
+        return Grid(["", "mean"], [[name, str(part)] for name, part in parts.items()]) if parts else None
 
     def as_dict(self) -> dict[str, Any]:
         """The judgement as JSON values."""
