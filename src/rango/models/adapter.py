@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from rango.errors import InputError
-from rango.files import ADAPTER_CONFIG, read_tensors, write_json, write_tensors
+from rango.files import ADAPTER_CONFIG, fingerprint, read_tensors, write_json, write_tensors
 from rango.models.loading import Model
 from rango.models.lora import Grouping, LoRALinear, Slice, output_numbers, stored_transposed, weight_shape
 from rango.models.placement import head_name, place
@@ -25,6 +25,8 @@ from rango.options import LoRA, pattern_fits, scaling_divisor
 
 WEIGHTS = "adapter_model.safetensors"
 MAGNITUDE = "lora_magnitude_vector"
+CONFIG_DIGEST = "config_digest"
+"""The key of the weights' metadata under which their configuration's digest stands: PEFT reads that file as it is."""
 PREFIX = "base_model.model."  # how PEFT names the wrapped network
 
 
@@ -252,7 +254,6 @@ class Adapter(TrainableModel):
         }
         if sliced:
             metadata["slices"] = json.dumps(sliced)
-        write_tensors(folder / WEIGHTS, tensors, metadata=metadata)
         config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -266,6 +267,8 @@ class Adapter(TrainableModel):
             "fan_in_fan_out": any(stored_transposed(layer.base) for layer in self.layers.values()),
             "inference_mode": True,
         }
+        metadata[CONFIG_DIGEST] = config_digest(config)
+        write_tensors(folder / WEIGHTS, tensors, metadata=metadata)
         write_json(folder / ADAPTER_CONFIG, config)
 
     def _ranks_and_alphas(self) -> dict[str, Any]:
@@ -415,6 +418,12 @@ def wrap(model: Model, bank: Sequence[tuple[LoRA, Plans]]) -> tuple[Adapter, ...
         Adapter(model, lora, {name: layers[name] for name in plans}, grouping, number)
         for number, (lora, plans) in enumerate(bank)
     )
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """The digest of what an adapter's configuration says, but for the name of the base, which may move."""
+    kept = {key: value for key, value in config.items() if key != "base_model_name_or_path"}
+    return fingerprint(json.dumps(kept, sort_keys=True))
 
 
 def update_name(layer: str, part: str) -> str:

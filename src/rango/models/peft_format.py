@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from rango.errors import InputError
 from rango.files import ADAPTER_CONFIG, FULL_RECORD, check_adapter_folder, read_json, read_tensors
 from rango.models.adapter import (
+    CONFIG_DIGEST,
     MAGNITUDE,
     PREFIX,
     WEIGHTS,
@@ -27,6 +28,7 @@ from rango.models.adapter import (
     TrainableModel,
     UpdatePlan,
     check_unadapted,
+    config_digest,
     joint_scaling,
     split_updates,
     wrap,
@@ -127,6 +129,11 @@ def read_adapter(model: Model, folder: Path) -> StoredAdapter:
     state = _without_copies(model, state)
     lora = _read_options(config, checkpoint / ADAPTER_CONFIG)
     plans = _check_tensors(model, state, lora, checkpoint) | _read_slices(metadata, state, lora, checkpoint)
+    if metadata.get(CONFIG_DIGEST, config_digest(config)) != config_digest(config):
+        raise InputError(
+            f"{checkpoint / ADAPTER_CONFIG} is not the one that {WEIGHTS} was written with: it is damaged or changed; "
+            "take it from a copy"
+        )
     notes = (_check_architecture(model, checkpoint, config),) if made_for is None else _quantise_note(model, metadata)
     return StoredAdapter(lora, plans, split_updates(state, plans), notes)
 
