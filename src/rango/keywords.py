@@ -72,6 +72,7 @@ class FinetuneOptions(TaskKeywords, total=False):
     regime: Literal["validation", "retrain", "all"]
     objective: Objective
     rule: Rule
+    label_smoothing: float
     learning_rate: float
     weight_decay: float
     warmup: float

@@ -311,6 +311,8 @@ class TrainingOptions(Config):
     (a proper scoring rule of the posterior over the choices)."""
     rule: Rule = "logarithmic"
     """The proper scoring rule of the objective `choice`; `ranked` is for ordered levels (type score)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of every training label that is spread over all choices alike (arXiv:1512.00567); objective choice only."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

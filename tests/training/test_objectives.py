@@ -147,3 +147,24 @@ def test_a_target_of_one_choice_trains_as_its_label(checkpoint: Checkpoint) -> N
     for rule in ("logarithmic", "brier", "ranked"):
         losses = [loss_sum(reader, each, objective="choice", rule=rule) for each in (trees, sure)]
         assert float(losses[0]) == float(losses[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rule", ["logarithmic", "brier"])
+def test_smoothed_labels_train_as_the_soft_labels_that_they_mean(checkpoint: Checkpoint, rule: Rule) -> None:
+    """ε = 0.3 of a label goes to all choices that its instance has: 0.8, 0.1, 0.1 of three, 0.85, 0.15 of two."""
+    model = load_model(checkpoint("phi"))
+    reader = probe_reader(model)
+    trees = list(encode(model, TASK.train[:4], task=TASK, form="cloze"))
+    trees[1] = replace(trees[1], branches=trees[1].branches[:2], characters=trees[1].characters[:2], label=1)
+    soft = []
+    for tree in trees:
+        others = 0.3 / len(tree.branches)
+        target = tuple(others + 0.7 * (k == tree.answer) for k in range(len(tree.branches)))
+        soft.append(replace(tree, label=None, target=target))
+    smoothed = MicroBatch(reader, trees, objective="choice", rule=rule, label_smoothing=0.3)
+    by_hand = MicroBatch(reader, soft, objective="choice", rule=rule)
+    losses = [float(one.loss(reader.states(one.batch))) for one in (smoothed, by_hand)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    plain = MicroBatch(reader, trees, objective="choice", rule=rule)
+    assert losses[0] != pytest.approx(float(plain.loss(reader.states(plain.batch))), rel=1e-3)

@@ -128,10 +128,10 @@ def run_config(options: AdaptationOptions, values: Mapping[str, Any], *, seed: i
             f"{where}: adaptation is {options.adaptation} and regime is {config.regime}, which trains on the "
             f"validation instances that a calibrator is fitted on; use regime validation, or {way} without calibration"
         )
-    # The one spelling: targets in the order of a layer, no rule without the objective that has one.
+    # The one spelling: targets in the order of a layer, no rule and no smoothing without the objective that has them.
     changes: dict[str, Any] = {"lora": config.lora.model_copy(update={"targets": _in_order(config.lora.targets)})}
     if config.objective != "choice":
-        changes["rule"] = default_of("rule")
+        changes |= {key: default_of(key) for key in ("rule", "label_smoothing")}
     return config.model_copy(update=changes)
 
 

@@ -50,6 +50,8 @@ class MicroBatch:
     """Of the objective `choice`."""
     normalise: Normalisation = "none"
     """What the score of a choice is divided by; objective `choice` only."""
+    label_smoothing: float = 0.0
+    """The share ε of a label that is spread over the K choices of its instance, t ← (1 − ε) t + ε / K."""
 
     @cached_property
     def batch(self) -> Batch:
@@ -92,6 +94,10 @@ class MicroBatch:
                 targets[row, tree.answer] = 1.0
             else:
                 targets[row, : len(tree.target)] = torch.tensor(tree.target, device=targets.device)
+        if self.label_smoothing:
+            exists = torch.isfinite(log_posteriors)  # (N, K)
+            uniform = (exists / exists.sum(dim=1, keepdim=True)).to(targets.dtype)
+            targets = torch.lerp(targets, uniform, self.label_smoothing)
         return targets
 
     def _log_posteriors(self, states: torch.Tensor) -> torch.Tensor:

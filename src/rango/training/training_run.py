@@ -149,7 +149,12 @@ class TrainingRun:
         """A part of a batch, collated for this run's objective."""
         config = self.config
         return MicroBatch(
-            self.data.reader, trees, objective=config.objective, rule=config.rule, normalise=config.normalise
+            self.data.reader,
+            trees,
+            objective=config.objective,
+            rule=config.rule,
+            normalise=config.normalise,
+            label_smoothing=config.label_smoothing,
         )
 
     def update(self, loss: float, trees: Sequence[TokenTree]) -> dict[str, float] | None:
