@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.made_logs import CLASSES, COSTS, make_log, write_log
 
-from rango.decisions import DecisionLog
+from rango.decisions import DecisionLog, Posteriors
 from rango.errors import InputError
 
 
@@ -106,6 +107,33 @@ def test_labels_that_belong_to_nothing_or_to_two_are_refused(tmp_path: Path) -> 
     many = table(tmp_path, "many.csv", f"id,customer,posterior_0,posterior_1\n{groups}\n")
     with pytest.raises(InputError, match="column customer has 60 different values; expected at most 50 groups"):
         DecisionLog.read(many, by="customer")
+
+
+def test_the_log_of_a_server_and_soft_labels(tmp_path: Path) -> None:
+    rows = [
+        {
+            "time": "2026-11-28T10:00:00.123+00:00",
+            "id": "a/q",
+            "probability_no": 0.9,
+            "probability_yes": 0.1,
+            "act": True,
+        },
+        {
+            "time": "2026-11-28T09:00:00.456+00:00",
+            "id": "b/q",
+            "probability_no": 0.2,
+            "probability_yes": 0.8,
+            "act": False,
+        },
+    ]
+    path = table(tmp_path, "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    log = DecisionLog.read(path, table(tmp_path, "labels.csv", "id,label\na/q,no\n"), time="time", by="act")
+    assert log.posteriors.ids == ("b/q", "a/q")
+    assert log.labelled.ids == ("a/q",)
+    assert any("1 decisions were passed on (act)" in note for note in log.notes)
+    soft = Posteriors.from_probabilities([[0.9, 0.1]], [[0.8, 0.2]])
+    with pytest.raises(InputError, match="a log of decisions needs one right choice for each instance"):
+        DecisionLog.of(soft)
 
 
 def test_periods_need_what_they_are_counted_by() -> None:

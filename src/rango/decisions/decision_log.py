@@ -66,7 +66,7 @@ class DecisionLog:
         if not posteriors.has_labels:
             return cls(posteriors, np.full(n, -1), np.empty(0, dtype=np.intp))
         bare = Posteriors(posteriors.log_posteriors, None, posteriors.ids, posteriors.groups, posteriors.choices)
-        return cls(bare, posteriors.labels, np.arange(n), notes=posteriors.notes)
+        return cls(bare, posteriors.labels_for("a log of decisions"), np.arange(n), notes=posteriors.notes)
 
     @classmethod
     def from_table(
@@ -107,6 +107,10 @@ class DecisionLog:
                 "groups"
             )
         decided = table.columns.get("decision")
+        if passed := sum(str(cell).strip().lower() in ("no", "false") for cell in table.columns.get("act", ())):
+            notes.append(
+                f"{passed:,} decisions were passed on (act) and are counted as if acted on; --by act parts them"
+            )
         own = table.name_of("label", LABEL_NAMES)
         cells: dict[int, Any] = {}
         if labels is not None:

@@ -31,8 +31,8 @@ from rango.decisions.summary import summarise
 from rango.errors import InputError
 from rango.showing import Grid, Shown, count, short
 
-_FEWEST = 2
-"""Labels below which a part of the log has no metrics."""
+_FEWEST = 10
+"""Labels below which a part of the log has no metrics: a bootstrap of fewer says nothing of its own error."""
 
 
 @dataclass(frozen=True)

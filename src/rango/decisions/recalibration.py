@@ -65,6 +65,7 @@ def recalibrate(posteriors: Posteriors | None, old: Calibrator, *, seed: int = 0
         )
     if posteriors is None:
         return old
+    posteriors.labels_for("calibrating again")
     posteriors = _in_order_of(posteriors, old)
     logs, labels, k = posteriors.log_posteriors, posteriors.labels, posteriors.n_choices
     if old.method == "matrix":

@@ -122,10 +122,10 @@ def cost_sentence(monitoring: Monitoring) -> str:
     promised = monitoring.whole.estimates.get("promised_cost")
     if real is None or gap is None or promised is None:
         return ""
-    verdict = "not significantly different"
+    span, verdict = interval(real), "not significantly different"
     if gap.low is not None and gap.high is not None and not gap.low <= 0 <= gap.high:
         verdict = "significantly more" if gap.value > 0 else "significantly less"
     return (
         f"the {real.n:,} decisions with labels promised a mean cost of {number(promised.value)} and cost "
-        f"{number(real.value)} ({interval(real)}): {verdict}"
+        f"{number(real.value)}{f' ({span})' if span else ''}: {verdict}"
     )
