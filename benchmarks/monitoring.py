@@ -46,8 +46,8 @@ def alarms(streams: int) -> None:
             peeking += bool((np.abs(means) > 1.96 * spread)[30:].any())
         share, middle = float(np.isfinite(noticed).mean()), float(np.median(noticed))
         print(
-            f"too sure by {too_sure:4.2f} after {quiet:6,} labels: alarm in {share:.3f} of {len(noticed):,} streams within "
-            f"2,000 labels, median {middle:.0f} labels later; false before {early / len(noticed):.3f}; "
+            f"too sure by {too_sure:4.2f} after {quiet:6,} labels: alarm in {share:.3f} of {len(noticed):,} streams "
+            f"within 2,000 labels, median {middle:.0f} labels later; false before {early / len(noticed):.3f}; "
             f"z-test at every look {peeking / len(noticed):.3f}"
         )
 
