@@ -34,7 +34,7 @@ TASK = replace(toy_task(test=16, form="letter"), write_prompt=TEMPLATES)
 
 
 def variants(changes: tuple[Any, ...] | None = None, **options: Any) -> dict[str, Variant]:
-    settings = {"form": "letter", "lists_options": True, "orders": 5, **options}
+    settings = {"names_options": True, "lists_options": True, "orders": 5, **options}
     task = settings.pop("task", TASK)
     made, notes = variants_of(task, settings.pop("instances", task.test), changes=changes, **settings)
     assert notes == []
@@ -167,8 +167,8 @@ def test_wordings_stand_around_the_question_or_the_whole_prompt() -> None:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ("permute", {"form": "cloze", "lists_options": False}, "permute: the cloze form lists no options"),
-        ("rename", {"form": "cloze"}, "rename: the cloze form has no names of options"),
+        ("permute", {"lists_options": False}, "permute: the cloze form lists no options"),
+        ("rename", {"names_options": False}, "rename: the cloze form has no names of options"),
         ("rename", {"task": toy_task()}, "rename: the prompts of toy are not written by templates"),
         ("distract", {"task": class_task()}, "distract: instance 'test-0' has every option that another"),
         (
@@ -187,7 +187,7 @@ def test_wordings_stand_around_the_question_or_the_whole_prompt() -> None:
 def test_a_change_that_is_not_possible_is_refused_by_name_and_left_out_otherwise(
     change: Any, options: dict[str, Any], message: str
 ) -> None:
-    settings = {"form": "letter", "lists_options": True, "orders": 1, "task": TASK, **options}
+    settings = {"names_options": True, "lists_options": True, "orders": 1, "task": TASK, **options}
     task = settings.pop("task")
     instances = settings.pop("instances", task.test)
     with pytest.raises(InputError, match=message):

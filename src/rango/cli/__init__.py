@@ -51,6 +51,10 @@ _COMMANDS = {
         "decide": ("posteriors:decide", "The Bayes decision of each instance under given costs."),
         "gate": ("gate:gate", "When to act and when to pass on: a threshold for costs, an error or a precision."),
         "monitor": ("monitor:monitor", "What a log of decisions shows over time, with alarms, and limits for CI."),
+        "probe": (
+            "probe:probe",
+            "Ask the same questions in another way: how often does the decision change?",
+        ),
         "plan": ("plan:plan", "How many instances show a difference, and how many a temperature needs."),
         "report": ("show:report", "Write the page of a run or study again, from its stored files."),
         "verify": ("show:verify", "Whether a run or study is as it was written, and its metrics its posteriors'."),

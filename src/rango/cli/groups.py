@@ -55,9 +55,9 @@ _CLASSES: dict[type, Group] = {
 }
 # Fields of the commands' own classes, and those that belong elsewhere than the rest of their class.
 _FIELDS = {
-    **dict.fromkeys(("task", "split", "other_data"), DATA),
+    **dict.fromkeys(("task", "split", "other_data", "limit"), DATA),
     **dict.fromkeys(("model", "adapter"), MODEL),
-    **dict.fromkeys(("mc_dropout", "costs"), SCORING),
+    **dict.fromkeys(("mc_dropout", "costs", "changes", "orders", "seed"), SCORING),
     **dict.fromkeys(("lora",), LORA),
 }
 

@@ -19,7 +19,7 @@ from rango.decisions import Estimate, Posteriors, StatedCosts
 from rango.decisions.pairing import average_passes
 from rango.errors import InputError
 from rango.files import fingerprint, write_yaml
-from rango.options import EvaluateConfig
+from rango.options import EvaluateConfig, Form
 from rango.output_folder import only_writer
 from rango.serving.asking import LoggedAnswer, Patience, Tally, ask_all
 from rango.serving.endpoint import Endpoint
@@ -28,6 +28,7 @@ from rango.tasks.perturbations import Order, orders_of, permuted, put_back
 from rango.tasks.task import posteriors_of, unlabelled
 from rango.training.evaluation_of_run import check_evaluation_output
 from rango.training.measurement import measure
+from rango.training.probing import Asked
 from rango.training.run_folder import RECORD
 from rango.training.run_writer import versions, write_evaluated
 
@@ -90,6 +91,25 @@ def evaluate_endpoint(
         record |= _account(answers, tally) | ({"letter_mass": round(float(np.mean(masses)), 6)} if masses else {})
         write_evaluated(out, record, states, metrics, task=task, split=config.split)
     return metrics
+
+
+def endpoint_scores(
+    endpoint: Endpoint,
+    *,
+    out: Path,
+    screen: Screen,
+    patience: Patience | None = None,
+    ask: Callable[..., tuple[dict[str, LoggedAnswer], Tally]] = ask_all,
+) -> Asked:
+    """How an endpoint is asked by `rango probe`: its answers grow in OUT/answers-NAME.jsonl, as in an evaluation."""
+
+    def scores(instances: Sequence[Instance], task: Task, _form: Form, name: str) -> Posteriors:
+        log = out / f"answers-{name}.jsonl"
+        with screen.bar("asking", len(instances), unit="instances", passing=True) as bar:
+            logged, _ = ask(endpoint, instances, task=task, log=log, patience=patience, bar=bar)
+        return _posteriors([logged[instance.id].answer.scores for instance in instances], instances)
+
+    return scores
 
 
 def check_client() -> None:

@@ -153,8 +153,8 @@ def variants_of(
     instances: Sequence[Instance],
     *,
     changes: Iterable[Change] | None,
-    form: Form,
     lists_options: bool,
+    names_options: bool,
     orders: int,
     wordings: Sequence[str] | None = None,
     pool: Sequence[Instance] = (),
@@ -166,8 +166,8 @@ def variants_of(
         task: whose words ask the instances.
         instances: with labels.
         changes: names from CHANGES; None for all that are possible.
-        form: in which they are asked.
         lists_options: whether what is asked lists the options: the letter form, and endpoints that get them as a list.
+        names_options: whether the task's words name them, and the names can be others: the letter form of a model.
         orders: how many other orders.
         wordings: templates over {question} and {context}; WORDINGS when absent.
         pool: instances that irrelevant options are taken from; the instances themselves when empty.
@@ -181,7 +181,7 @@ def variants_of(
     """
     makers: dict[Change, Callable[[], list[Variant]]] = {
         "permute": lambda: _permute(instances, lists_options=lists_options, orders=orders, seed=seed),
-        "rename": lambda: _rename(task, instances, form=form),
+        "rename": lambda: _rename(task, instances, names_options=names_options),
         "distract": lambda: _distract(instances, pool or instances, seed=seed),
         "remove": lambda: _remove(instances),
         "reword": lambda: _reword(instances, wordings or WORDINGS),
@@ -212,10 +212,10 @@ def _permute(instances: Sequence[Instance], *, lists_options: bool, orders: int,
     return variants
 
 
-def _rename(task: Task, instances: Sequence[Instance], *, form: Form) -> list[Variant]:
+def _rename(task: Task, instances: Sequence[Instance], *, names_options: bool) -> list[Variant]:
     words = task.write_prompt
-    if form != "letter":
-        raise InputError("rename: the cloze form has no names of options")
+    if not names_options:
+        raise InputError("rename: the cloze form has no names of options, and those of an endpoint are fixed")
     if not isinstance(words, Templates):
         raise InputError(f"rename: the prompts of {task.name} are not written by templates with names")
     orders = tuple(tuple(range(len(instance.choices))) for instance in instances)

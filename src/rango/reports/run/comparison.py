@@ -144,6 +144,7 @@ def _page(
         ],
         **posteriors_parts(aligned, best, texts, costs),
         "selections": {},
+        "probed": None,
         "facts": None,
         "notes": list(estimate_notes(states)),
         "differences": differences,

@@ -19,6 +19,7 @@ from rango.files import write_text
 from rango.output_folder import check_links
 from rango.reports.language import Language, _, integer, localised, speaking
 from rango.reports.run import classes, figures, findings, instances
+from rango.reports.run.robustness import Robustness, read_robustness
 from rango.reports.style import render
 from rango.reports.svg import Drawing, drawing
 from rango.reports.tables import (
@@ -74,7 +75,13 @@ def write_report(run_dir: Path, *, language: Language = "en") -> Path:
             contents.missing["instances"] = str(error).replace(f"{run_dir}/", "")
     gate = _gate_of(run_dir, contents)
     with speaking(language):
-        write_text(path, render_page(contents, name=run_dir.resolve().name, texts=texts, gate=gate))
+        probed = None
+        try:
+            probed = read_robustness(run_dir)
+        except InputError as error:
+            contents.missing["probe"] = str(error).replace(f"{run_dir}/", "")
+        name = run_dir.resolve().name
+        write_text(path, render_page(contents, name=name, texts=texts, gate=gate, probed=probed))
     return path
 
 
@@ -103,6 +110,7 @@ def render_page(
     name: str = "run",
     texts: Mapping[str, KeptText] | None = None,
     gate: Gate | None = None,
+    probed: Robustness | None = None,
 ) -> str:
     """The page of a run as HTML; every text from the run is escaped.
 
@@ -111,6 +119,7 @@ def render_page(
         name: of its folder, for the title.
         texts: what was asked of the instances, by id, as far as it is known.
         gate: chosen on validation for the costs of the run, for the state that one would deploy.
+        probed: what `rango probe` found out of the run.
     """
     record, posteriors, missing, texts = run.record, run.posteriors, run.missing, texts or {}
     model, config = _mapping(record, "model"), _mapping(record, "config")
@@ -159,6 +168,7 @@ def render_page(
         "curves": [] if run.evaluation else list(_curve_drawings(run)),
         "reliability": list(_reliability_drawings(run)),
         **posteriors_parts(posteriors, deployed, texts, run.costs, gate),
+        "probed": probed,
         "selections": instances.extreme_instances(*both) if both else {},
         "facts": [*_facts(record), *_choices_of_step(run.log)],
         "notes": [*_notes(record.get("notes")), *estimate_notes(states), *reasons],
