@@ -24,6 +24,12 @@ from rango.training.run_folder import Run
 Checkpoint = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def _few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values do not depend on them, and intervals are tested in tests/decisions/test_robustness.py."""
+    monkeypatch.setattr("rango.decisions.robustness.REPLICATES", 60)
+
+
 def ran(capsys: Capture, *arguments: object) -> str:
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 0, capsys.readouterr().err
@@ -57,7 +63,7 @@ def test_a_run_is_probed_in_its_own_folder(run: Path, capsys: Capture, tmp_path:
     before = (run / "probe/probe.json").read_bytes()
     ran(capsys, "probe", run, "--quiet")
     assert (run / "probe/probe.json").read_bytes() == before
-    assert "already holds other files" in fails(capsys, "probe", run, "--quiet", "--changes", "reword")
+    assert "already holds other files" in fails(capsys, "probe", run, "--quiet", "--changes", "remove")
     wordings = tmp_path / "wordings.txt"
     wordings.write_text("Please read. {context}\n")
     options = ("--changes", "reword", "--questions", wordings, "--limit", "5", "--out", tmp_path / "own")

@@ -22,6 +22,12 @@ from rango.training.probing import ProbeConfig, ProbePlan, plan_probe, probe
 SIZES: dict[str, Any] = {"task": "simulated", "train": 12, "validation": 12, "test": 30, "form": "letter"}
 
 
+@pytest.fixture(autouse=True)
+def _few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values do not depend on them, and intervals are tested in tests/decisions/test_robustness.py."""
+    monkeypatch.setattr("rango.decisions.robustness.REPLICATES", 60)
+
+
 def settings(**options: Any) -> ProbeConfig:
     return ProbeConfig.build({"model": "none", **SIZES, **options})
 
