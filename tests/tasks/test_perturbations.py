@@ -91,6 +91,21 @@ def test_a_true_posterior_goes_with_its_choices() -> None:
     assert permuted(one, (2, 0, 1)).log_posterior == (true[2], true[0], true[1])
 
 
+def test_soft_labels_and_levels_go_with_their_choices() -> None:
+    one = replace(of_size(3), label=None, target=(0.5, 0.3, 0.2), type="score")
+    order = (2, 0, 1)
+    shown = permuted(one, order)
+    assert (shown.target, shown.type) == ((0.2, 0.5, 0.3), "score")
+    back = put_back(posteriors_of([shown], np.log([[0.1, 0.6, 0.3]])), [order], [one])
+    assert back.targets is not None
+    np.testing.assert_allclose(back.targets, [one.target])
+    np.testing.assert_allclose(np.exp(back.log_posteriors), [[0.6, 0.3, 0.1]])
+    assert back.is_ordered
+    yes_no = Instance("y", "Sam ran.", "Tired?", ("no", "yes"), 1, "h", type="yes_no")
+    made = variants(("distract", "remove"), instances=[yes_no, of_size(3)])
+    assert made["distract"].instances[0].type == made["remove-none"].instances[0].type == "choice"
+
+
 def test_permuted_variants_hold_the_instances_that_have_so_many_orders() -> None:
     made = variants(("permute",), orders=7)
     sizes = Counter(len(one.choices) for one in TASK.test)

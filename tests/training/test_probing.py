@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rango.decisions.gates import GateChoice
 from rango.errors import InputError
 from rango.files import read_json
 from rango.options import Form
-from rango.tasks import Instance, Task
+from rango.tasks import Instance, Task, load_task
 from rango.tasks.task import posteriors_of
 from rango.training.probing import ProbeConfig, ProbePlan, plan_probe, probe
 
@@ -176,3 +177,11 @@ def test_what_cannot_be_probed_is_refused_before_a_model_is_loaded(tmp_path: Pat
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="file is a file"):
         run(tmp_path / "file", by_text)
+
+
+def test_soft_labels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_task("simulated", train=12, validation=12, test=3)
+    soft = tuple(replace(one, label=None, log_posterior=None, target=(0.5, 0.5, 0.0)) for one in task.test)
+    monkeypatch.setattr("rango.training.probing.load_task", lambda *_: replace(task, test=soft))
+    with pytest.raises(InputError, match="has soft labels, where one right choice is needed"):
+        plan_probe(settings())

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from rango.errors import InputError
 from rango.files import read_text
 from rango.options import Form
-from rango.tasks.task import Instance, Prompt, Task, Templates, named
+from rango.tasks.task import Instance, Prompt, Task, Templates, named, truth_of
 
 if TYPE_CHECKING:
     from rango.decisions.posteriors import Posteriors
@@ -96,12 +96,13 @@ def orders_of(instance: Instance, count: int, *, seed: int) -> list[Order]:
 
 def permuted(instance: Instance, order: Order) -> Instance:
     """The instance with its choices in another order."""
-    true = instance.log_posterior
+    true, shares = instance.log_posterior, instance.target
     return replace(
         instance,
         choices=tuple(instance.choices[choice] for choice in order),
         label=None if instance.label is None else order.index(instance.label),
         log_posterior=None if true is None else tuple(true[choice] for choice in order),
+        target=None if shares is None else tuple(shares[choice] for choice in order),
         prompt=None,
     )
 
@@ -129,13 +130,17 @@ def put_back(posteriors: Posteriors, orders: Sequence[Order], originals: Sequenc
         offered = dict(zip(order, posteriors.choices[row], strict=True)) if posteriors.choices is not None else {}
         texts = {**dict(enumerate(original.choices)), **offered}
         choices.append(tuple(texts[column] for column in sorted(texts)))
-    offers_all = all(original.label in order for original, order in zip(originals, orders, strict=True))
+    known = all(
+        original.target is not None or original.label in order
+        for original, order in zip(originals, orders, strict=True)
+    )
     return Posteriors(
         logs,
-        np.array([original.answer for original in originals]) if offers_all else None,
+        truth_of(originals) if known else None,
         ids=tuple(original.id for original in originals),
         groups=tuple(original.group for original in originals),
         choices=choices,
+        types=posteriors.types,
     )
 
 
@@ -256,7 +261,7 @@ def _distract(instances: Sequence[Instance], pool: Sequence[Instance], *, seed: 
         if irrelevant is None:
             raise InputError(f"distract: {named(instance)} has every option that another instance has")
         more = (*instance.choices, irrelevant)
-        changed.append(replace(instance, choices=more, log_posterior=None, prompt=None))
+        changed.append(replace(instance, choices=more, log_posterior=None, prompt=None, type="choice"))
         orders.append(tuple(range(len(more))))
     return [Variant("distract", "distract", tuple(changed), tuple(instances), tuple(orders))]
 
@@ -269,14 +274,21 @@ def _remove(instances: Sequence[Instance]) -> list[Variant]:
             raise InputError(f"remove: {named(instance)} offers {NONE_OF_THESE!r} already")
         offered = list(instance.choices)
         offered[instance.answer] = NONE_OF_THESE
-        rejecting.append(replace(instance, choices=tuple(offered), log_posterior=None, prompt=None))
+        rejecting.append(replace(instance, choices=tuple(offered), log_posterior=None, prompt=None, type="choice"))
         orders.append(tuple(range(len(offered))))
     variants = [Variant("remove-none", "remove-none", tuple(rejecting), tuple(instances), tuple(orders))]
     # One option alone is no question.
     several = [instance for instance in instances if len(instance.choices) > 2]
     wrong = [tuple(k for k in range(len(one.choices)) if k != one.answer) for one in several]
     bare = tuple(
-        replace(one, choices=tuple(one.choices[k] for k in order), label=None, log_posterior=None, prompt=None)
+        replace(
+            one,
+            choices=tuple(one.choices[k] for k in order),
+            label=None,
+            log_posterior=None,
+            prompt=None,
+            type="choice",
+        )
         for one, order in zip(several, wrong, strict=True)
     )
     return [*variants, *([Variant("remove", "remove", bare, tuple(several), tuple(wrong))] if several else [])]

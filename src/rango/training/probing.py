@@ -145,6 +145,8 @@ def plan_probe(
         raise InputError(f"the split {config.split} holds no instances; give a table that has rows of it")
     if unlabelled(instances):
         raise InputError(f"the {config.split} instances have no labels; probe needs the right choice of each")
+    for instance in instances:
+        instance.answer  # noqa: B018 - soft labels name no right choice that could be removed
     variants, reasons = variants_of(
         task, instances, changes=settings.changes, lists_options=form == "letter" or endpoint_form is not None,
         names_options=form == "letter" and endpoint_form is None, orders=settings.orders, wordings=wordings,
