@@ -67,8 +67,8 @@ class MicroBatch:
             answer:  - sum of log P(t | before) over the right branch
             choice:  a proper scoring rule of q = softmax(scores) over the choices, in expectation under the target t,
                      which is 1[k = y] where one choice is right:
-                     logarithmic - sum_k t_k log q_k, Brier sum_k q_k² - 2 t_k q_k + t_k,
-                     ranked sum_k F_k² - 2 T_k F_k + T_k over the levels k, of the running sums F of q and T of t
+                     logarithmic - sum_k t_k log q_k, Brier sum_k (q_k - t_k)² + t_k (1 - t_k),
+                     ranked as Brier, of the running sums of q and t over the levels
 
         Args:
             states: (u, H), what `Reader.states` gives for `batch`: u positions that predict, hidden size H.
@@ -84,7 +84,8 @@ class MicroBatch:
         shares = log_posteriors.exp()
         if self.rule == "ranked":
             shares, targets = shares.cumsum(dim=1), targets.cumsum(dim=1)
-        return (shares.square() - 2 * targets * shares + targets).sum()
+        # The second term is the spread of the target itself: 0 where one choice is right, and without a gradient.
+        return ((shares - targets).square() + targets * (1 - targets)).sum()
 
     def _targets(self, log_posteriors: torch.Tensor) -> torch.Tensor:
         """What is right of each tree as shares of the choices, (N, K)."""
