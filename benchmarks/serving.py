@@ -4,7 +4,8 @@
 
 Without --run, a small Phi model with random weights is adapted to the simulated task for a few steps first. The server
 is a process of its own, as `rango serve` starts it; clients are coroutines of this one, each of which asks again as
-soon as it is answered, and waits as long as a 429 says. Ends with one line of JSON.
+soon as it is answered, and waits as long as a 429 says. The server's memory and the counts of answers, of 429s and of
+everything else are printed at intervals. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -85,7 +86,12 @@ async def run_load(
             while time.perf_counter() - begun < seconds:
                 turn += 1
                 asks = time.perf_counter()
-                response = await http.post("/v1/systemone", json=request(instances[turn % len(instances)], questions))
+                try:
+                    body = request(instances[turn % len(instances)], questions)
+                    response = await http.post("/v1/systemone", json=body)
+                except httpx2.TransportError:  # a connection that ends without an answer counts, as status 0
+                    load.statuses[0] += 1
+                    continue
                 load.statuses[response.status_code] += 1
                 if response.status_code == 200:
                     load.latencies.append(time.perf_counter() - asks)
@@ -93,9 +99,17 @@ async def run_load(
                     await asyncio.sleep(float(response.headers["retry-after-ms"]) / 1000)
 
         async def watch() -> None:
+            printed = 0
             while time.perf_counter() - begun < seconds:
                 load.memory.append(resident(process))
-                await asyncio.sleep(min(1.0, seconds / 5))
+                now = time.perf_counter() - begun
+                # Twelve lines, however long it runs: a leak shows as a slope, not as a difference of two values.
+                if now >= printed * seconds / 12:
+                    printed += 1
+                    counts = {"200": load.statuses[200], "429": load.statuses[429]}
+                    counts["other"] = load.statuses.total() - sum(counts.values())
+                    print(f"{now:6.1f} s  {clients} clients  {load.memory[-1]:8.1f} MiB  {counts}", flush=True)
+                await asyncio.sleep(min(1.0, seconds / 12))
 
         await asyncio.gather(watch(), *(client() for _ in range(clients)))
     load.seconds = time.perf_counter() - begun

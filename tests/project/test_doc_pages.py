@@ -25,6 +25,7 @@ from helpers.doc_pages import (
 from rango.cli import app
 
 CARRIED_OUT = [path for folder in ("tutorial", "how-to", "concepts") for path in sorted((DOCS / folder).glob("*.md"))]
+CARRIED_OUT.append(DOCS / "decisions-in-use.md")
 BLOCKS = [block for path in pages() for block in blocks(path) if block.language in RUN]
 MOST_NOT_RUN = 20
 """Blocks that no test runs. Each needs what is not here (a GPU, the Hub, another program) and says so."""
