@@ -80,10 +80,10 @@ def cut(posteriors: Posteriors, size: int, generator: np.random.Generator) -> tu
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
 
 
-def temperatures(run: Run, draws: int, seed: int) -> dict[str, float]:
+def temperatures(run: Run, state: str, draws: int, seed: int) -> dict[str, float]:
     """NCE on the rest of test: as it is, with the temperature of validation, and with that of a piece of test."""
     generator = np.random.default_rng(seed)
-    validation, test = (run.posteriors("adapted", split) for split in ("validation", "test"))
+    validation, test = (run.posteriors(state, split) for split in ("validation", "test"))
     fitted = fit_calibrator(validation, method="temperature").apply(test)
     rows = []
     for _ in range(draws):
@@ -139,7 +139,11 @@ def main() -> None:
                     f"{run.path} {state:8} {metric:10} {v['validation']:.3f} {v['test']:.3f} "
                     f"{v['difference']:+.3f} ({v['low']:+.3f} to {v['high']:+.3f})"
                 )
-    fitted = {str(run.path): temperatures(run, min(args.draws, 100), args.seed) for run in runs}
+    fitted = {
+        f"{run.path} {state}": temperatures(run, state, min(args.draws, 100), args.seed)
+        for run in runs
+        for state in STATES
+    }
     for name, temperature in fitted.items():
         print(name, {key: round(value, 4) for key, value in temperature.items()})
     selection = choices(runs, args.draws, args.seed) if len(runs) > 1 else None
