@@ -16,9 +16,10 @@ from rango.decisions import Baseline
 QUICK = ("--replicates", "50")
 
 
-@pytest.fixture
-def baseline(tmp_path: Path) -> Path:
-    test, path = write_log(tmp_path / "test.csv", make_log(500, name="test")), tmp_path / "baseline.json"
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("accepted")
+    test, path = write_log(folder / "test.csv", make_log(500, name="test")), folder / "baseline.json"
     command = ["monitor", str(test), "--costs", "abstain=0.3", "--save-baseline", str(path), "--margin", "0.05", *QUICK]
     assert main(command) == 0
     return path
@@ -56,7 +57,7 @@ def test_broken_limits_are_a_line_each_and_exit_with_one(tmp_path: Path, baselin
 
 
 def test_a_new_model_on_the_instances_of_the_baseline(tmp_path: Path, baseline: Path, capsys: Capture) -> None:
-    same = tmp_path / "test.csv"
+    same = baseline.with_name("test.csv")
     capsys.readouterr()
     assert main(["monitor", str(same), "--check", str(baseline), *QUICK]) == 0
     assert "none of the 5 limits of" in capsys.readouterr().out
@@ -85,7 +86,12 @@ def test_what_is_refused(tmp_path: Path, capsys: Capture) -> None:
     assert "alpha is 2; expected a probability" in fails(capsys, *source, "--alpha", "2")
     assert "precision is 0; expected" in fails(capsys, *source, "--precision", "0")
     assert "--margin without --save-baseline" in fails(capsys, *source, "--margin", "0.1")
-    assert "is one of the inputs" in fails(capsys, *source, "--out", str(log))
+    # Before anything is read: neither the log nor the baseline exists.
+    for option in ("--out", "--save-baseline"):
+        refused = fails(capsys, "monitor", "no.csv", "--check", "no.json", option, str(tmp_path / "report.csv"))
+        assert "report.csv: ending '.csv' is not known; the file is JSON, expected .json" in refused
+    other = str(write_json(tmp_path, {"a": 1}))
+    assert "is one of the inputs" in fails(capsys, *source, "--check", other, "--out", other)
     assert "does not exist" in fails(capsys, "monitor", str(tmp_path / "no.csv"))
     assert "no decision has a label yet" in fails(
         capsys, "monitor", write_log(tmp_path / "bare.csv", make_log(60, known=0))
@@ -98,10 +104,11 @@ def write_json(folder: Path, value: object) -> Path:
     return path
 
 
-def test_the_functions_give_what_the_command_writes(tmp_path: Path, baseline: Path) -> None:
-    saved = rango.save_baseline(tmp_path / "test.csv", costs="abstain=0.3", margin=0.05, replicates=50)
+def test_the_functions_give_what_the_command_writes(baseline: Path) -> None:
+    test = baseline.with_name("test.csv")
+    saved = rango.save_baseline(test, costs="abstain=0.3", margin=0.05, replicates=50)
     assert saved.as_dict() == Baseline.load(baseline).as_dict()
-    report = rango.monitor(tmp_path / "test.csv", baseline=baseline, period="250", replicates=20)
+    report = rango.monitor(test, baseline=baseline, period="250", replicates=20)
     assert list(report.periods) == ["1-250", "251-500"]
     assert repr(report) == "Monitoring(500 decisions, 500 with labels, no alarm)"
     with pytest.raises(rango.InputError, match="--time is for a log with columns"):

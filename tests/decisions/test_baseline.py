@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.made_logs import COSTS, make_log
+from helpers.made_logs import COSTS, gated_log, make_log
 
 from rango.decisions import Baseline, DecisionLog, Posteriors, summarise
 from rango.errors import InputError
@@ -90,6 +90,36 @@ def test_an_infinite_loss_breaks_the_limit() -> None:
     assert "nce" in broken
 
 
+def test_a_gate_is_judged_by_what_it_acts_on(tmp_path: Path) -> None:
+    """6 errors of 30 become 14 of 30: the posteriors are the same, so that only the error of the decisions is worse."""
+    log = gated_log()
+    baseline = Baseline.of(log, replicates=200)
+    assert {name: baseline.values[name].value for name in ("error_rate", "passed_on")} == pytest.approx(
+        {"error_rate": 6 / 30, "passed_on": 10 / 40}
+    )
+    assert set(baseline.limits) == {"error_rate", "brier", "calibration_gap"}
+    baseline.write(tmp_path / "baseline.json")
+    read = Baseline.load(tmp_path / "baseline.json")
+    assert read.as_dict() == baseline.as_dict()
+    assert read.acts is not None
+    assert read.acts.sum() == 30
+    rows = list(range(40))
+    assert all(check.difference.value == 0 for check in read.check(log, rows, rows, replicates=50))
+    # The new gate acts on every mistake, and on 16 of the 26 that are right.
+    acts = log.labels == 1
+    acts[np.flatnonzero(~acts)[:16]] = True
+    checks = {check.metric: check for check in read.check(replace(log, acts=acts), rows, rows, replicates=2000)}
+    error = checks["error_rate"]
+    assert (error.value, error.baseline, error.difference.value) == pytest.approx((14 / 30, 6 / 30, 8 / 30))
+    assert [name for name, check in checks.items() if check.broken] == ["error_rate"]
+    # The interval is that of the difference of the two ratios, resampled by itself.
+    drawn = np.random.default_rng(1).integers(0, 40, size=(2000, 40))
+    wrong = log.labels == 1
+    ratios = [(wrong & one)[drawn].sum(axis=1) / one[drawn].sum(axis=1) for one in (acts, read.acts)]
+    ends = np.quantile(ratios[0] - ratios[1], [0.025, 0.975])
+    assert (error.difference.low, error.difference.high) == pytest.approx(tuple(ends), abs=0.025)
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     log = make_log(60)
     with pytest.raises(InputError, match="10 instances with labels are too few for a baseline; expected 20 or more"):
@@ -104,7 +134,19 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="the baseline is of keep, return, exchange, but the posteriors are of 2 choices"
     ):
-        baseline.check_classes(two)
+        baseline.check_kind(DecisionLog.of(two))
+    with pytest.raises(InputError, match="the log says which decisions were acted on .* and the baseline does not"):
+        baseline.check_kind(gated_log())
+    gated = Baseline.of(gated_log(), replicates=0)
+    without = replace(gated_log(), acts=None)
+    with pytest.raises(InputError, match="the baseline says which decisions were acted on .* and the log does not"):
+        gated.check_kind(without)
+    idle = replace(gated_log(), acts=np.arange(40) < 10)
+    with pytest.raises(InputError, match="10 instances with labels that were acted on are too few for a baseline"):
+        Baseline.of(idle)
+    idle = replace(gated_log(), acts=np.zeros(40, dtype=np.bool_))
+    with pytest.raises(InputError, match="the new system acted on none of the 40 instances, so it has no error rate"):
+        gated.check(idle, list(range(40)), list(range(40)))
     path = tmp_path / "baseline.json"
     entry = baseline.as_dict()
     for change, message in (

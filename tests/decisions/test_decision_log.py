@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.made_logs import CLASSES, COSTS, make_log, write_log
 
-from rango.decisions import DecisionLog, Posteriors
+from rango.decisions import Costs, DecisionLog, Posteriors
 from rango.errors import InputError
 
 
@@ -62,6 +62,41 @@ def test_a_frame_a_written_log_and_seconds_are_read_alike(tmp_path: Path) -> Non
     frame = DecisionLog.read(read_csv(path), time="t")
     np.testing.assert_array_equal(frame.labels, made.labels)
     assert frame.times == read.times
+
+
+def test_act_says_what_was_acted_on_and_is_refused_where_it_says_neither(tmp_path: Path) -> None:
+    acts = dict(zip("abc", ("yes", "no", ""), strict=True))
+    gated = LOG.replace("label\n", "label,act\n").replace(",no,\n", ",no,,yes\n")
+    for name in "bc":
+        gated = "".join(
+            line if not line.startswith(f"{name},") else line.rstrip("\n") + f",{acts[name]}\n"
+            for line in gated.splitlines(keepends=True)
+        )
+    log = DecisionLog.read(table(tmp_path, "log.csv", gated), time="when")
+    # In the order of time: b, c, a. A row that says nothing, as of a model without a gate, was acted on.
+    assert log.acted.tolist() == [False, True, True]
+    # What is passed on may be called as the gate calls it, which no costs know.
+    costs = Costs.zero_one(("no", "yes"))
+    called = DecisionLog.read(table(tmp_path, "called.csv", gated.replace("0.8,yes,", "0.8,ask,")), time="when")
+    assert called.decisions == ("ask", "no", "no")
+    assert called.decided(costs)[1] == ""
+    assert called.decided(costs)[0][called.acted].tolist() == [0, 0]
+    assert DecisionLog.read(table(tmp_path, "bare.csv", LOG)).acts is None
+    with pytest.raises(InputError, match="log.csv:3: act is 'perhaps'; expected yes or no, which say whether"):
+        DecisionLog.read(table(tmp_path, "log.csv", gated.replace("yes,no", "yes,perhaps")))
+
+
+def test_gaps_in_a_column_of_labels_are_said_to_bend_the_bound(tmp_path: Path) -> None:
+    note = "rows without a label stand before rows with one (column label)"
+    rows = LOG.splitlines(keepends=True)
+    path = table(tmp_path, "log.csv", LOG)
+    assert any(note in one for one in DecisionLog.read(path).notes)
+    # In the order of time the row without a label is the last; and a file of labels has an order of its own.
+    assert not any(note in one for one in DecisionLog.read(path, time="when").notes)
+    last = table(tmp_path, "last.csv", "".join([rows[0], *rows[2:], rows[1]]))
+    assert not any(note in one for one in DecisionLog.read(last).notes)
+    came = DecisionLog.read(path, table(tmp_path, "labels.csv", "id,label\nc,no\n"))
+    assert not any(note in one for one in came.notes)
 
 
 def test_decisions_are_those_of_the_log_where_the_costs_know_them() -> None:
@@ -130,7 +165,8 @@ def test_the_log_of_a_server_and_soft_labels(tmp_path: Path) -> None:
     log = DecisionLog.read(path, table(tmp_path, "labels.csv", "id,label\na/q,no\n"), time="time", by="act")
     assert log.posteriors.ids == ("b/q", "a/q")
     assert log.labelled.ids == ("a/q",)
-    assert any("1 decisions were passed on (act)" in note for note in log.notes)
+    assert log.acted.tolist() == [False, True]
+    assert log.parts()["False"].tolist() == [0]
     soft = Posteriors.from_probabilities([[0.9, 0.1]], [[0.8, 0.2]])
     with pytest.raises(InputError, match="a log of decisions needs one right choice for each instance"):
         DecisionLog.of(soft)

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.made_logs import COSTS, PRIORS, make_log
+from helpers.made_logs import COSTS, PRIORS, gated_log, make_log
 
-from rango.decisions import Baseline, DecisionLog, Posteriors, monitor, summarise
+from rango.decisions import Baseline, Costs, DecisionLog, Posteriors, monitor, summarise
 from rango.errors import InputError
 
 
@@ -43,6 +43,51 @@ def test_costs_are_of_the_decisions_that_were_taken() -> None:
     assert estimates["cost_gap"].value == pytest.approx(
         estimates["expected_cost"].value - estimates["promised_cost"].value
     )
+
+
+def test_errors_and_costs_are_of_what_was_acted_on_by_hand() -> None:
+    """6 of 30 are wrong, where all 40 have 14 errors; a wrong a costs 5."""
+    log, costs = gated_log(), Costs([[0, 1], [5, 0]], decisions=("a", "b"), classes=("a", "b"))
+    report = monitor(replace(log, groups=("x",) * 20 + ("y",) * 20), costs=costs, period="20", replicates=20)
+    values = {name: estimate.value for name, estimate in report.whole.estimates.items()}
+    expected = {"error_rate": 6 / 30, "promised_cost": 1.25, "expected_cost": 1.0, "cost_gap": -0.25}
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
+    assert report.whole.estimates["error_rate"].n == 30
+    assert report.whole.promised_cost == pytest.approx(1.25)
+    # Calibration is a claim about all posteriors, whatever a gate does with them: 26 of 40 are right.
+    assert values["calibration_gap"] == pytest.approx(0.75 - 26 / 40)
+    assert report.whole.estimates["calibration_gap"].n == 40
+    parts = [*report.periods.values(), *report.groups.values()]
+    assert [(part.n, part.acted_on, part.passed_on) for part in parts] == [(20, 18, 0.1), (20, 12, 0.4)] * 2
+    assert parts[0].estimates["error_rate"].value == pytest.approx(6 / 18)
+    assert parts[1].estimates["error_rate"].value == 0
+    assert "passed on (act): 10 of 40 decisions (0.250); errors and costs are of those that" in report.notes[0]
+    assert report.whole.as_dict()["passed_on"] == 0.25
+    nothing = monitor(replace(log, acts=np.zeros(40, dtype=np.bool_)), costs=costs, replicates=20)
+    assert nothing.whole.promised_cost is None
+    assert set(nothing.whole.estimates) & {"error_rate", "promised_cost", "expected_cost", "cost_gap"} == set()
+    assert nothing.whole.passed_on == 1
+
+
+def test_alarms_of_errors_bet_on_what_was_acted_on() -> None:
+    baseline = Baseline.of(gated_log(name="test"), replicates=20)
+    report = monitor(gated_log(), baseline=baseline, replicates=20)
+    assert {alarm.metric: len(alarm.test.log_evidence) for alarm in report.alarms} == {
+        "error_rate": 30, "brier": 40, "calibration_gap": 40
+    }  # fmt: skip
+    assert any("(0.250, in the baseline 0.250)" in note for note in report.notes)
+    # All that is wrong is passed on in the one log and acted on in the other, under the same labels.
+    log = gated_log(acted_wrong=14)
+    acts = np.append(np.zeros(20, dtype=np.bool_), np.ones(20, dtype=np.bool_))
+    assert log.labels[acts].sum() == 0
+    limits = {"error_rate": 0.05}
+    calm, raised = (
+        monitor(replace(log, acts=one), baseline=replace(baseline, limits=limits), replicates=20).alarms[0]
+        for one in (acts, ~acts)
+    )
+    assert not calm.raised
+    assert raised.raised
+    assert raised.raised_at == log.posteriors.ids[np.flatnonzero(~acts)[(raised.test.alarm or 0) - 1]]
 
 
 def test_a_calibrated_log_raises_no_alarm_and_a_shifted_one_all() -> None:

@@ -31,7 +31,7 @@ def draw(
 
 @pytest.fixture(scope="module")
 def old() -> Calibrator:
-    return fit_calibrator(draw(1000, np.random.default_rng(0)), method="affine")
+    return fit_calibrator(draw(200, np.random.default_rng(0)), method="affine")
 
 
 @pytest.mark.parametrize("bias", [(0.0, 0.0, 0.0), (1.0, 0.0, -1.0)], ids=["as before", "shifted"])
@@ -40,8 +40,8 @@ def test_it_is_never_much_worse_than_the_better_of_old_and_new(
     n: int, bias: tuple[float, ...], old: Calibrator
 ) -> None:
     rng, scale = np.random.default_rng(n), 0.6 if bias[0] == 0 else 0.3
-    truth = draw(20_000, rng, scale=scale, bias=bias)
-    few = [draw(n, rng, scale=scale, bias=bias) for _ in range(8 if n == 20 else 3)]
+    truth = draw(10_000, rng, scale=scale, bias=bias)
+    few = [draw(n, rng, scale=scale, bias=bias) for _ in range(4 if n == 20 else 1)]
 
     def mean_loss(calibrators: list[Calibrator]) -> float:
         return float(np.mean([one.apply(truth).cross_entropy() for one in calibrators]))
@@ -56,7 +56,7 @@ def test_it_is_never_much_worse_than_the_better_of_old_and_new(
 
 def test_no_label_keeps_the_old_and_very_many_give_the_ordinary_fit(old: Calibrator) -> None:
     assert recalibrate(None, old) is old
-    many = draw(20_000, np.random.default_rng(1), scale=0.3, bias=(1.0, 0.0, -1.0))
+    many = draw(4_000, np.random.default_rng(1), scale=0.3, bias=(1.0, 0.0, -1.0))
     ordinary, ours = fit_calibrator(many, method="affine"), recalibrate(many, old)
     np.testing.assert_allclose(ours.transform(many.log_posteriors), ordinary.transform(many.log_posteriors), atol=0.02)
     assert ours.report is not None
@@ -87,19 +87,19 @@ def test_the_old_one_holds_what_the_labels_do_not_tell(old: Calibrator) -> None:
 
 
 def test_columns_are_matched_by_name(old: Calibrator) -> None:
-    few = draw(40, np.random.default_rng(4))
-    turned = Posteriors(few.log_posteriors[:, ::-1], 2 - few.labels, choices=[CLASSES[::-1]] * 40)
+    few = draw(12, np.random.default_rng(4))
+    turned = Posteriors(few.log_posteriors[:, ::-1], 2 - few.labels, choices=[CLASSES[::-1]] * 12)
     one, other = recalibrate(few, old), recalibrate(turned, old)
     np.testing.assert_allclose(other.apply(turned).log_posteriors[:, ::-1], one.apply(few).log_posteriors, atol=1e-9)
     with pytest.raises(InputError, match="the old calibrator is of a, b, c, but the labels are of x, y, z"):
-        recalibrate(Posteriors(few.log_posteriors, few.labels, choices=[("x", "y", "z")] * 40), old)
+        recalibrate(Posteriors(few.log_posteriors, few.labels, choices=[("x", "y", "z")] * 12), old)
 
 
 def test_impossible_choices_stay_impossible() -> None:
     rng = np.random.default_rng(5)
-    logs = np.array(draw(30, rng).log_posteriors)
+    logs = np.array(draw(12, rng).log_posteriors)
     logs[::2, 2] = -np.inf
-    labels = np.where(np.arange(30) % 2, rng.integers(0, 3, 30), rng.integers(0, 2, 30))
+    labels = np.where(np.arange(12) % 2, rng.integers(0, 3, 12), rng.integers(0, 2, 12))
     ours = recalibrate(Posteriors.from_scores(logs, labels), Temperature(scale=1.0))
     assert isinstance(ours, Temperature)
     assert np.isneginf(ours.transform(logs)[::2, 2]).all()

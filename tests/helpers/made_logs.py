@@ -37,6 +37,21 @@ def make_log(
     return DecisionLog(posteriors, kept, rows)
 
 
+def gated_log(*, acted_wrong: int = 6, name: str = "g") -> DecisionLog:
+    """40 decisions for class a at 0.75, of which a gate acts on 30 (18 of the first 20) and `acted_wrong` of these err.
+
+    Of the 10 that are passed on, 14 − `acted_wrong` are wrong, so that 14 of all 40 are.
+    """
+    acts = np.ones(40, dtype=np.bool_)
+    acts[[3, 9, *range(20, 28)]] = False
+    wrong = np.zeros(40, dtype=np.int64)
+    wrong[np.flatnonzero(acts)[:acted_wrong]] = 1
+    wrong[np.flatnonzero(~acts)[: 14 - acted_wrong]] = 1
+    ids = [f"{name}{row}" for row in range(40)]
+    posteriors = Posteriors.from_probabilities([[0.75, 0.25]] * 40, None, ids, choices=[("a", "b")] * 40)
+    return DecisionLog(posteriors, wrong, np.arange(40), None, None, ("a",) * 40, acts)
+
+
 def write_log(path: Path, log: DecisionLog, further: Mapping[str, Sequence[Any]] | None = None) -> Path:
     """The log as CSV, with the columns of `rango predict` and others."""
     columns: dict[str, Sequence[Any]] = {"id": log.posteriors.ids}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 
-from helpers.made_logs import COSTS, PRIORS, make_log
+from helpers.made_logs import COSTS, PRIORS, gated_log, make_log
 from rich.console import Console
 
-from rango.decisions import Monitoring, monitor
+from rango.decisions import Costs, Monitoring, monitor
 from rango.reports.monitoring import alarm_sentences, cost_sentence, monitoring_table, shift_sentence
 
 
@@ -32,6 +32,17 @@ def test_a_wide_table_has_more_columns_and_a_narrow_one_the_first_two() -> None:
     for title in ("Real cost", "Real − promised", "NCE", "Cal. loss", "ECE"):
         assert title in wide
     assert "151-300" in narrow
+
+
+def test_what_was_passed_on_stands_below_the_decisions() -> None:
+    made = monitor(gated_log(), costs=Costs.zero_one(("a", "b")), period="20", replicates=20)
+    lines = shown(made, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "passed on" in lines[1]
+    assert [line.split()[0] for line in lines if line.strip()[:2] == "0."] == ["0.250", "0.100", "0.400"]
+    assert "Real cost" in lines[0] + lines[1]
+    assert "the 30 decisions with labels that were acted on promised a mean cost of 0.250" in cost_sentence(made)
+    assert "passed on" not in shown(report(), 80)
 
 
 def test_sentences_say_what_the_numbers_mean() -> None:

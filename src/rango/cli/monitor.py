@@ -76,6 +76,8 @@ def monitor(
     """
     for path in (out, save_baseline):
         if path is not None:
+            if path.suffix.lower() != ".json":
+                raise InputError(f"{path}: ending {path.suffix!r} is not known; the file is JSON, expected .json")
             check_output(path, log, labels, costs, check)
     if not 0 < precision < 1:
         raise InputError(f"precision is {precision:g}; expected a number between 0 and 1, such as 0.02")

@@ -3,6 +3,8 @@
     DecisionLog with labels ── Baseline.of ──> Baseline ── write, load ──> baseline.json
                                                  └── check ──> what a new system breaks on the same instances
 
+Error rate and expected cost are of what was acted on, where a gate passed the rest on, the others of all.
+
 On the same instances the two are compared in pairs. On others, as in a log, the limits are what `monitor` tests over
 time: there an interval that is looked at every day would exceed a limit by chance at last.
 """
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rango.decisions.arrays import Array, Labels
 from rango.decisions.bootstrap import percentile_interval, resampling_of
@@ -44,6 +47,8 @@ WORDS = {
     "calibration_gap": "calibration gap",
 }
 """What sentences call what is watched."""
+OF_DECISIONS = ("error_rate", "promised_cost", "expected_cost", "cost_gap")
+"""Metrics of the decisions that were acted on. The others are of the posteriors: passing on does not change them."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Baseline:
     """Metrics of accepted posteriors with their limits, and the losses of each instance for comparisons in pairs."""
 
     values: Mapping[str, Estimate]
-    """error_rate, nce, brier, calibration_gap, and expected_cost where there are costs."""
+    """error_rate, nce, brier, calibration_gap; with costs expected_cost, with a gate passed_on."""
     limits: Mapping[str, float]
     """Metric → the largest value that is accepted on other instances; of the calibration gap, in either direction."""
     margin: float
@@ -90,6 +95,8 @@ class Baseline:
     """(N,)"""
     losses: Mapping[str, Array]
     """Metric → (N,); of nce the logarithmic losses, in nats."""
+    acts: NDArray[np.bool_] | None = None
+    """(N,) which decisions were acted on; None without a gate."""
 
     @classmethod
     def of(
@@ -114,33 +121,48 @@ class Baseline:
             seed: of the bootstrap.
 
         Raises:
-            InputError: no labels; fewer than 20 instances; a margin outside [0, 1]; costs of other classes.
+            InputError: no labels; fewer than 20 instances that were acted on; a margin outside [0, 1]; costs of other
+                classes.
         """
         if not 0 <= margin <= 1:
             raise InputError(f"margin is {margin:g}; expected a share from 0 to 1, such as 0.05")
         posteriors = log.labelled
-        if len(posteriors) < 20:
-            raise InputError(f"{len(posteriors)} instances with labels are too few for a baseline; expected 20 or more")
+        acts = None if log.acts is None else log.acts[log.arrival]
+        n, acted = (len(posteriors), "") if acts is None else (int(acts.sum()), " that were acted on")
+        if n < 20:
+            raise InputError(f"{n} instances with labels{acted} are too few for a baseline; expected 20 or more")
+        # The file keeps each instance's loss beside the means: only so can another model be compared in pairs.
         matched = None if costs is None else posteriors.match_costs(costs)
         losses = losses_of(log, matched)
-        values = mean_estimates(losses, posteriors, replicates=replicates, seed=seed)
+        columns = losses if acts is None else {**losses, "passed_on": (~acts).astype(np.float64)}
+        values = mean_estimates(columns, posteriors, acted=acts, replicates=replicates, seed=seed)
         normaliser = float(entropy(posteriors.priors()))
         values["nce"] = _divided(values["nce"], normaliser or math.nan)
         limits = {}
-        # A logarithmic loss has no largest value, so that no limit of its mean can be tested over time.
+        # A logarithmic loss has no largest value, so that no limit of its mean can be tested over time. The
+        # share passed on is shown beside the others: what it costs is known to the owner of the gate only.
         for name, estimate in values.items():
-            if name == "nce":
+            if name in ("nce", "passed_on"):
                 continue
+            # An infinite loss leaves no interval; then the value itself is all that can be kept.
             ends = [estimate.value, *(end for end in (estimate.low, estimate.high) if end is not None)]
             gap = name == "calibration_gap"
             highest = max(map(abs, ends)) if gap else max(ends)
             limits[name] = highest if gap else highest + margin * abs(estimate.value)
         names, ids = posteriors.column_names, posteriors.ids
         priors = tuple(posteriors.priors().tolist())
-        return cls(values, limits, margin, priors, names, matched, ids, posteriors.labels, losses)
+        return cls(values, limits, margin, priors, names, matched, ids, posteriors.labels, losses, acts)
 
-    def check_classes(self, posteriors: Posteriors) -> None:
-        """Raise InputError for posteriors of other choices than the baseline's."""
+    def check_kind(self, log: DecisionLog) -> None:
+        """Raise InputError for a log of other choices than the baseline's, or of a gate where the baseline has none."""
+        # The errors of what a gate acts on are fewer than those of all: a limit of the one says nothing of the other.
+        if (log.acts is None) != (self.acts is None):
+            gated, other = ("log", "baseline") if self.acts is None else ("baseline", "log")
+            raise InputError(
+                f"the {gated} says which decisions were acted on (act) and the {other} does not; expected both to say "
+                "it, or none"
+            )
+        posteriors = log.posteriors
         names = posteriors.column_names
         if posteriors.n_choices != len(self.priors) or (names and self.choices and {*names} != {*self.choices}):
             own, others = (", ".join(one) if one else None for one in (self.choices, names))
@@ -163,6 +185,7 @@ class Baseline:
         Raises:
             InputError: instances that have another label than in the baseline; an id that stands twice.
         """
+        # Another model may have its columns in another order, and label 0 is then another class.
         labels = posteriors.labels
         if posteriors.column_names and self.choices and posteriors.column_names != self.choices:
             labels = np.array([self.choices.index(posteriors.column_names[k]) for k in labels.tolist()])
@@ -190,7 +213,8 @@ class Baseline:
         """A new system beside the baseline on shared instances: every metric with its paired difference.
 
         Broken is what is significantly worse by more than the margin, at the level of 95 %; the calibration gap, where
-        it has become significantly larger in size.
+        it has become significantly larger in size. Error and cost of a gate are means over what each of the two acted
+        on, which need not be the same instances.
 
         Args:
             log: of the new system.
@@ -198,15 +222,31 @@ class Baseline:
             others: the same instances in the baseline.
             replicates: bootstrap replicates.
             seed: of the bootstrap.
+
+        Raises:
+            InputError: none of the instances was acted on.
         """
         part = log.labelled.take(rows)
         new = losses_of(log, None if self.costs is None else part.match_costs(self.costs))
         new = {name: column[rows] for name, column in new.items()}
         old = {name: column[others] for name, column in self.losses.items()}
+        # Both are divided by the entropy of the shared labels: with another divisor each, the same losses would differ.
         normaliser = float(entropy(part.priors())) or math.nan
+        if log.acts is not None and self.acts is not None:
+            acts = log.acts[log.arrival][rows]
+            for losses, acted in ((new, acts), (old, self.acts[others])):
+                if not acted.any():
+                    which = "new system" if losses is new else "baseline"
+                    raise InputError(
+                        f"the {which} acted on none of the {len(rows):,} instances, so it has no error rate"
+                    )
+                for name in OF_DECISIONS:
+                    if name in losses:
+                        losses[name] = _around_mean(losses[name], acted)
         # A gap is compared by its size, which is no mean: each sign is that of the whole sample.
         for one in (new, old):
             one["calibration_gap"] = one["calibration_gap"] * np.sign(one["calibration_gap"].mean() or 1.0)
+        # Where both lose infinitely the difference is no number, and so it has no interval.
         with np.errstate(invalid="ignore"):
             differences = {name: new[name] - old[name] for name in new}
         estimates = mean_estimates(differences, part, replicates=replicates, seed=seed, exact_error=False)
@@ -232,6 +272,7 @@ class Baseline:
             "instances": {
                 "ids": list(self.ids),
                 "labels": self.labels.tolist(),
+                "acts": None if self.acts is None else self.acts.tolist(),
                 "losses": {name: losses.tolist() for name, losses in self.losses.items()},
             },
         }
@@ -250,6 +291,7 @@ class Baseline:
         entry = read_json(Path(path))
         if not isinstance(entry, Mapping) or entry.get("format") != FORMAT:
             raise InputError(f"{path} is no baseline; expected a file that rango monitor --save-baseline wrote")
+        # A later version may mean something else by the same key, and would give a wrong limit without a word.
         if entry.get("version") != VERSION:
             raise InputError(
                 f"{path} has version {entry.get('version')!r} of a baseline's format, expected {VERSION}; save it again"
@@ -257,6 +299,7 @@ class Baseline:
         try:
             instances = entry["instances"]
             losses = {name: np.array(column, dtype=np.float64) for name, column in instances["losses"].items()}
+            acts = instances.get("acts")
             read = cls(
                 values={name: Estimate.from_dict(one) for name, one in entry["values"].items()},
                 limits={str(name): float(limit) for name, limit in entry["limits"].items()},
@@ -267,15 +310,18 @@ class Baseline:
                 ids=tuple(map(str, instances["ids"])),
                 labels=np.array(instances["labels"], dtype=np.int64),
                 losses=losses,
+                acts=None if acts is None else np.array(acts, dtype=np.bool_),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is no whole baseline ({error}); save it again with rango monitor") from None
+        # Limits may be edited by hand: one of an unknown metric would be kept by everything.
         for name, limit in read.limits.items():
             if name not in losses or math.isnan(limit):
                 raise InputError(
                     f"{path}: the limit {name} is {limit}; expected a number for one of {', '.join(losses)}"
                 )
-        if {len(read.ids)} != {len(read.labels), *map(len, losses.values())} or not {*WORDS} >= {*losses}:
+        columns = [read.labels, *losses.values(), *([] if read.acts is None else [read.acts])]
+        if {len(read.ids)} != {*map(len, columns)} or not {*WORDS} >= {*losses}:
             raise InputError(f"{path}: instances have columns of different lengths; save it again with rango monitor")
         return read
 
@@ -284,6 +330,16 @@ def _divided(estimate: Estimate, unit: float) -> Estimate:
     """The estimate in another unit."""
     low, high = (None if end is None else end / unit for end in (estimate.low, estimate.high))
     return replace(estimate, value=estimate.value / unit, low=low, high=high)
+
+
+def _around_mean(losses: Array, acted: NDArray[np.bool_]) -> Array:
+    """(N,) values whose mean is that of the losses of what was acted on, and whose resampling varies as that mean does.
+
+    A mean over a part of the instances is a ratio, and these are its linearisation (the mean and each instance's
+    influence on it), so that two such means over the same instances can be compared in pairs.
+    """
+    mean = losses[acted].mean()
+    return np.asarray(mean + acted * (losses - mean) / acted.mean(), dtype=np.float64)
 
 
 def losses_of(log: DecisionLog, costs: Costs | None) -> dict[str, Array]:
@@ -312,17 +368,28 @@ def mean_estimates(
     seed: int,
     level: float = 0.95,
     exact_error: bool = True,
+    acted: NDArray[np.bool_] | None = None,
 ) -> dict[str, Estimate]:
     """The mean of each column (N,) with its bootstrap interval; the error rate's is also the exact binomial one.
 
     Args:
         columns: by name; the calibration gap is better neither high nor low.
         posteriors: the instances, with labels, whose groups are drawn as a whole.
+        acted: (N,) over which the means in `OF_DECISIONS` are taken; over all when absent.
         replicates: bootstrap replicates; 0 for none.
         seed: of the bootstrap.
         level: nominal coverage.
         exact_error: whether the column error_rate holds zeros and ones.
     """
+    if acted is not None:
+        # Drawn among themselves, so that no resampling is without any of them.
+        options: dict[str, Any] = {"replicates": replicates, "seed": seed, "level": level, "exact_error": exact_error}
+        of_acted = {name: column[acted] for name, column in columns.items() if name in OF_DECISIONS}
+        of_all = {name: column for name, column in columns.items() if name not in OF_DECISIONS}
+        estimates = mean_estimates(of_all, posteriors, **options)
+        if acted.any():
+            estimates |= mean_estimates(of_acted, posteriors.take(np.flatnonzero(acted)), **options)
+        return {name: estimates[name] for name in columns if name in estimates}
     n = len(posteriors)
     resampling = resampling_of(posteriors.labels, groups=posteriors.groups, resample=None, seed=seed)
     values = np.column_stack([*columns.values(), np.ones(n)])[resampling.order]
@@ -340,7 +407,7 @@ def mean_estimates(
             low, high = (
                 (exact[0], exact[1]) if low is None or high is None else (min(low, exact[0]), max(high, exact[1]))
             )
-        direction: Direction = "none" if name == "calibration_gap" else "lower"
+        direction: Direction = "none" if name in ("calibration_gap", "passed_on") else "lower"
         note = None if known else "infinite: an instance has posterior 0 at its label"
         estimates[name] = Estimate(float(column.mean()), low, high, n, direction, note)
     return estimates

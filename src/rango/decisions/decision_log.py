@@ -1,6 +1,7 @@
 """Logs of decisions: posteriors as they were acted on, when, in which group, and the labels that are known by now.
 
     LOG      what `rango predict` writes, or any posteriors file: one row for each decision
+    act      a column of LOG where a gate decided: yes, or no where the decision was passed on to somebody else
     labels   a column of LOG that is empty where nothing is known yet, or a second file with id and label
 
 Rows are kept in the order of their times where they have any. The labels of a second file count in its own order, in
@@ -53,6 +54,8 @@ class DecisionLog:
     """The part of the population that each instance is of."""
     decisions: tuple[str, ...] | None = None
     """What was decided, by name."""
+    acts: NDArray[np.bool_] | None = None
+    """(N,) whether the decision was acted on; None for a log without a gate, whose decisions all were."""
     notes: tuple[str, ...] = ()
     """How the log was understood, in words."""
 
@@ -82,7 +85,8 @@ class DecisionLog:
         """The log in a table.
 
         Args:
-            table: posteriors as in a posteriors file; `decision` is read as what was decided.
+            table: posteriors as in a posteriors file; `decision` is read as what was decided, `act` as whether that was
+                acted on (yes or no; a row without it was).
             labels: id and label of the decisions whose outcome is known.
             time: the column of `table` with times: ISO 8601, or seconds since 1970.
             by: the column of `table` with groups.
@@ -91,7 +95,8 @@ class DecisionLog:
 
         Raises:
             InputError: a column that is not there; an id that is not there or stands twice, where labels are joined by
-                it; no label that belongs to the log; a time that is none; more than 50 groups; as `read_posteriors`.
+                it; no label that belongs to the log; a time that is none; more than 50 groups; an act other than yes
+                and no; as `read_posteriors`.
         """
         notes: list[str] = []
         table = _renamed(table, "id", name)
@@ -99,6 +104,7 @@ class DecisionLog:
             table = _renamed(table, "label", label)
         else:
             labels = _renamed(_renamed(labels, "id", name if name in labels.columns else None), "label", label)
+        # Times and groups are read before the labels, since a misspelt option is sooner mended than a wrong row.
         times = None if time is None else [_time(table, time, row) for row in range(len(table.lines))]
         groups = None if by is None else tuple(map(_group_name, _column(table, by)))
         if groups is not None and len(set(groups)) > _MOST_GROUPS:
@@ -107,10 +113,7 @@ class DecisionLog:
                 "groups"
             )
         decided = table.columns.get("decision")
-        if passed := sum(str(cell).strip().lower() in ("no", "false") for cell in table.columns.get("act", ())):
-            notes.append(
-                f"{passed:,} decisions were passed on (act) and are counted as if acted on; --by act parts them"
-            )
+        acts = None if "act" not in table.columns else np.array([_act(table, row) for row in range(len(table.lines))])
         own = table.name_of("label", LABEL_NAMES)
         cells: dict[int, Any] = {}
         if labels is not None:
@@ -119,6 +122,7 @@ class DecisionLog:
                 notes.append(f"{table.path}: the column {own} is not used, because the labels are those of a file")
         elif own is not None:
             cells = {row: cell for row, cell in enumerate(table.columns[own]) if not is_unlabelled([cell])}
+        # The posteriors are read without labels, as their reader takes labels for all rows or for none.
         rest = {key: column for key, column in table.columns.items() if key != own}
         arrival, n = np.fromiter(cells, dtype=np.intp, count=len(cells)), len(table.lines)
         if len(cells) == n:
@@ -135,9 +139,15 @@ class DecisionLog:
                 part["label"] = list(cells.values())
                 lines = [table.lines[row] for row in cells]
                 known[arrival] = Posteriors.from_table(Table(table.path, part, lines)).labels
-        log = cls(posteriors, known, arrival, None, groups, None if decided is None else tuple(map(str, decided)))
-        log = replace(log, notes=tuple(notes))
-        return log if times is None else log._in_order_of(times, by_label_file=labels is not None)
+        log = cls(posteriors, known, arrival, None, groups, None if decided is None else tuple(map(str, decided)), acts)
+        log = log if times is None else log._in_order_of(times, by_label_file=labels is not None)
+        # A log does not say when its column was filled in: a gap may be a label that nobody looks up, or a late one.
+        if labels is None and len(log.arrival) and log.arrival[-1] >= len(log.arrival):
+            notes.append(
+                f"rows without a label stand before rows with one (column {own}): the bound of the alarms holds if "
+                "none is filled in later; give labels that come late with --labels, the newest last"
+            )
+        return replace(log, notes=tuple(notes))
 
     @classmethod
     def read(
@@ -157,6 +167,7 @@ class DecisionLog:
 
     def _in_order_of(self, times: Sequence[dt.datetime], *, by_label_file: bool) -> DecisionLog:
         """The same log in the order of times; labels of a second file keep the order in which they came."""
+        # Rows of the same time keep their order: the sort is stable.
         order = np.array(sorted(range(len(times)), key=times.__getitem__), dtype=np.intp)
         place = np.argsort(order)
         arrival = place[self.arrival]
@@ -168,7 +179,13 @@ class DecisionLog:
             times=tuple(times[row] for row in order),
             groups=None if self.groups is None else tuple(self.groups[row] for row in order),
             decisions=None if self.decisions is None else tuple(self.decisions[row] for row in order),
+            acts=None if self.acts is None else self.acts[order],
         )
+
+    @property
+    def acted(self) -> NDArray[np.bool_]:
+        """(N,) whether each decision was acted on."""
+        return np.ones(len(self), dtype=np.bool_) if self.acts is None else self.acts
 
     @cached_property
     def labelled(self) -> Posteriors:
@@ -189,15 +206,20 @@ class DecisionLog:
     def decided(self, costs: Costs) -> tuple[Labels, str]:
         """(N,) the columns of the costs that were decided for, and what must be known of them, "" where nothing.
 
-        They are those that the log says, or where it says none of the costs' decisions, those of the posteriors.
+        They are those that the log says, or where it says none of the costs' decisions, those of the posteriors. What
+        was passed on may be called as it likes, since no cost of it is counted.
         """
-        place, note = {name: column for column, name in enumerate(costs.decisions)}, ""
-        if self.decisions is not None:
-            unknown = next((name for name in self.decisions if name not in place), None)
-            if unknown is None:
-                return np.array([place[name] for name in self.decisions], dtype=np.int64), note
+        best = bayes_decisions(self.posteriors.log_posteriors, costs=costs)
+        if self.decisions is None:
+            return best, ""
+        place = {name: column for column, name in enumerate(costs.decisions)}
+        acted = np.flatnonzero(self.acted).tolist()
+        unknown = next((self.decisions[row] for row in acted if self.decisions[row] not in place), None)
+        # Half of the decisions by the log and half by the posteriors would be the cost of nobody's decisions.
+        if unknown is not None:
             note = f"the costs have no decision {unknown!r}, which the log has; costs are of the Bayes decisions"
-        return bayes_decisions(self.posteriors.log_posteriors, costs=costs), note
+            return best, note
+        return np.array([place.get(name, best[row]) for row, name in enumerate(self.decisions)], dtype=np.int64), ""
 
     def periods(self, period: str) -> dict[str, NDArray[np.intp]]:
         """The rows of each day, week or month, or of each N rows; periods without rows are not there.
@@ -207,12 +229,14 @@ class DecisionLog:
         """
         if period.isascii() and period.isdigit() and int(period) > 0:
             step, n = int(period), len(self)
+            # Row numbers from 1, as a person counts.
             names = [f"{start + 1}-{min(start + step, n)}" for start in range(0, n, step)]
             return {name: np.arange(k * step, min((k + 1) * step, n)) for k, name in enumerate(names)}
         if period not in ("day", "week", "month"):
             raise unknown_name("period", period, ("day", "week", "month", "a number of rows"))
         if self.times is None:
             raise InputError(f"a {period} needs times; say with --time which column of the log has them")
+        # The week is that of ISO 8601 with its own year: the first of January may be in week 53 of the year before.
         form = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}[period]
         rows: dict[str, list[int]] = {}
         for row, time in enumerate(self.times):
@@ -239,6 +263,7 @@ def _renamed(table: Table, key: str, name: str | None) -> Table:
     if name is None:
         return table
     _column(table, name)
+    # A column that has the name already would be read in its place, so that it goes.
     kept: Mapping[str, Column] = {
         (key if own == name else own): column for own, column in table.columns.items() if own != key
     }
@@ -257,6 +282,17 @@ def _rows(column: Column, rows: NDArray[np.intp]) -> Column:
 
 def _group_name(cell: Any) -> str:
     return "(none)" if is_missing(cell) or not str(cell).strip() else str(cell)
+
+
+def _act(table: Table, row: int) -> bool:
+    """Whether a row says that its decision was acted on."""
+    cell = table.columns["act"][row]
+    # A server with several runs logs them together, and one without a gate acts on all that it decides.
+    if is_missing(cell) or not (text := str(cell).strip().lower()):
+        return True
+    if text not in ("yes", "true", "1", "no", "false", "0"):
+        table.refuse(row, f"act is {shown(cell)}; expected yes or no, which say whether the decision was acted on")
+    return text in ("yes", "true", "1")
 
 
 def _joined(table: Table, labels: Table, notes: list[str]) -> dict[int, Any]:
@@ -284,6 +320,7 @@ def _joined(table: Table, labels: Table, notes: list[str]) -> dict[int, Any]:
         raise InputError(
             f"no id of {labels.path} is in {table.path}, the first is {next(iter(known))!r}; give labels of these rows"
         )
+    # A file of labels may be of more than this log; that no id fits is a mistake, that a few do not is none.
     if len(cells) < len(known):
         notes.append(
             f"{len(known) - len(cells):,} of the {len(known):,} labels in {labels.path} are of no row of the log"
@@ -296,6 +333,7 @@ def _time(table: Table, name: str, row: int) -> dt.datetime:
     cell = _column(table, name)[row]
     value: Any = cell.item() if isinstance(cell, np.generic) else cell
     try:
+        # Python reads 1_000 as a number, which no log means.
         if isinstance(value, str):
             try:
                 value = dt.datetime.fromisoformat(value.strip())

@@ -4,6 +4,8 @@
                                    │         alarms: a test over time of each limit (`sequential`)
                                    └──────── checks: beside the baseline, where the log holds its very instances
 
+Errors and costs are of the decisions that were acted on; what a gate passed on is counted beside them.
+
 Labels may be few, but they must not be chosen by their outcome: a log whose labels are its complaints looks worse than
 it is, and one whose labels are its confirmed cases better, and no test can know.
 """
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rango.decisions.arrays import Array, Labels
-from rango.decisions.baseline import WORDS, Baseline, Check, gaps_of, losses_of, mean_estimates
+from rango.decisions.baseline import OF_DECISIONS, WORDS, Baseline, Check, gaps_of, losses_of, mean_estimates
 from rango.decisions.calibration import calibration_loss
 from rango.decisions.costs import Costs, expected_costs
 from rango.decisions.decision_log import DecisionLog
@@ -44,16 +46,25 @@ class Part:
     labelled: int
     """Decisions whose label is known."""
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
-    """Of the labelled ones: error_rate, nce, ece, calibration_gap, calibration_loss; with costs promised_cost,
-    expected_cost (what it really was) and cost_gap, the second less the first."""
+    """Of the labelled ones: nce, ece, calibration_gap, calibration_loss; of those of them that were acted on
+    error_rate, and with costs promised_cost, expected_cost (what it really was) and cost_gap, the second less the
+    first."""
     promised_cost: float | None = None
-    """Mean expected cost of all decisions, as the posteriors forecast it."""
+    """Mean expected cost of all decisions that were acted on, as the posteriors forecast it."""
     priors: Mapping[str, Estimate] = field(default_factory=dict)
     """Class shares of the decisions without labels, by expectation-maximisation; empty without training priors."""
+    acted_on: int | None = None
+    """Decisions that were acted on; None for a log without a gate."""
+
+    @property
+    def passed_on(self) -> float | None:
+        """The share of the decisions that was passed on; None for a log without a gate."""
+        return None if self.acted_on is None else (self.n - self.acted_on) / self.n
 
     def as_dict(self) -> dict[str, Any]:
         """The part as JSON values."""
         entry: dict[str, Any] = {"n": self.n, "labelled": self.labelled, "promised_cost": self.promised_cost}
+        entry |= {"acted_on": self.acted_on, "passed_on": self.passed_on}
         entry |= {name: estimate.as_dict() for name, estimate in self.estimates.items()}
         return {**entry, "priors": {name: share.as_dict() for name, share in self.priors.items()}}
 
@@ -102,6 +113,7 @@ class Monitoring(Shown):
     def broken(self) -> tuple[str, ...]:
         """A sentence for each limit that does not hold any more; of the baseline's instances, for each worse metric."""
         sentences = []
+        # On the baseline's own instances the pairs say more than alarms, which would test the same limits twice.
         for check in self.checks:
             if check.broken:
                 ends = f", {short(check.difference.low)} to {short(check.difference.high)}"
@@ -128,6 +140,7 @@ class Monitoring(Shown):
 
         if not 0 < half_width < 1:
             raise InputError(f"precision is {half_width:g}; expected a number between 0 and 1, such as 0.02")
+        # The interval of the gap shrinks with the root of the labels, so that its width here gives the spread of one.
         gap = self.whole.estimates.get("calibration_gap")
         if gap is None or gap.low is None or gap.high is None:
             raise InputError(f"{self.whole.labelled} labels are too few to say how many are needed")
@@ -152,11 +165,15 @@ class Monitoring(Shown):
     def _grid(self) -> Grid:
         names = ("error_rate", "nce", "calibration_gap", "expected_cost")
         parts = {"all": self.whole, **self.periods, **self.groups}
+        gated = self.whole.passed_on is not None
         rows = []
         for name, part in parts.items():
             cells = [part.estimates.get(metric) for metric in names]
-            rows.append([name, f"{part.n:,}", f"{part.labelled:,}", *("–" if c is None else str(c) for c in cells)])
-        return Grid(["", "decisions", "labels", *(WORDS[name] for name in names)], rows)
+            passed = [f"{part.passed_on:.3f}"] if part.passed_on is not None else []
+            values = ("–" if c is None else str(c) for c in cells)
+            rows.append([name, f"{part.n:,}", *passed, f"{part.labelled:,}", *values])
+        titles = ["decisions", *(["passed on"] if gated else []), "labels"]
+        return Grid(["", *titles, *(WORDS[name] for name in names)], rows)
 
 
 def monitor(
@@ -175,6 +192,7 @@ def monitor(
     The alarms test over time, in the order in which labels became known: that the posterior of the most probable choice
     is on average the share that is right (in either direction, beyond the gap of the baseline), and with a baseline
     that error rate, Brier score and expected cost are on average at most its limits. Each gets an equal part of alpha.
+    Where a gate decided, error rate and costs are of what was acted on, calibration and Brier score of all decisions.
 
     Args:
         log: decisions, a part of which has labels. These must not be chosen by their outcome.
@@ -188,12 +206,13 @@ def monitor(
         seed: of the bootstrap.
 
     Raises:
-        InputError: no labels; a baseline of other choices; costs of other classes; as `DecisionLog.periods`.
+        InputError: no labels; a baseline of other choices, or of decisions with a gate where these have none; costs of
+            other classes; as `DecisionLog.periods`.
     """
     posteriors, labelled = log.posteriors, log.labelled
     notes = list(log.notes)
     if baseline is not None:
-        baseline.check_classes(posteriors)
+        baseline.check_kind(log)
         costs = baseline.costs if costs is None else costs
         if training_priors is None:
             training_priors = baseline.priors_for(posteriors)
@@ -202,8 +221,16 @@ def monitor(
     if matched is not None:
         chosen, note = log.decided(matched)
         notes += [note] if note else []
+    if log.acts is not None:
+        passed, before = int((~log.acts).sum()), None if baseline is None else baseline.values.get("passed_on")
+        beside = "" if before is None else f", in the baseline {before.value:.3f}"
+        notes.append(
+            f"passed on (act): {passed:,} of {len(log):,} decisions ({passed / len(log):.3f}{beside}); errors and "
+            "costs are of those that were acted on"
+        )
     options: dict[str, Any] = {"replicates": replicates, "seed": seed}
     shift: Array | None = None if training_priors is None else np.asarray(training_priors, dtype=np.float64)
+    # Expectation-maximisation weighs by the ratio of new to old shares, which no class without a share has.
     if shift is not None and (shift == 0).any():
         shift = None
         notes.append("a class has no share in the training priors, so their shift is not estimated")
@@ -247,12 +274,13 @@ def _part(
     options: Mapping[str, Any],
 ) -> Part:
     """The estimates of some rows of a log."""
-    known = rows[log.labels[rows] >= 0]
+    known, acted = rows[log.labels[rows] >= 0], log.acted[rows]
     promised: Array | None = None
     if costs is not None and chosen is not None:
         forecast = expected_costs(log.posteriors.log_posteriors[rows], costs=costs)  # (n, D)
         promised = forecast[np.arange(len(rows)), chosen[rows]]
     estimates: dict[str, Estimate] = {}
+    # The promise is of the labelled rows too, so that real and promised cost are of the same decisions.
     if len(known) >= _FEWEST:
         part = log.with_labels(known)
         columns = {"error_rate": error_rule(part.log_posteriors, part.labels), "calibration_gap": gaps_of(part)}
@@ -260,7 +288,11 @@ def _part(
             columns["promised_cost"] = promised[log.labels[rows] >= 0]
             columns["expected_cost"] = costs.matrix[part.labels, chosen[known]]
             columns["cost_gap"] = columns["expected_cost"] - columns["promised_cost"]
-        estimates = dict(summarise(part, metrics=("nce", "ece"), **options)) | mean_estimates(columns, part, **options)
+        acts = None if log.acts is None else log.acts[known]
+        if acts is not None and acts.sum() < _FEWEST:
+            columns = {name: column for name, column in columns.items() if name not in OF_DECISIONS}
+        estimates = dict(summarise(part, metrics=("nce", "ece"), **options))
+        estimates |= mean_estimates(columns, part, acted=acts, **options)
         try:
             lost = calibration_loss(part, method="temperature", seed=options["seed"])
         except InputError:  # too few to fit on: the gap says what can be said
@@ -272,6 +304,7 @@ def _part(
         # Of what has labels the shares are known; where all has, the estimate is of all.
         unknown = rows[log.labels[rows] < 0]
         used = unknown if len(unknown) else rows
+        # Each replicate is a fit of its own, and the ends of an interval need no more than some hundreds.
         replicates = min(200, options["replicates"]) or 1
         adapted, ends = adapted_priors_interval(
             log.posteriors.log_posteriors[used],
@@ -281,13 +314,13 @@ def _part(
         )
         for name, share, low, high in zip(_class_names(log.posteriors), adapted.priors, *ends, strict=True):
             priors[name] = Estimate(float(share), float(low), float(high), len(used), "none")
-    mean = None if promised is None else float(promised.mean())
-    return Part(len(rows), len(known), estimates, mean, priors)
+    mean = None if promised is None or not acted.any() else float(promised[acted].mean())
+    return Part(len(rows), len(known), estimates, mean, priors, None if log.acts is None else int(acted.sum()))
 
 
 def _alarms(log: DecisionLog, costs: Costs | None, baseline: Baseline | None, alpha: float) -> list[Alarm]:
     """A test over time of each limit, in the order in which the labels became known."""
-    labelled, outcomes = log.labelled, losses_of(log, costs)
+    labelled, outcomes, acted = log.labelled, losses_of(log, costs), log.acted[log.arrival]
     del outcomes["nce"]  # no largest loss, so that no capital could be bet
     ranges = {"error_rate": (0.0, 1.0), "brier": (0.0, 2.0), "calibration_gap": (-1.0, 1.0)}
     if costs is not None:
@@ -300,6 +333,7 @@ def _alarms(log: DecisionLog, costs: Costs | None, baseline: Baseline | None, al
     limits = {name: limit for name, limit in limits.items() if name in ranges and limit < ranges[name][1]}
     alarms = []
     for name, limit in limits.items():
+        # Of a gap both directions are tested: posteriors that are too modest are as wrong as those too sure.
         low, high = ranges[name]
         claim = f"{WORDS[name]} at most {short(limit)}"
         lower = -math.inf
@@ -308,8 +342,11 @@ def _alarms(log: DecisionLog, costs: Costs | None, baseline: Baseline | None, al
             claim = "calibrated" if limit == 0 else f"{WORDS[name]} from {short(-limit)} to {short(limit)}"
         elif limit < low:
             raise InputError(f"the limit of the {WORDS[name]} is {limit:g}; expected {low:g} or more")
-        test = betting_test(outcomes[name], low=low, high=high, lower=lower, upper=limit, alpha=alpha / len(limits))
-        at = None if test.alarm is None else labelled.ids[test.alarm - 1]
+        # Whether a decision is acted on is settled before its label, so that leaving it out bends no bet.
+        rows = np.flatnonzero(acted) if name in OF_DECISIONS else np.arange(len(labelled))
+        stream = outcomes[name][rows]
+        test = betting_test(stream, low=low, high=high, lower=lower, upper=limit, alpha=alpha / len(limits))
+        at = None if test.alarm is None else labelled.ids[rows[test.alarm - 1]]
         alarms.append(Alarm(name, claim, test, at))
     return alarms
 

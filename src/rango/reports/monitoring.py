@@ -62,11 +62,16 @@ def monitoring_table(monitoring: Monitoring, *, width: int = 80) -> Group:
     columns = columns_of(monitoring)[: max(2, room // _VALUE_WIDTH)]
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 1))
     table.add_column("", overflow="fold")
-    for title in ("Decisions", "Labels", *(column.title for column in columns)):
+    # The share stands below the count, where it takes no room from the metrics.
+    decisions = "Decisions" if monitoring.whole.passed_on is None else "Decisions\npassed on"
+    for title in (decisions, "Labels", *(column.title for column in columns)):
         table.add_column(title, justify="right", no_wrap=True)
     for name, part in parts.items():
         cells = [_cell(part.estimates.get(column.name)) for column in columns]
-        table.add_row(Text(name), f"{part.n:,}", f"{part.labelled:,}", *cells)
+        counted = Text(f"{part.n:,}")
+        if part.passed_on is not None:
+            counted.append("\n").append(number(part.passed_on), style="dim")
+        table.add_row(Text(name), counted, f"{part.labelled:,}", *cells)
     return Group(table, Text("95% bootstrap intervals below the values", style="dim"))
 
 
@@ -122,10 +127,11 @@ def cost_sentence(monitoring: Monitoring) -> str:
     promised = monitoring.whole.estimates.get("promised_cost")
     if real is None or gap is None or promised is None:
         return ""
+    acted = "" if monitoring.whole.acted_on is None else " that were acted on"
     span, verdict = interval(real), "not significantly different"
     if gap.low is not None and gap.high is not None and not gap.low <= 0 <= gap.high:
         verdict = "significantly more" if gap.value > 0 else "significantly less"
     return (
-        f"the {real.n:,} decisions with labels promised a mean cost of {number(promised.value)} and cost "
+        f"the {real.n:,} decisions with labels{acted} promised a mean cost of {number(promised.value)} and cost "
         f"{number(real.value)}{f' ({span})' if span else ''}: {verdict}"
     )
