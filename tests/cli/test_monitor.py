@@ -67,6 +67,19 @@ def test_a_new_model_on_the_instances_of_the_baseline(tmp_path: Path, baseline: 
     assert "on the same 500 instances (difference 0." in capsys.readouterr().out
 
 
+def test_the_log_of_a_gate_has_limits_of_its_own(tmp_path: Path, baseline: Path, capsys: Capture) -> None:
+    own, out = tmp_path / "own.json", tmp_path / "report.json"
+    gated = write_log(tmp_path / "gated.csv", make_log(200, name="gated"), {"act": ["yes", "yes", "yes", "no"] * 50})
+    assert main(["monitor", str(gated), "--save-baseline", str(own), *QUICK]) == 0
+    assert main(["monitor", str(gated), "--check", str(own), "--out", str(out), *QUICK]) == 0
+    printed, whole = capsys.readouterr().out, json.loads(out.read_text())["whole"]
+    assert "passed on (act): 50 of 200 decisions (0.250, in the baseline 0.250)" in printed
+    assert (whole["acted_on"], whole["passed_on"], whole["error_rate"]["n"], whole["nce"]["n"]) == (150, 0.25, 150, 200)
+    # The baseline without a gate is of all decisions: its limits are of something else.
+    refused = fails(capsys, "monitor", str(gated), "--check", str(baseline), *QUICK)
+    assert "the log says which decisions were acted on (act) and the baseline does not" in refused
+
+
 def test_labels_that_come_in_a_file(tmp_path: Path, capsys: Capture) -> None:
     made = make_log(200, seed=3)
     log = write_log(tmp_path / "log.csv", make_log(200, seed=3, known=0.0))

@@ -45,6 +45,7 @@ def monitor(
 
     The alarms are tests over time: looked at every day, they are ever false with the probability --alpha at most.
     Labels may come late and be few, but they must not be chosen by their outcome.
+    Where LOG has a column act (yes or no), error and costs are of the decisions that were acted on.
 
     Parameters
     ----------
@@ -68,12 +69,13 @@ def monitor(
         Baseline file: exit with 1 where its limits are broken, by alarms over time; on the baseline's own instances by
         paired comparison.
     save_baseline
-        JSON file to write the metrics of the labelled decisions to, with limits for --check.
+        JSON file (.json) to write the metrics of the labelled decisions to, with limits for --check.
     margin
         Share of a value by which it may become worse, in --save-baseline.
     out
-        JSON file to write the report to.
+        JSON file (.json) to write the report to.
     """
+    # A large log takes a while: what cannot be written is refused before it is read.
     for path in (out, save_baseline):
         if path is not None:
             if path.suffix.lower() != ".json":
@@ -101,6 +103,7 @@ def monitor(
     for sentence in (*alarm_sentences(report), cost_sentence(report), shift_sentence(report)):
         if sentence:
             show(visible(sentence))
+    # Without replicates the gap has no interval, and where all instances are alike one of no width: both say nothing.
     gap = report.whole.estimates.get("calibration_gap")
     if gap is not None and gap.low is not None and gap.high is not None and gap.high > gap.low:
         needed = report.labels_needed(precision)
@@ -114,6 +117,7 @@ def monitor(
     if out is not None:
         write_json(out, report.as_dict())
         show(str(out))
+    # The report is written also where limits are broken, and these lines stand last, where a log of CI is read first.
     for sentence in report.broken if check is not None else ():
         show(visible(f"BROKEN: {sentence}"))
     if check is not None:

@@ -46,6 +46,7 @@ COLUMNS = (
 
 def parts_of(monitoring: Monitoring) -> Mapping[str, Part]:
     """The whole log, its periods and its groups, by name."""
+    # A group may be called as a period is.
     groups = {f"group {name}": part for name, part in monitoring.groups.items()}
     return {"all": monitoring.whole, **monitoring.periods, **groups}
 
@@ -84,6 +85,7 @@ def _cell(estimate: Estimate | None) -> Text:
 
 def alarm_sentences(monitoring: Monitoring) -> Iterator[str]:
     """Each alarm in words, and what the bound of them all is."""
+    # The highest evidence counts, not the present one: an alarm that was raised is not taken back.
     for alarm in monitoring.alarms:
         test = alarm.test
         if alarm.raised:
@@ -109,6 +111,7 @@ def shift_sentence(monitoring: Monitoring) -> str:
     priors = monitoring.whole.priors
     if not priors:
         return ""
+    # One share is called moved where its interval lies beside that of training; the intervals are not joint ones.
     n = next(iter(priors.values())).n
     shares, moved = [], []
     for name, share in priors.items():
