@@ -11,12 +11,14 @@ from helpers.made_posteriors import make
 from helpers.reports_run import make_states, write_run
 from helpers.toy import class_task
 
+from rango.commands import calibrate
 from rango.decisions import CALIBRATORS, Costs, Posteriors, fit_calibrator
 from rango.results.outcomes import Outcome
 from rango.results.table import study_table
 from rango.showing import Grid, Shown
 from rango.studies.study import Study
 from rango.training.run_folder import Run
+from rango.training.verification import Verification
 
 
 class Hostile(Shown):
@@ -76,6 +78,26 @@ def test_a_calibrator_says_how_it_was_fitted(method: str) -> None:
     assert "fitted on 200 instances" in repr(fitted)
     assert len(repr(fitted)) < 120
     assert "nats" in fitted._repr_html_()
+
+
+def test_a_calibration_says_by_what_and_what_it_was_worth() -> None:
+    fit, apply = make(n=60, seed=1), make(n=40, seed=2)
+    done = calibrate(fit=fit, apply=apply, method="temperature")
+    shown = repr(done)
+    assert shown.startswith("Calibration(Temperature(")
+    assert f"applied to 40 instances, NCE {done.raw.nce():.3f} to {done.posteriors.nce():.3f})" in shown
+    assert f">{done.posteriors.brier():.3f}<" in done._repr_html_()
+    bare = calibrate(calibrator=done.calibrator, apply=Posteriors(apply.log_posteriors, None))
+    assert repr(bare).endswith("applied to 40 instances)")
+    assert "<table" not in bare._repr_html_()
+
+
+def test_a_verification_lists_its_faults() -> None:
+    assert "12 files as written" in repr(Verification(12, 0, 5, ()))
+    assert "<table" not in Verification(12, 0, 5, ())._repr_html_()
+    html = Verification(11, 0, 5, ("run.yaml is damaged",))._repr_html_()
+    assert "1 fault" in html
+    assert "run.yaml is damaged" in html
 
 
 def test_a_run_shows_its_states_and_survives_its_folder(tmp_path: Path) -> None:

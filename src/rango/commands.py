@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from rango import decisions
 from rango.decisions import Baseline, Calibrator, Gate, Judgement, Monitoring, Posteriors, fit_calibrator
+from rango.decisions.calibration import Calibration
 from rango.decisions.calibrators import MethodChoice
 from rango.decisions.pairing import check_held_out
 from rango.decisions.risk import Decisions
@@ -322,22 +323,6 @@ def save_baseline(
     if path is not None:
         baseline.write(os.fspath(path))
     return baseline
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Posteriors that were calibrated, and by what."""
-
-    raw: Posteriors
-    """As they were given."""
-    posteriors: Posteriors
-    """The same instances, calibrated."""
-    calibrator: Calibrator
-    """It applies to further posteriors; `write` keeps it."""
-    notes: tuple[str, ...] = ()
-    """Which posteriors were taken and how files were understood, in words."""
-    fitted_on: Posteriors | None = None
-    """What was fitted on; None where a fitted calibrator was applied, or no label was known."""
 
 
 def calibrate(

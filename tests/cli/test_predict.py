@@ -89,7 +89,7 @@ def test_costs_are_promised_and_where_labels_stand_measured(
     labelled.write_text("".join(f"{line},{label}\n" for line, label in zip(lines, labels, strict=True)))
     command = ["predict", str(run), str(labelled), "--costs", str(tmp_path / "costs.yaml"), "--quiet"]
     assert main([*command, "--out", str(tmp_path / "out.csv")]) == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "decisions: sad" in printed or "decisions: happy" in printed
     assert "mean expected cost" in printed
     assert "Warning: Under these costs acting on these posteriors does not cost significantly less than" in printed

@@ -272,7 +272,7 @@ def print_costs(
     """What acting on a system costs by the labels, beside its promise and the best single decision for all."""
     costs = stated.for_posteriors(posteriors)
     balance = cost_balance(posteriors, costs=costs, priors=priors, replicates=replicates, seed=seed)
-    show(visible(cost_finding(balance, system).sentence))
+    show(visible(cost_finding(balance, system).sentence), wrap=True)
 
 
 def check_output(out: Path, *inputs: Path | str | None) -> None:
@@ -335,8 +335,8 @@ def compare(
     for name, comparison in comparisons.items():
         shown = {names[0]: comparison.a, name: comparison.b, "difference": comparison.difference}
         show(metrics_table(shown, with_costs=stated is not None, width=Terminal().width))
-        show("\n" + comparison.sentence(names=(names[0], name)))
-        show(resolution_sentence({names[0]: first, name: systems[name]}, table))
+        show("\n" + comparison.sentence(names=(names[0], name)), wrap=True)
+        show(resolution_sentence({names[0]: first, name: systems[name]}, table), wrap=True)
     for note in dict.fromkeys(
         [*_matching_notes(names, list(systems.values())), *(place_note(one, stated) for one in systems.values())]
     ):
@@ -364,7 +364,8 @@ def _print_agreement(a: Posteriors, b: Posteriors, out: Path | None) -> None:
     show(
         f"{len(one):,} instances without labels, so that neither can be called better: the two prefer the same "
         f"choice on {int(same.sum()):,}; their posteriors differ by {number(agreement['total_variation'])} on "
-        "average (total variation: 0 equal, 1 disjoint)"
+        "average (total variation: 0 equal, 1 disjoint)",
+        wrap=True,
     )
 
 
@@ -404,6 +405,6 @@ def _print_notes(notes: Iterable[str]) -> None:
         show(f"note: {note}")
 
 
-def show(what: Any) -> None:
-    """Print a text, or a table, as the terminal can show it."""
-    Terminal().print(what, soft_wrap=isinstance(what, str))
+def show(what: Any, *, wrap: bool = False) -> None:
+    """Print a text, or a table, as the terminal can show it; a text goes on beyond the width unless `wrap` is given."""
+    Terminal().print(what, soft_wrap=isinstance(what, str) and not wrap)

@@ -1,6 +1,7 @@
 """Calibration: fitting calibrators on held-out posteriors, and how much of a score is lost for want of it.
 
-`fit_calibrator` returns one of `calibrators`. `calibration_loss` fits one by cross-validation to split a score:
+`fit_calibrator` returns one of `calibrators`; `Calibration` is what one did to others. `calibration_loss` fits one
+by cross-validation to split a score:
 
     raw score = discrimination (what remains after calibration) + calibration loss
 """
@@ -8,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -23,6 +24,7 @@ from rango.decisions.logistic_fit import Family, FitData, LinearMethod, Objectiv
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.reliability import BINS, Spacing, bin_edges, bin_index
 from rango.errors import InputError, unknown_name
+from rango.showing import Grid, Shown, count, short
 
 Score: TypeAlias = Literal["cross_entropy", "brier", "expected_cost"]
 
@@ -97,6 +99,39 @@ def fit_calibrator(
         report = FitReport(len(posteriors), True, 0, 0.0, before, after)
         return replace(fitted, report=report, choices=posteriors.column_names)
     return _fit_linear(posteriors, method, objective, target, regularisation)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration(Shown):
+    """Posteriors that were calibrated, and by what. `rango.calibrate` makes it."""
+
+    raw: Posteriors
+    """As they were given."""
+    posteriors: Posteriors
+    """The same instances, calibrated."""
+    calibrator: Calibrator
+    """It applies to further posteriors; `write` keeps it."""
+    notes: tuple[str, ...] = ()
+    """Which posteriors were taken and how files were understood, in words."""
+    fitted_on: Posteriors | None = None
+    """What was fitted on; None where a fitted calibrator was applied, or no label was known."""
+
+    def _facts(self) -> Iterator[str]:
+        # The calibrator's own facts count what its file says, also where it was fitted long ago.
+        yield repr(self.calibrator)
+        yield f"applied to {count(len(self.raw), 'instance')}"
+        if self.raw.has_labels:
+            yield f"NCE {short(self.raw.nce())} to {short(self.posteriors.nce())}"
+
+    def _grid(self) -> Grid | None:
+        if not self.raw.has_labels:
+            return None
+        rows = []
+        for name in ("nce", "error_rate", "brier", "ece"):
+            values = (self.raw.metric(name), self.posteriors.metric(name))
+            metric = metrics.METRICS[name]
+            rows.append([f"{metric.title} {metric.arrow}".rstrip(), *map(short, values)])
+        return Grid(["", "raw", "calibrated"], rows)
 
 
 def _fit_automatic(posteriors: Posteriors) -> Calibrator:

@@ -315,6 +315,9 @@ class Comparison(Shown):
         of_rates = f"Their error rates, {rates}, {word}"
         if test is None:
             of_rates += " (expected under the soft labels, paired interval)"
+        elif not (test.only_a_right or test.only_b_right or self.difference["error_rate"].value):
+            # The test has nothing to count. Where both are wrong they may still choose differently.
+            of_rates = f"Both are right on the same instances: each has the error rate {self.b['error_rate'].value:.3f}"
         else:
             p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.4f}"
             of_rates += (

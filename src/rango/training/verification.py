@@ -16,6 +16,7 @@ from rango.checksums import check_digest, check_seal
 from rango.decisions import METRICS
 from rango.errors import InputError
 from rango.files import read_yaml
+from rango.showing import Grid, Shown, count
 from rango.training.run_folder import RECORD, Run, posteriors_file
 
 _RECORDS = ("run.yaml", RECORD)
@@ -25,8 +26,8 @@ _SEALED = (".yaml", ".parquet", ".safetensors")
 _TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """What was looked at, and what is wrong with it."""
 
     whole: int
@@ -37,6 +38,15 @@ class Verification:
     """Metrics that are those of the stored posteriors."""
     faults: tuple[str, ...]
     """One line for each file that is damaged or missing, and for each metric that is another."""
+
+    def _facts(self) -> Iterator[str]:
+        yield f"{count(self.whole, 'file')} as written"
+        yield f"{count(self.unknown, 'file')} without a digest"
+        yield f"{count(self.values, 'metric')} as the posteriors give them"
+        yield count(len(self.faults), "fault") if self.faults else "no fault"
+
+    def _grid(self) -> Grid | None:
+        return Grid(["fault"], [[fault] for fault in self.faults]) if self.faults else None
 
 
 def verify(folder: Path) -> Verification:

@@ -86,6 +86,17 @@ def test_hollow_dots_have_the_colour_of_the_paper(page: str) -> None:
     assert "#ffffff" not in page.split("</style>")[1]
 
 
+def test_no_dot_is_called_full_where_nothing_beats_the_priors(page: str) -> None:
+    assert "Full: the best of its task" in words(page)
+    truth = make_truth(60)
+    blind = Posteriors.from_scores(-3 * truth.log_posteriors, truth.labels, truth.ids)
+    rows = tuple(Outcome({"placement": name}, {0: blind}, facts={"held_out_perplexity": 98.6}) for name in "qv")
+    text = words(rendered(StudyResult("s", "", "nce", rows, ())))
+    assert "None is full, because none is better than the class frequencies." in text
+    assert "Full:" not in text
+    assert "Perplexity of the base on held-out text q 98.6 v 98.6" in text
+
+
 def test_what_was_run_and_why_a_value_is_infinite_are_on_the_page() -> None:
     never = Posteriors.from_probabilities([[0.0, 1.0], [0.9, 0.1]], [0, 0])
     outcome = Outcome({"rank": 1, "train": 9}, {3: never})

@@ -236,6 +236,9 @@ def _detail(first: str, difference: Difference, comparison: Comparison) -> str:
     )
     if test is None:
         return of_nce
+    if not (test.only_a_right or test.only_b_right or comparison.difference["error_rate"].value):
+        alike = _("%(first)s and %(second)s are right on the same instances.", first=first, second=difference.name)
+        return f"{of_nce} {alike}"
     of_errors = _(
         "Only %(first)s is right on %(a)s instances, only %(second)s on %(b)s (McNemar's exact test of equal "
         "error rates: %(p)s).",

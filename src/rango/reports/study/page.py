@@ -57,7 +57,7 @@ def _page(study: StudyResult, table: StudyTable) -> str:
         "sources": sources(parts),
         "caption": " · ".join(part for part in (*caption_parts(table, columns), mark_words(table)) if part),
         "drawings": list(_drawings(table)),
-        "figure_caption": _caption_of_dots() if numeric_axis(table) is None else _caption_of_lines(),
+        "figure_caption": _caption_of_dots(table) if numeric_axis(table) is None else _caption_of_lines(),
         "curves": list(_curves(table, study.outcomes)),
         "facts": list(_facts(study, table)),
         "notes": list(_notes(table)),
@@ -65,12 +65,19 @@ def _page(study: StudyResult, table: StudyTable) -> str:
     return render("study/page.html", content, value_text=value_text, span_text=span_text)
 
 
-def _caption_of_dots() -> str:
+def _caption_of_dots(table: StudyTable) -> str:
+    if any(block.best is not None for block in table.blocks):
+        marks = _(
+            "Full: the best of its task, or not significantly worse. Hollow: significantly worse than the best, a base "
+            "model that the study does not list (square), or a value that a source states (diamond)."
+        )
+    else:
+        marks = _("None is full, because none is better than the class frequencies. The square is the base model.")
     return _(
-        "Each dot is the mean over seeds with its 95% interval over test instances; the faint dots below it are single "
-        "seeds. Full: the best of its task, or not significantly worse. Hollow: significantly worse than the best, a "
-        "base model that the study does not list (square), or a value that a source states (diamond). The dotted line "
-        "is that of the class frequencies alone. A value at the edge, before →, lies far beyond it."
+        "Each dot is the mean over seeds with its 95%% interval over test instances; the faint dots below it are "
+        "single seeds. %(marks)s The dotted line is that of the class frequencies alone. A value at the edge, before "
+        "→, lies far beyond it.",
+        marks=marks,
     )
 
 
@@ -135,7 +142,14 @@ def _facts(study: StudyResult, table: StudyTable) -> Iterator[tuple[str, list[tu
     if table.replicates:
         settings.append((_("bootstrap replicates"), integer(table.replicates)))
     yield _("Study"), settings
-    # Numbers beside the metrics, such as seconds and trainable parameters: a group for each, a line for each row.
+    titles = {
+        "trainable_parameters": _("Trainable parameters"),
+        "seconds": _("Time of a run"),
+        "held_out_perplexity": _("Perplexity of the base on held-out text"),
+        "held_out_nats_per_token": _("The same in nats per token"),
+        "held_out_bits_per_byte": _("The same in bits per byte"),
+    }
+    # Numbers beside the metrics: a group for each, a line for each row.
     for key in dict.fromkeys(key for row in table.rows for key in row.facts):
         rows = [row for row in table.rows if key in row.facts]
         pairs = []
@@ -143,7 +157,7 @@ def _facts(study: StudyResult, table: StudyTable) -> Iterator[tuple[str, list[tu
             value = row.facts[key]
             text = localised(f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}")
             pairs.append((full_label(row, table), duration(value) if key == "seconds" else text))
-        yield key.replace("_", " ").capitalize(), pairs
+        yield titles.get(key, key.replace("_", " ").capitalize()), pairs
 
 
 def _notes(table: StudyTable) -> Iterator[str]:
