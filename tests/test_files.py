@@ -78,6 +78,13 @@ def test_whole_surrogate_pairs_and_anchors_are_read(tmp_path: Path) -> None:
     assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": "😀"}, "c": {"b": "😀"}}
 
 
+def test_a_key_that_stands_twice_is_refused_in_rows_alone() -> None:
+    text = '{"votes": {"yes": 3, "no": 1, "yes": 4}}'
+    assert parse_json(text, "config.json") == {"votes": {"yes": 4, "no": 1}}
+    with pytest.raises(InputError, match="rows.jsonl:7: key 'yes' stands 2 times in one mapping; keep one of them"):
+        parse_json(text, "rows.jsonl", line=7, keys_once=True)
+
+
 def test_text_in_parquet_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
     broken = pa.Array.from_buffers(
         pa.string(), 1, [None, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"a\x8d")]

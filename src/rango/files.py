@@ -367,20 +367,23 @@ def read_json(path: Path) -> Any:
     return value
 
 
-def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
+def parse_json(text: str, where: str, *, line: int | None = None, keys_once: bool = False) -> Any:
     """The value of a JSON text.
 
     Args:
         text: JSON.
         where: the file, for messages.
         line: the line of the file that `text` is; None for the whole file.
+        keys_once: refuse a key that stands twice in a mapping, of which Python keeps the last in silence. Files of
+            models from elsewhere may have such keys.
 
     Raises:
-        InputError: no JSON, a number too long or nested too deep for Python, half a surrogate pair (no UTF-8 text).
+        InputError: no JSON, a key that stands twice where that is refused, a number too long or nested too deep for
+            Python, half a surrogate pair (no UTF-8 text).
     """
     place = where if line is None else f"{where}:{line}"
     try:
-        value = json.loads(text, parse_int=_whole_number)
+        value = json.loads(text, parse_int=_whole_number, object_pairs_hook=_mapping if keys_once else None)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -388,11 +391,22 @@ def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
     except UnicodeEncodeError as error:
         broken = error.object[error.start]
         raise InputError(f"{place}: {broken!r} is half a surrogate pair; save the text as UTF-8") from None
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
     except RecursionError:
         raise InputError(f"{place}: nested too deep; expected an ordinary JSON value") from None
     except ValueError:
         raise InputError(f"{place}: a number has too many digits; shorten it or put it in quotation marks") from None
     return value
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"key {twice!r} stands {keys.count(twice)} times in one mapping; keep one of them")
+    return entries
 
 
 def _whole_number(text: str) -> int:

@@ -58,7 +58,7 @@ def jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[i
     for number, line in lines:
         if not line.strip():
             continue
-        row = parse_json(line, str(path), line=number)
+        row = parse_json(line, str(path), line=number, keys_once=True)
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: holds a {type(row).__name__}; expected a JSON object on each line")
         yield number, row

@@ -170,6 +170,25 @@ def test_the_log_of_a_server_and_soft_labels(tmp_path: Path) -> None:
     soft = Posteriors.from_probabilities([[0.9, 0.1]], [[0.8, 0.2]])
     with pytest.raises(InputError, match="a log of decisions needs one right choice for each instance"):
         DecisionLog.of(soft)
+    half = '{"posteriors": [0.9, 0.1], "label": [0.8, 0.2]}\n{"posteriors": [0.9, 0.1], "label": null}\n'
+    with pytest.raises(InputError, match="a log of decisions needs one right choice for each instance"):
+        DecisionLog.read(table(tmp_path, "half.jsonl", half))
+
+
+@pytest.mark.parametrize("last", ["0", ""])
+def test_ordered_levels_stay_ordered(last: str, tmp_path: Path) -> None:
+    """With all labels or a part of them; costs by distance were refused for want of an order."""
+    text = f"id,label,posterior_0,posterior_1,posterior_2,type\na,2,0.1,0.3,0.6,score\nb,{last},0.2,0.2,0.6,score\n"
+    log = DecisionLog.read(table(tmp_path, "levels.csv", text))
+    assert log.posteriors.types == ("score", "score")
+    assert log.labelled.types == ("score",) * len(log.arrival)
+    assert log.labelled.take([0]).metric("ranked_probability_score") == pytest.approx(0.1**2 + 0.4**2)
+
+
+def test_a_time_that_another_zone_cannot_have_is_refused(tmp_path: Path) -> None:
+    log = table(tmp_path, "log.csv", "id,time,posterior_0,posterior_1\na,0001-01-01T00:00+05:00,0.9,0.1\n")
+    with pytest.raises(InputError, match="time is '0001-01-01T00:00\\+05:00'; expected a time such as"):
+        DecisionLog.read(log, time="time")
 
 
 def test_periods_need_what_they_are_counted_by() -> None:

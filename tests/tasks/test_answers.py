@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rango.errors import InputError
-from rango.tasks.answers import Choices, choices_of, readings_of
+from rango.tasks.answers import Choices, choices_of, readings_of, soft_label
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,32 @@ def test_a_text_as_it_stands_comes_before_its_other_spellings() -> None:
 
 def test_a_choice_may_have_a_name_of_its_own() -> None:
     assert readings_of("2", Choices(("x", "y", "z"), ("1", "2", "3"))) == {"name": 1, "index": 2, "number": 1}
+
+
+@pytest.mark.parametrize(
+    ("cell", "shares"),
+    [
+        ({"0": 1, "1": 2, "2": 1}, (0.25, 0.5, 0.25)),  # indices, since not every key is a text
+        ({"1": 3, "3": 1}, (0.75, 0.0, 0.25)),  # texts, which come first where both fit
+        ({"1": 4, "2": None, "other row's": None}, (1.0, 0.0, 0.0)),  # as Parquet has what a mapping leaves out
+    ],
+)
+def test_the_keys_of_a_mapping_are_read_in_one_way(cell: Any, shares: tuple[float, ...]) -> None:
+    assert soft_label(cell, Choices(("1", "2", "3")), "rows.csv:2", counts=True) == shares
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ({"yes": 3, "Yes": 1}, "names a choice twice, or choices in several ways"),
+        ({"yes": 3, "0": 1}, "names a choice twice, or choices in several ways"),
+        ({"yes": 3, "perhaps": 1}, "the label names 'perhaps'; expected the text of one choice"),
+        ({"yes": None}, "counts nobody; leave the cell empty"),
+        ([10**300, 1], "expected numbers from 0 to below 1e+15"),
+        ([1e308, 1e308], "holds 1e+308; expected numbers from 0 to below 1e+15"),
+        ([float("nan"), 1], "holds nan; expected numbers from 0 to below 1e+15"),
+    ],
+)
+def test_votes_that_would_be_lost_or_overflow_are_refused(cell: Any, says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        soft_label(cell, Choices(("yes", "no")), "rows.csv:2", counts=True)

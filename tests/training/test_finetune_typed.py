@@ -76,3 +76,6 @@ def test_what_cannot_take_soft_labels_or_levels_is_refused(checkpoint: Checkpoin
         finetune(model, plain, out=tmp_path / "c", **{**CHOICE, "select": "mean_absolute_error"})
     with pytest.raises(InputError, match="costs are distance=absolute, but the choices of instance"):
         finetune(model, plain, out=tmp_path / "d", costs="distance=absolute", **CHOICE)
+    for options, says in (({"label_smoothing": 0.1}, "label_smoothing is 0.1"), ({"rule": "brier"}, "rule is brier")):
+        with pytest.raises(InputError, match=f"{says} and objective is answer, which would ignore it"):
+            finetune(model, plain, out=tmp_path / "e", **{**QUICK, "objective": "answer", **options})

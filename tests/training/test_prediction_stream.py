@@ -16,7 +16,7 @@ from helpers import predict_killed
 from helpers.predict_killed import answer, predictor
 
 import rango.training.prediction_stream as stream
-from rango.decisions import Gate, Posteriors, gate
+from rango.decisions import Gate, Posteriors, StatedCosts, gate
 from rango.errors import InputError
 from rango.rows import read_rows
 from rango.training.prediction import Offered
@@ -201,7 +201,7 @@ def test_of_very_many_rows_a_random_sample_is_measured(monkeypatch: pytest.Monke
     monkeypatch.setattr(stream, "MOST_MEASURED", 500)
     sample, kept = _Sample(), []
     for number in range(20_000):
-        entry = [number, number % 2, "g", None, [float(np.log(0.5))] * 2]
+        entry = [number, number % 2, "g", None, "choice", [float(np.log(0.5))] * 2]
         if sample.add(entry):
             kept.append(entry)
     again = _Sample()
@@ -215,6 +215,24 @@ def test_of_very_many_rows_a_random_sample_is_measured(monkeypatch: pytest.Monke
     numbers = np.array([int(name.removeprefix("row ")) for name in drawn.ids])
     # Of a uniform sample of this size the mean is within 0.05 of a half with four standard errors.
     assert abs(numbers.mean() / 20_000 - 0.5) < 4 * np.sqrt(1 / 12 / len(numbers))
+
+
+def test_distances_between_choices_without_an_order_are_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="costs are distance=absolute, but the choices of .* have no order"):
+        check_rows(predictor(), source, tmp_path / "out.csv", costs=StatedCosts(distance="absolute"))
+
+
+def test_soft_labels_and_levels_are_measured_as_they_are() -> None:
+    """One right choice beside soft labels has the whole share; a row may have fewer choices than others."""
+    sample = _Sample()
+    sample.add([0, [0.25, 0.75], "g", ["low", "high"], "score", [*np.log([0.4, 0.6]), -np.inf]])
+    sample.add([1, 2, "h", ["low", "mid", "high"], "score", np.log([0.2, 0.3, 0.5]).tolist()])
+    measured = sample.posteriors(Offered(("low", "mid", "high"), None))
+    assert measured is not None
+    assert measured.targets is not None
+    assert measured.targets.tolist() == [[0.25, 0.75, 0.0], [0.0, 0.0, 1.0]]
+    assert measured.types == ("score", "score")
+    assert measured.error_rate() == pytest.approx((0.25 + 0.0) / 2)
 
 
 def test_rows_acted_on_and_passed_on_are_counted_apart(source: Path, tmp_path: Path) -> None:

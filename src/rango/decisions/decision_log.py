@@ -37,6 +37,8 @@ _MOST_GROUPS = 50
 _LATEST_SECOND = 1e11
 """Seconds since 1970 beyond which a number is taken for milliseconds, and refused."""
 
+_PURPOSE = "a log of decisions"
+
 
 @dataclass(frozen=True, eq=False)
 class DecisionLog:
@@ -68,8 +70,9 @@ class DecisionLog:
         n = len(posteriors)
         if not posteriors.has_labels:
             return cls(posteriors, np.full(n, -1), np.empty(0, dtype=np.intp))
-        bare = Posteriors(posteriors.log_posteriors, None, posteriors.ids, posteriors.groups, posteriors.choices)
-        return cls(bare, posteriors.labels_for("a log of decisions"), np.arange(n), notes=posteriors.notes)
+        labels, of = posteriors.labels_for(_PURPOSE), posteriors
+        bare = Posteriors(of.log_posteriors, None, of.ids, of.groups, of.choices, of.types)
+        return cls(bare, labels, np.arange(n), notes=posteriors.notes)
 
     @classmethod
     def from_table(
@@ -138,7 +141,7 @@ class DecisionLog:
                 part = {key: _rows(column, arrival) for key, column in rest.items()}
                 part["label"] = list(cells.values())
                 lines = [table.lines[row] for row in cells]
-                known[arrival] = Posteriors.from_table(Table(table.path, part, lines)).labels
+                known[arrival] = Posteriors.from_table(Table(table.path, part, lines)).labels_for(_PURPOSE)
         log = cls(posteriors, known, arrival, None, groups, None if decided is None else tuple(map(str, decided)), acts)
         log = log if times is None else log._in_order_of(times, by_label_file=labels is not None)
         # A log does not say when its column was filled in: a gap may be a label that nobody looks up, or a late one.
@@ -201,7 +204,7 @@ class DecisionLog:
     def with_labels(self, rows: NDArray[np.intp]) -> Posteriors:
         """The posteriors of rows whose labels are known."""
         part = self.posteriors.take(rows)
-        return Posteriors(part.log_posteriors, self.labels[rows], part.ids, part.groups, part.choices)
+        return Posteriors(part.log_posteriors, self.labels[rows], part.ids, part.groups, part.choices, part.types)
 
     def decided(self, costs: Costs) -> tuple[Labels, str]:
         """(N,) the columns of the costs that were decided for, and what must be known of them, "" where nothing.
@@ -345,6 +348,7 @@ def _time(table: Table, name: str, row: int) -> dt.datetime:
         value = None
     if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
         value = dt.datetime(value.year, value.month, value.day)
-    if not isinstance(value, dt.datetime):
+    # Near the first and the last year another zone has no such time.
+    if not isinstance(value, dt.datetime) or not dt.MINYEAR < value.year < dt.MAXYEAR:
         table.refuse(row, f"{name} is {shown(cell)}; expected a time such as 2026-11-28T14:30, or seconds since 1970")
     return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)

@@ -28,6 +28,10 @@ READINGS: tuple[Reading, ...] = ("name", "text", "index", "letter")
 _WHOLE = re.compile(r"(\d+)\.0+")
 
 
+_LARGEST = 1e15
+"""Numbers of annotators stay below it, so that each is exact and no sum overflows."""
+
+
 class Choices(NamedTuple):
     """The choices of a row in the order of the table; a text may stand twice."""
 
@@ -79,7 +83,7 @@ def choices_of(value: Any, where: str, column: str) -> Choices:
 def _from_text(text: str, where: str) -> Any:
     """The list that a cell holds as text: as JSON, or as Python prints it."""
     try:
-        return parse_json(text, where)
+        return parse_json(text, where, keys_once=True)
     except InputError:
         pass
     try:
@@ -137,18 +141,28 @@ def soft_label(value: Any, choices: Choices, where: str, *, counts: bool) -> tup
 
     Raises:
         InputError: numbers that are negative or do not sum to one (unless they are counts), a list of another length, a
-            choice that the row does not have.
+            choice that the row does not have, two keys for one choice.
     """
     content = _from_text(value, where) if isinstance(value, str) and value.strip()[:1] in ("[", "{") else value
     numbers = [0.0] * len(choices.texts)
     if isinstance(content, dict):
-        for key, number in content.items():
-            fits = readings_of(key, choices)
-            place = next((fits[reading] for reading in READINGS if reading in fits), None)
-            if place is None:
-                expected = expected_labels(READINGS, choices)
-                raise InputError(f"{where}: the label names {shown(key)}; expected {expected}")
-            numbers[place] = number
+        # Parquet gives every mapping of a column the keys of all of them, with null for those that it leaves out.
+        named = {key: number for key, number in content.items() if number is not None}
+        fits = {key: readings_of(key, choices) for key in named}
+        unknown = next((key for key in named if not fits[key].keys() & {*READINGS}), None)
+        if unknown is not None:
+            expected = expected_labels(READINGS, choices)
+            raise InputError(f"{where}: the label names {shown(unknown)}; expected {expected}")
+        # All keys are read in one way: index 1 and the text "1" in one mapping may be different choices.
+        reading = next((one for one in READINGS if all(one in ways for ways in fits.values())), None)
+        places = {} if reading is None else {fits[key][reading]: key for key in named}
+        if len(places) < len(named):
+            raise InputError(
+                f"{where}: label {shown(value)} names a choice twice, or choices in several ways; expected each choice "
+                "once, and all by their texts, indices or letters"
+            )
+        for place, key in places.items():
+            numbers[place] = named[key]
     elif isinstance(content, list):
         if len(content) != len(numbers):
             raise InputError(f"{where}: label has {len(content)} numbers; expected {len(numbers)}, one for each choice")
@@ -156,8 +170,10 @@ def soft_label(value: Any, choices: Choices, where: str, *, counts: bool) -> tup
     else:
         return None
     for number in numbers:
-        if type(number) not in (int, float) or not 0 <= number < math.inf:
-            raise InputError(f"{where}: label {shown(value)} holds {shown(number)}; expected numbers from 0 on")
+        if type(number) not in (int, float) or not 0 <= number < _LARGEST:
+            raise InputError(
+                f"{where}: label {shown(value)} holds {shown(number)}; expected numbers from 0 to below {_LARGEST:g}"
+            )
     total = math.fsum(numbers)
     if counts and not total:
         raise InputError(f"{where}: label {shown(value)} counts nobody; leave the cell empty")

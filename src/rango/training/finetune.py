@@ -418,6 +418,12 @@ def _check_base(base: Mapping[str, Posteriors], task: Task) -> None:
 
 def _check_labels(config: FinetuneConfig, task: Task) -> None:
     """Raise InputError where objective, rule or selection cannot take what is right about instances."""
+    if config.objective != "choice" and (config.rule != "logarithmic" or config.label_smoothing):
+        given = f"label_smoothing is {config.label_smoothing:g}" if config.label_smoothing else f"rule is {config.rule}"
+        raise InputError(
+            f"{given} and objective is {config.objective}, which would ignore it; take the objective choice, or leave "
+            "it out"
+        )
     for instance in task.validation:
         if METRICS[config.select].needs_order and instance.type != "score":
             raise InputError(

@@ -276,7 +276,7 @@ class Predictor:
 
         def answer(task: Task, rows: Iterable[Mapping[str, Any]], screen: Screen | None) -> Predictions:
             # Scoring takes a split with labels or without: here some rows may have them, and none is needed.
-            bare = tuple(replace(instance, label=None) for instance in task.test)
+            bare = tuple(replace(instance, label=None, target=None) for instance in task.test)
             task = replace(task, shots=shots) if shots else task
             posteriors = score_split(reader, bare, task=task, options=self.config, screen=screen).posteriors
             posteriors = offered.among_all(posteriors)
@@ -350,6 +350,7 @@ def predict_rows(
     offered = Offered.of(task.test)
     offered.added_columns(values, gated=gate is not None)
     predictor.check_choices(offered, costs, gate)
+    check_order(predictor.stated(costs, gate), task.test)
     if model is None:
         where = device or config.device
         model = load_model(config.model, dtype=config.dtype, device=where, quantise=config.quantise)
@@ -375,8 +376,13 @@ def predict_frame(
 def check_costs(stated: StatedCosts, instances: Sequence[Instance]) -> None:
     """Raise InputError where costs do not fit the choices of instances: before any of them is scored."""
     stated.for_choices({instance.choices for instance in instances})
+    check_order(stated, instances)
+
+
+def check_order(stated: StatedCosts | None, instances: Sequence[Instance]) -> None:
+    """Raise InputError where costs are distances between levels and the choices of an instance are no levels."""
     unordered = next((instance for instance in instances if instance.type != "score"), None)
-    if stated.distance is not None and unordered is not None:
+    if stated is not None and stated.distance is not None and unordered is not None:
         raise InputError(
             f"costs are distance={stated.distance}, but the choices of {named(unordered)} have no order; give the "
             "table `type: score`"

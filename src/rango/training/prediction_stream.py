@@ -32,7 +32,7 @@ from rango.rows import kind_of
 from rango.tasks.registry import load_further
 from rango.tasks.sources import Row
 from rango.tasks.task import Task
-from rango.training.prediction import Offered, Predictions, Predictor
+from rango.training.prediction import Offered, Predictions, Predictor, check_order
 
 if TYPE_CHECKING:
     from rango.models.loading import Model
@@ -43,7 +43,7 @@ MOST_MEASURED = 50_000
 """Rows with labels that are kept to be measured; of more, a random sample."""
 _SECONDS = 1.0  # between two records of progress: each waits for the disk
 _ROWS, _LABELLED, _PROGRESS = "rows", "labelled.jsonl", "progress.json"
-_FORMAT, _VERSION = "rango answers in progress", 1
+_FORMAT, _VERSION = "rango answers in progress", 2
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Totals:
             self.taken = np.zeros((2, len(self.names)), np.int64)
         np.add.at(self.taken, (acts.astype(int), decisions.chosen), 1)
         self.expected += [decisions.expected_costs[acts == side].sum() for side in (False, True)]
-        self.labelled += sum(instance.label is not None for instance in predictions.instances)
+        self.labelled += sum(instance.is_labelled for instance in predictions.instances)
 
     def as_dict(self) -> dict[str, Any]:
         """As `from_dict` reads it, to the last bit."""
@@ -211,6 +211,7 @@ def check_rows(
         for row in values:
             columns.update(dict.fromkeys(row))
         task = _task(predictor, part, names)
+        check_order(predictor.stated(costs, gate), task.test)
         for instance in task.test:
             offered.add(instance.choices)
         count += len(part)
@@ -325,11 +326,12 @@ class _Stream:
         self._rows.append(self.encoder.encode(list(predictions.table())))
         self.totals.add(predictions)
         for place, instance in enumerate(predictions.instances):
-            if instance.label is not None:
+            if instance.is_labelled:
                 logs = predictions.posteriors.log_posteriors[place].tolist()
                 # The names of classes are the same in every row, and are known.
                 choices = list(instance.choices) if self.checked.offered.names is None else None
-                entry = [self.done + place, instance.label, instance.group, choices, logs]
+                truth = instance.label if instance.target is None else instance.target
+                entry = [self.done + place, truth, instance.group, choices, instance.type, logs]
                 if self.sample.add(entry):
                     self._labelled.append((json.dumps(entry, ensure_ascii=False) + "\n").encode())
         self.done += len(predictions.rows)
@@ -354,7 +356,7 @@ class _Sample:
         self._level = 0  # a row is drawn with probability 2 to the minus level
 
     def add(self, entry: list[Any]) -> bool:
-        """Keep a row (number, label, group, choices or None, log-posteriors) where it is drawn."""
+        """Keep a row (number, label or target, group, choices or None, type, log-posteriors) where it is drawn."""
         if not self._drawn(entry):
             return False
         self._entries.append(entry)
@@ -372,11 +374,19 @@ class _Sample:
         """The posteriors of the rows that are kept."""
         if not self._entries:
             return None
-        numbers, labels, groups, choices, logs = zip(*self._entries, strict=True)
+        numbers, truths, groups, choices, types, logs = zip(*self._entries, strict=True)
         same = offered.names
         words = [row or () for row in choices] if same is None else [same] * len(numbers)
         names = tuple(f"row {number + 1}" for number in numbers)
-        return Posteriors(np.array(logs, np.float64), np.array(labels), ids=names, groups=groups, choices=words)
+        scores = np.array(logs, np.float64)
+        truth = np.array(truths) if all(isinstance(one, int) for one in truths) else np.zeros(scores.shape)
+        # Where some labels are soft, all are: one right choice has the whole share.
+        for row, one in enumerate(truths if truth.ndim == 2 else ()):
+            if isinstance(one, int):
+                truth[row, one] = 1.0
+            else:
+                truth[row, : len(one)] = one
+        return Posteriors(scores, truth, ids=names, groups=groups, choices=words, types=types)
 
 
 class _PartScreen(Screen):
