@@ -172,7 +172,7 @@ def soft_label(value: Any, choices: Choices, where: str, *, counts: bool) -> tup
     for number in numbers:
         if type(number) not in (int, float) or not 0 <= number < _LARGEST:
             raise InputError(
-                f"{where}: label {shown(value)} holds {shown(number)}; expected numbers from 0 to below {_LARGEST:g}"
+                f"{where}: label {shown(value)} holds {shown(number)}; expected numbers from 0 on, below {_LARGEST:g}"
             )
     total = math.fsum(numbers)
     if counts and not total:
