@@ -161,6 +161,14 @@ def test_hostile_texts_stay_texts(tmp_path: Path, states: States) -> None:
     assert "{{ 7 * 7 }}" in page.text
 
 
+def test_digests_are_in_the_record_and_not_on_the_page(tmp_path: Path, states: States) -> None:
+    record = {**RECORD, "digests": {"texts.bin": "ab" * 32}, "machine": {"cores": 2}}
+    shown = write_report(write_run(tmp_path / "run", record, states)).read_text()
+    assert "abab" not in shown
+    assert "texts.bin" not in shown
+    assert "Machine" in shown
+
+
 @pytest.mark.parametrize(
     ("part", "words"),
     [

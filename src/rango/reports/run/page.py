@@ -365,7 +365,7 @@ def _decision_drawings(
 
 
 def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Everything in run.yaml as groups of key and value: each of its mappings, then the rest together."""
+    """What run.yaml says as groups of key and value, without digests: each of its mappings, then the rest together."""
     config = _mapping(record, "config")
     if config:
         # In the file the keys stand in the order of the options; a reader looks for model and task first.
@@ -373,7 +373,8 @@ def _facts(record: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str
         yield _("Configuration"), _pairs({**first, **config})
     # What a later version of Rango adds to run.yaml is shown too: no list of keys is kept here.
     for key, value in record.items():
-        if isinstance(value, Mapping) and value and key != "config":
+        # Digests are for `rango verify`; 64 characters of each file would fill pages that nobody reads.
+        if isinstance(value, Mapping) and value and key not in ("config", "digests"):
             yield key.replace("_", " ").capitalize(), _pairs(value)
     rest = {key: value for key, value in record.items() if not isinstance(value, Mapping) and key != "notes"}
     if rest:
