@@ -112,12 +112,12 @@ def run_demo(out: Path, *, seed: int = 0, screen: Screen | None = None) -> Run:
     # The other models are measured beside the run's own states, on the same resampled instances.
     writer = RunWriter(run.path, run.record)
     scoring = ScoringOptions(form="cloze")
-    writer.write_posteriors(
-        "ngram", "test", evaluate(load_model(ngram, device="cpu"), task.test, task=task, options=scoring)
-    )
-    writer.write_posteriors("control", "test", control_run.posteriors("adapted"))
+    counted = evaluate(load_model(ngram, device="cpu"), task.test, task=task, options=scoring)
     order = ("ngram", "base", "adapted", "calibrated", "control", "floor")
-    writer.write_metrics({"test": measure({state: run.posteriors(state) for state in order}, seed=seed)})
+    with writer.amending():
+        writer.write_posteriors("ngram", "test", counted)
+        writer.write_posteriors("control", "test", control_run.posteriors("adapted"))
+        writer.write_metrics({"test": measure({state: run.posteriors(state) for state in order}, seed=seed)})
     write_report(out)
     return Run(out)
 

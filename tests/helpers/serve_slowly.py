@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PORT, GO, LOG = sys.argv[1:]
-
 
 class HeldEngine:
     """Gives the same answer to everything, as soon as it may."""
 
     notes = ()
+
+    go: str
 
     def __init__(self, model: Any, runs: Any) -> None:  # noqa: ARG002
         self.runs = runs
@@ -31,8 +31,8 @@ class HeldEngine:
         return request
 
     def answer(self, jobs: Sequence[Any]) -> list[dict[str, Any]]:
-        Path(f"{GO}.begun").touch()
-        while not Path(GO).exists():
+        Path(f"{self.go}.begun").touch()
+        while not Path(self.go).exists():
             time.sleep(0.01)
         answer = {"type": "noul", "noul": 0.5, "confidence": 0.5, "calibrated": False}
         row = {"probability_a": 0.5, "probability_b": 0.5, "decision": "a", "expected_cost": 0.5}
@@ -50,17 +50,18 @@ def stand_in(name: str, **contents: Any) -> None:
     sys.modules[name] = module
 
 
-config = types.SimpleNamespace(model="fake", quantise="none", dtype="auto")
-served = types.SimpleNamespace(
-    name="slow", entry={"description": "fake"}, predictor=types.SimpleNamespace(config=config)
-)
-stand_in("rango.serving.engine", Engine=HeldEngine)
-stand_in("rango.models.loading", load_model=lambda *_, **__: None)
-stand_in("rango.serving.served_run", read_served=lambda *_: {"slow": served})
-
 if __name__ == "__main__":
+    port, HeldEngine.go, log = sys.argv[1:]
+    config = types.SimpleNamespace(model="fake", quantise="none", dtype="auto")
+    served = types.SimpleNamespace(
+        name="slow", entry={"description": "fake"}, predictor=types.SimpleNamespace(config=config)
+    )
+    # Not where the file is only imported: whoever does that would serve stand-ins from then on.
+    stand_in("rango.serving.engine", Engine=HeldEngine)
+    stand_in("rango.models.loading", load_model=lambda *_, **__: None)
+    stand_in("rango.serving.served_run", read_served=lambda *_: {"slow": served})
     import rango.cli.serve
     from rango.cli import main
 
     rango.cli.serve.check_source = rango.cli.serve.check_at_hand = lambda *_: None  # type: ignore[assignment]
-    sys.exit(main(["serve", "slow", "--port", PORT, "--log", LOG]))
+    sys.exit(main(["serve", "slow", "--port", port, "--log", log]))

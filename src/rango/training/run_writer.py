@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -99,6 +100,13 @@ class RunWriter:
         """Write run.yaml with status `complete` and the digests of all files; remove what only a resume needed."""
         listed = {"digests": digests(self.path, result_files(self.path))} if self.writes else {}
         self._end(status="complete", **changes, **listed)
+
+    @contextmanager
+    def amending(self) -> Iterator[None]:
+        """Let files of a complete run be written once more: until the block ends, its record lists no digests."""
+        self.write_record(digests={})
+        yield
+        self.write_record(digests=digests(self.path, result_files(self.path)))
 
     def fail(self, reason: str) -> None:
         """Write run.yaml with status `failed` and the reason; repeating the command begins the run anew."""
