@@ -169,8 +169,8 @@ def _stop_after_all(ordinary: Callable[[sys.UnraisableHookArgs], Any], swallowed
     error = swallowed.exc_value
     if isinstance(error, KeyboardInterrupt | Interrupted):
         number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
-        # Raised here it would be swallowed too; a moment later the destructor has ended.
-        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        # Raised here it would be swallowed too; a moment later the destructor has ended, on a busy machine as well.
+        threading.Timer(0.25, os.kill, (os.getpid(), number)).start()
     else:
         ordinary(swallowed)
 
