@@ -261,7 +261,7 @@ def reliability_diagram(
     below = figure.add_subplot(grid[1, 0], sharex=top)
     centres, widths = (binned.edges[1:] + binned.edges[:-1]) / 2, np.diff(binned.edges)
     below.bar(centres, binned.counts, width=widths * 0.86, color=colour, alpha=0.75)
-    below.set(xlabel=_("confidence (posterior of the most probable choice)"), ylabel=_("count"))
+    below.set(xlabel=_("posterior of the most probable choice"), ylabel=_("count"))
     below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     below.grid(visible=False, axis="x")
     return figure
