@@ -211,6 +211,7 @@ def state_intervals(table: Table, metric: str) -> Figure:
     label_rows(ax, [row.state.title for row in table.rows])
     if limit is None:
         ax.margins(x=0.08)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_xlabel(f"{title} ({better(table.columns[index].direction)})")
     return figure
 
