@@ -7,10 +7,12 @@ import gzip
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rango.decisions import Posteriors, write_posteriors
 from rango.errors import InputError
 from rango.row_stream import Encoder, GrowingFile, identity, rows_of
 from rango.rows import read_rows
@@ -44,6 +46,17 @@ def test_rows_of_parquet_are_skipped_across_groups(skip: int, tmp_path: Path) ->
     table = pa.table({"n": list(range(10)), "text": [f"t{n}" for n in range(10)]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
     assert list(rows_of(tmp_path / "a.parquet", skip=skip)) == list(read_rows(tmp_path / "a.parquet"))[skip:]
+
+
+def test_a_damaged_parquet_file_is_noticed_before_a_row_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    write_posteriors(file, Posteriors(np.log([[0.5, 0.5], [0.25, 0.75]]), [0, 1]))
+    assert len(list(rows_of(file))) == 2
+    content = bytearray(file.read_bytes())
+    content[len(content) // 4] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="a.parquet is damaged"):
+        next(rows_of(file))
 
 
 @pytest.mark.parametrize(

@@ -367,6 +367,30 @@ def read_json(path: Path) -> Any:
     return value
 
 
+def read_versioned(path: Path, *, kind: str, form: str, version: int, command: str, again: str) -> Mapping[str, Any]:
+    """The object of a JSON file that says of what format and version it is.
+
+    Args:
+        path: the file.
+        kind: what it holds, for messages.
+        form: what its `format` has to be.
+        version: what its `version` has to be. Another may mean something else by the same key, and would give a wrong
+            number without a word.
+        command: what writes such a file.
+        again: how to come by a new one.
+
+    Raises:
+        InputError: as `read_json`; another format or version.
+    """
+    entry = read_json(path)
+    if not isinstance(entry, Mapping) or entry.get("format") != form:
+        raise InputError(f"{path} is no {kind}; expected a file that {command} wrote")
+    if entry.get("version") != version:
+        stated = entry.get("version")
+        raise InputError(f"{path} has version {stated!r} of a {kind}'s format, expected {version}; {again}")
+    return entry
+
+
 def parse_json(text: str, where: str, *, line: int | None = None, keys_once: bool = False) -> Any:
     """The value of a JSON text.
 

@@ -13,7 +13,6 @@ import io
 import json
 import os
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from rango.errors import InputError, first_line
 from rango.files import atomic_path, check_file, check_unpacked, naming_file, not_utf8, unpacked_limit
-from rango.rows import csv_cell, csv_rows, jsonl_rows, kind_of, plain, to_csv_cell
+from rango.rows import csv_cell, csv_rows, jsonl_rows, kind_of, opened_parquet, plain, to_csv_cell
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,31 +105,14 @@ def _undecodable(path: Path) -> InputError:
 
 
 def _parquet_rows(path: Path, skip: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            metadata = file.metadata
-            for group in range(metadata.num_row_groups):
-                chunks = [metadata.row_group(group).column(column) for column in range(metadata.num_columns)]
-                # Equal values take no room in the file, but 8 bytes each in memory.
-                check_unpacked(path, sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks))
-            names = file.schema_arrow.names
-            twice = [name for name, count in Counter(names).items() if count > 1]
-            if twice:
-                raise InputError(f"{path}: column {twice[0]!r} stands twice; give each column a name of its own")
-            number = 0
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                rows = batch.slice(max(0, skip - number))
-                number += batch.num_rows - rows.num_rows
-                for row in plain(rows, str(path)):
-                    number += 1
-                    yield number, row
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: the name of a column is not UTF-8; write the Parquet file again") from None
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a Parquet file ({first_line(error)}); check the file") from None
+    number = 0
+    with opened_parquet(path, at_once=False) as file:
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            rows = batch.slice(max(0, skip - number))
+            number += batch.num_rows - rows.num_rows
+            for row in plain(rows, str(path)):
+                number += 1
+                yield number, row
 
 
 class GrowingFile:

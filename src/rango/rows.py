@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from rango.files import atomic_path, check_unpacked, parse_json, read_bytes, rea
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 # A spreadsheet takes a cell that begins so for a formula and runs it; a plain number is only a number.
 _FORMULA, _ESCAPED = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
@@ -184,34 +186,47 @@ def csv_cell(value: Any) -> Any:
     return to_csv_cell(value) if isinstance(value, str) else value
 
 
-def read_parquet(path: Path) -> pa.Table:
-    """The table of a Parquet file.
+@contextmanager
+def opened_parquet(path: Path, *, at_once: bool) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, looked at before it is unpacked; what goes wrong inside the block is told as here.
+
+    Args:
+        path: the file.
+        at_once: whether all of it will be in memory together, or one group of rows at a time.
 
     Raises:
-        InputError: as `read_bytes` and `check_seal`; no Parquet file, one that unpacks to too much, a column that
-            stands twice or whose name is not UTF-8.
+        InputError: as `check_seal`; no Parquet file, one that unpacks to too much, a column that stands twice or whose
+            name is not UTF-8.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    read_bytes(path)
     check_seal(path)
     try:
-        metadata = pq.read_metadata(path)
-        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-        chunks = [group.column(column) for group in groups for column in range(group.num_columns)]
-        # Equal values take no room in the file, but 8 bytes each in memory.
-        check_unpacked(path, sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks))
-        names = metadata.schema.to_arrow_schema().names
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        table = None if twice else pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
+            sizes = []
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                chunks = [group.column(column) for column in range(group.num_columns)]
+                # Equal values take no room in the file, but 8 bytes each in memory.
+                sizes.append(sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks))
+            check_unpacked(path, sum(sizes) if at_once else max(sizes, default=0))
+            twice = [name for name, count in Counter(file.schema_arrow.names).items() if count > 1]
+            if twice:
+                raise InputError(f"{path}: column {twice[0]!r} stands twice; give each column a name of its own")
+            yield file
     except UnicodeDecodeError:
         raise InputError(f"{path}: the name of a column is not UTF-8; write the Parquet file again") from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a Parquet file ({first_line(error)}); check the file") from None
-    if twice:
-        raise InputError(f"{path}: column {twice[0]!r} stands twice; give each column a name of its own")
-    return table
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """The table of a Parquet file; errors as in `read_bytes` and `opened_parquet`."""
+    read_bytes(path)
+    with opened_parquet(path, at_once=True) as file:
+        return file.read()
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

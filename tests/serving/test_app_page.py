@@ -119,3 +119,5 @@ def test_a_refusal_is_shown_where_the_answer_would_be(tab: Any) -> None:
         tab.fill("#options", options)
         tab.click("button")
         tab.wait_for_selector(f"#answer .error:has-text('{words}')")
+        assert words in tab.inner_text("#answer")
+        assert not tab.query_selector_all("#answer table")

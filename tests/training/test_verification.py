@@ -78,6 +78,16 @@ def test_readers_refuse_what_was_changed(run: Path) -> None:
         _ = Run(run).log
 
 
+def test_posteriors_of_another_run_are_not_taken_for_its_own(run: Path) -> None:
+    files = [posteriors_file(run, state, "test") for state in ("base", "adapted")]
+    shutil.copyfile(files[1], files[0])  # whole, with a digest of its own that fits
+    with pytest.raises(InputError, match=r"test-base.parquet is damaged or changed: .* that .*run.yaml lists"):
+        Run(run).posteriors("base")
+    shown = Run(run).contents(["base", "adapted"])
+    assert set(shown.posteriors) == {"adapted"}
+    assert "damaged or changed" in shown.missing["posteriors/test-base.parquet"]
+
+
 def test_metrics_of_other_posteriors_are_seen(run: Path) -> None:
     # Written as Rango writes them, by somebody who took the posteriors of another run.
     other = Run(run).posteriors("adapted")

@@ -36,7 +36,7 @@ from rango.decisions.posteriors import Posteriors
 from rango.decisions.stated_costs import StatedCosts
 from rango.decisions.thresholds import binomial_interval
 from rango.errors import InputError
-from rango.files import read_json, write_json
+from rango.files import read_versioned, write_json
 
 FORMAT, VERSION = "rango baseline", 1
 WORDS = {
@@ -288,14 +288,10 @@ class Baseline:
         Raises:
             InputError: no JSON, no baseline, one of a later version, or a value that is missing or no such value.
         """
-        entry = read_json(Path(path))
-        if not isinstance(entry, Mapping) or entry.get("format") != FORMAT:
-            raise InputError(f"{path} is no baseline; expected a file that rango monitor --save-baseline wrote")
-        # A later version may mean something else by the same key, and would give a wrong limit without a word.
-        if entry.get("version") != VERSION:
-            raise InputError(
-                f"{path} has version {entry.get('version')!r} of a baseline's format, expected {VERSION}; save it again"
-            )
+        command = "rango monitor --save-baseline"
+        entry = read_versioned(
+            Path(path), kind="baseline", form=FORMAT, version=VERSION, command=command, again="save it again"
+        )
         try:
             instances = entry["instances"]
             losses = {name: np.array(column, dtype=np.float64) for name, column in instances["losses"].items()}

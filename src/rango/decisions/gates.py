@@ -35,7 +35,7 @@ from rango.decisions.posteriors import Posteriors
 from rango.decisions.stated_costs import StatedCosts
 from rango.decisions.thresholds import bounded_limit, least_cost_limit
 from rango.errors import InputError, unknown_name
-from rango.files import fingerprint, read_json, write_json
+from rango.files import fingerprint, read_versioned, write_json
 from rango.showing import Grid, Shown, count, short
 
 Aim: TypeAlias = Literal["costs", "max_error", "precision"]
@@ -208,13 +208,10 @@ class Gate(Shown):
         Raises:
             InputError: no JSON, no gate, a gate of a later version, or a value that is missing or no such value.
         """
-        entry = read_json(Path(path))
-        if not isinstance(entry, Mapping) or entry.get("format") != FORMAT:
-            raise InputError(f"{path} is no gate; expected a file that rango gate --out wrote")
-        if entry.get("version") != VERSION:
-            raise InputError(
-                f"{path} has version {entry.get('version')!r} of a gate's format, expected {VERSION}; choose it again"
-            )
+        command = "rango gate --out"
+        entry = read_versioned(
+            Path(path), kind="gate", form=FORMAT, version=VERSION, command=command, again="choose it again"
+        )
         try:
             costs = None if entry["costs"] is None else StatedCosts.build(entry["costs"], where=str(path)).matrix
             read = cls(

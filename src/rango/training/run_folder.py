@@ -177,6 +177,8 @@ class Run(Shown):
         if not file.is_file():
             stored = sorted(other.stem for other in file.parent.glob("*.parquet"))
             raise InputError(f"{self.path} has no posteriors {split}-{state}; there are: {', '.join(stored) or 'none'}")
+        # The posteriors of another run are whole too, and would be taken for this one's.
+        check_listed(self.path, file.relative_to(self.path).as_posix())
         # An evaluation of instances without labels has posteriors to decide on; what needs labels asks for them.
         return read_posteriors(file, need_labels=False)
 
@@ -296,7 +298,7 @@ class Run(Shown):
         posteriors = {}
         for state in states:
             name = f"posteriors/{split}-{state}.parquet"
-            stored = read(name, lambda file: read_posteriors(file, need_labels=False))
+            stored = read(name, lambda _, state=state: self.posteriors(state, split))  # type: ignore[misc]
             if stored is not None and not stored.has_labels:
                 missing[name] = f"{name} holds no labels, so that nothing can be measured"
             elif stored is not None:
@@ -363,15 +365,15 @@ class RunContents:
     """Whether it is the folder of an evaluation, where nothing was trained."""
 
 
-def check_listed(file: Path) -> None:
+def check_listed(folder: Path, name: str) -> None:
     """Raise InputError where a file of a finished run or evaluation is not the one that its record lists."""
-    for record in (file.parent / "run.yaml", file.parent / RECORD):
+    for record in (folder / "run.yaml", folder / RECORD):
         listed = None
         # A record that cannot be read is told of by whoever needs it.
         with contextlib.suppress(InputError):
             listed = read_yaml(record).get("digests") if record.is_file() else None
         if isinstance(listed, Mapping):
-            check_digest(file, listed, name=file.name, record=record)
+            check_digest(folder / name, listed, name=name, record=record)
 
 
 def posteriors_file(path: Path, state: str, split: str) -> Path:
@@ -386,7 +388,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         InputError: the run is complete, and its record says that the file was another.
     """
     file = path / "log.jsonl"
-    check_listed(file)
+    check_listed(path, file.name)
     if not file.is_file() or not file.stat().st_size:
         return []
     records = []
@@ -421,7 +423,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
         InputError: a level is not a mapping, or a value is not a number; the message names the place. Or the record
             beside the file says that it was another.
     """
-    check_listed(path)
+    check_listed(path.parent, path.name)
     metrics = read_json(path)
     if not isinstance(metrics, dict):
         raise InputError(f"{path} holds a {type(metrics).__name__}; expected a JSON object")
