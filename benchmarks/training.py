@@ -265,8 +265,13 @@ def main() -> None:
     model = args.model
     with tempfile.TemporaryDirectory() as folder:
         if args.model is None:
-            args.model = folder
             write_model(Path(folder), task)
+            args.model = folder
+        elif not Path(args.model).is_dir():  # a name that only Rango resolves: the peer gets a folder of the same weights
+            named = load_model(args.model)
+            named.network.save_pretrained(folder)
+            named.tokenizer.save_pretrained(folder)
+            args.model = folder
         if args.peak:
             return measure_peak(args, task)
         print(f"{args.task}, letter form, batch {BATCH}")
