@@ -64,8 +64,8 @@ def cloze(model: Model, task: Task, instances: Sequence[Instance], normalise: An
     scored = score(reader, trees, options=ScoringOptions(form="cloze", normalise=normalise), form="cloze")
     posteriors = as_posteriors(scored.values, instances)
     sums = score(reader, trees, options=ScoringOptions(form="cloze", normalise="none"), form="cloze").values
-    rights = [(row, instance.answer, len(instance.choices[instance.answer].encode())) for row, instance in enumerate(instances)]
-    nats = np.array([sums[row, answer] / size for row, answer, size in rights])  # (N,)
+    sizes = [len(instance.choices[instance.answer].encode()) for instance in instances]
+    nats = sums[np.arange(len(instances)), [instance.answer for instance in instances]] / np.array(sizes)  # (N,)
     return {**losses(posteriors), "nats a byte": nats, "group": group_numbers(posteriors)}
 
 
@@ -85,9 +85,7 @@ def interval(
     train: np.ndarray, test: np.ndarray, groups: Sequence[np.ndarray], generator: np.random.Generator
 ) -> dict[str, float]:
     """Both means, and training − test with its interval."""
-    drawn = [
-        drawn_means(values, group, DRAWS, generator) for values, group in zip((train, test), groups, strict=True)
-    ]
+    drawn = [drawn_means(values, group, DRAWS, generator) for values, group in zip((train, test), groups, strict=True)]
     low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
     means = float(train.mean()), float(test.mean())
     return {"train": means[0], "test": means[1], "difference": means[0] - means[1], "low": low, "high": high}

@@ -1,24 +1,20 @@
-"""What it would give to keep the states below the first adapted layer, where only the top layers are adapted.
+"""What keeping the states below the first adapted layer gives, where only the top layers are adapted.
 
     python benchmarks/top_layers.py [--layers 8] [--top 2] [--rounds 5] [--threads 2] [--dtype float32]
 
 Phi's architecture (hidden 512, vocabulary 51,200) with random weights, LoRA of rank 8 on q and v of the top layers,
-batches of 16 instances of 50 to 70 tokens with three letters, objective `choice`. A plain step of the trainer is
-compared with one whose lower layers give the states that they gave in the epoch before, in turn, on the same batches.
-Gradients of both are compared first. Kept states are those of whole batches here: batches of a later epoch hold other
-instances together, so a real cache would also have to put rows together. Ends with one line of JSON.
+batches of 16 instances of 50 to 70 tokens with three letters, objective `choice`. Steps of a later epoch, whose batches
+hold other instances together than those of the first one, with kept states and without in turn. Gradients of both are
+compared first. Ends with one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,24 +27,12 @@ from rango.models.loading import load_model
 from rango.options import FinetuneConfig
 from rango.scoring.probe import probe_reader
 from rango.scoring.trees import TokenTree
+from rango.training.kept_states import KeptStates, keep_states
 from rango.training.run_writer import RunWriter
 from rango.training.trainer import accumulate_gradients
 from rango.training.training_run import BankData, TrainingRun
 
 VOCABULARY = 51_200
-
-
-@contextlib.contextmanager
-def giving(lower: list[Any], states: torch.Tensor) -> Iterator[None]:
-    """Within the block the lower layers compute nothing: the first gives `states`, the others hand them on."""
-    lower[0].forward = lambda *_, **__: states
-    for layer in lower[1:]:
-        layer.forward = lambda hidden_states, *_, **__: hidden_states
-    try:
-        yield
-    finally:
-        for layer in lower:
-            del layer.forward
 
 
 def main() -> None:
@@ -68,12 +52,9 @@ def main() -> None:
         PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
         model = load_model(folder, dtype=args.dtype, device="cpu")
         draw = np.random.default_rng(0)
-        batches = [
-            [
-                TokenTree("t", tuple(draw.integers(9, 50_000, length).tolist()), ((1,), (2,), (3,)), (1, 1, 1), 0)
-                for length in sorted(draw.integers(50, 70, 16).tolist())
-            ]
-            for _ in range(args.batches)
+        trees = [
+            TokenTree(str(n), tuple(draw.integers(9, 50_000, length).tolist()), ((1,), (2,), (3,)), (1, 1, 1), 0)
+            for n, length in enumerate(draw.integers(50, 70, 16 * args.batches).tolist())
         ]
         first = args.layers - args.top
         lora = {"layers": f"{first}-{args.layers - 1}"}
@@ -82,41 +63,32 @@ def main() -> None:
         for parameter in adapter.parameters():  # B begins at zero, where A has no gradient
             torch.nn.init.normal_(parameter, std=0.02)
         reader = probe_reader(model)
-        data = BankData(reader, "letter", batches[0], batches[0], ())
+        data = BankData(reader, "letter", trees, trees[:4], ())
         run = TrainingRun("run", options, adapter, RunWriter(Path(folder), {}), data)
-        layers = list(model.network.get_decoder().layers)
+        kept = keep_states(run)
+        assert kept is not None
 
-        def step(trees: list[TokenTree]) -> tuple[float, list[torch.Tensor]]:
+        def step(number: int, kept: KeptStates | None) -> tuple[float, list[torch.Tensor]]:
+            batch = [run.trees[member] for member in run.plan.step(number)]
             started = time.perf_counter()
-            accumulate_gradients(reader, [run], [trees])
+            accumulate_gradients(reader, [run], [batch], kept=kept)
+            seconds = time.perf_counter() - started
             gradients = [p.grad for p in adapter.parameters() if p.grad is not None]
             for parameter in adapter.parameters():
                 parameter.grad = None
-            return time.perf_counter() - started, gradients
+            return seconds, gradients
 
-        kept: list[torch.Tensor] = []
-        hook = layers[first].register_forward_pre_hook(
-            lambda _, args, kwargs: kept.append((args[0] if args else kwargs["hidden_states"]).detach()),
-            with_kwargs=True,
-        )
-        plain_gradients = [step(trees)[1] for trees in batches]
-        hook.remove()
+        steps = range(args.batches, 2 * args.batches)
         difference = 0.0
-        for trees, states, expected in zip(batches, kept, plain_gradients, strict=True):
-            with giving(layers[:first], states):
-                gradients = step(trees)[1]
-            pairs = zip(gradients, expected, strict=True)
+        for number in steps:
+            pairs = zip(step(number, kept)[1], step(number, None)[1], strict=True)
             difference = max(difference, *(float((a - b).abs().max() / b.abs().max()) for a, b in pairs))
         seconds: dict[str, list[float]] = {"plain": [], "kept": []}
         for _ in range(args.rounds):
-            seconds["plain"].append(sum(step(trees)[0] for trees in batches))
-            total = 0.0
-            for trees, states in zip(batches, kept, strict=True):
-                with giving(layers[:first], states):
-                    total += step(trees)[0]
-            seconds["kept"].append(total)
+            seconds["plain"].append(sum(step(number, None)[0] for number in steps))
+            seconds["kept"].append(sum(step(number, kept)[0] for number in steps))
+        size = sum(states.numel() * states.element_size() for states in kept.states.values()) / len(trees)
     ratio = statistics.median(a / b for a, b in zip(seconds["plain"], seconds["kept"], strict=True))
-    size = sum(states.numel() * states.element_size() for states in kept) / (16 * args.batches)
     print(f"top {args.top} of {args.layers}: {ratio:.2f} times as fast, {size / 1024:.0f} KiB of states an instance")
     print(f"gradients differ by {difference:.1e} of the largest")
     record("top_layers", {**vars(args), "ratio": ratio, "difference": difference, "seconds": seconds}, setting)

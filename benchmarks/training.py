@@ -267,7 +267,8 @@ def main() -> None:
         if args.model is None:
             write_model(Path(folder), task)
             args.model = folder
-        elif not Path(args.model).is_dir():  # a name that only Rango resolves: the peer gets a folder of the same weights
+        elif not Path(args.model).is_dir():
+            # A name that only Rango resolves: the peer gets a folder of the same weights.
             named = load_model(args.model)
             named.network.save_pretrained(folder)
             named.tokenizer.save_pretrained(folder)

@@ -33,6 +33,7 @@ from rango.scoring.scorer import mask_seed
 from rango.scoring.trees import TokenTree
 from rango.training.checkpoint import load_state, save_state
 from rango.training.distributed import ALONE, ProcessGroup
+from rango.training.kept_states import KeptStates, keep_states
 from rango.training.objectives import MicroBatch, count_terms
 from rango.training.training_run import TrainingRun
 
@@ -47,6 +48,8 @@ class Trainer:
     """Where the state of all runs is saved for a resume."""
     screen: Screen
     processes: ProcessGroup = ALONE
+    kept: KeptStates | None = None
+    """States of frozen layers below the first adapted one, of a run that trains alone."""
 
     def train(self, guard: SignalGuard) -> None:
         """Train every run to its end, from where the state file stands.
@@ -54,6 +57,7 @@ class Trainer:
         A run whose loss diverges is marked as failed; the others go on.
         """
         self._resume()
+        self._keep_states()
         self.processes.barrier()  # before the main process overwrites the state that the others read
         # From here on a signal waits until the step is done and saved.
         guard.hold()
@@ -84,11 +88,17 @@ class Trainer:
             steps = max(run.progress.step for run in self.runs)
             self.screen.say(f"Going on after step {steps} of {max(run.most_steps for run in self.runs)}.")
 
+    def _keep_states(self) -> None:
+        # The runs of a bank begin at different layers of one pass.
+        alone = len(self.runs) == 1 and self.processes.size == 1
+        self.kept = keep_states(self.runs[0]) if alone else None
+
     def _active_runs(self) -> list[TrainingRun]:
         """The runs with steps left to do; one that has found its number of steps begins to retrain."""
         for run in self.runs:
             if run.search_is_over:
                 run.begin_retraining()
+                self._keep_states()
         return [run for run in self.runs if run.has_steps_left]
 
     def _step(self, active: Sequence[TrainingRun]) -> list[dict[str, float] | None]:
@@ -100,7 +110,7 @@ class Trainer:
             # Dropout's masks are a function of seed and step, so that a resumed run draws the same.
             torch.manual_seed(mask_seed(active[0].config.seed, active[0].progress.step, self.processes.rank))
             try:
-                losses = accumulate_gradients(self.reader, active, batches, self.processes)
+                losses = accumulate_gradients(self.reader, active, batches, self.processes, self.kept)
             except RuntimeError as error:
                 # Other processes wait for this one's sums, and cannot be told to begin the step again.
                 if self.processes.size > 1 or not is_out_of_memory(error):
@@ -181,11 +191,13 @@ def accumulate_gradients(
     runs: Sequence[TrainingRun],
     batches: Sequence[Sequence[TokenTree]],
     processes: ProcessGroup = ALONE,
+    kept: KeptStates | None = None,
 ) -> list[float]:
     """Add the gradients of each run's mean loss on its batch to its parameters; returns the losses.
 
     The batches are read micro-batch by micro-batch, as each run's configuration says; the result does not depend on
     their size. Of several processes each reads its part of every batch; the sums are those of the whole batch in all.
+    With `kept` states, which one run alone may have, the pass begins at the first adapted layer.
     """
     terms = [count_terms(trees, run.config.objective) for run, trees in zip(runs, batches, strict=True)]
     totals = [torch.zeros((), device=reader.model.device) for _ in runs]
@@ -206,6 +218,7 @@ def accumulate_gradients(
             [runs[number] for number in present],
             [runs[number].micro_batch(round_[number]) for number in present],
             [terms[number] for number in present],
+            kept,
         )
         for number, loss in zip(present, losses, strict=True):
             totals[number] += loss
@@ -221,7 +234,11 @@ def accumulate_gradients(
 
 
 def _backward(
-    reader: Reader, runs: Sequence[TrainingRun], micro_batches: Sequence[MicroBatch], terms: Sequence[float]
+    reader: Reader,
+    runs: Sequence[TrainingRun],
+    micro_batches: Sequence[MicroBatch],
+    terms: Sequence[float],
+    kept: KeptStates | None = None,
 ) -> list[torch.Tensor]:
     """Read all rows in one pass and add the gradients of each run's loss / terms; returns the summed losses.
 
@@ -235,6 +252,7 @@ def _backward(
         _sharing(runs, micro_batches),
         recomputing(reader.model.network) if again else contextlib.nullcontext(),
         reader.narrowing.at(joint),
+        kept.at(micro_batches[0].trees, joint) if kept is not None else contextlib.nullcontext(),
     ):
         states = reader.states(joint)  # (u, H): u positions that predict, of all runs
         leaf = states.detach().requires_grad_(states.requires_grad)
