@@ -107,6 +107,21 @@ def test_with_the_digest_alone_the_bytes_are_those_of_the_library(tmp_path: Path
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
+def test_nothing_stays_of_tensors_whose_writer_was_killed(tmp_path: Path) -> None:
+    """The library has a file of its own beside the one that it is given: a state of gigabytes would stay for ever."""
+    file = tmp_path / "state.safetensors"
+    program = (
+        "import os, sys, torch, safetensors.torch; from pathlib import Path; from rango.files import write_tensors\n"
+        "def save(tensors, path, metadata): (Path(path).parent / '.tmpAbC123').write_text('half'); os._exit(9)\n"
+        "safetensors.torch.save_file = save\n"
+        "write_tensors(Path(sys.argv[1]), {'w': torch.ones(2)}, metadata={})"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(file)], check=False).returncode == 9
+    assert any(path.name == ".tmpAbC123" for path in tmp_path.rglob("*"))
+    write_tensors(file, {"w": torch.ones(2)}, metadata={})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.safetensors"]
+
+
 def test_looking_at_a_place_leaves_nothing_behind(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()

@@ -38,6 +38,7 @@ _PLACE_ERRORS = (
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON may spell half a character, which UTF-8 cannot write
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust end the message of a system error
 UNFINISHED = ".tmp"  # the ending of a hidden file or folder that is being written
+PARTS = ".parts"  # in its place, the ending of a folder for a library that writes beside a file under names of its own
 # Text and numbers pack to a tenth or a thirtieth of their size; what packs to a hundredth of much is hardly data.
 _UNPACKED_RATIO, _UNPACKED_FREE = 100, 1 << 28
 # The names of PEFT's configuration, and of the record beside a fully fine-tuned model.
@@ -182,6 +183,7 @@ def remove_leftovers(target: Path) -> None:
         # A living writer holds the lock; the error leaves its file alone.
         with contextlib.suppress(OSError), file.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(file.with_suffix(PARTS), ignore_errors=True)
             file.unlink()
 
 
@@ -194,7 +196,9 @@ def naming_file(path: Path, temporary: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None and str(error.filename) != str(temporary):
+        # The hidden file and the folder beside it (see `write_tensors`) share all of their name but its ending.
+        hidden = None if temporary is None else str(temporary.with_suffix(""))
+        if error.filename is not None and (hidden is None or not str(error.filename).startswith(hidden)):
             raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except Exception as error:
@@ -250,7 +254,14 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: 
     with atomic_path(path) as temporary:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {**metadata, KEY: UNSEALED}
-        save_file(whole, temporary, metadata=metadata)
+        # The library writes beside the file that it is given, under a name that nobody could know for a leftover.
+        parts = temporary.with_suffix(PARTS)
+        parts.mkdir()
+        try:
+            save_file(whole, parts / temporary.name, metadata=metadata)
+            (parts / temporary.name).replace(temporary)
+        finally:
+            shutil.rmtree(parts, ignore_errors=True)
         with temporary.open("r+b") as file:
             # The file begins with the length of the header, 8 bytes, and the header: JSON, padded with spaces.
             length = int.from_bytes(file.read(8), "little")

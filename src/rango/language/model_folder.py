@@ -182,7 +182,10 @@ def write_folder(
         "versions": versions(),
     }
     for half in work.glob(".*"):  # of a file that was being written when an earlier command was killed
-        half.unlink()
+        if half.is_dir():
+            shutil.rmtree(half)
+        else:
+            half.unlink()
     # The record comes after the files it vouches for, which are on the disk and not only in the system's memory.
     for path in (*work.iterdir(), work):
         handle = os.open(path, os.O_RDONLY)

@@ -143,7 +143,7 @@ def make_app(
             try:
                 log.write(logged, model=request.model, request=identity, state=request.state)
             except OSError as error:
-                _log.exception("request %s cannot be logged", identity)
+                _log.error("request %s cannot be logged: %s", identity, error)
                 message = f"the decision cannot be logged ({error.strerror}), so it is not given; request {identity}"
                 raise RequestError(503, message, headers={"retry-after": "60"}) from None
         metrics.count(reply)
