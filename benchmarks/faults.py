@@ -1,6 +1,6 @@
 """Every call by which a command changes a file fails once: is anything lost, half, or other when it is repeated?
 
-    python benchmarks/faults.py [--commands metrics predict] [--first 1] [--limit 50] [--all-errors] [--keep FOLDER]
+    python benchmarks/faults.py [--commands metrics predict] [--first 1] [--limit 50] [--step 3] [--all-errors]
 
 A small library in C (faults.c) stands before the C library and counts the calls below one folder that open for writing,
 write, truncate, map to be written, sync, rename, link, remove, make a folder or change a mode. The n-th of them fails,
@@ -75,8 +75,7 @@ TIMES = tuple(
     for pattern in (
         rb"[0-9a-f]{64}",
         rb"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?",
-        rb"(?<=seconds)(\"?: |=)[0-9.e-]+",
-        rb"(?<=seconds</th><td>)[0-9.]+",
+        rb"seconds\w*(\"?: |</th><td>)[0-9.e-]+",
         rb"[0-9.]+ (s|min)\b",
     )
 )
@@ -233,6 +232,7 @@ COMMANDS = {
         copied=("table",),
         before=("init {out}/table/rows.csv --label day --force",),
     ),
+    "init, without --force": Command("init {out}/rows/rows.csv", copied=("rows",)),
     "finetune": Command("finetune {model} {table} --form cloze --out {out}/run " + TRAINED),
     "finetune, full": Command(
         "finetune {model} {table} --form cloze --adaptation full --out {out}/run "
@@ -243,6 +243,9 @@ COMMANDS = {
     ),
     "evaluate": Command("evaluate {model} {table} --form cloze --out {out}/evaluation " + TINY),
     "evaluate, a run": Command("evaluate --adapter {run} --out {out}/evaluation --device cpu --quiet"),
+    "evaluate, an endpoint": Command(
+        "evaluate {endpoint} {table} --out {out}/evaluation --concurrency 1 --train 12 --validation 8 --test 10 --quiet"
+    ),
     "probe": Command("probe {out}/run --changes remove --device cpu --quiet", copied=("run",)),
     "report": Command("report {out}/run --costs abstain=0.3", copied=("run",)),
     "predict, CSV": Command(
@@ -286,11 +289,18 @@ class Inputs(dict[str, str]):
         self._list = folder / "inputs.json"
         super().__init__(json.loads(self._list.read_text()) if self._list.exists() else {}, out=str(out))
         self.folder = folder
+        self.server: subprocess.Popen[bytes] | None = None
 
     def __missing__(self, name: str) -> str:
         self[name] = made = str(getattr(self, f"_make_{name}")(self.folder / name))
-        self._list.write_text(json.dumps(self))
+        self._list.write_text(json.dumps({key: value for key, value in self.items() if key != "endpoint"}))
         return made
+
+    def close(self) -> None:
+        """End the server that was started for `endpoint`."""
+        if self.server is not None:
+            self.server.terminate()
+            self.server.wait()
 
     def _make_one(self, path: Path, *, seed: int = 1, prefix: str = "i") -> Path:
         import numpy as np
@@ -320,6 +330,10 @@ class Inputs(dict[str, str]):
         (path / "rows.csv").write_text("\n".join(["text,mood,day", *rows]) + "\n")
         choices = "".join(f"  - {mood}\n" for mood in moods)
         (path / "task.yaml").write_text(f"prompt: '{{text}}. Mood:'\nchoices:\n{choices}label: mood\n")
+        return path
+
+    def _make_rows(self, path: Path) -> Path:
+        shutil.copytree(self["table"], path, ignore=lambda *_: ["task.yaml"])
         return path
 
     def _make_text(self, path: Path) -> Path:
@@ -359,6 +373,15 @@ class Inputs(dict[str, str]):
         if (ending := run(words, folder=self.folder, patch=with_a_client)).code:
             raise SystemExit(ending.err)
         return path
+
+    def _make_endpoint(self, _path: Path) -> str:
+        words = f"-m rango serve {self['run']} --port {PORT + 1} --device cpu --quiet"
+        self.server = subprocess.Popen([sys.executable, *words.split()])
+        while True:  # until it listens
+            with contextlib.suppress(OSError):
+                http.client.HTTPConnection("127.0.0.1", PORT + 1).connect()
+                return f"systemone:http://127.0.0.1:{PORT + 1}#run"
+            time.sleep(0.1)
 
     def _command(self, words: str, path: Path) -> Path:
         ending = run(f"{words.format_map(self)} --out {path}", folder=path)
@@ -467,7 +490,7 @@ def comparable(files: dict[str, bytes]) -> dict[str, str]:
     """Contents without times, under names without what is drawn at random."""
     kept = {}
     for name, data in files.items():
-        if name.endswith((".yaml", ".json", ".jsonl", ".html", ".md", ".safetensors", ".parquet")):
+        if name.endswith((".yaml", ".json", ".jsonl", ".html", ".md")):
             for pattern in TIMES:
                 data = pattern.sub(b"", data)
         if name == "served/log.jsonl":  # it grows by the same questions each time
@@ -522,6 +545,8 @@ class Enumeration:
     folder: Path
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+    ended: bool = False
+    """Whether there was no further call."""
     _repeated: dict[str, str] = field(default_factory=dict)
     """State of the folder after a fault -> what is wrong when the command is repeated on it; "" where nothing is."""
 
@@ -561,26 +586,28 @@ class Enumeration:
         if differing := _difference(self.after, comparable(trees[1])):
             raise SystemExit(f"{self.name}: two undisturbed runs differ in {differing}")
 
-    def trials(self, first: int, limit: int | None, *, errors: Sequence[str] = (), every: bool = False) -> None:
+    def trials(
+        self, first: int, limit: int | None, step: int = 1, *, errors: Sequence[str] = (), every: bool = False
+    ) -> None:
         """Fail one call after the other, from the `first` on, until there are no more.
 
         Args:
             first: the number of the call to begin at.
             limit: how many calls.
+            step: only each so many-th call, for a command with many.
             errors: what befalls each call; what the module says when empty.
             every: all errors at all calls.
         """
         site = first
         while limit is None or site < first + limit:
-            self.counts["sites"] += 1
-            if site in self.writing_on and not every:
+            if (site in self.writing_on and not every) or (site - 1) % step:
                 site += 1
                 continue
-            names = errors or (list(ERRORS) if every else ["ENOSPC", ROTATED[site % 3], "SIGKILL"])
+            names = errors or (list(ERRORS) if every else ["ENOSPC", ROTATED[site // step % 3], "SIGKILL"])
             struck = [self._trial(site, name) for name in names]
             if not any(struck):
-                self.counts["sites"] -= 1
-                if site > 1 and not errors and not every:
+                self.ended = True
+                if site > 1 and step == 1 and not errors and not every:
                     self._trial(site - 1, "SIGKILL after")
                 break
             self.counts["failed"] += 1
@@ -677,18 +704,20 @@ def enumerate_commands(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each command: sites, trials, and of how many trials each promise holds."""
     # No TemporaryDirectory: the forked processes end as Python does, and would remove it.
     work = Path(args.keep or tempfile.mkdtemp(prefix="rango-faults-")).resolve()
+    (work / "inputs").mkdir(parents=True, exist_ok=True)
+    inputs = Inputs(work / "inputs", work / "trial")
     try:
-        (work / "inputs").mkdir(parents=True, exist_ok=True)
-        inputs = Inputs(work / "inputs", work / "trial")
         for name in args.commands or COMMANDS:
             enumeration = Enumeration(name, COMMANDS[name], inputs, work / "trial")
             enumeration.prepare()
             print(f"{name}: {len(enumeration.undisturbed.log)} calls, {enumeration.seconds:.1f} s", file=sys.stderr)
-            enumeration.trials(args.first, args.limit, errors=args.errors, every=args.all_errors)
-            counts = enumeration.counts
-            columns = ("sites", "failed", "trials", "intact", "one line", "repeat")
-            yield {"command": name, **{column: counts[column] for column in columns}, "faults": enumeration.faults}
+            enumeration.trials(args.first, args.limit, args.step, errors=args.errors, every=args.all_errors)
+            columns = ("failed", "trials", "intact", "one line", "repeat")
+            row: dict[str, Any] = {"command": name, "calls": len(enumeration.undisturbed.log)}
+            row |= {column: enumeration.counts[column] for column in columns}
+            yield row | {"faults": enumeration.faults, "ended": enumeration.ended}
     finally:
+        inputs.close()
         if not args.keep:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -698,6 +727,7 @@ def main() -> None:
     parser.add_argument("--commands", nargs="*", choices=list(COMMANDS), metavar="NAME", default=[])
     parser.add_argument("--first", type=int, default=1, help="the call to begin at")
     parser.add_argument("--limit", type=int, help="how many calls of each command")
+    parser.add_argument("--step", type=int, default=1, help="only each so many-th call")
     parser.add_argument("--all-errors", action="store_true", help="every error at every call")
     parser.add_argument("--errors", nargs="*", choices=list(ERRORS), default=[], help="these at every call")
     parser.add_argument("--keep", help="a folder to work in, which is kept")
@@ -711,7 +741,7 @@ def main() -> None:
     for row in enumerate_commands(args):
         rows.append(row)
         trials = row["trials"]
-        print(f"| {row['command']} | {row['sites']} | {row['failed']} | {trials} | ", end="")
+        print(f"| {row['command']} | {row['calls']} | {row['failed']} | {trials} | ", end="")
         print(" | ".join(f"{row[name]} of {trials}" for name in ("intact", "one line", "repeat")), "|", flush=True)
     if args.rows:
         Path(args.rows).write_text(json.dumps(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -56,6 +57,17 @@ def test_nothing_is_left_of_a_folder_in_which_nothing_was_written(tmp_path: Path
     with only_writer(tmp_path / "c", tmp_path / ".c.lock"):
         assert (tmp_path / ".c.lock").is_file()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_written_is_named_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left on device") as raised, only_writer(tmp_path / "out"):
+        pass
+    assert raised.value.filename == str(tmp_path / "out" / ".lock")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_lock_is_never_written_through_a_link(tmp_path: Path) -> None:

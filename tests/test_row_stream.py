@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import gzip
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,19 @@ def test_a_growing_file_is_cut_to_what_was_recorded(tmp_path: Path) -> None:
     path.write_bytes(b"on")
     with pytest.raises(InputError, match="is not what was written"):
         GrowingFile(path, **recorded)
+
+
+def test_a_growing_file_that_cannot_be_cut_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system names no file where it refuses one that is open."""
+
+    class Full(io.BytesIO):
+        def truncate(self, _size: int | None = None) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        GrowingFile(tmp_path / "rows")
+    assert raised.value.filename == str(tmp_path / "rows")
 
 
 def test_what_a_format_cannot_hold_is_named(tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def only_writer(folder: Path, lock: Path | None = None) -> Iterator[None]:
             ) from None
     try:
         begun = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write_text(f"process {os.getpid()} on {socket.gethostname()}, begun {begun}\n", encoding="utf-8")
+        with naming_file(file):
+            file.write_text(f"process {os.getpid()} on {socket.gethostname()}, begun {begun}\n", encoding="utf-8")
         yield
     finally:
         # Removed while it is held: who has opened the file by now sees that it has no name any more, and tries again.

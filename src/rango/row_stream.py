@@ -134,7 +134,8 @@ class GrowingFile:
             self._file.close()
             raise InputError(f"{path} is not what was written; remove {path.parent} to begin again")
         # A killed process may have written a part of a line, or lines that nothing says are whole.
-        self._file.truncate(size)
+        with naming_file(path):
+            self._file.truncate(size)
 
     def append(self, data: bytes) -> None:
         """Write behind what was written."""

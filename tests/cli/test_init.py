@@ -20,6 +20,10 @@ def test_init_writes_both_files_once(tmp_path: Path, capsys: Capture) -> None:
     assert main(["tasks", str(path), "--show", "1"]) == 0
     assert "Message: The invoice" in capsys.readouterr().out
     before = (tmp_path / "task.yaml").read_text()
+    (tmp_path / "costs.yaml").unlink()  # as after a command that was killed between the two
+    assert main(["init", str(path)]) == 0
+    assert (tmp_path / "costs.yaml").is_file()
+    capsys.readouterr()
     (tmp_path / "task.yaml").write_text(before + "# mine\n")
     assert "exists already" in fails(capsys, "init", path)
     assert (tmp_path / "task.yaml").read_text().endswith("# mine\n")

@@ -63,6 +63,8 @@ def test_killed_anywhere_the_same_command_loses_and_doubles_no_line(source: Path
         # The last of the kills came behind the name in one case, and before it in the others.
         assert out.exists() is (ending == ".jsonl")
         assert json.loads((tmp_path / f"out{ending}.partial" / "progress.json").read_text())["rows"] >= 32
+        # Of a record that was being written where the one before it says that all is answered.
+        (tmp_path / f"out{ending}.partial" / ".progress.json.a1b2c3d4.tmp").write_text("half")
         resumed, whole = answer(source, out), answer(source, undisturbed)
         assert out.read_bytes() == undisturbed.read_bytes()
         assert not (tmp_path / f"out{ending}.partial").exists()

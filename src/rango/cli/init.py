@@ -33,9 +33,11 @@ def init(
     if guess.classes is not None:
         texts["costs.yaml"] = costs_yaml(guess.classes)
     # Both are looked at before the first is written: a table with half of its files would not be understood.
-    for name in texts:
+    for name, text in texts.items():
         path = rows.parent / name
-        if path.exists() and not force:
+        # What a command wrote that was killed before the other file is these very words.
+        same = path.is_file() and path.read_bytes() == text.encode()
+        if path.exists() and not same and not force:
             raise InputError(f"{path} exists already; correct it by hand, or write over it with --force")
         check_writable_file(path)
     for name, text in texts.items():

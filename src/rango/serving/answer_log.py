@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from rango.errors import InputError
-from rango.files import check_writable_file
+from rango.files import check_writable_file, naming_file
 
 _BLOCK, _LONGEST = 1 << 16, 1 << 24  # bytes in which the last line of a log is looked for, at first and at most
 _BEGIN = b'{"time": "'  # of every line
@@ -48,7 +48,8 @@ class AnswerLog:
             if not (line.startswith(_BEGIN) or not whole) or not torn.startswith(_BEGIN[: len(torn)]):
                 raise InputError(f"{path} is no log of decisions; give a file that rango serve wrote, or a new one")
             if whole < end:
-                os.ftruncate(self._handle, whole)
+                with naming_file(path):
+                    os.ftruncate(self._handle, whole)
                 self.note = f"{path} ended in half a line, which is cut off"
 
     def write(self, answers: Mapping[str, Mapping[str, Any]], *, model: str, request: str, state: Any) -> None:

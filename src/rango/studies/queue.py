@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rango.errors import InputError
-from rango.files import fingerprint, read_json, remove_leftovers, write_json
+from rango.files import fingerprint, naming_file, read_json, remove_leftovers, write_json
 from rango.options import BASELINES, Baseline
 from rango.studies.plan import Job, Plan, groups, own_model
 from rango.studies.store import ENDED, Store
@@ -163,8 +163,9 @@ def lock_item(path: Path) -> ItemLock | None:
     if gone:
         os.close(descriptor)
         return None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, _owner(os.getpid()).encode())
+    with naming_file(path):
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, _owner(os.getpid()).encode())
     return ItemLock(path, descriptor)
 
 

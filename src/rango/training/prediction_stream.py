@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rango.console import Bar, Screen, SignalGuard
 from rango.decisions import Costs, Gate, Posteriors, StatedCosts
 from rango.errors import InputError
-from rango.files import check_adapter_folder, read_json, write_json
+from rango.files import check_adapter_folder, read_json, remove_leftovers, write_json
 from rango.output_folder import only_writer
 from rango.row_stream import Encoder, GrowingFile, common_schema, identity, rows_of
 from rango.rows import kind_of
@@ -187,6 +187,7 @@ def predict_file(
             stream.encoder.finish(folder / _ROWS, out)
         for name in (_PROGRESS, _ROWS, _LABELLED):
             (folder / name).unlink(missing_ok=True)
+        remove_leftovers(folder / _PROGRESS)  # of a command that was killed before it had recorded anything
     with contextlib.suppress(OSError):
         folder.rmdir()
     return answered
