@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--form", choices=("cloze", "letter"), default="cloze")
     asked = parser.parse_args()
     task = load_task("simulated", train=64, validation=8, test=asked.instances)
-    print(f"{asked.instances} instances of the simulated task, {asked.form} form, {torch.get_num_threads()} thread(s)")
+    print(f"{asked.instances} instances of the simulated task, {asked.form} form, {torch.get_num_threads()} threads")
     print("shots  kept, instances/s  again, instances/s  ratio  tokens kept  tokens again  largest difference, nats")
     rows = []
     with tempfile.TemporaryDirectory() as folder:

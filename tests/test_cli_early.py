@@ -71,6 +71,55 @@ REFUSED = {
     "demo --out FILE/demo": "cannot be written to",
     "demo --out FULL": "already holds other files",
 }
+# Options that matter only with another one, or for another kind of input, are never passed over in silence.
+ALONE = {
+    "finetune m TYPED --out OUT --rule ranked": "rule is ranked, which is for ordered levels, but instance",
+    "finetune m TYPED --out OUT --select mean_absolute_error": "select is mean_absolute_error, which is for ordered",
+    "finetune m TYPED --out OUT --objective answer --rule brier": "objective is answer, which would ignore it",
+    "finetune m TYPED --out OUT --objective answer --label-smoothing 0.1": "label_smoothing is 0.1 and objective",
+    "finetune m TYPED --out OUT --data EMPTY": "leave the option out",
+    "finetune m simulated --out OUT --data EMPTY": "is generated; leave the option out",
+    "finetune m simulated --out OUT --prompt lm-eval": "lm-evaluation-harness has no task simulated",
+    "finetune m simulated --out OUT --epochs 2 --steps 3": "give one of them",
+    "finetune m simulated --out OUT --offload --device cpu": "leave --offload out",
+    "finetune m simulated --out OUT --shard": "start it with torchrun",
+    "evaluate m simulated --out OUT --concurrency 2": "MODEL is no endpoint; leave it out",
+    "evaluate m simulated --out OUT --mc-dropout 2": "there is no adapter whose dropout could be on",
+    "evaluate m simulated --out OUT --other-data": "there is no adapter whose run could have seen data",
+    "evaluate m simulated --out OUT --form cloze --orders 2": "lists no options whose order could matter",
+    "evaluate systemone:http://x#m simulated --out OUT --device cpu": "device is cpu but systemone:http://x#m is an",
+    "evaluate systemone:http://x#m simulated --out OUT --batch-tokens 9": "batch_tokens is 9 but systemone:",
+    "evaluate systemone:http://x#m simulated --out OUT --form letter": "form is the endpoint's own choice",
+    "evaluate systemone:http://x#m simulated --out OUT --offload": "is an endpoint; leave it out",
+    "probe m simulated --out OUT --changes remove --orders 3": "permute is not among the changes",
+    "probe m simulated --out OUT --changes remove --questions WORDS.txt": "reword is not among the changes",
+    "probe m simulated --out OUT --concurrency 2": "MODEL is no endpoint; leave it out",
+    "probe m simulated --out OUT --language es": "--language is of a run's page",
+    "probe m simulated --out OUT --other-data": "there is no adapter whose run could have seen data",
+    "calibrate --fit P.jsonl --apply P.jsonl --out OUT.csv --precision 0.2": "--precision is about the labels of",
+    "calibrate --apply P.jsonl --out OUT.csv --method affine --calibrator FILE": "--method affine without --fit",
+    "calibrate --apply P.jsonl --out OUT.csv --calibrator FILE --towards identity": "--towards without --fit",
+    "decide P.jsonl --costs abstain=0.3 --out OUT.csv --training-priors 0.5,0.5": "--training-priors without --priors",
+    "compare P.jsonl P.jsonl --language es": "--language is of the page",
+    "compare P.jsonl P.jsonl --page OUT.html --priors 0.5,0.5": "leave --priors out, or --page",
+    "compare BARE.jsonl BARE.jsonl --costs abstain=0.3": "--costs is for what labels measure, and there are none",
+    "compare BARE.jsonl BARE.jsonl --priors 0.5,0.5": "--priors is for what labels measure, and there are none",
+    "gate P.jsonl --max-error 0.1 --pass-on ask": "pass_on is 'ask' without costs",
+    "gate P.jsonl --max-error 0.1 --costs abstain=0.3": "a gate has one aim",
+    "monitor P.jsonl --margin 0.1": "--margin without --save-baseline",
+    "plan P.jsonl --costs abstain=0.3": "--costs is for the metric expected_cost, and this is nce",
+    "serve RUN --log-state": "--log-state is given without --log",
+    "study STUDY --gpus 1": "--gpus is for tasks on a Ray cluster",
+    "tasks --show 2": "--show is about a task, and none is named",
+    "tasks --train 5": "--train is about a task, and none is named",
+    "models --length 64": "--length is of the estimate of memory",
+    "models EMPTY --lora.targets all-linear": "--lora.targets is of the estimate of memory",
+    "pretrain TEXT.txt --out OUT --model ngram --hidden 64": "hidden (64) does not apply to model ngram",
+    "pretrain TEXT.txt --out OUT --lstm.dropout 0.5": "does not apply to model transformer",
+    "pretrain TEXT.txt --out OUT --model ngram --ngram.k 2": "k is of add-k, leave it out",
+    "spell m Ann --file FILE": "not both",
+}
+REFUSED |= ALONE
 # One interpreter runs all commands: a heavy library stays once it is loaded, and the first that loads it is seen.
 PROGRAM = f"""
 import contextlib, io, json, sys
@@ -96,6 +145,18 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
     (folder / "TEXT.txt").write_text("Ann sings.\n")
     (folder / "EMPTY.txt").touch()
     (folder / "P.jsonl").write_text('{"label": 0, "posteriors": [0.6, 0.4]}\n' * 4)
+    (folder / "BARE.jsonl").write_text('{"posteriors": [0.6, 0.4]}\n' * 4)
+    (folder / "WORDS.txt").write_text("So: {question}\n")
+    (folder / "TYPED").mkdir()
+    keys = "{prompt: '{state} {question}', choices: options, label: answer, type: kind, group: state}"
+    (folder / "TYPED" / "task.yaml").write_text(keys)
+    kinds = {"score": ["calm", "cross", "angry"], "yes_no": ["no", "yes"]}
+    rows = [
+        {"state": f"Ticket {n}.", "question": f"Is it {kind}?", "options": words, "kind": kind, "answer": words[n % 2]}
+        for n in range(20)
+        for kind, words in kinds.items()
+    ]
+    (folder / "TYPED" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "STUDY").write_text("base: {model: m, task: socialiqa, data: NOWHERE}\n")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],

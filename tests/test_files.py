@@ -113,7 +113,7 @@ def test_words_of_yaml_1_1_stay_text(word: str, tmp_path: Path) -> None:
 def test_a_flag_may_still_be_yes(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("choices: [no, yes]\nprompt: '{q}'\nlabel: gold\n")
     assert TableConfig.from_yaml(tmp_path / "a.yaml").choices == ("no", "yes")
-    (tmp_path / "b.yaml").write_text("model: m\ntask: socialiqa\nother_data: yes\n")
+    (tmp_path / "b.yaml").write_text("model: m\ntask: socialiqa\nadapter: a\nother_data: yes\n")
     assert EvaluateConfig.from_yaml(tmp_path / "b.yaml").other_data is True
 
 

@@ -413,6 +413,8 @@ class EvaluateConfig(ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
     def _dropout_of_an_adapter(self) -> Self:
         if self.mc_dropout is not None and self.orders > 1:
             raise ValueError(f"mc_dropout is {self.mc_dropout} and orders is {self.orders}: give one of them")
+        if self.other_data and self.adapter is None:
+            raise ValueError("other_data is given but there is no adapter whose run could have seen data: leave it out")
         if self.mc_dropout is not None and self.adapter is None:
             raise ValueError(
                 f"mc_dropout is {self.mc_dropout} but there is no adapter whose dropout could be on: give adapter"

@@ -33,7 +33,7 @@ def write_table(folder: Path, settings: dict[str, Any] | None = None, row: dict[
     [
         ({"prompt": "{text. Mood:"}, None, "task.yaml: prompt: a lone { at '{text. Mood:'"),
         ({"prompt": "{txt}"}, None, "rows.jsonl:1: unknown column 'txt': did you mean 'text'?"),
-        ({"choices": ["happy"]}, None, "task.yaml: choices: 1 choice(s); expected at least 2"),
+        ({"choices": ["happy"]}, None, "task.yaml: choices: 1 choice; expected at least 2"),
         ({"choices": ["happy", "sad", "happy"]}, None, "choice 2 is 'happy' like choice 0; name each once"),
         ({"choices": "options"}, {"text": "Bo", "mood": 0, "options": ["happy"]}, "unknown column 'options'"),
         ({"lable": "mood"}, None, "did you mean 'label'?"),

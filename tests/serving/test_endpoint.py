@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,31 @@ def test_an_instance_is_asked_as_state_question_and_labels() -> None:
     letters = OPENAI.payload(TASK.test[0], task=TASK)
     assert letters["messages"][0]["content"].endswith("Answer:")
     assert (letters["max_tokens"], letters["logprobs"], letters["top_logprobs"]) == (1, True, 20)
+
+
+def test_rows_with_a_type_are_asked_as_what_they_are() -> None:
+    """Levels from the lowest, yes or no as noul, and two other answers as a choice: nobody says which is yes."""
+    levels = Instance("s", "Sam ran.", "How fast?", ("slow", "fast"), 0, "g", type="score")
+    asked = SYSTEM.payload(levels, task=TASK)["questions"]["answer"]
+    assert asked == {"type": "score", "instructions": "How fast?", "criteria": ["slow", "fast"]}
+    tired = Instance("y", "Sam ran.", "Tired?", ("Yes", "No"), 0, "g", type="yes_no")
+    assert SYSTEM.payload(tired, task=TASK)["questions"]["answer"] == {"type": "noul", "instructions": "Tired?"}
+    stated = replace(tired, context="Sam ran. Tired?", question="")
+    criteria = {"true": "Yes", "false": "No"}
+    assert SYSTEM.payload(stated, task=TASK)["questions"]["answer"] == {"type": "noul", "criteria": criteria}
+    other = replace(tired, choices=("bad", "good"))
+    assert SYSTEM.payload(other, task=TASK)["questions"]["answer"]["type"] == "choice"
+    answer = {"type": "noul", "noul": 0.75, "confidence": 0.75}
+    assert SYSTEM.read({"answers": {"answer": answer}}, tired).scores == (math.log(0.75), math.log(0.25))
+    shares = {"type": "score", "score": 0.6, "probabilities": {"0": 0.4, "1": 0.6}}
+    assert SYSTEM.read({"answers": {"answer": shares}}, levels).scores == (math.log(0.4), math.log(0.6))
+    with pytest.raises(WrongAnswerError, match="another shape"):
+        SYSTEM.read(reply(slow=0.4, fast=0.6), levels)
+    with pytest.raises(WrongAnswerError, match="a probability of the answer is 1.5"):
+        SYSTEM.read({"answers": {"answer": {"noul": 1.5}}}, tired)
+    many = replace(levels, choices=tuple(f"level {n}" for n in range(11)))
+    with pytest.raises(InputError, match="11 levels; a systemone endpoint takes 10 at most"):
+        SYSTEM.form(replace(TASK, test=(many,)), EvaluateConfig.build({"model": "systemone:http://x#y", "task": "t"}))
 
 
 def reply(**probabilities: Any) -> dict[str, Any]:

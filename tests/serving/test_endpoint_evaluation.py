@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import yaml
 from helpers.toy import toy_task
 
-from rango import load_task
+from rango import load_model, load_task
 from rango.console import Screen
 from rango.errors import InputError
 from rango.files import read_yaml
@@ -21,6 +24,8 @@ from rango.serving.asking import LoggedAnswer, ask_all
 from rango.serving.endpoint import Answer, parse_endpoint
 from rango.serving.endpoint_evaluation import evaluate_endpoint, notes_of
 from rango.serving.engine import Engine
+from rango.serving.served_run import read_served
+from rango.training.finetune import finetune
 from rango.training.run_folder import Run
 
 QUIET = Screen(quiet=True)
@@ -71,6 +76,37 @@ def test_a_served_run_gives_the_posteriors_that_it_has_stored(
         assert record["endpoint"]["models"] == {name: 20}
         assert record["tokens"] > 100
         assert 0 < record["endpoint"]["seconds_p50"] <= record["endpoint"]["seconds_p99"]
+
+
+def test_rows_of_several_types_have_the_posteriors_of_the_run_as_served(
+    checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Yes-or-no rows whose yes stands last, and levels: asked as noul and score, each is the run's own question."""
+    (tmp_path / "typed").mkdir()
+    levels, yes_no = ["calm", "cross", "angry"], ["no", "yes"]
+    rows = [
+        {"state": f"Ticket {n}.", "question": question, "options": options, "kind": kind, "answer": options[n % 2]}
+        for n in range(24)
+        for question, options, kind in (("How angry?", levels, "score"), ("About money?", yes_no, "yes_no"))
+    ]
+    (tmp_path / "typed" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"prompt": "{state} {question}", "choices": "options", "label": "answer", "type": "kind", "group": "state"}
+    (tmp_path / "typed" / "task.yaml").write_text(yaml.safe_dump(keys))
+    model, task = load_model(checkpoint("phi")), load_task(tmp_path / "typed", train=16, validation=12, test=12)
+    finetune(model, task, out=tmp_path / "run", steps=2, batch=8, learning_rate=0.01, form="letter")
+    served = Engine(load_model(checkpoint("phi")), read_served([f"typed={tmp_path / 'run'}"]))
+    kinds = []
+
+    class Kinds(Served):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            kinds.append(json.loads(request.content)["questions"]["answer"]["type"])
+            return await super().handle_async_request(request)
+
+    evaluate(tmp_path / "out", task, "systemone:http://127.0.0.1:8000#typed", Kinds(app=make_app(served)))
+    assert sorted(kinds) == ["noul"] * 6 + ["score"] * 6
+    stored, answered = Run(tmp_path / "run").posteriors("calibrated"), Run(tmp_path / "out").posteriors("base")
+    assert (answered.ids, answered.types) == (stored.ids, stored.types)
+    np.testing.assert_allclose(answered.log_posteriors, stored.log_posteriors, atol=1e-5)
 
 
 def test_a_repeated_evaluation_asks_nothing_and_another_is_refused(tmp_path: Path) -> None:

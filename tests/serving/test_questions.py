@@ -8,7 +8,7 @@ import pytest
 
 from rango.errors import InputError
 from rango.serving.questions import Prepared, TrainedTask, ask
-from rango.serving.wire import ChoiceQuestion, NoulQuestion, ScoreQuestion
+from rango.serving.wire import ChoiceQuestion, NoulCriteria, NoulQuestion, ScoreQuestion
 from rango.tasks.registry import task_words
 from rango.tasks.table_config import TableConfig
 
@@ -83,6 +83,18 @@ def test_yes_or_no_is_asked_as_the_run_spells_it() -> None:
     own = TrainedTask(TICKETS.words, "cloze", ("False", "True"), 2)
     spelt = ask("q", question, state="s", task=own)
     assert (spelt.names, words(spelt, own)[1]) == (("false", "true"), (" False", " True"))
+
+
+def test_yes_or_no_beside_other_questions_is_asked_in_the_order_of_training() -> None:
+    """A description that only repeats the label describes nothing, so that the question stays the run's own."""
+    table = TableConfig(prompt="{state} {question}", choices="options", label="answer", type="kind")
+    mixed = TrainedTask(task_words("t", table={}), "letter", None, 3, table, None, ("no", "yes"))
+    question = NoulQuestion(type="noul", criteria=NoulCriteria(true="yes", false="no"))
+    prepared = ask("q", question, state="It fails. Is it urgent?", task=mixed)
+    assert (prepared.names, prepared.foreign) == (("false", "true"), None)
+    assert "A. no\nB. yes" in words(prepared, mixed)[0]
+    described = NoulQuestion(type="noul", criteria=NoulCriteria(true="it is urgent", false="no"))
+    assert "without descriptions" in (ask("q", described, state="It fails. So?", task=mixed).foreign or "")
 
 
 def test_more_labels_than_letters_are_scored_as_texts_and_one_needs_no_score() -> None:

@@ -48,7 +48,7 @@ def test_official_files(tmp_path: Path) -> None:
     assert [len(task.split(name)) for name in ("train", "validation", "test")] == [6, 2, 4]
     assert all(i.id.startswith("validation:") for i in task.test)
     assert all(i.id.startswith("training:") for i in (*task.train, *task.validation, *task.rest))
-    assert "5 training instance(s) dropped: their contexts occur in the test split" in task.notes
+    assert "5 training instances dropped for a context that occurs in the test split" in task.notes
     assert {i.label for i in task.rest} == {0, 1, 2, 3}
     assert {domain(i) for i in task.rest} == {"activitynet", "wikihow"}
     wikihow = next(i for i in task.rest if domain(i) == "wikihow")

@@ -77,10 +77,10 @@ def test_groups_that_cannot_be_cut_are_left_out_and_said(tmp_path: Path) -> None
     assert len(load_table(tmp_path / "three.csv", TaskOptions()).test) == 100
     linked = grouped("linked", 3, shared=True)
     assert (linked.config.group, linked.groups, linked.ungrouped) == (None, 2, "customer")
-    says = "customer looks like a column of groups, but its values and equal texts link the rows into 2 group(s)"
+    says = "customer looks like a column of groups, but its values and equal texts link the rows into 2 groups"
     assert any(line.startswith(says) for line in linked.warnings())
     text = task_yaml(linked)
-    assert "# group: COLUMN\n# Not customer: with equal texts it links the rows into 2 group(s)" in text
+    assert "# group: COLUMN\n# Not customer: with equal texts it links the rows into 2 groups" in text
     (tmp_path / "task.yaml").write_text(text)
     assert load_table(tmp_path / "linked.csv", TaskOptions()).train
 
@@ -162,7 +162,7 @@ def test_a_split_column_and_a_label_without_a_known_name(tmp_path: Path) -> None
 @pytest.mark.parametrize("texts", [["one", "two"], ["one", "two", "two", "one"]])
 def test_a_table_that_cannot_be_cut_is_refused_before_its_task_is_written(tmp_path: Path, texts: list[str]) -> None:
     rows = [[f"some words {text}", "ab"[n % 2]] for n, text in enumerate(texts)]
-    with pytest.raises(InputError, match=r"with 2 different text\(s\), which cannot be cut into train, validation and"):
+    with pytest.raises(InputError, match=r"with 2 different texts, which cannot be cut into train, validation and"):
         guess_table(write_csv(tmp_path / "a.csv", ["text", "label"], rows))
 
 

@@ -95,7 +95,9 @@ def test_soft_labels_and_levels_go_with_their_choices() -> None:
     one = replace(of_size(3), label=None, target=(0.5, 0.3, 0.2), type="score")
     order = (2, 0, 1)
     shown = permuted(one, order)
-    assert (shown.target, shown.type) == ((0.2, 0.5, 0.3), "score")
+    # Levels that are scrambled are no scale; where they stand in their order again, they are.
+    assert (shown.target, shown.type) == ((0.2, 0.5, 0.3), "choice")
+    assert permuted(one, (0, 1, 2)).type == "score"
     back = put_back(posteriors_of([shown], np.log([[0.1, 0.6, 0.3]])), [order], [one])
     assert back.targets is not None
     np.testing.assert_allclose(back.targets, [one.target])

@@ -50,7 +50,7 @@ def test_an_answer_that_is_named_twice_is_said(tmp_path: Path) -> None:
     rows = (folder / "dev.jsonl").read_text().replace('"late"', '"sore "')
     (folder / "dev.jsonl").write_text(rows)
     task = load_task("socialiqa", data=folder, **SIZES)
-    assert task.notes[0].startswith("4 instance(s) name one answer twice, as published")
+    assert task.notes[0].startswith("4 instances with one answer twice, as published")
     assert all(len(instance.choices) == 3 for instance in task.test)
 
 
@@ -187,7 +187,7 @@ def test_the_real_data(shared_data: Path) -> None:
     assert [len(task.split(name)) for name in ("train", "validation", "test")] == [5000, 300, 1954]
     assert task.notes == (
         "asked for 2,000 test instances, 1,954 exist: all taken",
-        "9 instance(s) name one answer twice, as published: the two share its probability",
+        "9 instances with one answer twice, as published: the two share its probability",
     )
     assert [sum(i.label == k for i in task.test) for k in range(3)] == [643, 654, 657]
     assert len(task.rest) > 28_000

@@ -59,6 +59,6 @@ def test_a_table_says_how_many_there_are_and_shows_one(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     notes = [note for note in load_task(tmp_path).notes if "nearly the same" in note]
     assert len(notes) == 1
-    assert notes[0].startswith("2 of 5 test instance(s) are nearly the same as one of the training split (such as ")
+    assert notes[0].startswith("2 of 5 test instances nearly the same as one of the training split (such as ")
     assert "rows.jsonl:1" in notes[0]
     assert "rows.jsonl:4" in notes[0] or "rows.jsonl:6" in notes[0]

@@ -92,7 +92,7 @@ def test_own_ids_groups_and_splits(tmp_path: Path) -> None:
     assert sorted(i.id for i in task.validation) == ["r6", "r7"]
     # The context of r0 occurs in the test split.
     assert sorted(i.id for i in task.train) == ["r1", "r2", "r3", "r4", "r5"]
-    assert task.notes[0] == "1 training instance(s) dropped: their contexts occur in the test split"
+    assert task.notes[0] == "1 training instance dropped for a context that occurs in the test split"
 
 
 def test_without_a_test_split_validation_serves(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_the_same_text_twice_among_the_choices_is_one_choice(tmp_path: Path) -> 
     task = load_task(table(tmp_path / "index", rows, QUIZ), **SIZES)
     one, two = all_of(task)["1"], all_of(task)["2"]
     assert (one.choices, one.label, two.choices, two.label) == (("x", "y"), 0, ("y", "x"), 1)
-    assert task.notes[0] == "2 row(s) name the same text twice among their choices: it is one choice"
+    assert task.notes[0] == "2 rows with the same text twice among the choices: it is one choice"
     texts = [{"question": f"What is {k}?", "options": ["x", "y", "x"], "answer": "xy"[k % 2]} for k in range(12)]
     task = load_task(table(tmp_path / "text", texts, QUIZ), **SIZES)
     assert {i.id: i.label for i in all_of(task).values()} == {str(k + 1): k % 2 for k in range(12)}
@@ -316,7 +316,7 @@ def test_the_same_text_in_two_groups_is_one_group(tmp_path: Path, splits: bool) 
     task = load_task(table(tmp_path, rows, keys), train=12, validation=4, test=8)
     texts = [{(int(i.id) - 1) // 2 for i in task.split(split)} for split in SPLITS]
     assert sum(map(len, texts)) == len(set().union(*texts))
-    assert any("group(s) of the column who hold a prompt of another group" in note for note in task.notes)
+    assert any("of the column who with a prompt of another group" in note for note in task.notes)
 
 
 def test_braces_in_template_and_data(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_braces_in_template_and_data(tmp_path: Path) -> None:
         ({"id": "text"}, {"text": "film 0"}, "rows.jsonl:2: id 'film 0' is already that of"),
         ({"splits": "verdict"}, {}, "rows.jsonl:1: unknown split 'bad'"),
         ({"choices": "text"}, {}, "rows.jsonl:1: text is no list; expected the row's choices"),
-        ({"choices": ["good"]}, {}, "task.yaml: choices: 1 choice(s); expected at least 2"),
+        ({"choices": ["good"]}, {}, "task.yaml: choices: 1 choice; expected at least 2"),
         (
             {"choices": [True, False]},
             {},
@@ -368,7 +368,7 @@ def test_a_bad_table(tmp_path: Path, keys: dict[str, Any], change: dict[str, Any
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"options": ["x"]}, "rows.jsonl:2: options has 1 choice(s); expected at least 2"),
+        ({"options": ["x"]}, "rows.jsonl:2: options has 1 choice; expected at least 2"),
         ({"answer": 3}, "rows.jsonl:2: label is 3; expected 0..2 (label_is: index)"),
         ({"options": ["x", " ", "z"]}, "rows.jsonl:2: instance '2': choice 1 is blank; give it words"),
         ({"options": ["x", "x"], "answer": "x"}, "rows.jsonl:2: label is 'x'; expected 0..1 (label_is: index)"),
@@ -454,7 +454,7 @@ def test_a_test_split_may_be_without_labels(tmp_path: Path, missing: Any) -> Non
     assert None not in {i.label for i in (*task.train, *task.validation)}
     assert unlabelled(task.test)
     assert not unlabelled(task.train)
-    assert task.notes[0] == "3 test instance(s) have no label: they can be decided on, not measured"
+    assert task.notes[0] == "3 test instances without a label: to be decided on, not measured"
     with pytest.raises(InputError, match=r"rows\.jsonl:\d+: instance '\d+' has no label; give the right choice"):
         _ = task.test[0].answer
     rows[9]["verdict"] = "bad"
@@ -528,7 +528,7 @@ def test_a_small_table_is_cut_60_20_20_in_the_proportions_of_its_classes(tmp_pat
     assert task.notes[-1] == "fewer than 10 validation instances of 1 class(es): bad"
     assert not any("by chance" in note for note in task.notes)
     task = load_task(table(tmp_path / "few", rows[:100], keys))
-    assert "20 validation instance(s): fewer than 50 choose the checkpoint and fit the calibrator mostly by chance" in (
+    assert "20 validation instances: fewer than 50 choose the checkpoint and fit the calibrator mostly by chance" in (
         task.notes
     )
 
@@ -574,4 +574,4 @@ def test_rows_without_a_label_are_left_out_where_the_task_says_so(tmp_path: Path
 
 def test_rows_that_repeat_another_are_counted(tmp_path: Path) -> None:
     rows = [review(k // 2) for k in range(24)]
-    assert "12 row(s) repeat another row and its answer" in "\n".join(load_task(table(tmp_path, rows)).notes)
+    assert "12 rows equal to another row and its answer" in "\n".join(load_task(table(tmp_path, rows)).notes)

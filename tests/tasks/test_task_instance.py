@@ -26,7 +26,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_si
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"choices": ("one",), "label": 0}, "instance 'a': 1 choice(s); expected at least 2"),
+        ({"choices": ("one",), "label": 0}, "instance 'a': 1 choice; expected at least 2"),
         ({"label": 2}, "instance 'a': label is 2 but there are 2 choices (valid: 0..1)"),
         ({"label": -1}, "instance 'a': label is -1 but there are 2 choices (valid: 0..1)"),
         ({"choices": ("one", " ")}, "instance 'a': choice 1 is blank; give it words"),

@@ -62,7 +62,7 @@ def test_shots_leave_the_training_split_and_say_so() -> None:
     assert set(task.shots) | set(task.train) == set(TASK.train)
     assert len(task.train) == len(TASK.train) - 8
     assert (task.validation, task.test) == (TASK.validation, TASK.test)
-    assert "8 training instance(s) stand answered in every prompt and leave the training split" in task.notes[-1]
+    assert "8 training instances answered in every prompt, and no longer in the training split" in task.notes[-1]
     assert "(label: how many; 0: 2, 1: 2, 2: 2, 3: 2)" in task.notes[-1]
     assert few_shot(TASK, shots=2, seed=0).notes[-1].endswith("; fewer shots than labels")
     assert few_shot(TASK, shots=0, seed=0) is TASK

@@ -27,7 +27,7 @@ def test_a_run_with_shots_trains_and_is_measured_with_them(checkpoint: Checkpoin
     model, task = load_model(checkpoint("phi", max_position_embeddings=512)), toy_task(train=12, validation=6, test=6)
     run = finetune(model, task, out=tmp_path / "run", shots=2, **QUICK)
     assert run.record["instances"] == {"train": 10, "validation": 6, "test": 6}
-    assert "2 training instance(s) stand answered in every prompt" in run.record["notes"][-1]
+    assert "2 training instances answered in every prompt" in run.record["notes"][-1]
     assert run.record["fingerprints"]["task"] == task.fingerprint
     options = ScoringOptions(shots=2)
     expected = evaluate(model, task.test, task=task, options=options)

@@ -17,9 +17,8 @@ from rango.errors import InputError
 from rango.files import FULL_RECORD, check_adapter_folder, check_writable
 from rango.models.sources import check_at_hand, check_source
 from rango.options import EvaluateConfig
-from rango.serving.asking import Patience
 from rango.serving.endpoint import parse_endpoint
-from rango.serving.endpoint_evaluation import check_client, evaluate_endpoint
+from rango.serving.endpoint_evaluation import check_client, check_patience, evaluate_endpoint
 from rango.tasks import few_shot, load_task
 from rango.tasks.perturbations import check_orders
 from rango.training.evaluation_of_run import as_the_run, check_evaluation_output, costs_for
@@ -41,7 +40,7 @@ def evaluate(
     language: PageLanguage = None,
     shard: Shard = False,
     offload: Offload = False,
-    concurrency: Concurrency = 8,
+    concurrency: Concurrency = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the posteriors and metrics of a model on one split, with or without an adapter.
@@ -61,10 +60,12 @@ def evaluate(
         check_shard(shard, offload, full=full)
     settings, notes = as_the_run(settings)
     endpoint = parse_endpoint(settings.model)
+    patience = check_patience(endpoint, concurrency)
     if endpoint is None:
         check_source(settings.model, settings.quantise)
-    elif concurrency < 1:
-        raise InputError(f"concurrency is {concurrency}; expected at least 1")
+    elif offload or shard:
+        option = "--offload" if offload else "--shard"
+        raise InputError(f"{option} places layers on this machine, and {settings.model} is an endpoint; leave it out")
     check_shard(shard, offload, device=settings.device, quantise=settings.quantise)
     # The check makes the folder and removes it again: processes of one command would take it from each other.
     if os.environ.get("RANK", "0") == "0":
@@ -81,7 +82,6 @@ def evaluate(
     screen = Screen(quiet=quiet or os.environ.get("RANK", "0") != "0")
     if endpoint is not None:
         check_client()
-        patience = Patience(concurrency=concurrency)
         if evaluate_endpoint(endpoint, task, out=out, config=settings, screen=screen, costs=stated, patience=patience):
             _show(out, settings.split, language)
         else:

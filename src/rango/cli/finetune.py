@@ -19,7 +19,7 @@ from rango.tasks import few_shot, load_task
 from rango.training.loggers import parse_loggers
 from rango.training.measurement import state_costs
 from rango.training.prediction import check_costs
-from rango.training.run_writer import check_output, is_newer
+from rango.training.run_writer import check_output, check_task, is_newer
 
 show_in_groups(FinetuneConfig)
 
@@ -56,7 +56,8 @@ def finetune(
         check_writable(out)
     stated = None if costs is None else StatedCosts.read(costs)
     task = load_task(settings.task, settings)
-    few_shot(task, shots=settings.shots, seed=settings.shots_seed)  # refuses more of them than the task has
+    # Refuses more shots than the task has.
+    check_task(settings, few_shot(task, shots=settings.shots, seed=settings.shots_seed))
     if stated is not None:
         check_costs(stated, task.test)
     run = check_output(out, settings, task)

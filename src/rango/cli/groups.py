@@ -82,7 +82,9 @@ Offload = Annotated[
     ),
 ]
 
-Concurrency = Annotated[int, Parameter(group=SCORING, help="Requests at a time, where MODEL is an endpoint.")]
+Concurrency = Annotated[
+    int | None, Parameter(group=SCORING, help="Requests at a time, where MODEL is an endpoint; 8 when absent.")
+]
 
 PageLanguage = Annotated[
     Language | None,

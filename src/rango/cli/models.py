@@ -36,6 +36,12 @@ def models(
     """
     # A limit has no other use than to be compared with the estimate.
     memory = memory or options.limit is not None
+    # What is shown without an estimate depends on the rank and on how the weights are held.
+    given = options.model_fields_set - {"lora", "quantise"}
+    given |= {f"lora.{name}" for name in options.lora.model_fields_set - {"rank"}}
+    if given and not memory:
+        option = min(given).replace("_", "-")
+        raise InputError(f"--{option} is of the estimate of memory; give --memory too, or leave it out")
     if model is None:
         if memory:
             raise InputError("--memory has no model whose memory could be estimated; give MODEL")

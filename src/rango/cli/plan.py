@@ -51,8 +51,10 @@ def plan(
     """
     if out is not None:
         check_output(out, a, b, costs)
+    if costs is not None and metric != "expected_cost":
+        raise InputError(f"--costs is for the metric expected_cost, and this is {metric}; leave one of them out")
     sources = (a,) if b is None else (a, b)
-    stated = stated_costs(costs, *sources) if metric == "expected_cost" or costs is not None else None
+    stated = stated_costs(costs, *sources) if metric == "expected_cost" else None
     systems = [read_source(source) for source in sources]
     table = table_of(stated, systems[0])
     planned = plan_sample(*systems, difference=difference, metric=metric, costs=table, power=power, level=level)

@@ -104,7 +104,7 @@ def calibrate(
     out: Path,
     calibrator: Path | None = None,
     towards: str | None = None,
-    precision: float = 0.1,
+    precision: float | None = None,
     costs: CostsText = None,
     seed: Seed = 0,
 ) -> None:
@@ -128,9 +128,12 @@ def calibrate(
         JSON file of the calibrator of until now, or identity: --fit may then have few labels, and the fit is held at it
         as firmly as they suggest.
     precision
-        With --towards, say how many labels fix a temperature to this share of it.
+        With --towards, say how many labels fix a temperature to this share of it; 0.1 when absent.
     """
     check_output(out, fit, apply, towards)
+    if precision is not None and towards is None:
+        raise InputError("--precision is about the labels of --towards; give the old calibrator too, or leave it out")
+    precision = 0.1 if precision is None else precision
     if not 0 < precision < 1:
         raise InputError(f"precision is {precision:g}; expected a share between 0 and 1, such as 0.1")
     # Instances to calibrate need no labels; those to fit on do.
@@ -318,6 +321,8 @@ def compare(
             check_writable_file(file)
     if page is not None and priors is not None:
         raise InputError("--page shows the instances as they are; leave --priors out, or --page")
+    if language is not None and page is None:
+        raise InputError("--language is of the page; give --page FILE too, or leave it out")
     sources = (a, b, *others)
     # Two systems without labels can still be asked how far they agree; more of them, or a page, need labels.
     measured = bool(others) or page is not None
@@ -325,6 +330,9 @@ def compare(
     systems = {name: read_source(each, need_labels=measured) for name, each in zip(names, sources, strict=True)}
     first, *rest = systems.values()
     if not any(posteriors.has_labels for posteriors in systems.values()):
+        for option, value in (("--costs", costs), ("--priors", priors)):
+            if value is not None:
+                raise InputError(f"{option} is for what labels measure, and there are none; leave it out")
         return _print_agreement(first, rest[0], out)
     weights, table = read_priors(priors, first, option="--priors"), table_of(stated, first)
     options: dict[str, Any] = {"costs": table, "replicates": replicates, "seed": seed}

@@ -14,9 +14,8 @@ from rango.errors import InputError
 from rango.files import check_writable, fingerprint
 from rango.models.sources import check_at_hand, check_source
 from rango.reports.run.robustness import PROBE, probe_table
-from rango.serving.asking import Patience
 from rango.serving.endpoint import parse_endpoint
-from rango.serving.endpoint_evaluation import check_client, endpoint_scores
+from rango.serving.endpoint_evaluation import check_client, check_patience, endpoint_scores
 from rango.tasks.perturbations import read_wordings
 from rango.training.probing import RESULT, ProbeConfig, check_probe_folder, model_scores, plan_probe
 from rango.training.probing import probe as ask_variants
@@ -35,7 +34,7 @@ def probe(
     gate: Annotated[Path | None, Parameter(group=SCORING)] = None,
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     language: PageLanguage = None,
-    concurrency: Concurrency = 8,
+    concurrency: Concurrency = None,
     quiet: Quiet = False,
 ) -> None:
     """Ask a run, a model or an endpoint the same questions in another way, and say how often its decision changes.
@@ -59,14 +58,18 @@ def probe(
     chosen = None if gate is None else Gate.load(gate)
     if chosen is not None and settings.changes is not None and "remove" not in settings.changes:
         raise InputError(f"--gate is {gate} but remove is not among the changes; leave one of them out")
+    if settings.changes is not None and "permute" not in settings.changes and "orders" in settings.model_fields_set:
+        raise InputError(f"orders is {settings.orders} but permute is not among the changes; leave one of them out")
     endpoint = parse_endpoint(settings.model)
-    if concurrency < 1:
-        raise InputError(f"concurrency is {concurrency}; expected at least 1")
+    patience = check_patience(endpoint, concurrency)
     plan = plan_probe(settings, wordings=wordings, endpoint_form=None if endpoint is None else endpoint.form)
     folder = out or (None if plan.run is None else plan.run.path / PROBE)
     if folder is None:
         raise InputError("--out is missing; give the folder to write (of a run it is RUN/probe)")
     check_writable(folder)
+    on_the_page = plan.run is not None and folder == plan.run.path / PROBE
+    if language is not None and not on_the_page:
+        raise InputError("--language is of a run's page, which shows what stands in RUN/probe alone; leave it out")
     if chosen is not None:
         chosen.check_choices([instance.choices for instance in plan.instances])
     screen = Screen(quiet=quiet)
@@ -75,7 +78,7 @@ def probe(
         check_client()
         record = plan.record(settings, fingerprint(endpoint.address, endpoint.name))
         check_probe_folder(folder, record)
-        ask = endpoint_scores(endpoint, out=folder, screen=screen, patience=Patience(concurrency=concurrency))
+        ask = endpoint_scores(endpoint, out=folder, screen=screen, patience=patience)
         result = ask_variants(plan, ask=ask, out=folder, record=record, gate=chosen, screen=screen)
     else:
         config = plan.config
@@ -95,7 +98,7 @@ def probe(
         result = ask_variants(plan, ask=ask, out=folder, record=record, gate=chosen, screen=screen)
     console = Terminal()
     console.print(probe_table(result, width=console.width))
-    if plan.run is not None and folder == plan.run.path / PROBE:
+    if on_the_page and plan.run is not None:
         # Figures take a second to load, which a mistake in the data need not wait for.
         from rango.reports.run.page import write_report
 

@@ -37,6 +37,10 @@ def tasks(
         them. A model that has read the test contexts is no fair base.
     """
     if task is None:
+        given = [f"--{name.replace('_', '-')}" for name in sorted(options.model_fields_set)]
+        given += ["--show"] * (show != 0) + ["--texts"] * (texts is not None)
+        if given:
+            raise InputError(f"{given[0]} is about a task, and none is named; give TASK, or leave it out")
         for name, loader in sorted(TASKS.items()):
             print(f"{name:26}{(loader.__doc__ or '').strip().splitlines()[0]}")
         print(f"{'PATH':26}A table of your own: rows.jsonl, .csv or .parquet beside a task.yaml.")

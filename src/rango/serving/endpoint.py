@@ -1,6 +1,7 @@
 """Endpoints that answer in place of a model: how MODEL names one, what is sent for an instance, and what comes back.
 
-systemone:URL#name   POST URL/v1/systemone: the context is the state, the choices are the labels
+systemone:URL#name   POST URL/v1/systemone: the context is the state, the choices are the labels of a choice, the levels
+                     of a score, or the yes and no of a noul, by the type of the instance
 openai:URL#name      POST URL/v1/chat/completions with log-probabilities: the letter form
 
 Nothing here sends anything; `asking` does.
@@ -19,6 +20,7 @@ import numpy as np
 
 from rango.errors import InputError
 from rango.options import EvaluateConfig, Form
+from rango.serving.wire import MOST_LEVELS
 from rango.tasks import Instance, Task
 from rango.tasks.task import LETTERS
 
@@ -27,6 +29,8 @@ KEYS: dict[Kind, str] = {"systemone": "TYPESAFE_API_KEY", "openai": "OPENAI_API_
 """The environment variable with the key of each kind of endpoint."""
 MOST_LOGPROBS = 20
 _SUM = 0.02  # how far the probabilities of an answer may be from 1: some servers round them
+_TRUTH = {"yes": "true", "true": "true", "no": "false", "false": "false"}
+"""What the format calls the answers of a yes-or-no question."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -91,8 +95,8 @@ class Endpoint:
         Raises:
             InputError: an option that means nothing for an endpoint.
         """
-        for option, default in (("adapter", None), ("normalise", "none"), ("quantise", "none"), ("dtype", "auto")):
-            if getattr(config, option) != default:
+        for option in ("adapter", "normalise", "quantise", "dtype", "device", "batch_tokens"):
+            if getattr(config, option) != EvaluateConfig.model_fields[option].default:
                 raise InputError(
                     f"{option} is {getattr(config, option)} but {config.model} is an endpoint; leave it out"
                 )
@@ -101,6 +105,12 @@ class Endpoint:
                 raise InputError("shots stand in a prompt, which a systemone endpoint writes itself; leave them out")
             if config.form is not None:
                 raise InputError("form is the endpoint's own choice with systemone; leave it out")
+            levels = max((len(i.choices) for i in task.split(config.split) if i.type == "score"), default=0)
+            if levels > MOST_LEVELS:
+                raise InputError(
+                    f"{levels} levels; a systemone endpoint takes {MOST_LEVELS} at most, so give these rows the type "
+                    "choice"
+                )
             return "cloze"
         if config.form == "cloze":
             raise InputError("an openai endpoint gives no probability of whole texts; use --form letter")
@@ -123,7 +133,15 @@ class Endpoint:
                 "top_logprobs": MOST_LOGPROBS,
             }
         # The same text twice is one label, whose probability both choices have.
-        question: dict[str, Any] = {"type": "choice", "criteria": dict.fromkeys(_labels(instance))}
+        labels, kind = list(dict.fromkeys(_labels(instance))), _question_type(instance)
+        question: dict[str, Any] = {"type": kind}
+        if kind == "choice":
+            question["criteria"] = dict.fromkeys(labels)
+        elif kind == "score":
+            question["criteria"] = labels
+        elif not instance.question.strip():
+            # The format takes no question without words: where the state asks, these only say which answer is yes.
+            question["criteria"] = {_TRUTH[label.casefold()]: label for label in labels}
         if instance.question.strip():
             question["instructions"] = instance.question
         return {"model": self.name, "state": instance.context, "questions": {"answer": question}}
@@ -171,9 +189,25 @@ def _labels(instance: Instance) -> list[str]:
     return [choice.strip() for choice in instance.choices]
 
 
+def _question_type(instance: Instance) -> Literal["choice", "noul", "score"]:
+    """What the format calls the question: a noul only where its two answers are yes and no, or true and false."""
+    labels = [label.casefold() for label in _labels(instance)]
+    if instance.type == "yes_no" and sorted(labels) in (["no", "yes"], ["false", "true"]):
+        return "noul"
+    return "score" if instance.type == "score" else "choice"
+
+
 def _read_systemone(reply: Mapping[str, Any], instance: Instance) -> Answer:
-    answer = reply["answers"]["answer"]
-    shares = {str(label).strip(): _share(value) for label, value in answer["probabilities"].items()}
+    answer, kind = reply["answers"]["answer"], _question_type(instance)
+    if kind == "noul":
+        yes = _share(answer["noul"])
+        shares = {label: yes if _TRUTH[label.casefold()] == "true" else 1 - yes for label in _labels(instance)}
+    elif kind == "score":
+        # Levels are answered by their numbers, from 0.
+        levels = dict.fromkeys(_labels(instance))
+        shares = {level: _share(answer["probabilities"][str(number)]) for number, level in enumerate(levels)}
+    else:
+        shares = {str(label).strip(): _share(value) for label, value in answer["probabilities"].items()}
     if missing := [label for label in _labels(instance) if label not in shares]:
         raise WrongAnswerError(f"the answer has no probability of {missing[0][:80]!r}")
     total = sum(shares[label] for label in dict.fromkeys(_labels(instance)))

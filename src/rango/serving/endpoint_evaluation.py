@@ -118,6 +118,21 @@ def check_client() -> None:
         raise InputError("an endpoint needs httpx2, which is not installed; pip install 'rango-lm[serve]'")
 
 
+def check_patience(endpoint: Endpoint | None, concurrency: int | None) -> Patience:
+    """How an endpoint is asked, with `concurrency` requests at a time.
+
+    Raises:
+        InputError: a number below 1, or one for a model that is no endpoint.
+    """
+    if concurrency is None:
+        return Patience()
+    if endpoint is None:
+        raise InputError(f"--concurrency is {concurrency} but MODEL is no endpoint; leave it out")
+    if concurrency < 1:
+        raise InputError(f"concurrency is {concurrency}; expected at least 1")
+    return Patience(concurrency=concurrency)
+
+
 def notes_of(answers: Sequence[LoggedAnswer]) -> list[str]:
     """What one must know of the answers, in words."""
     count, notes = len(answers), []

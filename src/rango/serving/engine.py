@@ -230,6 +230,11 @@ class Engine:
                     loc=("questions", prepared.instance.id.removeprefix("question ")),
                 )
             posteriors = Posteriors.from_scores(row.scores[None], None, choices=(prepared.instance.choices,))
+            missing = run.task.n_choices - posteriors.n_choices
+            if prepared.foreign is None and missing:
+                # Calibrator and costs are those of all columns, of which this question has the first ones.
+                padded = np.pad(row.scores, (0, missing), constant_values=-np.inf)
+                posteriors = Posteriors.from_scores(padded[None], None)
             extra["option_mass"] = row.mass
             if prepared.foreign is not None:
                 extra["note"] = f"not the run's own question: {prepared.foreign}"
@@ -237,7 +242,7 @@ class Engine:
                 posteriors = calibrator.apply(posteriors)
                 extra["calibrated"] = True
                 extra["calibrator"] = f"{calibrator.method} of {run.name}"
-            shares = np.exp(posteriors.log_posteriors[0]).tolist()
+            shares = np.exp(posteriors.log_posteriors[0, : len(prepared.names)]).tolist()
             if prepared.foreign is None:
                 decision, column = _decision(run, prepared, posteriors)
                 # Of a run without costs the decision is only the most probable choice, which the answer has.

@@ -40,6 +40,8 @@ class TrainedTask:
     table: TableConfig | None = None
     foreign: str | None = None
     """Why no question is the run's own, such as words that only another program writes."""
+    yes_no: tuple[str, ...] | None = None
+    """The two choices of its yes-or-no questions in their order, where all of them have the same."""
 
     @property
     def asks_question(self) -> bool:
@@ -126,10 +128,13 @@ def _options(question: Question, task: TrainedTask) -> tuple[tuple[str, ...], tu
     )
     # A run whose classes are yes and no, in whatever order and spelling, is asked in its own.
     for yes, no in _YES_NO:
-        known = {label.casefold(): label for label in task.classes or ()}
+        own = task.classes or task.yes_no or ()
+        known = {label.casefold(): label for label in own}
         if len(known) == 2 and known.keys() == {yes, no}:
+            # What only repeats the label describes nothing: `rango evaluate` says with it which answer is yes.
+            about = tuple("" if text in known else text for text in about)
             order = {"true": (known[yes], about[0]), "false": (known[no], about[1])}
-            names = tuple("true" if label == known[yes] else "false" for label in task.classes or ())
+            names = tuple("true" if label == known[yes] else "false" for label in own)
             return tuple(order[name][0] for name in names), tuple(order[name][1] for name in names), names
     return _YES_NO[0], about, ("true", "false")
 
@@ -153,7 +158,7 @@ def _foreign(
     if task.classes is not None and set(texts) != set(task.classes):
         shown = ", ".join(task.classes[:5]) + (", …" if len(task.classes) > 5 else "")
         return f"the run was trained on the labels {shown}"
-    if task.classes is None and len(texts) != task.n_choices:
+    if task.classes is None and len(texts) != task.n_choices and tuple(texts) != task.yes_no:
         return f"the run was trained on {task.n_choices} choices"
     if isinstance(question, ScoreQuestion) and task.classes is not None and tuple(texts) != task.classes:
         return f"the run was trained on the levels in the order {', '.join(task.classes)}"

@@ -57,8 +57,12 @@ class ServedRun:
             raise InputError(f"{self.run.path}: run.yaml does not say the form; repeat the run with this version")
         foreign = None if config.prompt == "own" else f"the run was trained with the words of {config.prompt}"
         read = None if table is None else TableConfig.build(dict(table), where=str(self.predictor.source))
-        classes = self._stored.column_names
-        return TrainedTask(words, form, classes, self._stored.n_choices, read, foreign)
+        stored = self._stored
+        # A table of several types has yes-or-no questions beside others, which need not be its most choices.
+        typed = zip(stored.choices or (), stored.types or (), strict=False)
+        pairs = {choices for choices, kind in typed if kind == "yes_no"}
+        yes_no = pairs.pop() if len(pairs) == 1 else None
+        return TrainedTask(words, form, stored.column_names, stored.n_choices, read, foreign, yes_no)
 
     @cached_property
     def shots(self) -> tuple[Instance, ...]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from rango.errors import InputError
 from rango.files import parse_json
+from rango.showing import count
 from rango.tasks.task import LETTERS
 
 Reading = Literal["name", "text", "index", "number", "letter"]
@@ -71,7 +72,7 @@ def choices_of(value: Any, where: str, column: str) -> Choices:
             f"{where}: {column} is no list; expected the row's choices (in CSV as a JSON list{example[:80]})"
         )
     if len(content) < 2:
-        raise InputError(f"{where}: {column} has {len(content)} choice(s); expected at least 2")
+        raise InputError(f"{where}: {column} has {count(len(content), 'choice')}; expected at least 2")
     for number, choice in enumerate(content):
         if not isinstance(choice, str):
             quoted = f', write "{choice}"' if isinstance(choice, int | float) and choice == choice else ""

@@ -18,6 +18,7 @@ from typing import Any
 
 from rango.errors import InputError, unknown_name
 from rango.options import SPLITS
+from rango.showing import count
 from rango.tasks.answers import Choices, choices_of, readings_of
 from rango.tasks.sources import Row, file_rows
 from rango.tasks.splits import link
@@ -108,14 +109,14 @@ class TableGuess:
             )
         if self.repeated:
             warnings.append(
-                f"{self.repeated:,} row(s) repeat the text and the answer of a row above: each counts once more in "
+                f"{count(self.repeated, 'row')} with the text and the answer of a row above: each counts once more in "
                 "training and metrics; delete them where they are one case"
             )
         if self.ungrouped is not None:
             warnings.append(
                 f"{self.ungrouped} looks like a column of groups, but its values and equal texts link the rows into "
-                f"{self.groups} group(s), which cannot be cut into three splits: task.yaml leaves it out, so that "
-                f"rows of one {self.ungrouped} may stand in training and in test"
+                f"{count(self.groups or 0, 'group')}, which cannot be cut into three splits: task.yaml leaves it out, "
+                f"so that rows of one {self.ungrouped} may stand in training and in test"
             )
         elif self.groups is not None and self.groups < FEW_GROUPS:
             warnings.append(
@@ -214,8 +215,8 @@ def guess_table(path: Path, *, label: str | None = None) -> TableGuess:
         answers.setdefault(tuple(columns[name][row] for name in texts), []).append(columns[label][row])
     if splits is None and len(answers) < len(SPLITS):
         raise InputError(
-            f"{path} holds {len(rows)} row(s) with {len(answers)} different text(s), which cannot be cut into train, "
-            "validation and test; give more rows"
+            f"{path} holds {count(len(rows), 'row')} with {count(len(answers), 'different text')}, which cannot be "
+            "cut into train, validation and test; give more rows"
         )
     used = {*texts, label, identity, group, splits}
     unused = tuple(name for name in free if name not in used)
@@ -379,8 +380,8 @@ def task_yaml(guess: TableGuess) -> str:
         lines += [f"# {meaning}", f"{key}: {_quoted(column)}" if column else f"# {key}: COLUMN"]
         if key == "group" and guess.ungrouped is not None:
             lines.append(
-                f"# Not {' '.join(guess.ungrouped.split())}: with equal texts it links the rows into {guess.groups} "
-                "group(s), too few for three splits."
+                f"# Not {' '.join(guess.ungrouped.split())}: with equal texts it links the rows into "
+                f"{count(guess.groups or 0, 'group')}, too few for three splits."
             )
     if config.unlabelled == "skip":
         lines += ["# Rows without a label: left out and counted, or refused.", "unlabelled: skip"]

@@ -22,6 +22,7 @@ from rango.options import Form
 from rango.tasks.task import Instance, Prompt, Task, Templates, named, truth_of
 
 if TYPE_CHECKING:
+    from rango.decisions.instances import QuestionType
     from rango.decisions.posteriors import Posteriors
 
 Change: TypeAlias = Literal["permute", "rename", "distract", "remove", "reword"]
@@ -97,8 +98,11 @@ def orders_of(instance: Instance, count: int, *, seed: int) -> list[Order]:
 def permuted(instance: Instance, order: Order) -> Instance:
     """The instance with its choices in another order."""
     true, shares = instance.log_posterior, instance.target
+    # Levels in another order are none: an endpoint would be told that the scale is another one.
+    scrambled = instance.type == "score" and order != tuple(range(len(order)))
     return replace(
         instance,
+        type="choice" if scrambled else instance.type,
         choices=tuple(instance.choices[choice] for choice in order),
         label=None if instance.label is None else order.index(instance.label),
         log_posterior=None if true is None else tuple(true[choice] for choice in order),
@@ -123,13 +127,16 @@ def put_back(posteriors: Posteriors, orders: Sequence[Order], originals: Sequenc
 
     width = max(max(len(original.choices), 1 + max(order)) for original, order in zip(originals, orders, strict=True))
     logs = np.full((len(originals), width), -np.inf)  # (N, K)
-    choices = []
+    choices: list[tuple[str, ...]] = []
+    types: list[QuestionType] = []
     for row, (original, order) in enumerate(zip(originals, orders, strict=True)):
         logs[row, list(order)] = posteriors.log_posteriors[row, : len(order)]
         # What was offered in a choice's place, or beside the choices, has that column.
         offered = dict(zip(order, posteriors.choices[row], strict=True)) if posteriors.choices is not None else {}
         texts = {**dict(enumerate(original.choices)), **offered}
         choices.append(tuple(texts[column] for column in sorted(texts)))
+        # Levels that are back in their order are a scale again, unless one of them is another.
+        types.append(original.type if choices[-1] == original.choices else "choice")
     known = all(
         original.target is not None or original.label in order
         for original, order in zip(originals, orders, strict=True)
@@ -140,7 +147,7 @@ def put_back(posteriors: Posteriors, orders: Sequence[Order], originals: Sequenc
         ids=tuple(original.id for original in originals),
         groups=tuple(original.group for original in originals),
         choices=choices,
-        types=posteriors.types,
+        types=types,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rango.errors import InputError
 from rango.files import read_text
 from rango.options import Prompts, TaskOptions
+from rango.showing import count
 from rango.tasks.harness import ready_made, socialiqa_prompt
 from rango.tasks.sources import Repository, Row, check_folder, file_rows, find_file, hub_rows, located, text_of
 from rango.tasks.splits import cut
@@ -48,7 +49,7 @@ def load_socialiqa(options: TaskOptions) -> Task:
     # They stay as published: without them, figures would not be those of other programs.
     drawn = (*parts.train, *parts.validation, *parts.test)
     twins = sum(len(set(instance.choices)) < len(CHOICES) for instance in drawn)
-    note = f"{twins:,} instance(s) name one answer twice, as published: the two share its probability"
+    note = f"{count(twins, 'instance')} with one answer twice, as published: the two share its probability"
     return Task(
         name="socialiqa",
         train=parts.train,

@@ -12,6 +12,7 @@ from typing import Any
 
 from rango.errors import InputError
 from rango.options import SPLITS, Split, TaskOptions
+from rango.showing import count
 from rango.tasks.task import Instance
 from rango.tasks.text_runs import shared_runs
 
@@ -183,7 +184,7 @@ def _without(pool: Sequence[Instance], held: set[str], name: str, other: str, no
     kept = [instance for instance in pool if instance.group not in held]
     dropped = len(pool) - len(kept)
     if dropped:
-        notes.append(f"{dropped:,} {name} instance(s) dropped: their contexts occur in the {other} split")
+        notes.append(f"{count(dropped, f'{name} instance')} dropped for a context that occurs in the {other} split")
     return kept
 
 
@@ -288,7 +289,8 @@ def near_duplicate_notes(splits: Mapping[str, Sequence[Instance]]) -> list[str]:
     for (first, second), pairs in sorted(near_duplicates(tuple(splits.values())).items()):
         one, two = (instance.where or instance.id for instance in pairs[0])
         notes.append(
-            f"{len(pairs):,} of {len(splits[names[first]]):,} {names[first]} instance(s) are nearly the same as one of "
-            f"the {names[second]} split (such as {one} and {two}); where they have one source, give them one group"
+            f"{len(pairs):,} of {count(len(splits[names[first]]), f'{names[first]} instance')} nearly the same as "
+            f"one of the {names[second]} split (such as {one} and {two}); where they have one source, give them one "
+            "group"
         )
     return notes

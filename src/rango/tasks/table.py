@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rango.errors import InputError, unknown_name
 from rango.options import SPLITS, Split, TaskOptions
+from rango.showing import count
 from rango.tasks.answers import READINGS, Choices, Reading, choices_of, expected_labels, readings_of, shown, soft_label
 from rango.tasks.sources import Row, file_rows, located
 from rango.tasks.splits import cut, link, near_duplicate_notes
-from rango.tasks.table_config import PLACE, TYPES, TableConfig, columns_of
+from rango.tasks.table_config import PLACE, TableConfig, columns_of
 from rango.tasks.task import Instance, Task, Templates, context_group
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def few_notes(validation: Sequence[Instance], *, classes: bool) -> tuple[str, ..
     notes = []
     if 0 < len(validation) < FEW_VALIDATION:
         notes.append(
-            f"{len(validation)} validation instance(s): fewer than {FEW_VALIDATION} choose the checkpoint and fit the "
-            "calibrator mostly by chance"
+            f"{count(len(validation), 'validation instance')}: fewer than {FEW_VALIDATION} choose the checkpoint and "
+            "fit the calibrator mostly by chance"
         )
     counts: Counter[str] = Counter()
     if classes and validation:
@@ -221,11 +222,12 @@ class _Reader:
         )
         if repeated := sum(count - 1 for count in seen.values()):
             self.notes.append(
-                f"{repeated:,} row(s) repeat another row and its answer: each counts once more in training and metrics"
+                f"{count(repeated, 'row')} equal to another row and its answer: each counts once more in training and "
+                "metrics"
             )
         twins = sum(len(draft.choices.texts) != len(draft.choices.distinct()) for draft in drafts)
         if twins:
-            self.notes.append(f"{twins:,} row(s) name the same text twice among their choices: it is one choice")
+            self.notes.append(f"{count(twins, 'row')} with the same text twice among the choices: it is one choice")
         return pools
 
     def settled(self) -> dict[str, Any]:
@@ -278,7 +280,7 @@ class _Reader:
             unlabelled = [draft for draft in unlabelled if draft.identity not in left_out]
         if not unlabelled:
             return drafts
-        self.notes.append(f"{len(unlabelled):,} test instance(s) have no label: they can be decided on, not measured")
+        self.notes.append(f"{count(len(unlabelled), 'test instance')} without a label: to be decided on, not measured")
         return drafts
 
     def _linked(self, instances: list[Instance], drafts: list[_Draft]) -> list[Instance]:
@@ -289,8 +291,8 @@ class _Reader:
         moved = {before.group for before, now in zip(instances, linked, strict=True) if before.group != now.group}
         if moved and self.config.group is not None:
             self.notes.append(
-                f"{len(moved):,} group(s) of the column {self.config.group} hold a prompt of another group, and count "
-                "as one with it: the same text never stands on two sides of a cut"
+                f"{count(len(moved), 'group')} of the column {self.config.group} with a prompt of another group, "
+                "counted as one with it: the same text never stands on two sides of a cut"
             )
         return linked
 
@@ -319,6 +321,9 @@ class _Reader:
         return _Draft(row.where, identity, prompt, text, choices, labels, target, self._type(row), group, split)
 
     def _type(self, row: Row) -> QuestionType:
+        # Whoever only names a task does not wait for NumPy, which this file loads.
+        from rango.decisions.instances import TYPES
+
         name = self.config.type if self.config.type in TYPES else self._text(row, self.config.type, "type").strip()
         if name not in TYPES:
             raise InputError(f"{row.where}: {unknown_name('type', name, TYPES)}")

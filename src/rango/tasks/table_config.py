@@ -22,9 +22,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from rango.config import Config
+from rango.showing import count
 from rango.tasks.answers import Reading, SoftReading, shown
 
-TYPES = ("choice", "yes_no", "score")
 PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
@@ -78,7 +78,7 @@ class TableConfig(Config):
                 raise ValueError(f"choice {number} is {choice!r}; expected text, put it in quotation marks")
         choices = tuple(str(choice).strip() for choice in value)
         if len(choices) < 2:
-            raise ValueError(f"{len(choices)} choice(s); expected at least 2")
+            raise ValueError(f"{count(len(choices), 'choice')}; expected at least 2")
         for number, choice in enumerate(choices):
             if not choice:
                 raise ValueError(f"choice {number} is blank; give it words")

@@ -57,25 +57,26 @@ class Instance:
     """What the choices are: names without an order (choice), no and yes (yes_no), or levels from the lowest (score)."""
 
     def __post_init__(self) -> None:
-        count = len(self.choices)
-        if count < 2:
-            raise InputError(f"instance {self.id!r}: {count} choice(s); expected at least 2")
+        n_choices = len(self.choices)
+        if n_choices < 2:
+            raise InputError(f"instance {self.id!r}: {count(n_choices, 'choice')}; expected at least 2")
         for number, choice in enumerate(self.choices):
             if not choice.strip():
                 raise InputError(f"instance {self.id!r}: choice {number} is blank; give it words")
-        if self.label is not None and not 0 <= self.label < count:
+        if self.label is not None and not 0 <= self.label < n_choices:
             raise InputError(
-                f"instance {self.id!r}: label is {self.label} but there are {count} choices (valid: 0..{count - 1})"
+                f"instance {self.id!r}: label is {self.label} but there are {n_choices} choices "
+                f"(valid: 0..{n_choices - 1})"
             )
         if not (self.context.strip() or self.question.strip()):
             raise InputError(f"instance {self.id!r}: context and question are blank; give at least one of them words")
-        if self.log_posterior is not None and len(self.log_posterior) != count:
+        if self.log_posterior is not None and len(self.log_posterior) != n_choices:
             raise InputError(
                 f"instance {self.id!r}: log_posterior has {len(self.log_posterior)} values; expected one for each of "
-                f"the {count} choices"
+                f"the {n_choices} choices"
             )
-        if self.type == "yes_no" and count != 2:
-            raise InputError(f"instance {self.id!r}: {count} choices; expected 2, as its type is yes_no")
+        if self.type == "yes_no" and n_choices != 2:
+            raise InputError(f"instance {self.id!r}: {n_choices} choices; expected 2, as its type is yes_no")
         if self.target is not None:
             self._check_target(self.target)
 
@@ -367,7 +368,7 @@ def few_shot(task: Task, *, shots: int, seed: int) -> Task:
     counts = Counter(instance.answer for instance in drawn)
     labels = sorted({instance.answer for instance in task.train})
     note = (
-        f"{len(drawn)} training instance(s) stand answered in every prompt and leave the training split "
+        f"{count(len(drawn), 'training instance')} answered in every prompt, and no longer in the training split "
         f"(label: how many; {', '.join(f'{label}: {counts[label]}' for label in labels)})"
     )
     note += "; fewer shots than labels" if len(drawn) < len(labels) else ""

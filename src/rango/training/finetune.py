@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from rango.console import Screen, SignalGuard
-from rango.decisions import METRICS, Costs, Posteriors, StatedCosts, fit_calibrator
+from rango.decisions import Costs, Posteriors, StatedCosts, fit_calibrator
 from rango.errors import DivergenceError, InputError, Interrupted
 from rango.files import remove_leftovers
 from rango.keywords import FinetuneOptions
@@ -29,7 +29,7 @@ from rango.scoring.scorer import score_split
 from rango.scoring.trees import TokenTree, encode
 from rango.tasks import Task, few_shot
 from rango.tasks.kept_texts import write_kept_texts
-from rango.tasks.task import named, unlabelled
+from rango.tasks.task import unlabelled
 from rango.tasks.text_runs import pretraining_notes
 from rango.training.bank import OnValidation, TrainingJob, check_bankable, run_key
 from rango.training.checkpoint import load_state
@@ -39,7 +39,7 @@ from rango.training.loggers import LoggedWriter, Logger, parse_loggers
 from rango.training.measurement import measure, state_costs
 from rango.training.prediction import check_costs
 from rango.training.run_folder import Run, posteriors_file
-from rango.training.run_writer import RunWriter, open_output, versions
+from rango.training.run_writer import RunWriter, check_task, open_output, versions
 from rango.training.sharding import check_passes
 from rango.training.trainer import Trainer, recomputable_layers
 from rango.training.training_run import BankData, TrainingRun
@@ -168,8 +168,7 @@ def _train(
     task = few_shot(task, shots=config.shots, seed=config.shots_seed)
     check_not_empty(task.train, shots=config.shots)
     for job, _ in unfinished:
-        _check_labels(job.config, task)
-        _check_selection(job.config, task)
+        check_task(job.config, task)
     task = replace(task, notes=(*task.notes, *pretraining_notes(model.name, task.test, split="test")))
     if config.gradient_checkpointing and not recomputable_layers(model.network):
         raise InputError(
@@ -414,51 +413,6 @@ def _check_base(base: Mapping[str, Posteriors], task: Task) -> None:
                 f"base posteriors on {name} are of other instances ({len(posteriors.ids)}, the first "
                 f"{posteriors.ids[0]!r}) than the task's ({len(ids)}, the first {ids[0]!r}); compute them for this task"
             )
-
-
-def _check_labels(config: FinetuneConfig, task: Task) -> None:
-    """Raise InputError where objective, rule or selection cannot take what is right about instances."""
-    if config.objective != "choice" and (config.rule != "logarithmic" or config.label_smoothing):
-        given = f"label_smoothing is {config.label_smoothing:g}" if config.label_smoothing else f"rule is {config.rule}"
-        raise InputError(
-            f"{given} and objective is {config.objective}, which would ignore it; take the objective choice, or leave "
-            "it out"
-        )
-    for instance in task.validation:
-        if METRICS[config.select].needs_order and instance.type != "score":
-            raise InputError(
-                f"select is {config.select}, which is for ordered levels, but {named(instance)} is of the type "
-                f"{instance.type}; select nce, or give the table `type: score`"
-            )
-    for instance in task.train:
-        if config.objective != "choice" and instance.target is not None:
-            raise InputError(
-                f"objective is {config.objective}, which reads one right answer, but {named(instance)} has soft "
-                "labels; take the objective choice"
-            )
-        if config.objective == "choice" and config.rule == "ranked" and instance.type != "score":
-            raise InputError(
-                f"rule is ranked, which is for ordered levels, but {named(instance)} is of the type {instance.type}; "
-                "give the table `type: score`, or take the rule brier"
-            )
-
-
-def _check_selection(config: FinetuneConfig, task: Task) -> None:
-    """Raise InputError where no checkpoint has an NCE, calibrated or not, to select by.
-
-    NCE divides by the entropy of the priors, which is 0 where all right answers have one label.
-    """
-    # The regime `all` never selects. Soft labels are of no single class.
-    labels = {instance.label for instance in task.validation if instance.target is None}
-    if len(labels) == 1 and any(instance.target is not None for instance in task.validation):
-        return
-    if config.regime != "all" and config.select in ("nce", "calibrated_nce") and len(labels) == 1:
-        count = len(task.validation)
-        who = f"all {count:,} validation instances have" if count > 1 else "the one validation instance has"
-        raise InputError(
-            f"select is {config.select}, but {who} label {labels.pop()}, so that NCE is undefined; give more "
-            "validation instances, or select cross_entropy"
-        )
 
 
 def _check_state(state: Path, runs: Sequence[TrainingRun]) -> dict[str, float]:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from rango import __version__
 from rango.checksums import digests
-from rango.decisions import Calibrator, Estimate, Posteriors, write_posteriors
+from rango.decisions import METRICS, Calibrator, Estimate, Posteriors, write_posteriors
 from rango.errors import InputError
 from rango.files import holds_files, naming_file, write_json, write_text, write_yaml
 from rango.options import FinetuneConfig, Split
 from rango.output_folder import check_links
 from rango.tasks.kept_texts import write_kept_texts
+from rango.tasks.task import named
 from rango.training.run_folder import RECORD, Run, posteriors_file, read_log
 
 if TYPE_CHECKING:
@@ -196,6 +197,52 @@ def check_output(path: Path, config: FinetuneConfig, task: Task) -> Run | None:
     """As `open_output`, before the model is loaded: a run of another model is not noticed yet."""
     stored = Run(path).part("fingerprints") if (path / "run.yaml").is_file() else {}
     return open_output(path, config, {**stored, "task": task.fingerprint})
+
+
+def check_task(config: FinetuneConfig, task: Task) -> None:
+    """Raise InputError where objective, rule or selection cannot take what is right about instances."""
+    if config.objective != "choice" and (config.rule != "logarithmic" or config.label_smoothing):
+        given = f"label_smoothing is {config.label_smoothing:g}" if config.label_smoothing else f"rule is {config.rule}"
+        raise InputError(
+            f"{given} and objective is {config.objective}, which would ignore it; take the objective choice, or leave "
+            "it out"
+        )
+    for instance in task.validation:
+        if METRICS[config.select].needs_order and instance.type != "score":
+            raise InputError(
+                f"select is {config.select}, which is for ordered levels, but {named(instance)} is of the type "
+                f"{instance.type}; select nce, or give the table `type: score`"
+            )
+    for instance in task.train:
+        if config.objective != "choice" and instance.target is not None:
+            raise InputError(
+                f"objective is {config.objective}, which reads one right answer, but {named(instance)} has soft "
+                "labels; take the objective choice"
+            )
+        if config.objective == "choice" and config.rule == "ranked" and instance.type != "score":
+            raise InputError(
+                f"rule is ranked, which is for ordered levels, but {named(instance)} is of the type {instance.type}; "
+                "give the table `type: score`, or take the rule brier"
+            )
+    _check_selection(config, task)
+
+
+def _check_selection(config: FinetuneConfig, task: Task) -> None:
+    """Raise InputError where no checkpoint has an NCE, calibrated or not, to select by.
+
+    NCE divides by the entropy of the priors, which is 0 where all right answers have one label.
+    """
+    # The regime `all` never selects. Soft labels are of no single class.
+    labels = {instance.label for instance in task.validation if instance.target is None}
+    if len(labels) == 1 and any(instance.target is not None for instance in task.validation):
+        return
+    if config.regime != "all" and config.select in ("nce", "calibrated_nce") and len(labels) == 1:
+        count = len(task.validation)
+        who = f"all {count:,} validation instances have" if count > 1 else "the one validation instance has"
+        raise InputError(
+            f"select is {config.select}, but {who} label {labels.pop()}, so that NCE is undefined; give more "
+            "validation instances, or select cross_entropy"
+        )
 
 
 def is_newer(model: str, run: Run) -> bool:
