@@ -73,7 +73,7 @@ REFUSED = {
 }
 # Options that matter only with another one, or for another kind of input, are never passed over in silence.
 ALONE = {
-    "finetune m TYPED --out OUT --rule ranked": "rule is ranked, which is for ordered levels, but instance",
+    "finetune m TYPED --out OUT --rule ranked": "rule is ranked, which is for ordered levels, but TYPED",
     "finetune m TYPED --out OUT --select mean_absolute_error": "select is mean_absolute_error, which is for ordered",
     "finetune m TYPED --out OUT --objective answer --rule brier": "objective is answer, which would ignore it",
     "finetune m TYPED --out OUT --objective answer --label-smoothing 0.1": "label_smoothing is 0.1 and objective",

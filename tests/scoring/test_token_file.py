@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rango.scoring.token_file import RowTokens, TextTokens, kept_tokens
+from rango.errors import InputError
+from rango.scoring.token_file import RowTokens, TextTokens, cache_limit, kept_tokens
 
 ROWS = (
     RowTokens([TextTokens([5, 70_000], 0), TextTokens([1], 2)], (3, 9)),
@@ -30,6 +32,34 @@ def test_rows_come_back_without_being_made_again(tmp_path: Path) -> None:
         assert (file.column(0).tolist(), file.column(1).tolist()) == ([3, 4, 1], [9, 8, 7])
     # A million tokens take 4 MB.
     assert (tmp_path / "new/key/tokens.bin").stat().st_size == 4 * 8
+
+
+def test_of_too_many_files_the_least_recently_used_go(tmp_path: Path) -> None:
+    """A is older than B but was used after it: B goes for C, and a file that is larger than the limit stays alone."""
+    for number, key in enumerate(("a", "b", "used")):
+        kept_tokens(tmp_path, key, ROWS, numbers=2)
+        os.utime(tmp_path / key / "record.json", (number, number))
+    (tmp_path / "used").rename(tmp_path / "c")
+    size = sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
+    mapped = kept_tokens(tmp_path, "b", never(), numbers=2)
+    os.utime(tmp_path / "b" / "record.json", (1, 1))
+    kept_tokens(tmp_path, "a", never(), numbers=2, limit=1)  # what is read makes no room
+    kept_tokens(tmp_path, "d", ROWS, numbers=2, limit=3 * size)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["a", "c", "d"]
+    # Who has mapped a file reads it to the end.
+    assert mapped.row(1) == list(ROWS[1].texts)
+    kept_tokens(tmp_path, "b", ROWS, numbers=2, limit=1)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["b"]
+
+
+def test_the_limit_is_a_size_with_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANGO_CACHE_LIMIT", raising=False)
+    assert cache_limit() == 10 * 2**30
+    monkeypatch.setenv("RANGO_CACHE_LIMIT", " 500MB ")
+    assert cache_limit() == 500_000_000
+    monkeypatch.setenv("RANGO_CACHE_LIMIT", "10")
+    with pytest.raises(InputError, match="RANGO_CACHE_LIMIT is '10'; expected a size with its unit"):
+        cache_limit()
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "texts.bin", "rows.bin", "record.json"])

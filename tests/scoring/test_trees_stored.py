@@ -67,7 +67,9 @@ def test_scores_are_the_same_also_after_shots_and_in_parts(model: Model) -> None
         assert one.tokens == two.tokens
 
 
-def test_labels_are_those_of_the_instances_at_hand_and_words_decide_what_is_kept(model: Model, tmp_path: Path) -> None:
+def test_labels_are_those_of_the_instances_at_hand_and_words_decide_what_is_kept(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = encode(model, INSTANCES, task=TASK, form="letter")
     relabelled = tuple(replace(one, id=f"new {one.id}", label=(one.answer + 1) % 3) for one in INSTANCES)
     again = encode(model, relabelled, task=TASK, form="letter")
@@ -82,6 +84,10 @@ def test_labels_are_those_of_the_instances_at_hand_and_words_decide_what_is_kept
     model.tokenizer.add_tokens(["brown"])  # type: ignore[no-untyped-call]
     assert encode(model, INSTANCES, task=TASK, form="letter")[0].id == "0"
     assert len([folder for folder in kept.iterdir() if folder.is_dir()]) == 5
+    # Of all these the last one stays where the limit allows no other.
+    monkeypatch.setenv("RANGO_CACHE_LIMIT", "1KB")
+    encode(model, INSTANCES[1:], task=TASK, form="letter")
+    assert len([folder for folder in kept.iterdir() if folder.is_dir()]) == 1
 
 
 def test_what_cannot_be_encoded_is_refused_and_not_kept(model: Model, tmp_path: Path) -> None:

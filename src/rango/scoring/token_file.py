@@ -3,7 +3,8 @@
     CACHE/tokens/KEY/   tokens.bin   (T,)    uint32  the ids of all texts, one text after the other
                         texts.bin    (S, 2)  int64   where a text's tokens end; a number that goes with the text
                         rows.bin     (N, 1 + M) int64  where a row's texts end; M numbers that go with the row
-                        record.json          the hash of the three, without which nothing is taken from them
+                        record.json          the hash of the three, without which nothing is taken from them; its
+                                             time of change is that of the last use
 
 A million questions are a million rows and about 300 MB here, as Python's objects some 3 GB. What the operating system
 has read of a mapped file it may drop again, so a process holds of it what the machine can spare.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from array import array
 from collections.abc import Iterable, Sequence
@@ -24,10 +26,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rango.errors import InputError
 from rango.files import UNFINISHED
+from rango.options import parse_size
 
 _FILES = ("tokens.bin", "texts.bin", "rows.bin")
 _RECORD = "record.json"
+_LIMIT = "10GiB"  # some thirty million questions
 
 
 class TextTokens(NamedTuple):
@@ -73,7 +78,22 @@ class TokenFile:
         return self.rows[:, 1 + number]
 
 
-def kept_tokens(cache: Path, key: str, rows: Iterable[RowTokens], *, numbers: int) -> TokenFile:
+def cache_limit() -> int:
+    """Bytes that the files of all keys may take: RANGO_CACHE_LIMIT, a size with its unit such as 10GiB.
+
+    Raises:
+        InputError: it is no size.
+    """
+    text = os.environ.get("RANGO_CACHE_LIMIT", "").strip() or _LIMIT
+    limit = parse_size(text)
+    if limit is None:
+        raise InputError(f"RANGO_CACHE_LIMIT is {text!r}; expected a size with its unit, such as 10GiB or 500MB")
+    return limit
+
+
+def kept_tokens(
+    cache: Path, key: str, rows: Iterable[RowTokens], *, numbers: int, limit: int | None = None
+) -> TokenFile:
     """The file of these rows: as it was kept under `key` or, where it was not or is damaged, written now.
 
     Args:
@@ -81,6 +101,7 @@ def kept_tokens(cache: Path, key: str, rows: Iterable[RowTokens], *, numbers: in
         key: a hash of everything that the rows depend on; equal keys must mean equal rows.
         rows: at least one; they are iterated only if they have to be written, and nothing is kept if that raises.
         numbers: M, how many numbers go with each row.
+        limit: bytes that the files of all keys may take; where this one makes them more, the least recently used go.
 
     Raises:
         OSError: the cache cannot be written to, or the disk is full.
@@ -110,7 +131,27 @@ def kept_tokens(cache: Path, key: str, rows: Iterable[RowTokens], *, numbers: in
             shutil.rmtree(temporary, ignore_errors=True)
         written = _opened(folder, numbers)
         assert written is not None
-        return written
+    if limit is not None:
+        _remove_oldest(cache, limit, keep=folder)
+    return written
+
+
+def _remove_oldest(cache: Path, limit: int, *, keep: Path) -> None:
+    """Remove files of keys, the least recently used first, until all take at most `limit` bytes; `keep` stays."""
+    kept: list[tuple[float, int, Path]] = []
+    # Another process may remove the same ones at this moment.
+    for record in cache.glob(f"[!.]*/{_RECORD}"):
+        with contextlib.suppress(OSError):
+            size = sum(file.stat().st_size for file in record.parent.iterdir())
+            kept.append((record.stat().st_mtime, size, record.parent))
+    total = sum(size for _, size, _ in kept)
+    for _, size, folder in sorted(kept):
+        if total <= limit:
+            return
+        # Who has mapped these files keeps them: their space is free when the last of these processes ends.
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size
 
 
 def _write(folder: Path, rows: Iterable[RowTokens]) -> None:
@@ -133,14 +174,17 @@ def _opened(folder: Path, numbers: int) -> TokenFile | None:
         record = json.loads((folder / _RECORD).read_text())
         if record != {"sha256": _digest(folder)}:
             return None
+        # The cache may be another user's, whose times are his.
+        with contextlib.suppress(PermissionError):
+            os.utime(folder / _RECORD)
+        tokens, texts, rows = (folder / name for name in _FILES)
+        return TokenFile(
+            np.memmap(tokens, np.uint32, "r"),
+            np.memmap(texts, np.int64, "r").reshape(-1, 2),
+            np.memmap(rows, np.int64, "r").reshape(-1, 1 + numbers),
+        )
     except (OSError, ValueError):
         return None
-    tokens, texts, rows = (folder / name for name in _FILES)
-    return TokenFile(
-        np.memmap(tokens, np.uint32, "r"),
-        np.memmap(texts, np.int64, "r").reshape(-1, 2),
-        np.memmap(rows, np.int64, "r").reshape(-1, 1 + numbers),
-    )
 
 
 def _digest(folder: Path) -> str:

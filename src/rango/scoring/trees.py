@@ -19,7 +19,7 @@ from rango.errors import InputError
 from rango.models.gguf import cache_folder
 from rango.models.loading import Model
 from rango.options import Form, Normalisation
-from rango.scoring.token_file import RowTokens, TextTokens, TokenFile, kept_tokens
+from rango.scoring.token_file import RowTokens, TextTokens, TokenFile, cache_limit, kept_tokens
 from rango.tasks import Instance, Prompt, Task
 from rango.tasks.task import named
 
@@ -206,11 +206,12 @@ def _stored(model: Model, instances: Sequence[Instance], *, task: Task, form: Fo
         for tree in _encoded(model, instances, task=task, form=form)
     )
     private = task.table is not None and task.table.get("private")
+    limit = cache_limit()
     try:
         # What is deleted while it is mapped is there for as long as this process needs it, and for nobody else.
         folder: Any = tempfile.TemporaryDirectory() if private else nullcontext(cache_folder() / "tokens")
         with folder as place:
-            file = kept_tokens(Path(place), digest.hexdigest()[:32], rows, numbers=2)
+            file = kept_tokens(Path(place), digest.hexdigest()[:32], rows, numbers=2, limit=limit)
     except OSError as error:
         Screen().say(f"tokens are held in memory, as they cannot be kept on the disk ({error}); see RANGO_CACHE")
         return None
