@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from rango.keywords import FinetuneOptions, LoRAKeywords, TaskKeywords
+from rango.commands import probe
+from rango.keywords import FinetuneOptions, LoRAKeywords, ProbeKeywords, TaskKeywords
 from rango.options import FinetuneConfig, LoRA, ModelAndTask, TaskOptions
+from rango.training.probing import ProbeConfig
 
 
 def kinds(annotation: Any) -> set[Any]:
@@ -38,6 +41,11 @@ def test_keywords_are_the_fields_of_the_options(keywords: Any, config: Any) -> N
         # What is more is another spelling, in a dictionary or a text, of what the option takes.
         spellings = {str, LoRAKeywords} | {kind for kind in kinds(hint) if get_origin(kind) is not None}
         assert kinds(hint) - kinds(fields[name]) <= spellings, name
+
+
+def test_the_options_of_a_probe_are_its_arguments_or_keywords() -> None:
+    named = set(inspect.signature(probe).parameters)
+    assert set(ProbeConfig.model_fields) <= named | set(get_type_hints(ProbeKeywords))
 
 
 SNIPPET = """

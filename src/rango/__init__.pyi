@@ -9,6 +9,7 @@ from .commands import judge as judge
 from .commands import metrics as metrics
 from .commands import monitor as monitor
 from .commands import predict as predict
+from .commands import probe as probe
 from .commands import save_baseline as save_baseline
 from .commands import study as study
 from .decisions import Baseline as Baseline

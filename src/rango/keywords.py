@@ -38,6 +38,20 @@ class TaskKeywords(TypedDict, total=False):
     words: Words
 
 
+class ProbeKeywords(TaskKeywords, total=False):
+    """`ProbeConfig` as keywords of `probe`, beside those that it names."""
+
+    form: Form | None
+    normalise: Normalisation
+    shots: int
+    shots_seed: int
+    batch_tokens: int
+    dtype: Dtype
+    quantise: Quantisation
+    device: str
+    other_data: bool
+
+
 class LoRAKeywords(TypedDict, total=False):
     """`LoRA` as a dictionary, for `finetune(..., lora={"rank": 4})`."""
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from helpers.command import SIZES, Capture, fails
 
+import rango
 from rango.cli import main
 from rango.decisions import read_posteriors
-from rango.files import read_json
+from rango.errors import InputError
+from rango.files import read_json, read_yaml
 from rango.serving import asking
 from rango.serving.asking import LoggedAnswer
 from rango.serving.endpoint import Answer
@@ -64,6 +66,25 @@ def test_a_run_is_probed_in_its_own_folder(run: Path, capsys: Capture, tmp_path:
     ran(capsys, "probe", run, "--quiet")
     assert (run / "probe/probe.json").read_bytes() == before
     assert "already holds other files" in fails(capsys, "probe", run, "--quiet", "--changes", "remove")
+    # In Python it is the same probe, and the model that somebody has loaded is given back without the adapter.
+    model = rango.load_model(read_yaml(run / "run.yaml")["config"]["model"])
+    probed = rango.probe(run, loaded=model)
+    assert (probed.folder, dict(probed.result)) == (run / "probe", result)
+    rejected = result["changes"]["remove-none"]["rejected"]
+    assert probed["remove-none"]["rejected"].value == rejected["value"]
+    assert probed.posteriors("original-calibrated").ids == stored.ids
+    assert repr(probed) == f"Probe({len(stored)} test instances, remove-none, remove)"
+    assert "remove-none" in probed._repr_html_()
+    own = rango.probe(f"{run}:adapted", changes="remove", limit=4, loaded=model, out=tmp_path / "adapted")
+    np.testing.assert_allclose(
+        own.posteriors().log_posteriors, Run(run).posteriors("adapted").log_posteriors[:4], atol=1e-5
+    )
+    with pytest.raises(InputError, match="unknown change 'permute' .known: remove, remove-none"):
+        own["permute"]
+    with pytest.raises(InputError, match="unknown variant 'reword-1'"):
+        own.posteriors("reword-1")
+    with pytest.raises(InputError, match="--orders is 3 but permute is not among the changes"):
+        rango.probe(run, changes=("remove",), orders=3)
     wordings = tmp_path / "wordings.txt"
     wordings.write_text("Please read. {context}\n")
     options = ("--changes", "reword", "--questions", wordings, "--limit", "5", "--out", tmp_path / "own")

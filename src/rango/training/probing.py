@@ -7,7 +7,7 @@ A file that a stopped command has written is not computed again. Nothing here ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,11 @@ from rango.decisions import Calibrator, Estimate, Gate, Posteriors, read_posteri
 from rango.decisions.calibrators import Temperature
 from rango.decisions.pairing import average_passes
 from rango.decisions.robustness import changes, flip_rate, flipped, mean_share
-from rango.errors import InputError
+from rango.errors import InputError, unknown_name
 from rango.files import holds_files, read_json, write_json
 from rango.options import EvaluateConfig, Form, ModelAndTask, ModelOptions, ScoringOptions, Split, TaskOptions
 from rango.output_folder import check_links, only_writer
+from rango.showing import Grid, Shown, count
 from rango.tasks import Instance, Task, few_shot, load_task
 from rango.tasks.perturbations import Change, Variant, variants_of
 from rango.tasks.task import unlabelled
@@ -72,6 +73,54 @@ class ProbeConfig(ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
     """Probe even where the run may have seen the instances: its task has changed, or is cut anew."""
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Probe(Shown):
+    """What a probe has found out: `probe["permute"]["flips"]` is an estimate with its interval."""
+
+    folder: Path
+    """Where its files are."""
+    result: Mapping[str, Any]
+    """The content of probe.json."""
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What was changed, and with several orders the mean over them, as `averaged`."""
+        return tuple(self.result["changes"])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, and what must be known of the numbers, in words."""
+        return tuple(self.result["notes"])
+
+    def __getitem__(self, change: str) -> dict[str, Estimate]:
+        """The estimates of a change: flips, the differences nce and error_rate, and what else is measured of it."""
+        if change not in self.changes:
+            raise unknown_name("change", change, self.changes)
+        numbers = self.result["changes"][change].items()
+        return {name: Estimate.from_dict(one) for name, one in numbers if isinstance(one, Mapping) and "low" in one}
+
+    def posteriors(self, name: str = "original") -> Posteriors:
+        """The posteriors of the instances as they are, or of one variant, such as permute-1, in the same columns.
+
+        Raises:
+            InputError: there is no such variant.
+        """
+        file = posteriors_file(self.folder, name, self.result["split"])
+        if not file.is_file():
+            names = [path.stem.partition("-")[2] for path in sorted(file.parent.glob(f"{self.result['split']}-*"))]
+            raise unknown_name("variant", name, names)
+        return read_posteriors(file, need_labels=False)
+
+    def _facts(self) -> Iterator[str]:
+        yield count(self.result["n"], f"{self.result['split']} instance")
+        yield ", ".join(self.changes)
+
+    def _grid(self) -> Grid:
+        names = ("flips", "nce", "error_rate")
+        rows = [[change, *(str(self[change].get(name, "–")) for name in names)] for change in self.changes]
+        return Grid(["", "flips", "NCE, changed − original", "error rate, changed − original"], rows)
+
+
 @dataclass(frozen=True, eq=False)
 class ProbePlan:
     """What is to be asked, checked before any model is loaded."""
@@ -101,6 +150,14 @@ class ProbePlan:
         }
 
 
+def run_of(model: str) -> tuple[Run | None, str | None]:
+    """The run that MODEL names, with its state where it names one; None where it is a model or an endpoint."""
+    place = Path(model if Path(model).exists() else model.rpartition(":")[0])
+    if not model or (Path(model) / "config.json").is_file() or not (place / "run.yaml").is_file():
+        return None, None
+    return parse_state(model)
+
+
 def plan_probe(
     settings: ProbeConfig,
     *,
@@ -118,12 +175,9 @@ def plan_probe(
         InputError: no model or task, a state that the run lacks, data that the run has seen, instances without labels,
             prompts that are another program's, a change that is named and not possible.
     """
-    run, state = None, None
-    if endpoint_form is None and not (Path(settings.model) / "config.json").is_file():
-        place = Path(settings.model if Path(settings.model).exists() else settings.model.rpartition(":")[0])
-        if settings.model and (place / "run.yaml").is_file():
-            run, state = parse_state(settings.model)
-            run.predictor(state)  # refuses a run that is not complete, and a state that it lacks
+    run, state = run_of(settings.model)
+    if run is not None:
+        run.predictor(state)  # refuses a run that is not complete, and a state that it lacks
     shared = settings.model_dump(exclude={"limit", "changes", "orders"}, exclude_unset=True)
     if run is not None:
         shared = {**shared, "model": "", "adapter": run.path}
