@@ -390,6 +390,7 @@ def predict(
     *,
     costs: AnyCosts | None = ...,
     gate: Gate | None = ...,
+    orders: int = ...,
     device: str | None = ...,
     model: Model | None = ...,
 ) -> IntoDataFrameT: ...
@@ -402,6 +403,7 @@ def predict(
     *,
     costs: AnyCosts | None = ...,
     gate: Gate | None = ...,
+    orders: int = ...,
     device: str | None = ...,
     model: Model | None = ...,
 ) -> Predictions: ...
@@ -413,6 +415,7 @@ def predict(
     *,
     costs: AnyCosts | None = None,
     gate: Gate | None = None,
+    orders: int = 1,
     device: str | None = None,
     model: Model | None = None,
 ) -> Any:
@@ -423,6 +426,7 @@ def predict(
         rows: a data frame, a file, or mappings, with the columns of the run's own rows; labels may be missing.
         costs: of decisions; the run's when absent, or else 0-1 costs.
         gate: says which decisions are acted on, in a column `act`; it has its own costs.
+        orders: average over this many orders of the options, without the run's calibrator, which is of one order.
         device: where to compute; as the run did when absent.
         model: the base model, where it is loaded already.
 
@@ -431,7 +435,7 @@ def predict(
     """
     folder, state = (run, None) if isinstance(run, Run) else parse_state(os.fspath(run))
     stated, _ = read_costs(costs)
-    return folder.predict(rows, costs=stated, gate=gate, state=state, device=device, model=model)
+    return folder.predict(rows, costs=stated, gate=gate, state=state, orders=orders, device=device, model=model)
 
 
 def probe(

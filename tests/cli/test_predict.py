@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -111,11 +112,42 @@ def test_costs_are_promised_and_where_labels_stand_measured(
     assert len(read_posteriors(tmp_path / "kept.csv")) == len(kept)
 
 
+@pytest.mark.parametrize("command", [["-"], ["-", "--out", "-"], ["FILE", "--out", "-"]])
+def test_rows_on_stdin_are_answered_on_stdout(
+    run: Path,
+    new_rows: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+) -> None:
+    with new_rows.open(newline="") as file:
+        lines = "".join(json.dumps(row) + "\n" for row in csv.DictReader(file))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    given = [str(new_rows) if word == "FILE" else word for word in command]
+    capsys.readouterr()
+    assert main(["predict", str(run), *given]) == 0
+    printed = capsys.readouterr()
+    answered = [json.loads(line) for line in printed.out.splitlines()]
+    expected = np.exp(Run(run).posteriors("calibrated").log_posteriors)
+    shares = [[row[f"probability_{mood}"] for mood in MOODS] for row in answered]
+    np.testing.assert_allclose(shares, expected, atol=1e-6)
+    assert [row["ticket"] for row in answered] == [f"T{name}" for name in Run(run).posteriors("adapted").ids]
+    # What is said of the answers stands beside them.
+    assert "mean expected cost" in printed.err
+    assert list(tmp_path.iterdir()) == [new_rows]
+
+
 def test_what_cannot_be_answered_is_refused_before_the_model_is_loaded(
     run: Path, new_rows: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rango.models.loading.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     out = tmp_path / "out.csv"
+    assert "--out is missing; give the file to write, or - for stdout" in fails(capsys, "predict", run, new_rows)
+    assert "rows on stdin are answered on stdout" in fails(capsys, "predict", run, "-", "--out", out)
+    orders = ("--orders", "2", "--out", out)
+    assert "the cloze form lists no options whose order" in fails(capsys, "predict", run, new_rows, *orders)
+    assert "fitted for one order of the options" in fails(capsys, "predict", f"{run}:calibrated", new_rows, *orders)
     assert "ending '.txt'" in fails(capsys, "predict", run, new_rows, "--out", tmp_path / "out.txt")
     assert "unknown state 'adaptd'" in fails(capsys, "predict", f"{run}:adaptd", new_rows, "--out", out)
     (tmp_path / "other.csv").write_text("ticket,words\n1,Ann sings\n")

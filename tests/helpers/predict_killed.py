@@ -62,7 +62,7 @@ def answer(rows: Path, out: Path, **settings: Any) -> stream.Answered:
 def stop_in(way: str) -> None:
     """Have this process stop itself in the middle of its third part."""
     calls = {"append": 0, "record": 0, "answer": 0}
-    append, write_json, task = GrowingFile.append, stream.write_json, stream._task
+    append, write_json, task = GrowingFile.append, stream.write_json, stream.task_of_part
 
     def third(name: str, ordinary: Callable[..., Any], stop: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **keywords: Any) -> Any:
@@ -92,7 +92,7 @@ def stop_in(way: str) -> None:
         "torn": (GrowingFile, "append", third("append", append, torn)),
         "full": (GrowingFile, "append", third("append", append, full)),
         "unrecorded": (stream, "write_json", third("record", write_json, killed)),
-        "interrupted": (stream, "_task", third("answer", task, interrupted)),
+        "interrupted": (stream, "task_of_part", third("answer", task, interrupted)),
         "unfinished": (Encoder, "finish", killed),
         "unremoved": (Path, "unlink", killed),
     }

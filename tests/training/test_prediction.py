@@ -12,7 +12,10 @@ from rango import load_model
 from rango.decisions import Costs, Posteriors, StatedCosts
 from rango.errors import InputError
 from rango.frames import frame_rows, new_frame
-from rango.tasks import Instance
+from rango.models.peft_format import load_adapter
+from rango.scoring.orders import score_orders
+from rango.scoring.probe import probe_reader
+from rango.tasks import Instance, few_shot
 from rango.training.finetune import finetune
 from rango.training.prediction import Offered, Predictions, check_costs
 from rango.training.run_folder import Run, parse_state
@@ -97,6 +100,19 @@ def test_a_run_answers_mappings_with_its_shots_and_refuses_another_base(checkpoi
         run.predict(rows, model=load_model(checkpoint("phi", seed=1)))
     with pytest.raises(InputError, match="unknown state 'tuned'"):
         run.predict(rows, state="tuned")
+    # Two choices have two orders: the mean over both is the same whoever asks, and the calibrator is of one.
+    averaged = run.predict(rows, orders=2, model=model)
+    adapter = load_adapter(model, run.path)
+    shown = few_shot(task, shots=2, seed=0)
+    both = score_orders(probe_reader(model), task.test, task=shown, options=run.config, orders=2)
+    adapter.remove()
+    np.testing.assert_allclose(averaged.posteriors.log_posteriors, both.posteriors.log_posteriors, atol=1e-6)
+    assert np.abs(averaged.posteriors.log_posteriors - answered.posteriors.log_posteriors).max() > 1e-3
+    assert averaged.notes[-1] == "up to 2 passes: the mean over orders of the options"
+    with pytest.raises(InputError, match="was fitted for one order of the options; give the state adapted"):
+        run.predict(rows, state="calibrated", orders=2, model=model)
+    with pytest.raises(InputError, match="orders is 0; expected 1 to 1000"):
+        run.predict(rows, orders=0, model=model)
 
 
 def test_a_state_is_named_behind_a_colon_unless_the_folder_has_one(tmp_path: Path) -> None:

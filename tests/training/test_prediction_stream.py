@@ -20,7 +20,7 @@ from rango.decisions import Gate, Posteriors, StatedCosts, gate
 from rango.errors import InputError
 from rango.rows import read_rows
 from rango.training.prediction import Offered
-from rango.training.prediction_stream import MOST_MEASURED, _Sample, check_rows
+from rango.training.prediction_stream import MOST_MEASURED, Sample, check_rows
 
 WORDS = ("sings", "cries", 'shouts "no"', "=runs, away", "läuft\nheim")
 
@@ -201,12 +201,12 @@ def test_a_part_has_the_columns_of_all_rows() -> None:
 def test_of_very_many_rows_a_random_sample_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sample is of one size whatever the number of rows, the same on a second reading, and even over the rows."""
     monkeypatch.setattr(stream, "MOST_MEASURED", 500)
-    sample, kept = _Sample(), []
+    sample, kept = Sample(), []
     for number in range(20_000):
         entry = [number, number % 2, "g", None, "choice", [float(np.log(0.5))] * 2]
         if sample.add(entry):
             kept.append(entry)
-    again = _Sample()
+    again = Sample()
     for entry in kept:
         again.add(entry)
     drawn, redrawn = (one.posteriors(Offered(("a", "b"))) for one in (sample, again))
@@ -226,7 +226,7 @@ def test_distances_between_choices_without_an_order_are_refused(source: Path, tm
 
 def test_soft_labels_and_levels_are_measured_as_they_are() -> None:
     """One right choice beside soft labels has the whole share; a row may have fewer choices than others."""
-    sample = _Sample()
+    sample = Sample()
     sample.add([0, [0.25, 0.75], "g", ["low", "high"], "score", [*np.log([0.4, 0.6]), -np.inf]])
     sample.add([1, 2, "h", ["low", "mid", "high"], "score", np.log([0.2, 0.3, 0.5]).tolist()])
     measured = sample.posteriors(Offered(("low", "mid", "high"), None))

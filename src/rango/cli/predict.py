@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,10 +16,12 @@ from rango.cli.groups import CostsText, Quiet
 from rango.cli.posteriors import check_output, place_note, print_costs, show
 from rango.console import Screen, visible
 from rango.decisions import Gate, StatedCosts
+from rango.errors import InputError
 from rango.models.sources import check_at_hand, check_source
 from rango.reports.run.findings import usable_finding
 from rango.reports.tables import number
 from rango.rows import check_written
+from rango.training.prediction_pipe import PIPE, predict_pipe
 from rango.training.prediction_stream import Answered, Totals, predict_file, run_identity
 from rango.training.run_folder import parse_state
 
@@ -27,11 +31,12 @@ if TYPE_CHECKING:
 
 def predict(
     run: Annotated[str, Parameter(help="A run directory, or RUN:STATE with calibrated, adapted or base.")],
-    rows: Path,
+    rows: Annotated[Path, Parameter(allow_leading_hyphen=True)],
     *,
     costs: CostsText = None,
     gate: Path | None = None,
-    out: Path,
+    orders: int = 1,
+    out: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
     device: str = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -44,21 +49,32 @@ def predict(
     Parameters
     ----------
     rows
-        New rows with the columns of the run's own (JSONL, CSV, TSV, Parquet).
+        New rows with the columns of the run's own (JSONL, CSV, TSV, Parquet), or - for JSONL on stdin, answered on
+        stdout as it comes.
     gate
         File that rango gate wrote, which says when to act on a decision and when to pass the row on.
+    orders
+        Average the posteriors over this many orders of the options, at as many times the cost; all K! where there are
+        no more. In the letter form only, and without the run's calibrator, which was fitted for one order.
     out
-        The file to write: .csv, .jsonl or .parquet.
+        The file to write: .csv, .jsonl or .parquet; or - for JSONL on stdout, where a stopped command cannot be gone on
+        with.
     device
         Where to compute: auto, cpu, cuda or cuda:N.
     """
-    check_written(out)
+    piped = PIPE in (str(rows), str(out))
+    if out is None and not piped:
+        raise InputError("--out is missing; give the file to write, or - for stdout")
+    if str(rows) == PIPE and str(out or PIPE) != PIPE:
+        raise InputError(
+            f"--out is {out}, but rows on stdin are answered on stdout; leave --out out, or give a file of rows"
+        )
     folder, state = parse_state(run)
-    check_output(out, rows, costs)
     chosen = None if gate is None else Gate.load(gate)
-    if chosen is not None:
-        check_output(out, gate)
-    given, predictor = None if costs is None else StatedCosts.read(costs), folder.predictor(state)
+    if out is not None and not piped:
+        check_written(out)
+        check_output(out, rows, costs, gate)
+    given, predictor = None if costs is None else StatedCosts.read(costs), folder.predictor(state, orders=orders)
     stated, config = predictor.stated(given, chosen), folder.config
     screen = Screen(quiet=quiet)
 
@@ -73,16 +89,28 @@ def predict(
         loaded()
         return model
 
-    settings = {
-        "version of Rango": __version__,
-        "run": run_identity(predictor),
-        "--costs": None if stated is None else stated.as_dict(),
-        "--gate": None if chosen is None else chosen.as_dict(),
-        "--device": device,
-        "--out": out.suffix,
-    }
-    answered = predict_file(predictor, rows, out, load=load, settings=settings, costs=given, gate=chosen, screen=screen)
+    if piped:
+        source = sys.stdin.buffer if str(rows) == PIPE else rows
+        answered = predict_pipe(
+            predictor, source, sys.stdout.buffer, load=load, costs=given, gate=chosen, screen=screen
+        )
+    else:
+        assert out is not None
+        settings = {
+            "version of Rango": __version__,
+            "run": run_identity(predictor),
+            "--costs": None if stated is None else stated.as_dict(),
+            "--gate": None if chosen is None else chosen.as_dict(),
+            "--orders": orders,
+            "--device": device,
+            "--out": out.suffix,
+        }
+        answered = predict_file(
+            predictor, rows, out, load=load, settings=settings, costs=given, gate=chosen, screen=screen
+        )
     kind = state or ("adapted and calibrated" if predictor.calibrator is not None else "adapted, not calibrated")
+    if orders > 1 and (folder.path / "calibrator.json").is_file() and state is None:
+        kind += ", because its calibrator was fitted for one order of the options"
     used = "an error costs 1" if stated is None else stated.words
     if stated is not None and costs is None:
         used += " (the run's)" if chosen is None else " (the gate's, of the decisions that act)"
@@ -94,10 +122,15 @@ def predict(
     finding = usable_finding(states, state) if isinstance(states, Mapping) and states else None
     if finding is not None and finding.tone != "good":
         screen.say(f"· Warning, from the run's own test: {finding.sentence}")
-    for line in _decision_lines(answered.totals, gated=chosen is not None):
-        show(line)
-    _print_measured(answered, chosen)
-    print(out)
+    # Beside answers on stdout there is no place for what is said of them.
+    if piped and quiet:
+        return
+    with contextlib.redirect_stdout(sys.stderr) if piped else contextlib.nullcontext():
+        for line in _decision_lines(answered.totals, gated=chosen is not None):
+            show(line)
+        _print_measured(answered, chosen)
+        if not piped:
+            print(out)
 
 
 def _decision_lines(totals: Totals, *, gated: bool) -> Iterator[str]:

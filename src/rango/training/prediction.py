@@ -215,6 +215,8 @@ class Predictor:
     """Of the base model that the run adapted."""
     costs: StatedCosts | None = None
     """What was stated to the run, for decisions where nothing else is."""
+    orders: int = 1
+    """Over how many orders of the options posteriors are averaged; the calibrator is of one order."""
 
     def predict(
         self,
@@ -259,8 +261,8 @@ class Predictor:
         `predict`; `offered` holds the choices of all rows.
         """
         from rango.models.peft_format import load_adapter
+        from rango.scoring.orders import score_orders
         from rango.scoring.probe import probe_reader
-        from rango.scoring.scorer import score_split
 
         if model.fingerprint != self.fingerprint:
             raise InputError(
@@ -278,8 +280,8 @@ class Predictor:
             # Scoring takes a split with labels or without: here some rows may have them, and none is needed.
             bare = tuple(replace(instance, label=None, target=None) for instance in task.test)
             task = replace(task, shots=shots) if shots else task
-            posteriors = score_split(reader, bare, task=task, options=self.config, screen=screen).posteriors
-            posteriors = offered.among_all(posteriors)
+            scored = score_orders(reader, bare, task=task, options=self.config, orders=self.orders, screen=screen)
+            posteriors = offered.among_all(scored.posteriors)
             if self.calibrator is not None:
                 posteriors = self.calibrator.apply(posteriors)
             if offered.names is None:
@@ -289,6 +291,8 @@ class Predictor:
         try:
             reader = probe_reader(model)
             notes = (*model.notes, *(adapter.notes if adapter is not None else ()), *reader.notes)
+            if self.orders > 1:
+                notes = (*notes, f"up to {self.orders} passes: the mean over orders of the options")
             yield answer
         finally:
             if adapter is not None:

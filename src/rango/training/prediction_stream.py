@@ -207,11 +207,11 @@ def check_rows(
     schema = None
     # What JSON or CSV has read, JSON can write; a Parquet file may hold dates and bytes.
     unsure = kind_of(rows) == "parquet" or kind_of(out) == "parquet"
-    for part in _numbered(rows, 0):
+    for part in numbered_parts(rows):
         values = [row.values for row in part]
         for row in values:
             columns.update(dict.fromkeys(row))
-        task = _task(predictor, part, names)
+        task = task_of_part(predictor, part, names)
         check_order(predictor.stated(costs, gate), task.test)
         for instance in task.test:
             offered.add(instance.choices)
@@ -246,14 +246,15 @@ def _columns(checked: Checked, gate: Gate | None) -> tuple[str, ...]:
     return (*checked.columns, *checked.offered.added_columns([], gated=gate is not None))
 
 
-def _numbered(path: Path, skip: int) -> Iterator[list[Row]]:
+def numbered_parts(path: Path, skip: int = 0) -> Iterator[list[Row]]:
     """The rows of a file behind the first `skip`, in parts that begin at the same rows wherever reading begins."""
     rows = (Row(number, f"{path}:{number}", values) for number, values in rows_of(path, skip=skip))
     while part := list(islice(rows, PART)):
         yield part
 
 
-def _task(predictor: Predictor, part: list[Row], columns: set[str]) -> Task:
+def task_of_part(predictor: Predictor, part: list[Row], columns: set[str]) -> Task:
+    """A part of the rows as a task; `columns` are those that rows before it had, as in `load_further`."""
     config = predictor.config
     return load_further(
         config.task, part, table=predictor.table, source=predictor.source, prompts=config.prompt, columns=columns
@@ -261,8 +262,8 @@ def _task(predictor: Predictor, part: list[Row], columns: set[str]) -> Task:
 
 
 def _parts(predictor: Predictor, path: Path, stream: _Stream) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
-    for part in _numbered(path, stream.done):
-        yield _task(predictor, part, stream.columns), [row.values for row in part]
+    for part in numbered_parts(path, stream.done):
+        yield task_of_part(predictor, part, stream.columns), [row.values for row in part]
 
 
 def _read_record(folder: Path, of: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -299,7 +300,7 @@ class _Stream:
         self.columns: set[str] = set(record.get("columns", ()))
         """What a row of the table may lack, because one before it had it."""
         self.totals = Totals.from_dict(record["totals"]) if record else Totals()
-        self.sample = _Sample()
+        self.sample = Sample()
         self._files: Mapping[str, Mapping[str, Any]] = record.get("files", {})
         self._last: float | None = None
         self._committed = bool(record)
@@ -326,15 +327,9 @@ class _Stream:
         """Write the answers of a part, and record them where the last record is a second old."""
         self._rows.append(self.encoder.encode(list(predictions.table())))
         self.totals.add(predictions)
-        for place, instance in enumerate(predictions.instances):
-            if instance.is_labelled:
-                logs = predictions.posteriors.log_posteriors[place].tolist()
-                # The names of classes are the same in every row, and are known.
-                choices = list(instance.choices) if self.checked.offered.names is None else None
-                truth = instance.label if instance.target is None else instance.target
-                entry = [self.done + place, truth, instance.group, choices, instance.type, logs]
-                if self.sample.add(entry):
-                    self._labelled.append((json.dumps(entry, ensure_ascii=False) + "\n").encode())
+        for entry in labelled_entries(predictions, self.done, self.checked.offered):
+            if self.sample.add(entry):
+                self._labelled.append((json.dumps(entry, ensure_ascii=False) + "\n").encode())
         self.done += len(predictions.rows)
         if self._last is None or now - self._last >= _SECONDS:
             self._last = now
@@ -349,7 +344,18 @@ class _Stream:
         self._committed = True
 
 
-class _Sample:
+def labelled_entries(predictions: Predictions, first: int, offered: Offered) -> Iterator[list[Any]]:
+    """What `Sample.add` takes, of each row of a part that has a label; the part begins at row number `first`."""
+    for place, instance in enumerate(predictions.instances):
+        if instance.is_labelled:
+            logs = predictions.posteriors.log_posteriors[place].tolist()
+            # The names of classes are the same in every row, and are known.
+            choices = list(instance.choices) if offered.names is None else None
+            truth = instance.label if instance.target is None else instance.target
+            yield [first + place, truth, instance.group, choices, instance.type, logs]
+
+
+class Sample:
     """Rows with labels, of which at most `MOST_MEASURED` are kept: those whose numbers a hash draws."""
 
     def __init__(self) -> None:

@@ -182,26 +182,38 @@ class Run(Shown):
         # An evaluation of instances without labels has posteriors to decide on; what needs labels asks for them.
         return read_posteriors(file, need_labels=False)
 
-    def predictor(self, state: str | None = None) -> Predictor:
+    def predictor(self, state: str | None = None, *, orders: int = 1) -> Predictor:
         """What answers for further rows: the adapted model with its calibrator, unless `state` says otherwise.
 
         Args:
             state: `calibrated`, `adapted` or `base`; when absent, calibrated where the run has a calibrator.
+            orders: over how many orders of the options posteriors are averaged. The calibrator was fitted for one order
+                and is not applied to a mean of several.
 
         Raises:
-            InputError: the run is not complete, an unknown state, or a state that the run lacks.
+            InputError: the run is not complete, an unknown state, or a state that the run lacks; several orders in the
+                cloze form, or of the state calibrated.
         """
+        from rango.tasks.perturbations import check_orders
         from rango.training.prediction import Predictor
 
         if not self.complete:
             raise InputError(f"{self.path} is not complete; repeat its command to go on")
         calibrator, states = self.path / "calibrator.json", ("calibrated", "adapted", "base")
-        state = state or ("calibrated" if calibrator.is_file() else "adapted")
+        if not 1 <= orders <= 1000:
+            raise InputError(f"orders is {orders}; expected 1 to 1000")
+        if orders > 1 and state == "calibrated":
+            raise InputError(
+                f"orders is {orders}, but the calibrator of {self.path} was fitted for one order of the options; give "
+                "the state adapted, or leave orders out"
+            )
+        state = state or ("calibrated" if calibrator.is_file() and orders == 1 else "adapted")
         if state not in states:
             raise unknown_name("state", state, states)
         if state == "calibrated" and not calibrator.is_file():
             raise InputError(f"{self.path} has no calibrator.json; give the state adapted")
         form = self.record.get("form") or self.config.form
+        check_orders(orders, form or "letter")
         return Predictor(
             source=self.path / "run.yaml",
             config=FinetuneConfig.build({**self.part("config"), "form": form}, where=str(self.path / "run.yaml")),
@@ -210,6 +222,7 @@ class Run(Shown):
             table=self.record.get("table"),
             fingerprint=str(self.part("fingerprints").get("model")),
             costs=self.stated_costs,
+            orders=orders,
         )
 
     @overload
@@ -220,6 +233,7 @@ class Run(Shown):
         costs: Costs | StatedCosts | None = ...,
         gate: Gate | None = ...,
         state: str | None = ...,
+        orders: int = ...,
         device: str | None = ...,
         model: Model | None = ...,
     ) -> IntoDataFrameT: ...
@@ -232,6 +246,7 @@ class Run(Shown):
         costs: Costs | StatedCosts | None = ...,
         gate: Gate | None = ...,
         state: str | None = ...,
+        orders: int = ...,
         device: str | None = ...,
         model: Model | None = ...,
     ) -> Predictions: ...
@@ -243,6 +258,7 @@ class Run(Shown):
         costs: Costs | StatedCosts | None = None,
         gate: Gate | None = None,
         state: str | None = None,
+        orders: int = 1,
         device: str | None = None,
         model: Model | None = None,
     ) -> Any:
@@ -256,6 +272,7 @@ class Run(Shown):
             costs: what mistakes cost, matched to the choices by name; the run's when absent, or else 0-1 costs.
             gate: says which decisions are acted on, in a column `act`; it has its own costs, so give no others.
             state: as in `predictor`.
+            orders: as in `predictor`.
             device: where to compute; as the run did when absent.
             model: the base model where it is loaded already; loaded as the run had it when absent.
 
@@ -265,7 +282,7 @@ class Run(Shown):
         from rango.training.prediction import predict_frame, predict_rows
 
         answer = predict_frame if is_frame(rows) else predict_rows
-        return answer(self.predictor(state), rows, costs=costs, gate=gate, device=device, model=model)
+        return answer(self.predictor(state, orders=orders), rows, costs=costs, gate=gate, device=device, model=model)
 
     def contents(self, states: Sequence[str]) -> RunContents:
         """What a report shows, with posteriors of `states` on test, or on the split of an evaluation.
