@@ -11,9 +11,9 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from rango.commands import probe
 from rango.keywords import FinetuneOptions, LoRAKeywords, ProbeKeywords, TaskKeywords
 from rango.options import FinetuneConfig, LoRA, ModelAndTask, TaskOptions
+from rango.serving.probed_model import probe
 from rango.training.probing import ProbeConfig
 
 

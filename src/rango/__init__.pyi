@@ -9,7 +9,6 @@ from .commands import judge as judge
 from .commands import metrics as metrics
 from .commands import monitor as monitor
 from .commands import predict as predict
-from .commands import probe as probe
 from .commands import save_baseline as save_baseline
 from .commands import study as study
 from .decisions import Baseline as Baseline
@@ -29,6 +28,7 @@ from .options import FinetuneConfig as FinetuneConfig
 from .options import LoRA as LoRA
 from .reports.run.export import export as export
 from .scoring.scorer import evaluate as evaluate
+from .serving.probed_model import probe as probe
 from .tasks import Instance as Instance
 from .tasks import Task as Task
 from .tasks import load_task as load_task

@@ -8,10 +8,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli.groups import OUTPUT, SCORING, Concurrency, PageLanguage, Quiet, show_in_groups
-from rango.commands import probe as ask_in_other_ways
 from rango.console import Screen, Terminal
 from rango.errors import InputError
 from rango.reports.run.robustness import PROBE, probe_table
+from rango.serving.probed_model import probe as ask_in_other_ways
 from rango.training.probing import RESULT, ProbeConfig, run_of
 
 Settings = Annotated[

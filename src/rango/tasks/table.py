@@ -327,7 +327,7 @@ class _Reader:
         name = self.config.type if self.config.type in TYPES else self._text(row, self.config.type, "type").strip()
         if name not in TYPES:
             raise InputError(f"{row.where}: {unknown_name('type', name, TYPES)}")
-        return cast("QuestionType", name)
+        return name
 
     def _target(self, row: Row, value: Any, choices: Choices) -> tuple[float, ...] | None:
         """A soft label; None where the label is one choice, which a table of counts or shares does not hold."""
