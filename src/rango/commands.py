@@ -39,6 +39,7 @@ from rango.training.systems import (
     System,
     read_costs,
     read_log,
+    read_long_log,
     read_priors,
     read_system,
     system_names,
@@ -252,6 +253,8 @@ def monitor(
     costs: AnyCosts | None = None,
     training_priors: AnyPriors | None = None,
     baseline: Baseline | str | os.PathLike[str] | None = None,
+    save_to: str | os.PathLike[str] | None = None,
+    margin: float = 0.0,
     alpha: float = 0.05,
     replicates: int = 1000,
     seed: int = 0,
@@ -270,6 +273,8 @@ def monitor(
         costs: of decisions; those of the run or of the baseline when absent.
         training_priors: class priors behind the posteriors, for their shift; those of the baseline when absent.
         baseline: limits to test, or their file.
+        save_to: the JSON file for a baseline of these decisions, as `save_baseline` makes it; the log is read once.
+        margin: as in `save_baseline`.
         alpha: the probability that any alarm is ever raised falsely.
         replicates: bootstrap replicates of the intervals.
         seed: of the bootstrap.
@@ -277,19 +282,26 @@ def monitor(
     Raises:
         InputError: no labels; columns of a log in a source that has none; as `rango.decisions.monitor`.
     """
-    known = read_log(log, labels=labels, time=time, by=by, label=label, name=id)
+    if save_to is not None:
+        check_writable_file(Path(save_to))
     stated, notes = read_costs(costs, log)
     limits = baseline if baseline is None or isinstance(baseline, Baseline) else Baseline.load(os.fspath(baseline))
-    return decisions.monitor(
-        replace(known, notes=(*known.notes, *notes)),
-        costs=None if stated is None else stated.for_posteriors(known.posteriors),
-        baseline=limits,
-        period=period if period is None else str(period),
-        training_priors=read_priors(training_priors, known.posteriors, option="training_priors"),
-        alpha=alpha,
-        replicates=replicates,
-        seed=seed,
-    )
+
+    def costs_for(posteriors: Posteriors) -> decisions.Costs | None:
+        return stated.for_posteriors(posteriors) if stated is not None else limits and limits.costs
+
+    columns: dict[str, Any] = {"labels": labels, "time": time, "by": by, "label": label, "name": id}
+    columns["period"] = None if period is None else str(period)
+    shifts = training_priors is not None or limits is not None
+    known = read_long_log(log, **columns, costs_for=costs_for, sample=shifts)
+    posteriors, options = known.log.posteriors, {"replicates": replicates, "seed": seed}
+    own = None if stated is None else stated.for_posteriors(posteriors)
+    priors = read_priors(training_priors, posteriors, option="training_priors")
+    known = replace(known, log=replace(known.log, notes=(*known.log.notes, *notes)))
+    report = decisions.monitor(known, costs=own, baseline=limits, training_priors=priors, alpha=alpha, **options)
+    if save_to is not None:
+        Baseline.of(known.log, costs=own, margin=margin, **options).write(os.fspath(save_to))
+    return report
 
 
 def save_baseline(
@@ -316,7 +328,7 @@ def save_baseline(
     """
     if path is not None:
         check_writable_file(Path(path))
-    known = read_log(log, labels=labels, label=label, name=id)
+    known = read_long_log(log, labels=labels, label=label, name=id).log
     stated, _ = read_costs(costs, log)
     matrix = None if stated is None else stated.for_posteriors(known.posteriors)
     baseline = Baseline.of(known, costs=matrix, margin=margin, replicates=replicates, seed=seed)

@@ -154,7 +154,7 @@ def test_a_test_split_without_labels_is_answered_and_not_measured(
         np.testing.assert_array_equal(bare.log_posteriors, labelled.log_posteriors)
         assert (bare.has_labels, bare.ids, bare.choices) == (False, labelled.ids, labelled.choices)
     assert Run(runs["without"]).metrics == {"test": {}}
-    assert any("have no label" in note for note in Run(runs["without"]).record["notes"])
+    assert any("without a label" in note for note in Run(runs["without"]).record["notes"])
     assert main(["report", str(runs["without"])]) == 0
     page = " ".join((runs["without"] / "report.html").read_text().split())
     assert "No verdict: there are no test metrics" in page

@@ -10,7 +10,6 @@ from cyclopts import Parameter
 from rango.cli.groups import CostsText
 from rango.cli.posteriors import Replicates, Seed, check_output, show
 from rango.commands import monitor as monitor_log
-from rango.commands import save_baseline as measure_baseline
 from rango.console import Terminal, visible
 from rango.decisions import Baseline
 from rango.errors import InputError, RunError
@@ -94,6 +93,8 @@ def monitor(
         period=period,
         training_priors=training_priors,
         baseline=baseline,
+        save_to=save_baseline,
+        margin=margin,
         alpha=alpha,
         **named,
     )
@@ -112,7 +113,6 @@ def monitor(
             f"± {number((gap.high - gap.low) / 2)}"
         )
     if save_baseline is not None:
-        measure_baseline(log, save_baseline, margin=margin, **named)
         show(str(save_baseline))
     if out is not None:
         write_json(out, report.as_dict())

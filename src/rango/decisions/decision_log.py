@@ -32,8 +32,11 @@ from rango.frames import frame_columns
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
 
-_MOST_GROUPS = 50
+MOST_GROUPS = 50
 """Groups that are reported one by one: a column with more holds names of instances, not parts of the population."""
+PERIODS = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
+"""How periods are called. The week is that of ISO 8601 with its own year: the first of January may be in week 53 of the
+year before."""
 _LATEST_SECOND = 1e11
 """Seconds since 1970 beyond which a number is taken for milliseconds, and refused."""
 
@@ -102,21 +105,18 @@ class DecisionLog:
                 and no; as `read_posteriors`.
         """
         notes: list[str] = []
-        table = _renamed(table, "id", name)
+        table = renamed(table, "id", name)
         if labels is None:
-            table = _renamed(table, "label", label)
+            table = renamed(table, "label", label)
         else:
-            labels = _renamed(_renamed(labels, "id", name if name in labels.columns else None), "label", label)
+            labels = renamed(renamed(labels, "id", name if name in labels.columns else None), "label", label)
         # Times and groups are read before the labels, since a misspelt option is sooner mended than a wrong row.
-        times = None if time is None else [_time(table, time, row) for row in range(len(table.lines))]
-        groups = None if by is None else tuple(map(_group_name, _column(table, by)))
-        if groups is not None and len(set(groups)) > _MOST_GROUPS:
-            raise InputError(
-                f"{table.path}: column {by} has {len(set(groups)):,} different values; expected at most {_MOST_GROUPS} "
-                "groups"
-            )
+        times = None if time is None else [time_of(table, time, row) for row in range(len(table.lines))]
+        groups = None if by is None else tuple(map(group_name, column_of(table, by)))
+        if groups is not None:
+            check_groups(table.path, str(by), len(set(groups)))
         decided = table.columns.get("decision")
-        acts = None if "act" not in table.columns else np.array([_act(table, row) for row in range(len(table.lines))])
+        acts = None if "act" not in table.columns else np.array([act_of(table, row) for row in range(len(table.lines))])
         own = table.name_of("label", LABEL_NAMES)
         cells: dict[int, Any] = {}
         if labels is not None:
@@ -146,10 +146,7 @@ class DecisionLog:
         log = log if times is None else log._in_order_of(times, by_label_file=labels is not None)
         # A log does not say when its column was filled in: a gap may be a label that nobody looks up, or a late one.
         if labels is None and len(log.arrival) and log.arrival[-1] >= len(log.arrival):
-            notes.append(
-                f"rows without a label stand before rows with one (column {own}): the bound of the alarms holds if "
-                "none is filled in later; give labels that come late with --labels, the newest last"
-            )
+            notes.append(gap_note(str(own)))
         return replace(log, notes=tuple(notes))
 
     @classmethod
@@ -235,15 +232,11 @@ class DecisionLog:
             # Row numbers from 1, as a person counts.
             names = [f"{start + 1}-{min(start + step, n)}" for start in range(0, n, step)]
             return {name: np.arange(k * step, min((k + 1) * step, n)) for k, name in enumerate(names)}
-        if period not in ("day", "week", "month"):
-            raise unknown_name("period", period, ("day", "week", "month", "a number of rows"))
-        if self.times is None:
-            raise InputError(f"a {period} needs times; say with --time which column of the log has them")
-        # The week is that of ISO 8601 with its own year: the first of January may be in week 53 of the year before.
-        form = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}[period]
+        check_period(period, has_times=self.times is not None)
+        assert self.times is not None
         rows: dict[str, list[int]] = {}
         for row, time in enumerate(self.times):
-            rows.setdefault(time.strftime(form), []).append(row)
+            rows.setdefault(time.strftime(PERIODS[period]), []).append(row)
         return {name: np.array(members) for name, members in rows.items()}
 
     def parts(self) -> dict[str, NDArray[np.intp]]:
@@ -254,6 +247,30 @@ class DecisionLog:
         return {name: np.array(rows[name]) for name in sorted(rows)}
 
 
+def check_period(period: str, *, has_times: bool) -> None:
+    """Raise InputError for a period that is neither known nor a number of rows, and for days without times."""
+    if period.isascii() and period.isdigit() and int(period) > 0:
+        return
+    if period not in PERIODS:
+        raise unknown_name("period", period, (*PERIODS, "a number of rows"))
+    if not has_times:
+        raise InputError(f"a {period} needs times; say with --time which column of the log has them")
+
+
+def check_groups(path: Path, by: str, number: int) -> None:
+    """Raise InputError for more groups than can be reported one by one."""
+    if number > MOST_GROUPS:
+        raise InputError(f"{path}: column {by} has {number:,} different values; expected at most {MOST_GROUPS} groups")
+
+
+def gap_note(own: str) -> str:
+    """That labels which are filled in later may come before others: `own` is the column that has them."""
+    return (
+        f"rows without a label stand before rows with one (column {own}): the bound of the alarms holds if none is "
+        "filled in later; give labels that come late with --labels, the newest last"
+    )
+
+
 def _table(source: Path | str | IntoDataFrame) -> Table:
     if isinstance(source, Path | str):
         return read_table(Path(source))
@@ -261,11 +278,11 @@ def _table(source: Path | str | IntoDataFrame) -> Table:
     return Table(Path("frame"), columns, range(1, len(next(iter(columns.values()))) + 1))
 
 
-def _renamed(table: Table, key: str, name: str | None) -> Table:
+def renamed(table: Table, key: str, name: str | None) -> Table:
     """The table with the column `name` called `key`, as the readers of posteriors expect it."""
     if name is None:
         return table
-    _column(table, name)
+    column_of(table, name)
     # A column that has the name already would be read in its place, so that it goes.
     kept: Mapping[str, Column] = {
         (key if own == name else own): column for own, column in table.columns.items() if own != key
@@ -273,7 +290,8 @@ def _renamed(table: Table, key: str, name: str | None) -> Table:
     return replace(table, columns=kept)
 
 
-def _column(table: Table, name: str) -> Column:
+def column_of(table: Table, name: str) -> Column:
+    """The column of that name; InputError with the nearest name where there is none."""
     if name not in table.columns:
         raise unknown_name(f"column of {table.path}", name, table.columns)
     return table.columns[name]
@@ -283,11 +301,12 @@ def _rows(column: Column, rows: NDArray[np.intp]) -> Column:
     return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows.tolist()]
 
 
-def _group_name(cell: Any) -> str:
+def group_name(cell: Any) -> str:
+    """What the group of a cell is called."""
     return "(none)" if is_missing(cell) or not str(cell).strip() else str(cell)
 
 
-def _act(table: Table, row: int) -> bool:
+def act_of(table: Table, row: int) -> bool:
     """Whether a row says that its decision was acted on."""
     cell = table.columns["act"][row]
     # A server with several runs logs them together, and one without a gate acts on all that it decides.
@@ -298,31 +317,40 @@ def _act(table: Table, row: int) -> bool:
     return text in ("yes", "true", "1")
 
 
-def _joined(table: Table, labels: Table, notes: list[str]) -> dict[int, Any]:
-    """The label of each row that has one, by id, in the order of the table of labels."""
-    names = []
-    for one in (table, labels):
-        ids = texts_of(one, "id")
-        if ids is None:
-            raise InputError(f"{one.path} has no column id, by which labels are joined; say with --id which it is")
-        twice = [text for text, number in Counter(ids).items() if number > 1]
-        if twice:
-            raise InputError(f"{one.path}: id {twice[0]!r} stands {ids.count(twice[0])} times; give each row its own")
-        names.append(ids)
+def labels_by_id(labels: Table) -> dict[str, Any]:
+    """The labels of a file by the ids that they belong to, in its order; ids without a label are left out.
+
+    Raises:
+        InputError: no column of ids or of labels, or an id that stands twice.
+    """
+    ids = ids_of(labels)
     column = labels.name_of("label", LABEL_NAMES)
     if column is None:
         raise InputError(
             f"{labels.path} has no column label; say with --label which of {', '.join(labels.columns)} has them"
         )
-    row_of = {text: row for row, text in enumerate(names[0])}
-    known = {
-        text: cell for text, cell in zip(names[1], labels.columns[column], strict=True) if not is_unlabelled([cell])
-    }
+    cells = zip(ids, labels.columns[column], strict=True)
+    return {text: cell for text, cell in cells if not is_unlabelled([cell])}
+
+
+def ids_of(table: Table, *, once: bool = True) -> list[str]:
+    """The ids by which labels are joined; InputError where there are none, and with `once` where one stands twice."""
+    ids = texts_of(table, "id")
+    if ids is None:
+        raise InputError(f"{table.path} has no column id, by which labels are joined; say with --id which it is")
+    twice = [text for text, number in Counter(ids).items() if number > 1] if once else []
+    if twice:
+        raise InputError(f"{table.path}: id {twice[0]!r} stands {ids.count(twice[0])} times; give each row its own")
+    return [str(text) for text in ids]
+
+
+def _joined(table: Table, labels: Table, notes: list[str]) -> dict[int, Any]:
+    """The label of each row that has one, by id, in the order of the table of labels."""
+    row_of = {text: row for row, text in enumerate(ids_of(table))}
+    known = labels_by_id(labels)
     cells = {row_of[text]: cell for text, cell in known.items() if text in row_of}
     if known and not cells:
-        raise InputError(
-            f"no id of {labels.path} is in {table.path}, the first is {next(iter(known))!r}; give labels of these rows"
-        )
+        raise no_id_fits(labels.path, table.path, next(iter(known)))
     # A file of labels may be of more than this log; that no id fits is a mistake, that a few do not is none.
     if len(cells) < len(known):
         notes.append(
@@ -331,9 +359,14 @@ def _joined(table: Table, labels: Table, notes: list[str]) -> dict[int, Any]:
     return cells
 
 
-def _time(table: Table, name: str, row: int) -> dt.datetime:
+def no_id_fits(labels: Path, log: Path, first: str) -> InputError:
+    """The error for a file of labels none of which belongs to the log."""
+    return InputError(f"no id of {labels} is in {log}, the first is {first!r}; give labels of these rows")
+
+
+def time_of(table: Table, name: str, row: int) -> dt.datetime:
     """The time in a cell, in UTC; a time without a zone is taken as UTC."""
-    cell = _column(table, name)[row]
+    cell = column_of(table, name)[row]
     value: Any = cell.item() if isinstance(cell, np.generic) else cell
     try:
         # Python reads 1_000 as a number, which no log means.

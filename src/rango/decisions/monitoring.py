@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from rango.decisions.arrays import Array, Labels
 from rango.decisions.baseline import OF_DECISIONS, WORDS, Baseline, Check, gaps_of, losses_of, mean_estimates
 from rango.decisions.calibration import calibration_loss
 from rango.decisions.costs import Costs, expected_costs
 from rango.decisions.decision_log import DecisionLog
+from rango.decisions.long_logs import LogPart, LongLog
 from rango.decisions.metrics import Estimate, error_rule
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.priors import adapted_priors_interval
@@ -177,7 +178,7 @@ class Monitoring(Shown):
 
 
 def monitor(
-    log: DecisionLog,
+    log: DecisionLog | LongLog,
     *,
     costs: Costs | None = None,
     baseline: Baseline | None = None,
@@ -195,7 +196,8 @@ def monitor(
     Where a gate decided, error rate and costs are of what was acted on, calibration and Brier score of all decisions.
 
     Args:
-        log: decisions, a part of which has labels. These must not be chosen by their outcome.
+        log: decisions, a part of which has labels. These must not be chosen by their outcome. A `LongLog` was read with
+            the costs, the period and the samples that are wanted here.
         costs: (K, D), under which the decisions are judged; those of the baseline when absent.
         baseline: the limits to test.
         period: "day", "week", "month", or a number of rows as a text.
@@ -209,6 +211,9 @@ def monitor(
         InputError: no labels; a baseline of other choices, or of decisions with a gate where these have none; costs of
             other classes; as `DecisionLog.periods`.
     """
+    # Everything is refused before the first part, since a large log takes a while.
+    long = log if isinstance(log, LongLog) else LongLog.of(log, period)
+    log = long.log
     posteriors, labelled = log.posteriors, log.labelled
     notes = list(log.notes)
     if baseline is not None:
@@ -222,10 +227,11 @@ def monitor(
         chosen, note = log.decided(matched)
         notes += [note] if note else []
     if log.acts is not None:
-        passed, before = int((~log.acts).sum()), None if baseline is None else baseline.values.get("passed_on")
+        passed = int((~log.acts).sum()) + long.counted.n - long.counted.acted
+        before = None if baseline is None else baseline.values.get("passed_on")
         beside = "" if before is None else f", in the baseline {before.value:.3f}"
         notes.append(
-            f"passed on (act): {passed:,} of {len(log):,} decisions ({passed / len(log):.3f}{beside}); errors and "
+            f"passed on (act): {passed:,} of {len(long):,} decisions ({passed / len(long):.3f}{beside}); errors and "
             "costs are of those that were acted on"
         )
     options: dict[str, Any] = {"replicates": replicates, "seed": seed}
@@ -234,11 +240,9 @@ def monitor(
     if shift is not None and (shift == 0).any():
         shift = None
         notes.append("a class has no share in the training priors, so their shift is not estimated")
-    # Everything is refused before the first part, since a large log takes a while.
-    pieces = {} if period is None else log.periods(period)
 
-    def part_of(rows: NDArray[np.intp]) -> Part:
-        return _part(log, rows, matched, chosen, shift, options)
+    def part_of(part: LogPart) -> Part:
+        return _part(log, part, matched, chosen, shift, options)
 
     shared = None if baseline is None else baseline.shared_rows(labelled)
     checks: list[Check] = []
@@ -250,9 +254,9 @@ def monitor(
         notes.append("instances share groups (column group); the alarms take what comes next for independent of them")
     names = _class_names(posteriors)
     return Monitoring(
-        part_of(np.arange(len(log))),
-        {name: part_of(rows) for name, rows in pieces.items()},
-        {name: part_of(rows) for name, rows in log.parts().items()},
+        part_of(LogPart(np.arange(len(log)), long.counted)),
+        {name: part_of(part) for name, part in long.periods.items()},
+        {name: part_of(part) for name, part in long.groups.items()},
         tuple(alarms),
         tuple(checks),
         alpha,
@@ -267,13 +271,14 @@ def _class_names(posteriors: Posteriors) -> tuple[str, ...]:
 
 def _part(
     log: DecisionLog,
-    rows: NDArray[np.intp],
+    of: LogPart,
     costs: Costs | None,
     chosen: Labels | None,
     training_priors: Array | None,
     options: Mapping[str, Any],
 ) -> Part:
-    """The estimates of some rows of a log."""
+    """The estimates of a part of a log."""
+    rows, counted = of.rows, of.counted
     known, acted = rows[log.labels[rows] >= 0], log.acted[rows]
     promised: Array | None = None
     if costs is not None and chosen is not None:
@@ -303,19 +308,25 @@ def _part(
     if training_priors is not None:
         # Of what has labels the shares are known; where all has, the estimate is of all.
         unknown = rows[log.labels[rows] < 0]
-        used = unknown if len(unknown) else rows
+        used = counted.sample()
+        if used is None:
+            used = log.posteriors.log_posteriors[unknown if len(unknown) else rows]  # (n, K)
         # Each replicate is a fit of its own, and the ends of an interval need no more than some hundreds.
         replicates = min(200, options["replicates"]) or 1
         adapted, ends = adapted_priors_interval(
-            log.posteriors.log_posteriors[used],
+            used,
             training_priors=training_priors,
             replicates=replicates,
             seed=options["seed"],
         )
         for name, share, low, high in zip(_class_names(log.posteriors), adapted.priors, *ends, strict=True):
             priors[name] = Estimate(float(share), float(low), float(high), len(used), "none")
-    mean = None if promised is None or not acted.any() else float(promised[acted].mean())
-    return Part(len(rows), len(known), estimates, mean, priors, None if log.acts is None else int(acted.sum()))
+    n_acted = int(acted.sum()) + counted.acted
+    mean = None
+    if promised is not None and n_acted:
+        mean = (float(promised[acted].sum()) + counted.promise) / n_acted
+    n = len(rows) + counted.n
+    return Part(n, len(known), estimates, mean, priors, None if log.acts is None else n_acted)
 
 
 def _alarms(log: DecisionLog, costs: Costs | None, baseline: Baseline | None, alpha: float) -> list[Alarm]:

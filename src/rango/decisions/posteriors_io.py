@@ -63,12 +63,11 @@ def read_table(path: Path) -> Table:
         raise InputError(f"{path}: ending {path.suffix!r} is not known; expected {_ENDINGS}")
     else:
         rows = list(read_rows(path))
-        for line, row in rows:
-            if row.keys() != rows[0][1].keys():
-                odd = sorted(row.keys() ^ rows[0][1].keys())[0]
-                raise InputError(f"{path}:{line}: {odd!r} is not in every row; give every row the same keys")
-        columns = {key: [row[key] for _, row in rows] for key in rows[0][1]} if rows else {}
-        lines = [line for line, _ in rows]
+        if rows:
+            table, _ = table_of_rows(path, rows)
+            columns, lines = table.columns, table.lines
+        else:
+            columns = {}
     longest = max(map(len, columns.values()), default=0)
     if not longest:
         raise InputError(f"{path} has no rows; expected at least one instance")
@@ -76,6 +75,23 @@ def read_table(path: Path) -> Table:
         if len(column) != longest:
             raise InputError(f"{path}: {name} has {len(column)} entries beside {longest}; give one for each row")
     return Table(path, columns, lines or range(1, longest + 1))
+
+
+def table_of_rows(
+    path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]], *, keys: Sequence[str] | None = None
+) -> tuple[Table, Sequence[str]]:
+    """The columns of numbered rows, and their names, which are those of `keys` where rows stood before these.
+
+    Raises:
+        InputError: a row with other keys.
+    """
+    keys = tuple(rows[0][1]) if keys is None else keys
+    names = set(keys)
+    for line, row in rows:
+        if row.keys() != names:
+            odd = sorted(row.keys() ^ names)[0]
+            raise InputError(f"{path}:{line}: {odd!r} is not in every row; give every row the same keys")
+    return Table(path, {key: [row[key] for _, row in rows] for key in keys}, [line for line, _ in rows]), keys
 
 
 def _read_npz(path: Path) -> Mapping[str, np.ndarray[Any, Any]]:

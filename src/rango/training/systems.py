@@ -1,7 +1,7 @@
 """What a person names as a system and says about it, in Python and on the command line: posteriors, costs, priors.
 
     posteriors, a file of them, a data frame, a run, RUN or RUN:STATE ── read_system ──> Posteriors, and notes
-    a log, and labels that came later                                 ── read_log    ──> DecisionLog
+    a log, and labels that came later                                 ── read_log    ──> DecisionLog, or as LongLog
     --costs, or what the runs among the systems state                 ── read_costs  ──> StatedCosts
     0.2,0.8   no=0.2,yes=0.8   {"no": 0.2, "yes": 0.8}                ── read_priors ──> numbers in column order
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 from numpy.typing import ArrayLike
 
 from rango.decisions import Calibrator, Costs, DecisionLog, Posteriors, StatedCosts, read_posteriors
+from rango.decisions.long_logs import CostsFor, LongLog
 from rango.errors import InputError, unknown_name
 from rango.frames import is_frame
 from rango.options import Split
@@ -112,8 +113,7 @@ def read_log(
     Raises:
         InputError: as `DecisionLog.read` and `read_system`; columns of what has none.
     """
-    is_file = isinstance(log, str | os.PathLike) and _run_of(log)[0] is None
-    if is_file or is_frame(log):
+    if is_file(log) or is_frame(log):
         tables: Any = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in (log, labels)]
         return DecisionLog.read(*tables, time=time, by=by, label=label, name=name)
     named = {"--labels": labels, "--time": time, "--by": by, "--label": label, "--id": name}
@@ -121,6 +121,38 @@ def read_log(
         raise InputError(f"{given[0]} is for a log with columns; a run and posteriors have none, leave it out")
     posteriors, notes = read_system(log, need_labels=False, split=split, states=states)
     return replace(DecisionLog.of(posteriors), notes=notes)
+
+
+def read_long_log(
+    log: System,
+    *,
+    labels: AnyTable | None = None,
+    time: str | None = None,
+    by: str | None = None,
+    label: str | None = None,
+    name: str | None = None,
+    period: str | None = None,
+    costs_for: CostsFor = lambda _: None,
+    sample: bool = False,
+) -> LongLog:
+    """The decisions of a log as `monitor` takes them: of a file, in memory that does not depend on its length.
+
+    Arguments as in `LongLog.read`.
+
+    Raises:
+        InputError: as `read_log` and `LongLog.read`.
+    """
+    columns: dict[str, Any] = {"time": time, "by": by, "label": label, "name": name}
+    if is_file(log) and (labels is None or isinstance(labels, str | os.PathLike)):
+        path, beside = (None if one is None else Path(os.fspath(cast("str", one))) for one in (log, labels))
+        assert path is not None
+        return LongLog.read(path, beside, **columns, period=period, costs_for=costs_for, sample=sample)
+    return LongLog.of(read_log(log, labels=labels, **columns), period)
+
+
+def is_file(log: System) -> bool:
+    """Whether a system is the path of a file, and no run."""
+    return isinstance(log, str | os.PathLike) and _run_of(log)[0] is None
 
 
 def _run_of(source: System) -> tuple[Run | None, str | None]:
