@@ -16,8 +16,8 @@ TESTS = ROOT / "tests"
 MODULES = {str(path.relative_to(SOURCE).with_suffix("")) for path in SOURCE.rglob("*.py")}
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
-MOST_FILES = 216
-MOST_LINES = 45_600
+MOST_FILES = 219
+MOST_LINES = 46_550
 FEWEST_LINES = 80
 SHORT = {"errors", "tasks/registry", "reports/study/report", "__main__"}
 """Beside faces and commands, what may be shorter than a subject: errors, and what a room is entered by."""
