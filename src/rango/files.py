@@ -418,7 +418,7 @@ def parse_json(text: str, where: str, *, line: int | None = None, keys_once: boo
     """
     place = where if line is None else f"{where}:{line}"
     try:
-        value = json.loads(text, parse_int=_whole_number, object_pairs_hook=_mapping if keys_once else None)
+        value = (_KEYS_ONCE if keys_once else _PLAIN).decode(text)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -448,6 +448,11 @@ def _whole_number(text: str) -> int:
     if len(text) > 308:
         raise ValueError  # beyond the largest float
     return int(text)
+
+
+# Made once: rows are read by the million.
+_PLAIN = json.JSONDecoder(parse_int=_whole_number)
+_KEYS_ONCE = json.JSONDecoder(parse_int=_whole_number, object_pairs_hook=_mapping)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -258,9 +258,12 @@ def _parts(path: Path) -> Iterator[pa.Table]:
             yield pa.ipc.open_stream(file).read_all()
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False)  # made once: rows are written by the million
+
+
 def _json_line(row: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(row, ensure_ascii=False) + "\n"
+        return _JSON.encode(row) + "\n"
     except TypeError:
         for name, value in row.items():
             try:

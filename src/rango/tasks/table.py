@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -195,8 +195,16 @@ class _Reader:
     notes: list[str] = field(default_factory=list)
     plain: bool = False
     """Whether a row so far has a label that is one choice."""
+    prompt_columns: tuple[str, ...] = field(init=False)
+    fixed: Choices | None = field(init=False, default=None)
+    """The choices of every row, where none of their templates names a column."""
 
     def __post_init__(self) -> None:
+        # What is the same for all rows is taken from the templates once.
+        self.prompt_columns = tuple(dict.fromkeys(columns_of(self.config.prompt)))
+        templates = self.config.choices
+        if not isinstance(templates, str) and not any(map(columns_of, templates)):
+            self.fixed = Choices(tuple(_filled(template, {}).strip() for template in templates), None)
         if self.config.label_is in ("shares", "counts"):
             self.readings = ()
         elif self.config.label_is is not None:
@@ -299,9 +307,9 @@ class _Reader:
     def draft(self, row: Row) -> _Draft:
         """A row with each of its label's readings that fits this row and all before it."""
         config = self.config
-        prompt = self._filled(row, config.prompt, "prompt").strip()
-        text = " ".join(self._text(row, column, "prompt") for column in dict.fromkeys(columns_of(config.prompt)))
-        choices = self._choices(row)
+        texts = {column: self._text(row, column, "prompt") for column in self.prompt_columns}
+        prompt, text = _filled(config.prompt, texts).strip(), " ".join(texts.values())
+        choices = self.fixed or self._choices(row)
         identity = self._text(row, config.id, "id") if config.id else str(row.number)
         if self.further:
             identity = f"new:{row.number}"  # no row of the table itself, which may stand in the prompt as a shot
@@ -383,13 +391,6 @@ class _Reader:
             )
         return str(value)
 
-    def _filled(self, row: Row, template: str, key: str) -> str:
-        def fill(match: re.Match[str]) -> str:
-            # {{ and }} stand for braces, as in Python's templates.
-            return match[0][0] if match[1] is None else self._text(row, match[1], key)
-
-        return PLACE.sub(fill, template)
-
     def _choices(self, row: Row) -> Choices:
         if isinstance(self.config.choices, str):
             column = self.config.choices
@@ -401,8 +402,11 @@ class _Reader:
         count = len(templates)
         while names and count > 2 and _is_blank(self._cell(row, names[count - 1], "choices")):
             count -= 1
-        texts = tuple(self._filled(row, template, "choices").strip() for template in templates[:count])
-        return Choices(texts, names and names[:count])
+        texts = []
+        for template in templates[:count]:
+            values = {column: self._text(row, column, "choices") for column in columns_of(template)}
+            texts.append(_filled(template, values).strip())
+        return Choices(tuple(texts), names and names[:count])
 
     def _check_choices_are_no_columns(self, row: Row) -> None:
         """Refuse choices that are the names of columns which hold texts: `[A, B]` where `["{A}", "{B}"]` is meant."""
@@ -454,6 +458,11 @@ class _Reader:
                 f"labels are read as indices from 0, but none in {self.config.label} is 0: where they count from 1, "
                 f"write `label_is: number` in {self.yaml_path}, else `label_is: index`"
             )
+
+
+def _filled(template: str, texts: Mapping[str, str]) -> str:
+    """A template with the texts of its columns; {{ and }} stand for braces, as in Python's templates."""
+    return PLACE.sub(lambda match: match[0][0] if match[1] is None else texts[match[1]], template)
 
 
 def _is_blank(value: Any) -> bool:
