@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from rango import decisions
 from rango.decisions import Baseline, Calibrator, Gate, Judgement, Monitoring, Posteriors, fit_calibrator
@@ -273,8 +273,7 @@ def monitor(
         costs: of decisions; those of the run or of the baseline when absent.
         training_priors: class priors behind the posteriors, for their shift; those of the baseline when absent.
         baseline: limits to test, or their file.
-        save_to: the JSON file for a baseline of these decisions, as `save_baseline` makes it; the log is read once.
-        margin: as in `save_baseline`.
+        save_to, margin: a JSON file for the `save_baseline` of these decisions; the log is read once for both.
         alpha: the probability that any alarm is ever raised falsely.
         replicates: bootstrap replicates of the intervals.
         seed: of the bootstrap.
@@ -288,13 +287,14 @@ def monitor(
     limits = baseline if baseline is None or isinstance(baseline, Baseline) else Baseline.load(os.fspath(baseline))
 
     def costs_for(posteriors: Posteriors) -> decisions.Costs | None:
-        return stated.for_posteriors(posteriors) if stated is not None else limits and limits.costs
+        if stated is not None:
+            return stated.for_posteriors(posteriors)
+        return None if limits is None else limits.costs
 
     columns: dict[str, Any] = {"labels": labels, "time": time, "by": by, "label": label, "name": id}
-    columns["period"] = None if period is None else str(period)
-    shifts = training_priors is not None or limits is not None
-    known = read_long_log(log, **columns, costs_for=costs_for, sample=shifts)
-    posteriors, options = known.log.posteriors, {"replicates": replicates, "seed": seed}
+    columns |= {"period": period and str(period), "sample": training_priors is not None or limits is not None}
+    known = read_long_log(log, **columns, costs_for=costs_for)
+    posteriors, options = known.log.posteriors, cast("Any", {"replicates": replicates, "seed": seed})
     own = None if stated is None else stated.for_posteriors(posteriors)
     priors = read_priors(training_priors, posteriors, option="training_priors")
     known = replace(known, log=replace(known.log, notes=(*known.log.notes, *notes)))
