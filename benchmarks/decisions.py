@@ -1,9 +1,11 @@
 """How fast and how small: bootstrap, calibration and point metrics, beside the ways they are usually done.
 
-    python benchmarks/decisions.py [bootstrap] [calibration] [memory]
+    python benchmarks/decisions.py [bootstrap] [calibration] [memory] [compare] [matrix] [growth]
 
 Prints a table for each part and ends with one line of JSON. Times are medians over repetitions taken in turn, so that a
-busy moment of the machine falls on both sides of a ratio.
+busy moment of the machine falls on both sides of a ratio. `compare` and `matrix` are single large jobs with the time
+that they may take; `growth` shows the peak memory of commands for ever more rows, beside the size of the rows. The
+variables ROWS, REPLICATES and CLASSES make these three smaller, to try them.
 """
 
 from __future__ import annotations
@@ -12,15 +14,19 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The times of single large jobs are those of a machine as it is; ratios to other programs are of one thread each.
+if not {"compare", "matrix", "growth"} & set(sys.argv):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from rango.decisions import Costs, Posteriors, Resampling, fit_calibrator, summarise
+from rango.decisions import Costs, Posteriors, Resampling, fit_calibrator, summarise, write_posteriors
 
 N, K, REPLICATES = 100_000, 4, 1000
 METRICS = ("nce", "error_rate", "normalised_expected_cost")
@@ -179,6 +185,100 @@ def memory() -> dict[str, float]:
     return result
 
 
+def size_of(variable: str, default: int) -> int:
+    return int(os.environ.get(variable, default))
+
+
+def two_files(folder: Path, n: int) -> list[str]:
+    """Posteriors files of two systems on the same n instances over 4 choices."""
+    first = simulated(n)
+    noise = np.random.default_rng(1).normal(size=(n, K))
+    paths = [str(folder / f"{name}-{n}.parquet") for name in ("a", "b")]
+    for path, logs in zip(paths, (first.log_posteriors, first.log_posteriors + noise), strict=True):
+        write_posteriors(path, Posteriors.from_scores(logs, first.labels))
+    return paths
+
+
+def command(*arguments: str) -> tuple[float, float]:
+    """Seconds and peak MiB of `rango` with these arguments, which must succeed."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "rango", *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"rango {' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
+    return time.perf_counter() - start, usage.ru_maxrss / 2**10
+
+
+def compare() -> dict[str, float]:
+    n, replicates = size_of("ROWS", 1_000_000), size_of("REPLICATES", 1000)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = two_files(Path(folder), n)
+        seconds_with, peak = command("compare", *paths, "--replicates", str(replicates))
+        seconds_without, _ = command("compare", *paths, "--replicates", "0")
+    result = {
+        "seconds": seconds_with,
+        "seconds_at_most": 20.0,
+        "seconds_of_reading_and_point_metrics": seconds_without,
+        "ms_per_replicate": (seconds_with - seconds_without) / replicates * 1e3,
+        "peak_mib": peak,
+    }
+    show(f"rango compare of two files (N = {n:,}, K = {K}, {replicates:,} replicates)", result)
+    return result
+
+
+def matrix() -> dict[str, float]:
+    """Two kinds of posteriors: scores of unrelated classes, and of classes in 32 dimensions, which overlap."""
+    n, k = size_of("ROWS", 2000), size_of("CLASSES", 1000)
+    rng = np.random.default_rng(0)
+    centres, labels = rng.normal(size=(k, 32)), rng.integers(0, k, n)
+    states = centres[labels] + rng.normal(size=(n, 32))
+    scores = states @ centres.T / 2 - (centres**2).sum(axis=1) / 4
+    result = {}
+    for name, posteriors in {
+        "unrelated": simulated(n, k),
+        "overlapping": Posteriors.from_scores(1.5 * scores, labels),
+    }.items():
+        start = time.perf_counter()
+        report = fit_calibrator(posteriors, method="matrix").report
+        assert report is not None
+        result |= {
+            f"seconds_{name}": time.perf_counter() - start,
+            f"steps_{name}": float(report.iterations),
+            f"converged_{name}": float(report.converged),
+            f"loss_before_{name}": report.loss_before,
+            f"loss_after_{name}": report.loss_after,
+        }
+    result["seconds_at_most"] = 30.0
+    show(f"Matrix calibration (N = {n:,}, K = {k:,})", result)
+    return result
+
+
+def growth() -> dict[str, float]:
+    """Peak memory beyond that of the fewest rows, beside what the rows themselves need more, for each command."""
+    largest, result = size_of("ROWS", 1_000_000), {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sizes = [largest // 100, largest // 10, largest]
+        for n in sizes:
+            paths = two_files(folder, n)
+            # Posteriors, labels, and an id as text of each row.
+            result[f"mib_of_one_file_{n}"] = n * (8 * K + 8 + 60) / 2**20
+            result[f"peak_mib_metrics_{n}"] = command("metrics", paths[0], "--replicates", "20")[1]
+            result[f"peak_mib_compare_{n}"] = command("compare", *paths, "--replicates", "20")[1]
+        base, run = str(folder / "base"), str(folder / "evaluated")
+        from rango.language.options import PretrainConfig
+        from rango.language.pretrain import pretrain
+        from rango.tasks import simulated_narratives
+
+        small = PretrainConfig.build({"hidden": 32, "layers": 1, "heads": 2, "tokens": 20_000}, where="benchmark")
+        pretrain(simulated_narratives(2000), out=Path(base), config=small)
+        for n in (sizes[0] // 50, sizes[0] // 5, 2 * sizes[0]):
+            options = ["--train", "10", "--validation", "10", "--test", str(n), "--out", f"{run}-{n}", "--quiet"]
+            result[f"peak_mib_evaluate_{n}"] = command("evaluate", base, "simulated", *options)[1]
+    show("Peak memory for ever more rows", result)
+    return result
+
+
 def show(title: str, result: dict[str, float]) -> None:
     print(title)
     for name, value in result.items():
@@ -187,5 +287,12 @@ def show(title: str, result: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    parts = {"bootstrap": bootstrap, "calibration": calibration, "memory": memory}
+    parts = {
+        "bootstrap": bootstrap,
+        "calibration": calibration,
+        "memory": memory,
+        "compare": compare,
+        "matrix": matrix,
+        "growth": growth,
+    }
     print(json.dumps({name: parts[name]() for name in (sys.argv[1:] or parts)}))

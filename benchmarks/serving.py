@@ -1,11 +1,18 @@
 """`rango serve` under load: decisions a second, latency and memory with many clients at once and with one.
 
     python benchmarks/serving.py [--run RUN] [--clients 200] [--seconds 60] [--waiting 1024]
+    python benchmarks/serving.py --drain [--run RUN] [--clients 200] [--ends 10]
 
 Without --run, a small Phi model with random weights is adapted to the simulated task for a few steps first. The server
 is a process of its own, as `rango serve` starts it; clients are coroutines of this one, each of which asks again as
 soon as it is answered, and waits as long as a 429 says. The server's memory and the counts of answers, of 429s and of
 everything else are printed at intervals. Ends with one line of JSON.
+
+With --drain the server is ended in the middle of that load at random moments, in turn by SIGTERM and by SIGKILL, and
+started again on the same log. Ended by SIGTERM its log must hold one line for each answer that a client has, and no
+other, and its exit code must be 0; killed, it must hold those and at most what was on its way to a client. Every line
+must be whole, no id may stand twice, and `rango monitor`'s reader must read the log. Exit code 1 where one of these
+does not hold.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import statistics
@@ -22,6 +30,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +40,9 @@ import httpx2
 import numpy as np
 from bank import write_model
 
+from rango.decisions.decision_log import DecisionLog
 from rango.models.loading import load_model
+from rango.serving.app import REQUEST_ID
 from rango.tasks import Instance, load_task
 from rango.training.finetune import finetune
 
@@ -129,33 +141,131 @@ async def measure(url: str, process: int, arguments: argparse.Namespace, instanc
     return results
 
 
+@contextmanager
+def serving(run: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server of a run that answers already, as its address and its process; what still runs at the end is ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "rango", "serve", f"run={run}", "--port", str(port), *options]
+    server = subprocess.Popen(command)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                httpx2.get(f"{url}/health")
+                break
+            except httpx2.TransportError:
+                time.sleep(0.2)
+        yield url, server
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+
+
+@dataclass
+class Ending:
+    """What clients saw of a server that was ended in the middle of their requests."""
+
+    answered: list[str] = field(default_factory=list)
+    """The ids of the questions with an answer, as the log has them."""
+    refused: int = 0
+    """Connections that were not accepted, and answers 503."""
+    cut: int = 0
+    """Connections that ended without an answer: a server that is asked to end closes those that are idle."""
+
+
+async def end_under_load(
+    url: str,
+    process: subprocess.Popen[bytes],
+    how: signal.Signals,
+    instances: list[Instance],
+    clients: int,
+    after: float,
+) -> Ending:
+    """Every client asks again and again until it is not answered any more; the signal comes `after` seconds."""
+    ending = Ending()
+    limits = httpx2.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=60) as http:
+
+        async def client(turn: int) -> None:
+            while True:
+                turn += 1
+                try:
+                    response = await http.post("/v1/systemone", json=request(instances[turn % len(instances)], 1))
+                except httpx2.ConnectError:
+                    ending.refused += 1
+                    return
+                except httpx2.TransportError:
+                    ending.cut += 1
+                    return
+                if response.status_code == 200:
+                    ending.answered.append(f"{response.headers[REQUEST_ID]}/0")
+                elif response.status_code == 503:
+                    ending.refused += 1
+                    return
+
+        async def signal_it() -> None:
+            await asyncio.sleep(after)
+            process.send_signal(how)
+
+        await asyncio.gather(signal_it(), *(client(turn) for turn in range(clients)))
+    return ending
+
+
+def drain(run: Path, instances: list[Instance], arguments: argparse.Namespace) -> bool:
+    """Whether every end kept the promises; prints a line for each, and one of JSON."""
+    totals = Counter[str]()
+    moments = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        log, before = Path(folder) / "log.jsonl", 0
+        for number in range(arguments.ends):
+            how = (signal.SIGTERM, signal.SIGKILL)[number % 2]
+            with serving(run, "--log", str(log), "--quiet") as (url, process):
+                after = moments.uniform(1, 3)
+                ending = asyncio.run(end_under_load(url, process, how, instances, arguments.clients, after))
+                code = process.wait()
+            data = log.read_bytes()
+            ids = [json.loads(line)["id"] for line in data.splitlines()]
+            logged, given = set(ids[before:]), set(ending.answered)
+            before = len(ids)
+            kept = {
+                "answered without a line": not given - logged,
+                "lines without an answer": len(logged - given) <= (arguments.clients if how == signal.SIGKILL else 0),
+                "ids that stand twice": len(set(ids)) == len(ids),
+                "half lines": data.endswith(b"\n"),
+                "exit code": code == (0 if how == signal.SIGTERM else -how),
+                "read by monitor": len(DecisionLog.read(log, time="time").posteriors) == len(ids),
+            }
+            broken = [name for name, holds in kept.items() if not holds]
+            print(
+                f"{how.name} after {after:.1f} s: {len(given)} answered, {ending.refused} refused, {ending.cut} cut, "
+                f"{len(logged - given)} logged without an answer, exit {code}{f'  BROKEN: {broken}' if broken else ''}",
+                flush=True,
+            )
+            totals.update({f"{how.name}": 1, "answered": len(given), "refused": ending.refused, "cut": ending.cut})
+            totals.update({f"{how.name} logged without an answer": len(logged - given), "broken": len(broken)})
+    print(json.dumps({"benchmark": "drain", "clients": arguments.clients, **totals}))
+    return totals["broken"] == 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--waiting", type=int, default=1024)
+    parser.add_argument("--drain", action="store_true")
+    parser.add_argument("--ends", type=int, default=10)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = arguments.run or make_run(Path(folder))
         instances = list(load_task("simulated", train=10, validation=10, test=500).test)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "rango", "serve", f"run={run}", "--port", str(port)]
-        server = subprocess.Popen([*command, "--waiting", str(arguments.waiting)])
-        url = f"http://127.0.0.1:{port}"
-        try:
-            for _ in range(600):
-                try:
-                    httpx2.get(f"{url}/health")
-                    break
-                except httpx2.TransportError:
-                    time.sleep(0.2)
+        if arguments.drain:
+            sys.exit(not drain(run, instances, arguments))
+        with serving(run, "--waiting", str(arguments.waiting)) as (url, server):
             results = asyncio.run(measure(url, server.pid, arguments, instances))
-        finally:
-            server.send_signal(signal.SIGTERM)
-            code = server.wait()
+        code = server.returncode
     for name, result in results.items():
         print(f"{name:40s} {result}")
     speeds = [result["decisions_per_second"] for result in results.values()]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from helpers.made_posteriors import make
@@ -57,9 +60,41 @@ def test_a_replicate_does_not_depend_on_how_many_there_are() -> None:
 
 
 def test_blocks_cover_all_replicates_when_one_fills_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    resampling = Resampling(make(n=50).labels)
+    (whole,) = [block.copy() for block in resampling.counts(3)]
     monkeypatch.setattr("rango.decisions.bootstrap._BLOCK", 60)
-    blocks = [block.copy() for block in Resampling(make(n=50).labels).counts(3)]
+    monkeypatch.setattr("rango.decisions.bootstrap._LARGEST_BLOCK", 60)
+    blocks = [block.copy() for block in resampling.counts(3)]
     assert [len(block) for block in blocks] == [1, 1, 1]
+    assert (np.concatenate(blocks) == whole).all()
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_many_instances_are_measured_on_several_cores_with_the_same_result(
+    cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks come in their order, each with all its replicates, whichever core is done first."""
+    resampling, threads = Resampling(make(n=50).labels), set[str]()
+    monkeypatch.setattr("rango.decisions.bootstrap._LARGEST_BLOCK", 100)
+    expected = [block.copy() for block in resampling.counts(9)]
+    monkeypatch.setattr("rango.decisions.bootstrap._MANY_INSTANCES", 50)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+
+    def measure(counts: np.ndarray) -> np.ndarray:
+        threads.add(threading.current_thread().name)
+        time.sleep(0.001 * counts[0, 0])
+        return counts.copy()
+
+    blocks = resampling.of_blocks(measure, 9)
+    assert [block.tolist() for block in blocks] == [block.tolist() for block in expected]
+    assert [len(block) for block in blocks] == [2, 2, 2, 2, 1]
+    assert (len(threads) > 1) == (cores > 1)
+
+    def fail(counts: np.ndarray) -> None:
+        raise KeyboardInterrupt(len(counts))
+
+    with pytest.raises(KeyboardInterrupt):
+        resampling.of_blocks(fail, 9)
 
 
 def test_percentiles_are_numpys() -> None:

@@ -122,6 +122,32 @@ def test_lbfgs_and_newton_agree(method: LinearMethod, monkeypatch: pytest.Monkey
     assert by_lbfgs.loss == pytest.approx(by_newton.loss, abs=1e-9)
 
 
+@pytest.mark.parametrize("case", ["overlapping", "separated", "weighted"])
+def test_the_steps_of_a_large_matrix_lead_where_its_hessian_does(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes without instances and separated ones bend the loss least; there L-BFGS alone does not arrive."""
+    rng, k = np.random.default_rng(0), 12
+    centres = rng.normal(size=(k, 4)) * (3.0 if case == "separated" else 1.0)
+    labels = rng.integers(0, k - 2, 120)
+    posteriors = Posteriors.from_scores((centres[labels] + rng.normal(size=(120, 4))) @ centres.T, labels)
+    shares = np.bincount(labels, minlength=k) + np.arange(k) * (np.bincount(labels, minlength=k) > 0)
+    data = data_of(posteriors, shares / shares.sum() if case == "weighted" else None)
+    family = linear_family("matrix", k, regularisation=1e-3)
+
+    def objective_of(theta: np.ndarray) -> float:
+        return logistic_fit._cross_entropy(family, theta, data, logistic_fit._observed(family, data))[0]
+
+    by_hessian = fit(family, data, objective="cross_entropy")
+    monkeypatch.setattr(logistic_fit, "_MAX_NEWTON", 0)
+    by_products = fit(family, data, objective="cross_entropy")
+    assert by_hessian.converged
+    assert by_products.converged
+    assert objective_of(by_products.theta) == pytest.approx(objective_of(by_hessian.theta), abs=1e-5)
+    # With few products for each step it does not arrive, and says so.
+    monkeypatch.setattr(logistic_fit, "_MAX_PRODUCTS", 1)
+    monkeypatch.setattr(logistic_fit, "_MAX_STEPS", 2)
+    assert not fit(family, data, objective="cross_entropy").converged
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_pieces_sum_to_the_whole(method: LinearMethod, monkeypatch: pytest.MonkeyPatch) -> None:
     posteriors, priors = make(n=100), np.array([0.2, 0.3, 0.5])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.made_posteriors import make
 
-from rango.decisions import Costs, Posteriors, compare, mcnemar, summarise_difference
+from rango.decisions import Costs, Posteriors, compare, mcnemar, summarise, summarise_difference
 from rango.errors import InputError
 
 
@@ -28,6 +28,27 @@ def test_comparison_says_which_is_better() -> None:
     )
     assert "of the second is higher (worse)" in compare(good, bad, replicates=200).sentence()
     assert set(json.loads(json.dumps(found.as_dict()))) == {"a", "b", "difference", "mcnemar", "level", "sentence"}
+
+
+@pytest.mark.parametrize("case", ["instances", "groups", "only the first", "only the second", "soft", "priors"])
+def test_a_comparison_has_the_numbers_of_each_alone_and_of_the_difference(case: str) -> None:
+    """Draws that are made once for all three are those that each would make for itself."""
+    a, b = make(n=120, group_size=3), make(n=120, sharpness=3, group_size=3)
+    bare = {"instances": (a, b), "soft": (a, b), "priors": (a, b), "only the first": (b,), "only the second": (a,)}
+    a, b = (
+        Posteriors(p.log_posteriors, p.labels) if any(p is one for one in bare.get(case, ())) else p for p in (a, b)
+    )
+    if case == "soft":
+        targets = np.random.default_rng(0).dirichlet(np.ones(3), size=120)
+        rounded = targets.round(6) / targets.round(6).sum(axis=1, keepdims=True)
+        a, b = Posteriors(a.log_posteriors, targets), Posteriors(b.log_posteriors, rounded)
+    options = {"costs": Costs.zero_one(3).with_abstention(0.3), "replicates": 60, "seed": 5}
+    if case == "priors":
+        options["priors"] = [0.2, 0.3, 0.5]
+    together = compare(a, b, **options)
+    assert together.a == summarise(a, **options)
+    assert together.b == summarise(b, **options)
+    assert together.difference == summarise_difference(a, b, **options)
 
 
 def test_comparison_says_when_there_is_nothing_to_tell() -> None:

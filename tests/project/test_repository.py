@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.dev_pins import needed, normal, pins
 
 import rango
 
@@ -46,15 +47,21 @@ def test_pre_commit_needs_no_network() -> None:
     assert {hook["language"] for repo in config["repos"] for hook in repo["hooks"]} == {"system"}
 
 
-def normal(requirement: str) -> str:
-    """A distribution's name as registries compare it, without versions."""
-    return re.split(r"[=>]=", requirement)[0].strip().lower().replace("_", "-")
-
-
 def test_every_direct_dependency_is_pinned() -> None:
-    pinned = {normal(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    asked = [*project()["dependencies"], *project()["optional-dependencies"]["dev"]]
-    assert {normal(requirement) for requirement in asked} <= pinned
+    requirements = [*project()["dependencies"], *project()["optional-dependencies"]["dev"]]
+    assert {normal(re.split(r"[=>]=", requirement)[0].strip()) for requirement in requirements} <= pins().keys()
+
+
+def test_what_development_needs_is_pinned_by_hashes() -> None:
+    """Each distribution that `.[dev]` brings, at the version of constraints.txt; where from stands in no file."""
+    text = (ROOT / "requirements-dev.txt").read_text()
+    entries = re.findall(r"^(\S+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE)
+    hashed = {normal(name): version for name, version, _ in entries}
+    # Nothing stands in the file but entries and the comment over them.
+    assert sum(hashes.count("\n") + 1 for *_, hashes in entries) == len(re.findall(r"^[^#]", text, re.MULTILINE))
+    assert "://" not in text
+    versions = pins()
+    assert hashed == {name: versions[name] for name in needed() - {"torch"}}
 
 
 def strangers(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +24,11 @@ SUM_TOLERANCE = 1e-4
 # Rows further away are rounded more (float16, two or three digits), and are divided by their sum with a note. Beyond
 # this they are taken for something else than posteriors.
 ROUNDED_TOLERANCE = 0.01
+# A finite log-posterior below this is taken for a mask, a posterior of 0: the lowest float32 is -3.4e38, and no text is
+# so improbable. Above it squares and sums of logarithms stay finite.
+LOWEST_LOG = -1e30
+# A cost or a loss of a larger size is refused: sums of such numbers would overflow.
+LARGEST_SIZE = 1e100
 # Pieces of about 1 MB stay in a core's cache, and keep memory flat whatever the number of rows.
 _PIECE = 1 << 17
 
@@ -34,13 +40,27 @@ def row_pieces(n_rows: int, n_columns: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n_rows))
 
 
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Matrix products of NumPy on one core: where several are under way at once, or each is small.
+
+    The threads of BLAS meet after each product, and wait by spinning: on a busy machine a small product takes a hundred
+    times as long with two of them.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
 def log_softmax(scores: Array) -> Array:
     """Log-posteriors of scores: s_k − ln Σ_j exp(s_j), over the last axis.
 
     The largest entry is −ln(1 + the rest), so a posterior of 1 − 1e-200 keeps its distance from one.
 
     Args:
-        scores: (N, K), nats; -inf for a choice that an instance does not have.
+        scores: (N, K), nats; -inf for a choice that an instance does not have. What is more than 1e30 below the largest
+            score of its row has the log-posterior -inf.
 
     Returns:
         (N, K), nats; a new array.
@@ -52,7 +72,9 @@ def log_softmax(scores: Array) -> Array:
     for rows in row_pieces(*scores.shape):
         part = scores[rows]
         top = part.argmax(axis=1)[:, None]  # (n, 1)
-        shifted = part - np.take_along_axis(part, top, axis=1)  # (n, K), 0 at the largest
+        with np.errstate(over="ignore"):  # from 1e308 to -1e308 is too far for a float: minus infinity, as it should be
+            shifted = part - np.take_along_axis(part, top, axis=1)  # (n, K), 0 at the largest
+        shifted[shifted < LOWEST_LOG] = -np.inf
         # log1p of the others alone keeps what adding them to 1 would round away.
         others = np.exp(shifted)
         np.put_along_axis(others, top, 0.0, axis=1)
@@ -85,17 +107,19 @@ def check_matrix(values: ArrayLike, *, name: str) -> Array:
 def check_log_posteriors(values: ArrayLike, *, name: str = "log_posteriors", notes: list[str] | None = None) -> Array:
     """A float64 (N, K) array whose rows are logarithms of posteriors; renormalised where rounding shows.
 
-    `notes` gets a sentence where a row is further than 1e-4 from one.
+    A finite logarithm below -1e30 becomes -inf, a posterior of 0. `notes` gets a sentence where a row is further than
+    1e-4 from one.
 
     Raises:
         InputError: as `check_matrix`; a row whose posteriors do not sum to one (the worst row and its sum).
     """
     array = check_matrix(values, name=name)
     # The worst row says most about what went wrong, so all are read before one is named.
-    worst, row, total = 0.0, 0, 1.0
+    worst, row, total, masked = 0.0, 0, 1.0, False
     for rows in row_pieces(*array.shape):
         with np.errstate(over="ignore"):
             sums = np.exp(array[rows]).sum(axis=1)
+        masked = masked or bool(((array[rows] < LOWEST_LOG) & (array[rows] > -np.inf)).any())
         off = np.abs(sums - 1.0)
         if off.max() > worst:
             worst, row = float(off.max()), rows.start + int(off.argmax())
@@ -110,7 +134,9 @@ def check_log_posteriors(values: ArrayLike, *, name: str = "log_posteriors", not
             f"the posteriors are rounded: each row was divided by its sum, which is {total:.6g} in row {row}, the worst"
         )
     # Exact rows stay the caller's own array, which may be large.
-    return log_softmax(array) if worst > 1e-9 else array
+    if worst > 1e-9:
+        return log_softmax(array)
+    return np.where(array < LOWEST_LOG, -np.inf, array) if masked else array
 
 
 def check_posteriors(values: ArrayLike, *, name: str = "posteriors", notes: list[str] | None = None) -> Array:

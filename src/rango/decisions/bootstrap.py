@@ -9,14 +9,17 @@ percentile_interval                                      (low, high)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rango.decisions.arrays import Array, Labels
+from rango.decisions.arrays import Array, Labels, one_blas_thread
 from rango.decisions.costs import Costs
 from rango.decisions.instances import Votes
 from rango.decisions.metrics import METRICS
@@ -27,9 +30,13 @@ from rango.errors import InputError
 
 Resample: TypeAlias = Literal["instances", "groups", "groups_then_instances"]
 Interval: TypeAlias = tuple[float, float] | None
+T = TypeVar("T")
 
-# Entries of a block of counts or sums: 4 MB, whatever the number of replicates.
-_BLOCK = 1 << 19
+# Entries of a block of counts: 4 MB, whatever the number of replicates. With fewer replicates than these at a time the
+# losses of many instances would be read from memory again for each one; the block may then have up to 64 MB.
+_BLOCK, _TOGETHER, _LARGEST_BLOCK = 1 << 19, 8, 1 << 23
+# With more instances a block takes so long that cores may share the blocks; no more of them than these, for the memory.
+_MANY_INSTANCES, _MOST_CORES = 1 << 17, 4
 # With a larger share of undefined replicates, the rest no longer shows how the metric varies from sample to sample.
 _MAX_UNDEFINED = 0.05
 
@@ -74,13 +81,42 @@ class Resampling:
 
         The memory of a block is used again for the next one.
         """
-        step = max(1, min(replicates, _BLOCK // self.n))
-        buffer = np.empty((step, self.n))
-        for start in range(0, replicates, step):
-            rows = min(step, replicates - start)
-            for row in range(rows):
-                buffer[row] = np.bincount(self._positions(start + row), minlength=self.n)
-            yield buffer[:rows]
+        buffer = np.empty((self._step(replicates), self.n))
+        for block in self._blocks(replicates):
+            yield self._fill(buffer, block)
+
+    def of_blocks(self, measure: Callable[[Array], T], replicates: int) -> list[T]:
+        """`measure` of each block that `counts` yields, in their order; of many instances on several cores.
+
+        NumPy lets go of Python's lock where it draws and multiplies, so that threads do. Blocks are the same whatever
+        the number of cores, and so are the results.
+        """
+        cores = min(len(os.sched_getaffinity(0)), _MOST_CORES)
+        if self.n < _MANY_INSTANCES or cores == 1:
+            return [measure(counts) for counts in self.counts(replicates)]
+        of_thread = threading.local()
+
+        def measured(block: range) -> T:
+            if not hasattr(of_thread, "buffer"):
+                of_thread.buffer = np.empty((self._step(replicates), self.n))
+            return measure(self._fill(of_thread.buffer, block))
+
+        with one_blas_thread(), ThreadPoolExecutor(cores) as pool:
+            return list(pool.map(measured, self._blocks(replicates)))
+
+    def _step(self, replicates: int) -> int:
+        """The replicates of one block."""
+        return min(max(_TOGETHER, _BLOCK // self.n), max(1, _LARGEST_BLOCK // self.n), max(1, replicates))
+
+    def _blocks(self, replicates: int) -> list[range]:
+        step = self._step(replicates)
+        return [range(start, min(start + step, replicates)) for start in range(0, replicates, step)]
+
+    def _fill(self, buffer: Array, block: range) -> Array:
+        """The counts of a block of replicates, as rows of `buffer`."""
+        for row, replicate in enumerate(block):
+            buffer[row] = np.bincount(self._positions(replicate), minlength=self.n)
+        return buffer[: len(block)]
 
     def _positions(self, replicate: int) -> NDArray[np.intp]:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(replicate,))))
@@ -221,21 +257,16 @@ class _Gaps:
         if votes.weights is not None:
             values *= votes.weights
         bins = bin_index(confidence, bin_edges(confidence, bins=BINS, spacing="width"))
-        # Sorted by (class, bin), each cell's sum is a sum over a slice.
-        cell = votes.labels * BINS + bins
-        by_cell = np.argsort(cell, kind="stable")
-        self.cells, self.starts = np.unique(cell[by_cell], return_index=True)
-        self.values = values[by_cell]
-        self.instances = by_cell if isinstance(votes.rows, slice) else votes.rows[by_cell]
+        self.cells, self.values, self.rows = votes.labels * BINS + bins, values, votes.rows  # (M,) each
         self.n_classes = posteriors.n_choices
 
     def sums(self, counts: Array) -> Array:
         """(R, K, M) sums of the gaps in every class and bin."""
-        weighted = counts.take(self.instances, axis=1)
-        weighted *= self.values
-        flat = np.zeros((len(counts), self.n_classes * BINS))
-        flat[:, self.cells] = np.add.reduceat(weighted, self.starts, axis=1)
-        return flat.reshape(len(counts), self.n_classes, BINS)
+        sums = np.empty((len(counts), self.n_classes * BINS))
+        # Counting by cell reads the counts in their own order; sorted by cell they would be gathered from everywhere.
+        for row, drawn in enumerate(counts):
+            sums[row] = np.bincount(self.cells, weights=drawn[self.rows] * self.values, minlength=sums.shape[1])
+        return sums.reshape(len(counts), self.n_classes, BINS)
 
 
 def percentile_interval(replicates: Array, *, level: float, value: float = math.nan) -> Interval:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from rango.decisions.arrays import Array, log_softmax
+from rango.decisions.arrays import LARGEST_SIZE, Array, log_softmax
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.reliability import bin_index
 from rango.errors import InputError, unknown_name
@@ -324,7 +324,13 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters in JSON values. Raises ValueError or TypeError where they are not numbers that fit each other."""
     absent = {"priors": None} if "priors" in given and given["priors"] is None else {}
     arrays = {key: np.asarray(given[key], dtype=np.float64) for key in given.keys() - absent.keys()}
-    wrong = [key for key, array in arrays.items() if array.ndim != _DIMENSIONS[key] or np.isnan(array).any()]
+    # Only log-odds may be infinite. Written so that NaN is wrong: it fails every comparison.
+    limits = {"starts": np.inf}
+    wrong = [
+        key
+        for key, array in arrays.items()
+        if array.ndim != _DIMENSIONS[key] or not (np.abs(array) <= limits.get(key, LARGEST_SIZE)).all()
+    ]
     choices = {size for key in arrays.keys() & _OF_CHOICES for size in arrays[key].shape}
     # Between n values lie n - 1 starts of steps; n bins have n + 1 edges.
     steps = arrays["values"].size if "values" in arrays else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rango.decisions.arrays import Array, Labels, frozen, row_pieces
+from rango.decisions.arrays import LARGEST_SIZE, Array, Labels, frozen, row_pieces
 from rango.errors import InputError, unknown_name
 from rango.files import read_yaml
 from rango.showing import Grid, Shown, count
@@ -19,7 +18,7 @@ from rango.showing import Grid, Shown, count
 _KEYS = ("classes", "decisions", "costs")
 # Two decisions whose expected costs agree to this relative amount tie: logarithms and sums round in the 16th digit.
 _TIE = 1e-14
-_LARGEST = sys.float_info.max
+_FINITE = f"expected a finite number, at most {LARGEST_SIZE:g} in size"
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -45,7 +44,8 @@ class Costs(Shown):
         """Check the costs (K, D), any unit. Names default to "0", "1", …
 
         Raises:
-            InputError: wrong shape, not finite, or names whose number is not that of the rows or columns.
+            InputError: wrong shape, not finite, above 1e100 in size, or names whose number is not that of the rows or
+                columns.
         """
         values = _costs_array(matrix)
         object.__setattr__(self, "matrix", frozen(values))
@@ -261,9 +261,11 @@ def _costs_array(matrix: ArrayLike) -> Array:
         raise InputError("costs are not a table of numbers; give rows of one length, one for each true class") from None
     if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 2:
         raise InputError(f"costs have shape {values.shape}; expected at least (2 classes, 2 decisions)")
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0]
-        raise InputError(f"costs[{row}][{column}] is {values[row, column]}; expected a finite number")
+    # Written so that NaN is bad: it fails every comparison.
+    bad = ~(np.abs(values) <= LARGEST_SIZE)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise InputError(f"costs[{row}][{column}] is {values[row, column]}; {_FINITE}")
     return values
 
 
@@ -284,10 +286,10 @@ def _check_numbers(rows: Any) -> None:
     """Raise InputError for an entry that is no number, which NumPy would make one of: true, or a text of digits."""
     for row, entries in enumerate(rows if isinstance(rows, list | tuple) else ()):
         for column, value in enumerate(entries if isinstance(entries, list | tuple) else ()):
-            if type(value) not in (int, float) or abs(value) > _LARGEST:
+            if type(value) not in (int, float) or abs(value) > LARGEST_SIZE:
                 shown = repr(value)
                 shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
-                raise InputError(f"costs[{row}][{column}] is {shown}; expected a finite number")
+                raise InputError(f"costs[{row}][{column}] is {shown}; {_FINITE}")
 
 
 def _names(names: Iterable[str] | None, count: int, kind: str, axis: str) -> tuple[str, ...]:

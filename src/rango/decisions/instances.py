@@ -165,7 +165,7 @@ def check_texts(values: Iterable[object], n: int, name: str) -> tuple[str, ...]:
     Raises:
         InputError: another number of them.
     """
-    column = tuple(str(value) for value in values)
+    column = tuple(map(str, values))
     if len(column) != n:
         raise InputError(f"{name} has {len(column)} entries but there are {n} instances; give one for each")
     return column

@@ -4,19 +4,22 @@ A `Family` says what W may be, `FitData` holds the instances, and `fit` minimise
 
     Σ_i w_i loss(q_i, y_i) + ½ Σ_j penalty_j (θ_j − identity_j)²,   θ = (W, β).
 
-Cross-entropy is convex: Newton's method takes 5 to 8 passes over the data. The Brier score is not, and takes L-BFGS.
+Cross-entropy is convex: Newton's method takes 5 to 8 passes over the data. The Hessian of a matrix of many classes is
+too large: there the steps of Newton's method are found by conjugate gradients, which need only products with it. The
+Brier score is not convex, and takes L-BFGS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rango.decisions.arrays import Array, Labels
+from rango.decisions.arrays import Array, Labels, one_blas_thread
 
 Objective: TypeAlias = Literal["cross_entropy", "brier"]
 LinearMethod: TypeAlias = Literal["temperature", "bias", "affine", "vector", "matrix"]
@@ -30,8 +33,13 @@ TOLERANCE = 1e-10
 # L-BFGS has converged where no gradient entry is above this.
 _LBFGS_TOLERANCE = 1e-5
 _MAX_STEPS = 100
-# A Hessian of more parameters costs more than L-BFGS does.
+# A Hessian of more parameters costs more than steps without it do.
 _MAX_NEWTON = 600
+# Of the fit of a large matrix: steps of L-BFGS at first, which are cheap as long as the loss is far from a parabola;
+# the decrement in nats at which it has converged; the most products with the Hessian, and the accuracy, of one step.
+_WARM_UP, _MATRIX_TOLERANCE, _MAX_PRODUCTS, _STEP_ACCURACY = 60, 1e-7, 250, 0.25
+# Multiplications in a product of the parameters with the data, from which on several cores are worth their meetings.
+_FOR_SEVERAL_THREADS = 1 << 28
 # Instances of the sample from which a large fit starts.
 _SAMPLE = 6_000
 # Bytes of scores in a piece: with its work arrays it stays in the second-level cache.
@@ -81,9 +89,9 @@ class FitData:
         impossible = None if self.impossible is None else self.impossible[:, chosen]
         return FitData(self.scores[:, chosen], impossible, self.labels[chosen], self.weights[chosen], self.log_priors)
 
-    def pieces(self) -> Iterator[FitData]:
-        """The instances a few at a time: the work arrays of a piece stay in cache."""
-        step = max(1, _PIECE // (len(self.scores) * self.scores.itemsize))
+    def pieces(self, *, least: int = 1) -> Iterator[FitData]:
+        """The instances a few at a time, `least` at least: the work arrays of a piece stay in cache."""
+        step = max(least, _PIECE // (len(self.scores) * self.scores.itemsize))
         for start in range(0, len(self.labels), step):
             yield self.columns(slice(start, start + step))
 
@@ -106,6 +114,11 @@ class Family:
     """(p,) by how much a parameter is held at the identity."""
     free: NDArray[np.bool_]
     """(p,) which entries the fit may move."""
+
+    @property
+    def least(self) -> int:
+        """Instances of a piece of data: fewer than K are not worth a sum of K × K derivatives."""
+        return self.n_classes if self.shape == "matrix" else 1
 
     def cost(self, theta: Array) -> tuple[float, Array]:
         """The penalty ½ Σ_j penalty_j (θ_j − identity_j)², and its gradient (p,)."""
@@ -193,6 +206,12 @@ class Optimum:
 
 def fit(family: Family, data: FitData, *, objective: Objective) -> Optimum:
     """Minimise the weighted mean loss plus the penalty over the free parameters, the scale of "affine" from 0 up."""
+    if family.free.sum() > _MAX_NEWTON and family.shape == "matrix" and objective == "cross_entropy":
+        import scipy.optimize  # noqa: F401 - it has a BLAS of its own, which is held to one thread only once it is loaded
+
+        is_large = len(data.labels) * family.n_classes**2 >= _FOR_SEVERAL_THREADS
+        with nullcontext() if is_large else one_blas_thread():
+            return _truncated_newton(family, data)
     if objective == "brier" or family.free.sum() > _MAX_NEWTON:
         return _lbfgs(family, data, objective)
     start = family.identity
@@ -242,7 +261,100 @@ def _newton(family: Family, data: FitData, start: Array) -> Optimum:
     return Optimum(theta, converged, iteration, largest, loss - family.cost(theta)[0])
 
 
-def _lbfgs(family: Family, data: FitData, objective: Objective) -> Optimum:
+def _truncated_newton(family: Family, data: FitData) -> Optimum:
+    """Minimise the cross-entropy of a large matrix by Newton's method, each step found by conjugate gradients.
+
+    The products with the Hessian take two matrix products over the data. They are preconditioned by its own diagonal
+    and the correlations of the features: H ≈ D^½ (I ⊗ R) D^½, with R (K + 1, K + 1) the same for each class.
+
+    Source: Nocedal and Wright (2006), section 7.1.
+    """
+    k, observed = family.n_classes, _observed(family, data)
+    pieces = list(data.pieces(least=family.least))
+    penalty = _rows(family.penalty, k)
+    theta, converged = _lbfgs(family, data, "cross_entropy", steps=_WARM_UP).theta, False
+    loss, gradient = _cross_entropy(family, theta, data, observed)
+    for iteration in range(1, _MAX_STEPS + 1):  # noqa: B007 - the report says how many there were
+        posteriors = [_softmax(family.logits(theta, piece))[0] for piece in pieces]  # (K, n) each
+        diagonal, correlations = _curvature(posteriors, pieces)
+        values, vectors = np.linalg.eigh(correlations)
+        # Where a class is nearly certain the penalty is what bends the loss: its share is the same for all directions.
+        share = np.median(penalty / (diagonal + np.finfo(float).tiny), axis=1)[:, None]  # (K, 1)
+        scale = np.sqrt(diagonal + penalty)
+        bends = (np.maximum(values, 0.0) + share) / (1.0 + share)  # (K, K + 1)
+
+        def solve_roughly(rows: Array) -> Array:
+            return np.asarray(((rows / scale) @ vectors / bends) @ vectors.T / scale)  # noqa: B023 - used at once
+
+        def by_hessian(rows: Array) -> Array:
+            product = penalty * rows
+            for q, piece in zip(posteriors, pieces, strict=True):  # noqa: B023 - used at once
+                by_logits = rows[:, :k] @ piece.scores + rows[:, k:]  # (K, n)
+                by_logits -= np.einsum("kn,kn->n", q, by_logits)
+                by_logits *= q
+                by_logits *= piece.weights
+                product[:, :k] += by_logits @ piece.scores.T
+                product[:, k] += by_logits.sum(axis=1)
+            return np.asarray(product)
+
+        rows = _conjugate_gradients(by_hessian, -_rows(gradient, k), solve_roughly)
+        step = np.concatenate([rows[:, :k].ravel(), rows[:, k]])
+        slope = float(gradient @ step)
+        for size in 0.5 ** np.arange(34):
+            trial = _cross_entropy(family, theta + size * step, data, observed)
+            if trial[0] <= loss + 1e-4 * size * slope + 64 * np.finfo(float).eps * (1.0 + abs(loss)):
+                break
+        else:
+            break
+        theta, (loss, gradient) = theta + size * step, trial
+        if -slope / 2 <= _MATRIX_TOLERANCE:
+            converged = True
+            break
+    return Optimum(theta, converged, iteration, float(np.abs(gradient).max()), loss - family.cost(theta)[0])
+
+
+def _rows(theta: Array, k: int) -> Array:
+    """θ of a matrix as (K, K + 1): the weights of each class and its bias."""
+    return np.column_stack([theta[:-k].reshape(k, k), theta[-k:]])
+
+
+def _curvature(posteriors: Sequence[Array], pieces: Sequence[FitData]) -> tuple[Array, Array]:
+    """The diagonal (K, K + 1) of the Hessian without the penalty, and the correlations (K + 1, K + 1) of the features.
+
+    An instance counts for the correlations as much as its posteriors can still move: w_i Σ_k q_ik (1 − q_ik).
+    """
+    diagonal, products = 0.0, 0.0
+    for q, piece in zip(posteriors, pieces, strict=True):
+        features = np.concatenate([piece.scores, np.ones((1, piece.scores.shape[1]))])  # (K + 1, n)
+        movable = q * (1.0 - q) * piece.weights  # (K, n)
+        diagonal = diagonal + movable @ (features**2).T
+        products = products + (features * movable.sum(axis=0)) @ features.T
+    own = 1.0 / np.sqrt(np.diag(products) + np.finfo(float).tiny)
+    return np.asarray(diagonal), np.asarray(products * own * own[:, None])
+
+
+def _conjugate_gradients(
+    by_matrix: Callable[[Array], Array], target: Array, solve_roughly: Callable[[Array], Array]
+) -> Array:
+    """About the x with A x = target, for a positive definite A; more exactly the nearer the target is to 0."""
+    x, residual = np.zeros_like(target), target.copy()
+    rough = solve_roughly(residual)
+    direction, square = rough, float(np.vdot(residual, rough))
+    goal = min(_STEP_ACCURACY**2, abs(square)) * square
+    for _ in range(_MAX_PRODUCTS):
+        if square <= goal or square <= 0:
+            break
+        product = by_matrix(direction)
+        length = square / float(np.vdot(direction, product))
+        x += length * direction
+        residual -= length * product
+        rough = solve_roughly(residual)
+        before, square = square, float(np.vdot(residual, rough))
+        direction = rough + square / before * direction
+    return x
+
+
+def _lbfgs(family: Family, data: FitData, objective: Objective, *, steps: int = 5000) -> Optimum:
     from scipy.optimize import Bounds, minimize
 
     observed = _observed(family, data)
@@ -257,7 +369,7 @@ def _lbfgs(family: Family, data: FitData, objective: Objective) -> Optimum:
 
     lowest = np.full(len(family.identity), -np.inf)
     lowest[0] = 0.0 if family.shape == "affine" else -np.inf
-    options = {"maxiter": 5000, "maxfun": 20_000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-7}
+    options = {"maxiter": steps, "maxfun": 20_000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-7}
     bounds = Bounds(lowest, np.inf)
     result = minimize(value, family.identity, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     # On its bound a scale of 0 rests although the gradient points outwards.
@@ -269,7 +381,7 @@ def _lbfgs(family: Family, data: FitData, objective: Objective) -> Optimum:
 def _observed(family: Family, data: FitData) -> Array:
     """Σ_i w_i Jᵀ y_i, (p,), y_i being the label as a vector: what the model's expectation equals at the optimum."""
     observed = np.zeros_like(family.identity)
-    for piece in data.pieces():
+    for piece in data.pieces(least=family.least):
         at_label = np.zeros_like(piece.scores)  # (K, n)
         at_label[piece.labels, np.arange(len(piece.labels))] = piece.weights
         observed += family.gradient(at_label, piece.scores)
@@ -286,7 +398,7 @@ def _cross_entropy(
     loss, gradient = family.cost(theta)
     loss -= float(theta @ observed) + float(observed[-family.n_classes :] @ data.log_priors[:, 0])
     gradient -= observed
-    for piece in data.pieces():
+    for piece in data.pieces(least=family.least):
         q, log_total = _softmax(family.logits(theta, piece))
         weighted = q * piece.weights  # (K, n)
         loss += float(piece.weights @ log_total)
@@ -299,7 +411,7 @@ def _cross_entropy(
 def _brier(family: Family, theta: Array, data: FitData) -> tuple[float, Array]:
     """Objective and gradient of Σ_i w_i Σ_k (q_ik − y_ik)²."""
     loss, gradient = family.cost(theta)
-    for piece in data.pieces():
+    for piece in data.pieces(least=family.least):
         columns = np.arange(len(piece.labels))
         q, _ = _softmax(family.logits(theta, piece))
         at_label = q[piece.labels, columns]  # (n,)

@@ -127,13 +127,14 @@ def _cost_on_other_half(votes: Votes, units: NDArray[np.intp], costs: Costs, see
     """Mean cost of the constant decision that is best on the other half of the units."""
     rng = np.random.default_rng(seed)
     n_units, paid = int(units.max()) + 1, 0.0
-    weights = np.ones(len(units)) if votes.weights is None else votes.weights  # (M,)
+    n = len(units) if votes.weights is None else votes.weights.sum()
     for _ in range(_HALVES):
-        in_half = (rng.permutation(n_units) < n_units // 2)[units]
+        in_half = (rng.permutation(n_units) < n_units // 2)[units]  # (M,)
         # The costs of each decision on each half: (2, D).
-        counts = np.stack(
-            [np.bincount(votes.labels, weights * half, minlength=len(costs.matrix)) for half in (in_half, ~in_half)]
-        )
-        totals = counts @ costs.matrix
+        halves = [
+            Votes(votes.rows, votes.labels[half], None if votes.weights is None else votes.weights[half])
+            for half in (in_half, ~in_half)
+        ]
+        totals = np.stack([half.counts(len(costs.matrix)) for half in halves]) @ costs.matrix
         paid += totals[0, totals[1].argmin()] + totals[1, totals[0].argmin()]
-    return float(paid / (_HALVES * weights.sum()))
+    return float(paid / (_HALVES * n))

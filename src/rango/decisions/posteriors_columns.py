@@ -380,6 +380,8 @@ def label_array(
     A list is a distribution over the choices of its row; one such row makes the labels (N, K), all of them soft.
     """
     column = table.columns[name]
+    if not scores.names and set(map(type, column)) == {int} and max(map(abs, column)) < 2**53:
+        column = np.array(column)  # whole numbers alone, as in most files, need no look at each
     if not (isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "fiub"):
         is_soft = [_is_list(value) for value in column]
         if any(is_soft):
@@ -465,6 +467,8 @@ def texts_of(table: Table, key: str) -> list[str | None] | None:
         return None
     is_csv = ".csv" in table.path.name.lower() or ".tsv" in table.path.name.lower()
     texts: list[str | None] = []
+    if not is_csv and set(map(type, table.columns[name])) == {str}:
+        return list(table.columns[name])
     for row, value in enumerate(table.columns[name]):
         if isinstance(value, str):
             texts.append(from_csv_cell(value) if is_csv else value)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rango.decisions.arrays import Array
+from rango.decisions.arrays import LARGEST_SIZE, Array
 from rango.decisions.bootstrap import Resampling, percentile_interval
 from rango.decisions.metrics import error_rule
 from rango.decisions.pairing import align_by_id
@@ -131,10 +131,12 @@ def _losses(values: ArrayLike, name: str) -> Array:
     losses = np.asarray(values, dtype=np.float64)
     if losses.ndim != 1 or not losses.size:
         raise InputError(f"{name} has shape {losses.shape}; expected (instances,), one loss for each")
-    bad = ~np.isfinite(losses)
+    # Written so that NaN is bad: it fails every comparison.
+    bad = ~(np.abs(losses) <= LARGEST_SIZE)
     if bad.any():
         row = int(bad.argmax())
-        raise InputError(f"{name}[{row}] is {losses[row]:g}; expected finite losses (a mean over it says nothing)")
+        kind = f"losses of at most {LARGEST_SIZE:g} in size" if np.isfinite(losses[row]) else "finite losses"
+        raise InputError(f"{name}[{row}] is {losses[row]:g}; expected {kind} (a mean over it says nothing)")
     return losses
 
 

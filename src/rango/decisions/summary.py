@@ -113,7 +113,7 @@ def summarise(
     >>> summarise(posteriors, replicates=100)["error_rate"]
     Estimate(value=0.3333333333333333, low=0.0, high=1.0, n=3, direction='lower', note=None)
     """
-    return _summarise([posteriors], costs, priors, metrics, replicates, seed, level, resample)
+    return _summarise([posteriors], [(0,)], costs, priors, metrics, replicates, seed, level, resample)[0]
 
 
 def summarise_difference(
@@ -138,7 +138,7 @@ def summarise_difference(
     Source: Efron and Tibshirani (1993), section 10.3.
     """
     b = align_by_id(a, b)
-    return _summarise([a, b], costs, priors, metrics, replicates, seed, level, resample)
+    return _summarise([a, b], [(0, 1)], costs, priors, metrics, replicates, seed, level, resample)[0]
 
 
 def summarise_prior_only(
@@ -174,6 +174,7 @@ def summarise_prior_only(
 
 def _summarise(
     systems: Sequence[Posteriors],
+    contrasts: Sequence[tuple[int, ...]],
     costs: Costs | None,
     priors: ArrayLike | None,
     metrics: Iterable[str] | None,
@@ -181,8 +182,11 @@ def _summarise(
     seed: int,
     level: float,
     resample: Resample | None,
-) -> Summary:
-    """The estimates of one system, or of the second minus the first."""
+) -> list[Summary]:
+    """The estimates of each contrast: of one system, (i,), or of system j minus system i, (i, j).
+
+    All systems have the instances, labels and groups of the first, and are summed over the same resamplings.
+    """
     first = systems[0]
     names = measurable(first) if metrics is None else tuple(metrics)
     # Everything is checked before the first metric, since those of large files take a while.
@@ -197,39 +201,53 @@ def _summarise(
     target = None if priors is None else check_priors(priors, n_classes=first.n_choices)
 
     points = [{name: np.asarray(s.metric(name, costs=used, priors=target)) for name in names} for s in systems]
-    values = _last_minus_first(points)
     resampling = resampling_of(first.strata, groups=first.groups, resample=resample, seed=seed)
-    # Target priors are known, and so is what they normalise by.
+    # Target priors are known, and so is what they normalise by. Soft labels may differ in their last digits.
     normalised = names if target is None else ()
-    votes, _ = first.votes.by_class(resampling.order)
-    normalisers = normalisers_of(normalised, votes, costs=used, units=resampling.unit_of, seed=seed)
-    notes = {name: normaliser.note for name, normaliser in normalisers.items() if normaliser.note}
-    # Each system explains its own infinite and undefined values; of two notes on one metric the second one stays.
-    for row, (system, point) in enumerate(zip(systems, points, strict=True)):
-        who = ("first: ", "second: ")[row] if len(systems) > 1 else ""
-        notes |= {name: who + note for name, value in point.items() if (note := _note(system, float(value)))}
+    normalisers = {
+        lead: normalisers_of(
+            normalised,
+            systems[lead].votes.by_class(resampling.order)[0],
+            costs=used,
+            units=resampling.unit_of,
+            seed=seed,
+        )
+        for lead in {contrast[0] for contrast in contrasts}
+    }
 
-    # Replicates of all metrics are computed together: a draw costs more than a metric of it.
-    intervals: dict[str, Interval] = {}
-    if replicates:
-        tables = [LossTable(system, metrics=names, costs=used) for system in systems]
-        options: dict[str, Any] = {"costs": used, "priors": target, "normalisers": normalisers}
-        # Every system is summed over the same resamplings, hence the pairing.
-        parts = [
-            _last_minus_first([table.sums(counts).metrics(names, **options) for table in tables])
-            for counts in resampling.counts(replicates)
-        ]
-        for name in names:
-            # Only corrected replicates can leave the value outside.
-            held = float(values[name]) if name in normalisers else math.nan
-            drawn = np.concatenate([part[name] for part in parts])
-            intervals[name] = percentile_interval(drawn, level=level, value=held)
-    estimates = Summary()
-    estimates.level = level
-    for name, value in values.items():
-        low, high = intervals.get(name) or (None, None)
-        estimates[name] = Estimate(float(value), low, high, len(first), METRICS[name].direction, notes.get(name))
-    return estimates
+    # A draw costs more than a metric of it: each is made once, for all metrics of all contrasts.
+    tables = [LossTable(system, metrics=names, costs=used) for system in systems] if replicates else []
+
+    def measure(counts: Array) -> list[dict[str, Array]]:
+        sums = [table.sums(counts) for table in tables]
+        measured = []
+        for contrast in contrasts:
+            options: dict[str, Any] = {"costs": used, "priors": target, "normalisers": normalisers[contrast[0]]}
+            measured.append(_last_minus_first([sums[index].metrics(names, **options) for index in contrast]))
+        return measured
+
+    blocks = resampling.of_blocks(measure, replicates)
+    summaries = []
+    for place, contrast in enumerate(contrasts):
+        corrected, estimates = normalisers[contrast[0]], Summary()
+        estimates.level = level
+        notes = {name: normaliser.note for name, normaliser in corrected.items() if normaliser.note}
+        # Each system explains its own infinite and undefined values; of two notes on one metric the second one stays.
+        for row, index in enumerate(contrast):
+            who = ("first: ", "second: ")[row] if len(contrast) > 1 else ""
+            own = points[index].items()
+            notes |= {name: who + note for name, value in own if (note := _note(systems[index], float(value)))}
+        for name, value in _last_minus_first([points[index] for index in contrast]).items():
+            interval: Interval = None
+            if blocks:
+                # Only corrected replicates can leave the value outside.
+                held = float(value) if name in corrected else math.nan
+                drawn = np.concatenate([block[place][name] for block in blocks])
+                interval = percentile_interval(drawn, level=level, value=held)
+            low, high = interval or (None, None)
+            estimates[name] = Estimate(float(value), low, high, len(first), METRICS[name].direction, notes.get(name))
+        summaries.append(estimates)
+    return summaries
 
 
 def _last_minus_first(systems: Sequence[dict[str, Array]]) -> dict[str, Array]:
@@ -384,8 +402,12 @@ def compare(
     1.0
     """
     b = align_by_id(a, b)
-    of_a, of_b, difference = (
-        _summarise(systems, costs, priors, None, replicates, seed, level, None) for systems in ([a], [b], [a, b])
-    )
+    options = (costs, priors, None, replicates, seed, level, None)
+    if a.groups == b.groups and a.is_ordered == b.is_ordered:
+        of_a, of_b, difference = _summarise([a, b], [(0,), (1,), (0, 1)], *options)
+    else:
+        # Where only one has groups, or levels, the second one has other draws, or metrics, when it stands alone.
+        of_a, difference = _summarise([a, b], [(0,), (0, 1)], *options)
+        (of_b,) = _summarise([b], [(0,)], *options)
     test = None if a.targets is not None else mcnemar(a, b)
     return Comparison(of_a, of_b, difference, test, level, costs is not None, priors is not None)
