@@ -35,6 +35,8 @@ T = TypeVar("T")
 # Entries of a block of counts: 4 MB, whatever the number of replicates. With fewer replicates than these at a time the
 # losses of many instances would be read from memory again for each one; the block may then have up to 64 MB.
 _BLOCK, _TOGETHER, _LARGEST_BLOCK = 1 << 19, 8, 1 << 23
+# Instances that are drawn or summed at a time: what belongs to them stays in a core's cache for all rows of a block.
+_PIECE = 1 << 16
 # With more instances a block takes so long that cores may share the blocks; no more of them than these, for the memory.
 _MANY_INSTANCES, _MOST_CORES = 1 << 17, 4
 # With a larger share of undefined replicates, the rest no longer shows how the metric varies from sample to sample.
@@ -74,7 +76,7 @@ class Resampling:
 
     def indices(self, replicate: int) -> NDArray[np.intp]:
         """The instances of one replicate, with repetitions."""
-        return np.asarray(self.order[self._positions(replicate)], dtype=np.intp)
+        return np.asarray(self.order[np.concatenate(list(self._positions(replicate)))], dtype=np.intp)
 
     def counts(self, replicates: int) -> Iterator[Array]:
         """How often each instance occurs: blocks (R, N) in class order, together `replicates` rows.
@@ -115,13 +117,18 @@ class Resampling:
     def _fill(self, buffer: Array, block: range) -> Array:
         """The counts of a block of replicates, as rows of `buffer`."""
         for row, replicate in enumerate(block):
-            buffer[row] = np.bincount(self._positions(replicate), minlength=self.n)
+            buffer[row] = 0.0
+            for positions in self._positions(replicate):
+                np.add.at(buffer[row], positions, 1.0)
         return buffer[: len(block)]
 
-    def _positions(self, replicate: int) -> NDArray[np.intp]:
+    def _positions(self, replicate: int) -> Iterator[NDArray[np.intp]]:
+        """The places of one replicate's instances in class order, a piece at a time."""
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(replicate,))))
         if self._members is None:
-            return rng.integers(0, self.n, size=self.n)
+            for start in range(0, self.n, _PIECE):
+                yield rng.integers(0, self.n, size=min(_PIECE, self.n - start))
+            return
         drawn = rng.integers(0, len(self._sizes), size=len(self._sizes))  # (G,)
         sizes = self._sizes[drawn]
         # An offset for each instance of each drawn group: any of the group's, or 0, 1, … size − 1.
@@ -129,7 +136,7 @@ class Resampling:
             offsets = rng.integers(0, np.repeat(sizes, sizes))
         else:
             offsets = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return np.asarray(self._members[np.repeat(self._starts[drawn], sizes) + offsets], dtype=np.intp)
+        yield np.asarray(self._members[np.repeat(self._starts[drawn], sizes) + offsets], dtype=np.intp)
 
 
 def resampling_of(
@@ -224,49 +231,52 @@ class LossTable:
             losses = made[definition](posteriors.log_posteriors[votes.rows], votes.labels)
             self.losses[:, column] = weights * losses[by_class]
         # Zero times infinity is not a number: infinite losses are counted beside the matrix product.
-        self.infinite = np.argwhere(np.isinf(self.losses))  # (infinite losses, 2): row, column
-        self.losses[tuple(self.infinite.T)] = 0.0
+        votes_of, columns = np.nonzero(np.isinf(self.losses))  # (infinite losses,) each
+        self.losses[votes_of, columns] = 0.0
+        cells = self.votes.labels[votes_of] * len(self.losses.T) + columns
+        self.infinite = {divmod(int(cell), len(self.losses.T)): votes_of[cells == cell] for cell in np.unique(cells)}
         bounds = np.searchsorted(self.votes.labels, np.arange(self.n_classes + 1)).tolist()
-        self.segments = [
-            (k, slice(bounds[k], bounds[k + 1])) for k in range(self.n_classes) if bounds[k] < bounds[k + 1]
-        ]
-        self.gaps = _Gaps(posteriors, self.order, self.votes) if len(means) < len(metrics) else None
+        # The votes of a class are neighbours: a piece has a slice for each class that it holds.
+        self.pieces = []
+        for start in range(0, len(by_class), _PIECE // 4):
+            stop = min(start + _PIECE // 4, len(by_class))
+            ends = [(k, max(bounds[k], start), min(bounds[k + 1], stop)) for k in range(self.n_classes)]
+            self.pieces.append(
+                (slice(start, stop), [(k, slice(first, last)) for k, first, last in ends if first < last])
+            )
+        self.gaps = _gaps(posteriors, self.order, self.votes) if len(means) < len(metrics) else None
 
     def sums(self, counts: Array) -> Sums:
         """Sums for R resamplings given by how often each instance counts, (R, N) in class order."""
         totals = np.zeros((len(counts), self.n_classes, self.losses.shape[1]))
         infinite = np.zeros_like(totals)
-        # With one vote for each instance, the votes of a class are neighbours, and a slice copies nothing.
+        gaps = None if self.gaps is None else np.zeros((len(counts), self.n_classes * BINS))
         rows = self.votes.rows
-        for k, segment in self.segments:
-            drawn = counts[:, segment] if isinstance(rows, slice) else counts[:, rows[segment]]
-            totals[:, k] = drawn @ self.losses[segment]
-        for vote, column in self.infinite:
-            row = vote if isinstance(rows, slice) else rows[vote]
-            infinite[:, self.votes.labels[vote], column] += counts[:, row]
-        return Sums(totals, infinite, None if self.gaps is None else self.gaps.sums(counts), self.columns)
+        for piece, segments in self.pieces:
+            # With one vote for each instance a slice copies nothing.
+            drawn = counts[:, piece] if isinstance(rows, slice) else counts[:, rows[piece]]  # (R, n)
+            for k, segment in segments:
+                local = slice(segment.start - piece.start, segment.stop - piece.start)
+                totals[:, k] += drawn[:, local] @ self.losses[segment]
+            if gaps is not None and self.gaps is not None:
+                cells, values = (column[piece] for column in self.gaps)
+                for row, own in enumerate(drawn):
+                    gaps[row] += np.bincount(cells, weights=own * values, minlength=gaps.shape[1])
+        for (k, column), chosen in self.infinite.items():
+            infinite[:, k, column] = counts[:, chosen if isinstance(rows, slice) else rows[chosen]].sum(axis=1)
+        shaped = None if gaps is None else gaps.reshape(len(counts), self.n_classes, BINS)
+        return Sums(totals, infinite, shaped, self.columns)
 
 
-class _Gaps:
-    """Right − confidence of every vote, and its bin: what the expected calibration error sums."""
-
-    def __init__(self, posteriors: Posteriors, order: NDArray[np.intp], votes: Votes) -> None:
-        logs = posteriors.log_posteriors[order][votes.rows]  # (M, K)
-        confidence = np.exp(logs.max(axis=1))
-        values = (logs.argmax(axis=1) == votes.labels) - confidence
-        if votes.weights is not None:
-            values *= votes.weights
-        bins = bin_index(confidence, bin_edges(confidence, bins=BINS, spacing="width"))
-        self.cells, self.values, self.rows = votes.labels * BINS + bins, values, votes.rows  # (M,) each
-        self.n_classes = posteriors.n_choices
-
-    def sums(self, counts: Array) -> Array:
-        """(R, K, M) sums of the gaps in every class and bin."""
-        sums = np.empty((len(counts), self.n_classes * BINS))
-        # Counting by cell reads the counts in their own order; sorted by cell they would be gathered from everywhere.
-        for row, drawn in enumerate(counts):
-            sums[row] = np.bincount(self.cells, weights=drawn[self.rows] * self.values, minlength=sums.shape[1])
-        return sums.reshape(len(counts), self.n_classes, BINS)
+def _gaps(posteriors: Posteriors, order: NDArray[np.intp], votes: Votes) -> tuple[NDArray[np.intp], Array]:
+    """Of each vote its cell (class and bin) and right − confidence, (M,) each: what the calibration error sums."""
+    logs = posteriors.log_posteriors[order][votes.rows]  # (M, K)
+    confidence = np.exp(logs.max(axis=1))
+    values = (logs.argmax(axis=1) == votes.labels) - confidence
+    if votes.weights is not None:
+        values *= votes.weights
+    bins = bin_index(confidence, bin_edges(confidence, bins=BINS, spacing="width"))
+    return votes.labels * BINS + bins, values
 
 
 def percentile_interval(replicates: Array, *, level: float, value: float = math.nan) -> Interval:
