@@ -146,3 +146,19 @@ def test_what_a_format_cannot_hold_is_named(tmp_path: Path) -> None:
             with pytest.raises(InputError, match=r"column n cannot be written as Parquet"):
                 mixed.finish(tmp_path / "rows", tmp_path / "a.parquet")
             assert not (tmp_path / "a.parquet").exists()
+
+
+def test_a_damaged_archive_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """The search for the byte at fault reads the archive again, up to where it is damaged."""
+    packed = gzip.compress(b'{"a": 1}\n' * 2000 + b"\xff\n", mtime=0)
+    for name, data in (("cut", packed[:-9]), ("sum", packed[:-8] + bytes(8)), ("whole", packed)):
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(data)
+        with pytest.raises(InputError, match="is not UTF-8|cannot be read"):
+            list(rows_of(tmp_path / f"{name}.jsonl.gz"))
+
+
+def test_a_parquet_file_without_rows_is_refused_as_it_is_when_read_at_once(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": pa.array([], pa.int64())}), tmp_path / "a.parquet")
+    for reader in (read_rows, rows_of):
+        with pytest.raises(InputError, match=r"a\.parquet is empty; expected at least one row"):
+            list(reader(tmp_path / "a.parquet"))

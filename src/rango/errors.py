@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
-_LONGEST = 1000  # characters of one mistake
+_LONGEST = 400  # characters of one mistake, beside the paths in it
+_LINE_ENDS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+_LONG_WORD = re.compile(r"[^\s/]{100,}")
 
 
 class InputError(ValueError):
     """Bad input or configuration: one mistake or several. The command line prints them on one line and exits with 2."""
 
     def __init__(self, *mistakes: str) -> None:
-        # A value in a message may be as long as its file; its beginning, and the remedy at the end, are what helps.
-        self.mistakes = tuple(m if len(m) <= _LONGEST else f"{m[:700]} ... {m[-250:]}" for m in mistakes)
+        self.mistakes = tuple(map(_in_short, mistakes))
         super().__init__("; ".join(self.mistakes))
+
+
+def _in_short(mistake: str) -> str:
+    """A mistake in one line, without most of a value that is as long as its file and may have lines of its own."""
+    line = _LINE_ENDS.sub(" ", mistake)
+    if len(line) <= _LONGEST:
+        return line
+    line = _LONG_WORD.sub(lambda word: f"{word[0][:60]} ... {word[0][-20:]}", line)
+    # Paths count for nothing, because a person copies them. The remedy stands at the end.
+    most = _LONGEST + min(sum(len(word) for word in line.split() if "/" in word), _LONGEST)
+    return line if len(line) <= most else f"{line[: most - 125]} ... {line[-120:]}"
 
 
 class FileMistakes(InputError):  # noqa: N818 - mistakes are errors

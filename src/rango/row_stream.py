@@ -92,21 +92,26 @@ def _lines(path: Path, newline: str) -> Iterator[str]:
 def _undecodable(path: Path) -> InputError:
     """The error that names the first byte that is not UTF-8; the decoder of a stream knows its own block alone."""
     offset, beginning = 0, b""
-    with _opened(path) as file:
-        for number, line in enumerate(file, start=1):
-            beginning = beginning or line[:2]
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                place = offset + error.start
-                return not_utf8(path, beginning, line=number, offset=place, byte=line[error.start])
-            offset += len(line)
+    try:
+        with _opened(path) as file:
+            for number, line in enumerate(file, start=1):
+                beginning = beginning or line[:2]
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    place = offset + error.start
+                    return not_utf8(path, beginning, line=number, offset=place, byte=line[error.start])
+                offset += len(line)
+    except (OSError, EOFError, zlib.error) as error:  # the archive is damaged behind the byte, or because of it
+        return InputError(f"{path} cannot be read ({error}); check the file")
     return InputError(f"{path} has changed while it was read; run again")
 
 
 def _parquet_rows(path: Path, skip: int) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     with opened_parquet(path, at_once=False) as file:
+        if not file.metadata.num_rows:
+            raise InputError(f"{path} is empty; expected at least one row")
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
             rows = batch.slice(max(0, skip - number))
             number += batch.num_rows - rows.num_rows

@@ -208,6 +208,10 @@ def opened_parquet(path: Path, *, at_once: bool) -> Iterator[pq.ParquetFile]:
             sizes = []
             for number in range(metadata.num_row_groups):
                 group = metadata.row_group(number)
+                check_unpacked(path, group.total_byte_size)
+                # Damaged metadata of a column ends the process (pyarrow 26) where they are looked at, unless reading,
+                # here of a first row, has raised its error before.
+                next(file.iter_batches(batch_size=1, row_groups=[number], use_threads=False), None)
                 chunks = [group.column(column) for column in range(group.num_columns)]
                 # Equal values take no room in the file, but 8 bytes each in memory.
                 sizes.append(sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks))
@@ -247,5 +251,5 @@ def plain(values: Any, where: str) -> list[Any]:
     """
     try:
         return list(values.to_pylist())
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{where}: a value cannot be read ({error}); write the Parquet file again") from None

@@ -159,3 +159,33 @@ def test_what_is_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps({**entry, **change}))
         with pytest.raises(InputError, match=message):
             Baseline.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": [10**30] * 40}, "is no whole baseline"),
+        ({"labels": 3}, "columns of different lengths"),
+        ({"acts": [[True]] * 40}, "columns of different lengths"),
+        ({"losses": {"nce": [1e308] * 40}}, "a loss of nce is no number below 1e100"),
+        ({"losses": {"nce": [float("nan")] * 40}}, "a loss of nce is no number below 1e100"),
+    ],
+)
+def test_instances_that_cannot_be_calculated_with_are_refused(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    entry = Baseline.of(make_log(40), replicates=5).as_dict()
+    limits = {} if "losses" in change else entry["limits"]
+    file = tmp_path / "baseline.json"
+    file.write_text(json.dumps({**entry, "limits": limits, "instances": {**entry["instances"], **change}}))
+    with pytest.raises(InputError, match=message):
+        Baseline.load(file)
+
+
+@pytest.mark.parametrize("estimate", [{"value": "1"}, {"low": True}, {"n": 1.5}, {"n": None}])
+def test_an_estimate_of_other_kinds_is_refused(estimate: dict[str, object], tmp_path: Path) -> None:
+    entry = Baseline.of(make_log(40), replicates=5).as_dict()
+    entry["values"]["nce"] |= estimate
+    (tmp_path / "baseline.json").write_text(json.dumps(entry))
+    with pytest.raises(InputError, match="is no whole baseline"):
+        Baseline.load(tmp_path / "baseline.json")

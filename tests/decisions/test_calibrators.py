@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -171,3 +171,33 @@ def test_choices_that_do_not_fit_a_calibrator_are_refused(choices: str, tmp_path
     file.write_text(f'{{"method": "bias", "report": null, "bias": [0, 1], "priors": null, "choices": {choices}}}')
     with pytest.raises(InputError, match="values of a bias calibrator are not numbers that fit each other"):
         Calibrator.read(file)
+
+
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("temperature", {"scale": 1e308}),
+        ("temperature", {"scale": "Infinity"}),
+        ("bias", {"bias": [0, 1e200], "priors": None}),
+        ("bias", {"bias": [0, 1], "priors": [0, 0]}),
+        ("bias", {"bias": [0, 1], "priors": [-0.5, 1.5]}),
+        ("matrix", {"weights": [[1e300, 0], [0, 1e300]], "bias": [0, 0], "priors": None}),
+        ("isotonic", {"starts": [0.0], "values": [0.2, 1.5]}),
+        ("isotonic", {"starts": [1.0, 0.0], "values": [0.1, 0.2, 0.3]}),
+        ("histogram", {"edges": [0, 0.6, 0.5, 1], "values": [0.1, 0.2, 0.3]}),
+        ("histogram", {"edges": [0, 1], "values": [-0.1]}),
+    ],
+)
+def test_parameters_that_give_no_posteriors_are_refused(method: str, values: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"method": method, "report": None, **values}).replace('"Infinity"', "Infinity"))
+    with pytest.raises(InputError, match=f"values of a {method} calibrator are not numbers that fit each other"):
+        Calibrator.read(file)
+
+
+def test_priors_that_leave_an_instance_no_choice_are_named() -> None:
+    sure = Posteriors(np.array([[-np.inf, 0.0], [0.0, -np.inf]]), None)
+    with pytest.raises(
+        InputError, match=r"log_posteriors\[0\] has posterior 0 wherever the calibrator's priors are not 0"
+    ):
+        Bias(bias=(0.0, 0.0), priors=(1.0, 0.0), report=None).apply(sure)

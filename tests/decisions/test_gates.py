@@ -158,3 +158,26 @@ def test_a_file_that_is_no_gate_is_refused(text: str, message: str, tmp_path: Pa
     (tmp_path / "gate.json").write_text(text)
     with pytest.raises(InputError, match=message):
         Gate.load(tmp_path / "gate.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("aim", 0.0),
+        ("aim", ["costs"]),
+        ("level", 1.5),
+        ("level", True),
+        ("max_error", [0.5]),
+        ("precision", {"keep": "0.5"}),
+        ("n_choices", math.inf),
+        ("n_choices", 4),
+        ("fitted_on", {"n": 1.5, "fingerprint": "x", "low": None, "high": None, "unreached": 0.0}),
+        ("fitted_on", {"n": 9, "fingerprint": "x", "low": [], "high": None, "unreached": 0.0}),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_when_a_gate_is_read(key: str, value: Any, tmp_path: Path) -> None:
+    file = tmp_path / "gate.json"
+    gate(named(60), max_error=0.3).write(file)
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(InputError, match="is no whole gate"):
+        Gate.load(file)

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,13 @@ def test_a_choice_without_text_does_not_go_into_csv(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a choice has no text, .*write \.jsonl or \.parquet"):
         write_posteriors(tmp_path / "p.csv", posteriors)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_very_long_name_of_a_column_is_refused_at_once(tmp_path: Path) -> None:
+    """Looking for what it may mean takes no time that grows with the square of its length."""
+    begun = time.process_time()
+    with pytest.raises(
+        InputError, match=r"expected one of posteriors, log_posteriors, logits; is logits-.* meant as logit_0"
+    ):
+        read_posteriors(text_file(tmp_path, f"label,logits{'-' * 100_000}x\n0,1\n"))
+    assert time.process_time() - begun < 2

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import gc
 import json
 import re
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -194,3 +197,44 @@ def test_some_labels_are_not_taken_for_none(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("label,posterior_0,posterior_1\n,0.5,0.5\n1,0.5,0.5\n")
     with pytest.raises(InputError, match=r"labels\[0\] is ''"):
         read_posteriors(tmp_path / "p.csv", need_labels=False)
+
+
+NPY = {"label": np.array([0, 1]), "logits": np.zeros((2, 2))}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": np.zeros((2, 2), dtype=complex)}, "logits is of type complex128; expected numbers or texts"),
+        ({"id": np.zeros(2, dtype="V4")}, r"id is of type \|V4; expected numbers or texts"),
+        ({"id": np.array([0xFFFFFFFF, 1], "<u4").view("<U1")}, "a text of id is no Unicode"),
+        ({"group": np.array([0xD800, 1], "<u4").view("<U1")}, "a text of group is no Unicode"),
+    ],
+)
+def test_arrays_that_would_be_read_wrongly_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", **{**NPY, **change})
+    with pytest.raises(InputError, match=message):
+        read_posteriors(tmp_path / "p.npz")
+
+
+def test_what_an_archive_holds_beside_arrays_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", **NPY)
+    with zipfile.ZipFile(tmp_path / "p.npz", "a") as archive:
+        archive.writestr("readme.txt", "no array")
+    with pytest.raises(InputError, match=r"readme\.txt is no array"):
+        read_posteriors(tmp_path / "p.npz")
+    # The file is closed where it is no archive, and a header that Python 2 wrote is only older.
+    (tmp_path / "p.npz").write_bytes(b"PK" + bytes(200))
+    with pytest.raises(InputError, match="is not an NPZ file of plain arrays"):
+        read_posteriors(tmp_path / "p.npz")
+    gc.collect()
+    np.savez(tmp_path / "p.npz", **NPY)
+    with zipfile.ZipFile(tmp_path / "p.npz") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "p.npz", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(
+                name,
+                content.replace(b"(2,)", b"(2L,)").replace(b"(2L,), }  ", b"(2L,), } ") if "label" in name else content,
+            )
+    assert read_posteriors(tmp_path / "p.npz").labels.tolist() == [0, 1]

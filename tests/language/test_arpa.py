@@ -224,7 +224,7 @@ class TestBadInput:
             read_arpa(path, word_tokenizer())
         assert message in str(caught.value)
 
-    @pytest.mark.parametrize("zero", ["-99", "-inf", "-INF", "-1e300", "-99.0", "-1" + "0" * 5000])
+    @pytest.mark.parametrize("zero", ["-99", "-inf", "-INF", "-1e300", "-1e308", "-99.0", "-1" + "0" * 5000])
     def test_ways_to_write_zero(self, tmp_path: Path, zero: str) -> None:
         path = tmp_path / "hand.arpa"
         path.write_text(f"\\data\\\nngram 1=2\n\\1-grams:\n+0e0 </s>\n{zero} a\n\\end\\\n")

@@ -187,3 +187,13 @@ def test_what_is_not_to_be_had_is_refused_before_torch(folder: Path, monkeypatch
         check_at_hand(str(folder), "cuda:1")
     monkeypatch.setattr("rango.models.sources._GPU_DRIVERS", ("null",))
     check_at_hand(str(folder), "cuda:1")  # how many devices there are, torch says
+
+
+@pytest.mark.parametrize("values", [{"num_hidden_layers": 2**63}, {"text_config": {"n_routed_experts": 20_000}}])
+def test_more_layers_than_any_network_has_are_refused(folder: Path, values: dict[str, Any]) -> None:
+    """They would be made one after another, on the meta device too."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+    for described in (True, False):
+        with pytest.raises(InputError, match=r"in config\.json is .*; expected at most 10,000"):
+            check_source(str(folder), described=described)

@@ -135,3 +135,26 @@ def test_the_wait_of_a_server_is_read_in_its_three_spellings() -> None:
     assert stated_wait({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0.0
     assert stated_wait({"retry-after": "99999"}) == 120.0
     assert stated_wait({"retry-after": "soon"}) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"id": ["1"], "seconds": 0.1, "answer": {"scores": [-1], "model": "m"}}',
+        '{"id": "1", "seconds": 1' + "0" * 400 + ', "answer": {"scores": [-1], "model": "m"}}',
+        '{"id": "1", "seconds": 0.1, "answer": {"scores": [-1' + "0" * 400 + '], "model": "m"}}',
+        '{"id": "1", "seconds": 0.1, "answer": {"scores": [-1], "model": "m", "input_tokens": "3"}}',
+        '{"id": "1", "seconds": 0.1, "answer": {"scores": [-1], "model": "m", "cost": NaN}}',
+        '{"id": "1", "seconds": 0.1, "answer": {"scores": [-1], "model": null}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_line_with_values_of_other_kinds_is_no_answer(line: str, tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"answers\.jsonl:1: is no answer of an endpoint"):
+        read_answers(tmp_path / "answers.jsonl", TASK.test)
+
+
+def test_a_response_nested_too_deep_is_asked_for_again(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the response is not JSON"):
+        ask(tmp_path / "answers.jsonl", lambda _: httpx2.Response(200, content=b"[" * 100_000), tries=2)

@@ -142,3 +142,20 @@ def test_options_that_mean_nothing_for_an_endpoint_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             form(endpoint, **options)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reply"),
+    [
+        (SYSTEM, {"answers": {"answer": {"probabilities": {"late": 0.5, "bored": 0.5}}}, "usage": {"cost": 10**400}}),
+        (
+            SYSTEM,
+            {"answers": {"answer": {"probabilities": {"late": 0.5, "bored": 0.5}}}, "usage": {"input_tokens": "x"}},
+        ),
+        (OPENAI, {"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token": "A", "logprob": "x"}]}]}}]}),
+        (OPENAI, {"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token": "A", "logprob": -(10**400)}]}]}}]}),
+    ],
+)
+def test_a_number_that_is_none_is_a_wrong_answer(endpoint: Endpoint, reply: dict[str, Any]) -> None:
+    with pytest.raises(WrongAnswerError, match="the response has another shape"):
+        endpoint.read(reply, TWICE)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rango.decisions.arrays import Array, Labels
+from rango.decisions.arrays import LARGEST_SIZE, Array, Labels
 from rango.decisions.bootstrap import percentile_interval, resampling_of
 from rango.decisions.costs import Costs
 from rango.decisions.decision_log import DecisionLog
@@ -308,7 +308,9 @@ class Baseline:
                 losses=losses,
                 acts=None if acts is None else np.array(acts, dtype=np.bool_),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"{path} is no whole baseline ({error}); save it again with rango monitor") from None
         # Limits may be edited by hand: one of an unknown metric would be kept by everything.
         for name, limit in read.limits.items():
@@ -317,8 +319,12 @@ class Baseline:
                     f"{path}: the limit {name} is {limit}; expected a number for one of {', '.join(losses)}"
                 )
         columns = [read.labels, *losses.values(), *([] if read.acts is None else [read.acts])]
-        if {len(read.ids)} != {*map(len, columns)} or not {*WORDS} >= {*losses}:
+        if {(len(read.ids),)} != {column.shape for column in columns} or not {*WORDS} >= {*losses}:
             raise InputError(f"{path}: instances have columns of different lengths; save it again with rango monitor")
+        # A loss is infinite where a posterior is 0; sums of other losses beyond this would be infinite too.
+        for name, column in losses.items():
+            if (np.isfinite(column) & (np.abs(column) > LARGEST_SIZE)).any() or np.isnan(column).any():
+                raise InputError(f"{path}: a loss of {name} is no number below 1e100; save it again with rango monitor")
         return read
 
 

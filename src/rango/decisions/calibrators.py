@@ -299,6 +299,11 @@ def _linear(
         with np.errstate(divide="ignore"):
             logits += np.log(np.array(priors))
     logits[impossible] = -np.inf
+    if (none := np.isneginf(logits).all(axis=1)).any():
+        raise InputError(
+            f"log_posteriors[{int(none.argmax())}] has posterior 0 wherever the calibrator's priors are not 0; fit it "
+            "on instances of every class"
+        )
     return log_softmax(logits)
 
 
@@ -324,13 +329,7 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters in JSON values. Raises ValueError or TypeError where they are not numbers that fit each other."""
     absent = {"priors": None} if "priors" in given and given["priors"] is None else {}
     arrays = {key: np.asarray(given[key], dtype=np.float64) for key in given.keys() - absent.keys()}
-    # Only log-odds may be infinite. Written so that NaN is wrong: it fails every comparison.
-    limits = {"starts": np.inf}
-    wrong = [
-        key
-        for key, array in arrays.items()
-        if array.ndim != _DIMENSIONS[key] or not (np.abs(array) <= limits.get(key, LARGEST_SIZE)).all()
-    ]
+    wrong = [key for key, array in arrays.items() if array.ndim != _DIMENSIONS[key] or not _is_sound(key, array)]
     choices = {size for key in arrays.keys() & _OF_CHOICES for size in arrays[key].shape}
     # Between n values lie n - 1 starts of steps; n bins have n + 1 edges.
     steps = arrays["values"].size if "values" in arrays else 0
@@ -338,6 +337,16 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     if wrong or len(choices) > 1 or uneven:
         raise ValueError("shapes")
     return {key: _tuples(array.tolist()) for key, array in arrays.items()} | absent
+
+
+def _is_sound(key: str, array: Array) -> bool:
+    """Whether the numbers of a parameter can be calculated with, and give posteriors."""
+    # Only log-odds may be infinite. Comparisons are written so that NaN fails them.
+    if key in ("starts", "edges"):  # searched as sorted
+        return bool((np.abs(array) <= np.inf).all() and (array[1:] >= array[:-1]).all())
+    if key in ("values", "priors"):
+        return bool(((array >= 0) & (array <= 1)).all()) and (key == "values" or array.sum() > 0)
+    return bool((np.abs(array) <= LARGEST_SIZE).all())
 
 
 def _choices(given: Any, parameters: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -23,7 +23,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,17 +217,21 @@ class Gate(Shown):
             read = cls(
                 aim=entry["aim"],
                 limit=_read_limit(entry["limit"]),
-                choice=GateChoice(**entry["fitted_on"]),
+                choice=_read_choice(entry["fitted_on"]),
                 class_limits={str(name): _read_limit(limit) for name, limit in entry.get("class_limits", {}).items()},
-                max_error=entry["max_error"],
-                precision=entry["precision"] or {},
+                max_error=None if entry["max_error"] is None else _share(entry["max_error"]),
+                precision={str(name): _share(share) for name, share in (entry["precision"] or {}).items()},
                 costs=costs,
                 pass_on=str(entry["pass_on"]),
-                level=float(entry["level"]),
+                level=_share(entry["level"]),
                 choices=None if entry["choices"] is None else tuple(map(str, entry["choices"])),
                 n_choices=int(entry["n_choices"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if read.aim not in get_args(Aim) or (read.choices and len(read.choices) != read.n_choices):
+                raise ValueError("its aim or its choices are none")
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"{path} is no whole gate ({error}); choose it again with rango gate") from None
         known = costs.decisions if costs is not None else (*(read.choices or ()), read.pass_on)
         for name in (*read.class_limits, read.pass_on):
@@ -443,6 +447,23 @@ def _written(threshold: float) -> float | str:
 
 def _written_limit(limit: float) -> float | str:
     return limit if math.isfinite(limit) else _written(-limit)
+
+
+def _read_choice(entry: Mapping[str, Any]) -> GateChoice:
+    """What a gate was chosen on. Raises TypeError where a value is of another kind."""
+    choice = GateChoice(**entry)
+    numbers = [each for each in (choice.low, choice.high, choice.unreached) if each is not None]
+    counts = [choice.n, *([] if choice.groups is None else [choice.groups])]
+    # By type, because True and False are integers too.
+    if not all(type(each) in (int, float) for each in numbers) or not all(type(each) is int for each in counts):
+        raise TypeError("fitted_on holds something other than numbers")
+    return choice
+
+
+def _share(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is no share from 0 to 1")
+    return float(value)
 
 
 def _read_limit(value: Any) -> float:

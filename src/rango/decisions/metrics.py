@@ -400,7 +400,11 @@ class Estimate:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Estimate:
-        """The estimate whose `as_dict` this is."""
+        """The estimate whose `as_dict` this is; TypeError or LookupError where the entry is none."""
+        numbers = [entry[key] for key in ("value", "low", "high") if entry[key] is not None]
+        # By type, because True and False are integers too.
+        if not all(type(number) in (int, float) for number in numbers) or type(entry["n"]) is not int:
+            raise TypeError(f"{entry!r} is no estimate"[:80])
         return cls(**{**entry, "value": math.nan if entry["value"] is None else entry["value"]})
 
 

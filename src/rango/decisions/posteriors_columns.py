@@ -176,7 +176,9 @@ def _class_columns(table: Table, label_name: str | None, notes: list[str]) -> Sc
             return Scores("posteriors", names, names=tuple(name.strip() for name in names))
         hint = f"; {', '.join(names)} do not sum to one: call those of the classes posterior_NAME, or logit_NAME"
     for name in table.columns:
-        near = difflib.get_close_matches(re.sub(r"[\W_0-9]+$", "", name).lower(), ("posterior", "logit", "probability"))
+        # No longer name is near one of these, and the time that the pattern takes grows with the square of its length.
+        word = re.sub(r"[\W_0-9]+$", "", name[:60]).lower()
+        near = difflib.get_close_matches(word, ("posterior", "logit", "probability"))
         if near and not hint:
             hint = f"; is {name} meant as {near[0]}_0?"
     seen = ", ".join(sorted(table.columns))

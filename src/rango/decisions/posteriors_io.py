@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,17 +99,28 @@ def table_of_rows(
 def _read_npz(path: Path) -> Mapping[str, np.ndarray[Any, Any]]:
     read_bytes(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            check_unpacked(path, sum(entry.file_size for entry in archive.zip.infolist()))
-            columns = {key: archive[key] for key in archive.files}
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy says that an array of Python 2 takes longer to read
+            with np.load(file, allow_pickle=False) as archive:
+                check_unpacked(path, sum(entry.file_size for entry in archive.zip.infolist()))
+                columns = {key: archive[key] for key in archive.files}
     except InputError:
         raise
     except Exception as error:
         # zipfile, zlib and NumPy each have errors of their own for a damaged archive.
         raise InputError(f"{path} is not an NPZ file of plain arrays ({first_line(error)})") from None
     for name, array in columns.items():
+        # A member that is no array comes as bytes; a complex number would lose a half of itself in silence.
+        kind = array.dtype.kind if isinstance(array, np.ndarray) else "O"
+        if kind not in "biufUSMm":
+            stored = "no array" if kind == "O" else f"of type {array.dtype}"
+            raise InputError(f"{path}: {name} is {stored}; expected numbers or texts")
         if array.ndim == 0:
             raise InputError(f"{path}: {name} is a single value ({shown(array[()])}); expected one for each instance")
+        if kind == "U" and array.itemsize:
+            codes = np.ascontiguousarray(array).view(array.dtype.byteorder + "u4")
+            if (codes > sys.maxunicode).any() or ((codes >= 0xD800) & (codes < 0xE000)).any():
+                raise InputError(f"{path}: a text of {name} is no Unicode; write the file again")
     return columns
 
 

@@ -290,4 +290,5 @@ class _ArpaReader:
 
 
 def _nats(log10: NDArray[np.float64]) -> NDArray[np.float32]:
-    return np.where(log10 <= _ZERO, -np.inf, log10 * math.log(10)).astype(np.float32)
+    impossible = log10 <= _ZERO
+    return np.where(impossible, -np.inf, np.where(impossible, 0.0, log10) * math.log(10)).astype(np.float32)

@@ -22,6 +22,7 @@ INDEX_FILE = "model.safetensors.index.json"
 """Names the file of each tensor where the weights are cut into several."""
 # Names of the files of which a tokenizer's folder has at least one.
 _VOCABULARIES = ("tokenizer.json", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
+_MOST_PARTS = 10_000  # layers, or experts of one
 _GPU_DRIVERS = ("nvidiactl", "dxg", "kfd")
 # Weights that only torch.load reads.
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -52,10 +53,23 @@ def check_source(source: str, quantise: Quantisation = "none", *, described: boo
             f"model {source!r} cannot be loaded (config.json holds a {type(config).__name__}, not an object); "
             "give a Hub id or a folder of a causal language model"
         )
+    _check_parts(source, config)
     check_unquantised(source, config)
     if not described:
         check_weights(folder)
         check_tokenizer(folder)
+
+
+def _check_parts(source: str, config: Mapping[str, Any]) -> None:
+    """Raise InputError for more layers or experts than any network has: they would be made one after another."""
+    text = config.get("text_config")
+    for values in (config, text if isinstance(text, Mapping) else {}):
+        for key, value in values.items():
+            if ("layer" in key or "expert" in key) and type(value) is int and value > _MOST_PARTS:
+                raise InputError(
+                    f"model {source!r}: {key} in config.json is {value:.6g}; expected at most {_MOST_PARTS:,}, take "
+                    "the file from a copy"
+                )
 
 
 def check_at_hand(source: str, device: str = "auto") -> None:

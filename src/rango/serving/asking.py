@@ -114,9 +114,17 @@ def read_answers(log: Path, instances: Sequence[Instance]) -> dict[str, LoggedAn
         try:
             record = json.loads(line)
             scores = tuple(-math.inf if score is None else float(score) for score in record["answer"]["scores"])
-            logged = LoggedAnswer(Answer(**{**record["answer"], "scores": scores}), float(record["seconds"]))
-            identity = record["id"]
-        except (ValueError, TypeError, LookupError):
+            answer = Answer(**{**record["answer"], "scores": scores})
+            logged, identity = LoggedAnswer(answer, float(record["seconds"])), record["id"]
+            counts = (answer.input_tokens, answer.output_tokens, answer.bounded)
+            amounts = (logged.seconds, answer.cost, 0.0 if answer.mass is None else answer.mass)
+            texts = (identity, answer.model)
+            # By type, because True and False are integers too.
+            if not all(type(each) is int for each in counts) or not all(isinstance(each, str) for each in texts):
+                raise TypeError(line)
+            if not all(type(each) in (int, float) and math.isfinite(each) for each in amounts):
+                raise TypeError(line)
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             raise InputError(f"{log}:{number}: is no answer of an endpoint; move the file away to ask again") from None
         if sizes.get(identity) != len(scores):
             raise InputError(f"{log}:{number}: {identity!r} is no instance of this evaluation; move the file away")
@@ -185,7 +193,7 @@ class _Asking:
                 reason = f"no response in {self.patience.seconds:g} s"
             except httpx2.HTTPError as error:
                 reason = f"{type(error).__name__}: {error}"
-            except (ValueError, WrongAnswerError) as error:
+            except (ValueError, RecursionError, WrongAnswerError) as error:
                 if isinstance(error, InputError):
                     raise
                 reason = str(error) if isinstance(error, WrongAnswerError) else "the response is not JSON"

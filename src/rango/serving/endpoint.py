@@ -157,8 +157,9 @@ class Endpoint:
         read = _read_systemone if self.kind == "systemone" else _read_openai
         try:
             return read(reply, instance)
-        except (LookupError, TypeError, AttributeError) as error:
-            raise WrongAnswerError(f"the response has another shape ({type(error).__name__}: {error})") from None
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            reason = f"{type(error).__name__}: {error}"[:200]
+            raise WrongAnswerError(f"the response has another shape ({reason})") from None
 
 
 def parse_endpoint(model: str) -> Endpoint | None:

@@ -100,7 +100,8 @@ def test_a_probe_that_is_not_complete_or_not_readable(tmp_path: Path) -> None:
     shown = read_robustness(tmp_path)
     assert shown is not None
     assert shown.n == 40
-    for broken in ("[]", "{}", json.dumps({**RESULT, "changes": {"permute": {"nce": {"low": 1}}}})):
+    low = {**RESULT, "changes": {"permute": {"nce": {"low": 1}}}}
+    for broken in ("[]", "{}", json.dumps(low), json.dumps({**RESULT, "n": float("inf")})):
         file.write_text(broken)
         with pytest.raises(InputError, match=r"probe\.json: cannot be read .*; expected a file of rango probe"):
             read_robustness(tmp_path)

@@ -63,7 +63,7 @@ def read_robustness(run: Path) -> Robustness | None:
         return None
     try:
         return robustness(result)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{file}: cannot be read ({type(error).__name__}: {error}); expected a file of rango probe"
         ) from None
