@@ -13,9 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from rango.checksums import KEY, UNSEALED, check_digest, check_seal, digests, file_digest, seal
+from rango.checksums import FORMAT_KEY, KEY, UNSEALED, check_digest, check_seal, digests, file_digest, seal
 from rango.decisions import Posteriors, read_posteriors, write_posteriors
-from rango.errors import InputError
+from rango.errors import InputError, LaterVersionError
 from rango.files import read_json, read_tensors, read_yaml, write_json, write_tensors, write_yaml
 
 POSTERIORS = Posteriors(
@@ -47,9 +47,10 @@ def test_the_digest_is_that_of_the_file_with_zeros_in_its_place(tmp_path: Path) 
     write_yaml(file, {"seed": 1})
     first, rest = file.read_text().split("\n", 1)
     assert first.startswith(f"# {KEY}=")
-    digest = first.removeprefix(f"# {KEY}=")
+    digest, version = first.removeprefix(f"# {KEY}=").split()
     assert rest == "seed: 1\n"
-    assert digest == hashlib.sha256(f"# {KEY}={'0' * 64}\nseed: 1\n".encode()).hexdigest()
+    assert version == f"{FORMAT_KEY}=1"
+    assert digest == hashlib.sha256(f"# {KEY}={'0' * 64} {version}\nseed: 1\n".encode()).hexdigest()
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -62,7 +63,7 @@ def test_what_was_written_is_read_by_rango_and_by_others(tmp_path: Path, name: s
         assert yaml.safe_load((tmp_path / name).read_text()) == VALUES
     elif name.endswith("json"):
         assert read_json(tmp_path / name) == VALUES
-        assert {KEY, *VALUES} == set(json.loads((tmp_path / name).read_text()))
+        assert {KEY, FORMAT_KEY, *VALUES} == set(json.loads((tmp_path / name).read_text()))
     elif name.endswith("safetensors"):
         assert read_tensors(tmp_path / name)[1] == {"base": "x"}
         assert torch.equal(load_file(tmp_path / name)["a"], TENSORS["a"])
@@ -135,3 +136,42 @@ def test_a_listed_file_is_the_listed_one(tmp_path: Path) -> None:
     file.write_text("[]\n")
     with pytest.raises(InputError, match=r"log.jsonl is damaged or changed: .* that .*run.yaml lists"):
         check_digest(file, listed, name="log.jsonl", record=tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_of_a_later_version_is_refused_and_one_of_an_older_is_read(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, read = KINDS[name]
+    # A later version, whose digest is right: nothing is damaged.
+    with monkeypatch.context() as later:
+        for module in ("rango.files", "rango.decisions.posteriors_io"):
+            later.setattr(f"{module}.FORMAT", 27)
+        write(tmp_path / name)
+    with pytest.raises(
+        LaterVersionError, match=rf"{name} has version 27 of Rango's files, and this Rango reads versions"
+    ):
+        read(tmp_path / name)
+    # An older one has a digest and no version, and is 1.
+    with monkeypatch.context() as older:
+        for module in ("rango.files", "rango.decisions.posteriors_io"):
+            older.setattr(f"{module}.FORMAT_KEY", "other-format")
+        write(tmp_path / name)
+    assert check_seal(tmp_path / name)
+    assert numbers(read(tmp_path / name))
+
+
+def test_a_run_of_a_later_version_is_refused_with_every_file_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metrics and the log have no version of their own: it is that of their record."""
+    from rango.training.run_folder import Run
+
+    monkeypatch.setattr("rango.files.FORMAT", 2)
+    write_yaml(tmp_path / "run.yaml", {"status": "complete"})
+    write_json(tmp_path / "metrics.json", {"test": {}})
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    run = Run(tmp_path)
+    for part in ("record", "metrics", "log"):
+        with pytest.raises(LaterVersionError, match=r"run\.yaml has version 2 of Rango's files"):
+            getattr(run, part)

@@ -38,6 +38,10 @@ class FileMistakes(InputError):  # noqa: N818 - mistakes are errors
         self.file = file
 
 
+class LaterVersionError(InputError):
+    """A file of a later version of Rango, which this one may read wrongly."""
+
+
 class RunError(RuntimeError):
     """A fault while running that no input check could foresee. The command line exits with 1."""
 

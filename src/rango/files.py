@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rango.checksums import KEY, UNSEALED, check_seal, seal
+from rango.checksums import FORMAT, FORMAT_KEY, KEY, UNSEALED, check_seal, seal
 from rango.errors import InputError
 
 if TYPE_CHECKING:
@@ -217,10 +217,10 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any, *, sealed: bool = False) -> None:
     """Write JSON atomically, indented; infinite values as `Infinity`, as Python reads them back.
 
-    Sealed, an object carries the digest of its file (see `checksums`), which `read_json` checks and leaves out.
+    Sealed, an object carries digest and version of its file (see `checksums`), which `read_json` checks and leaves out.
     """
     with atomic_path(path) as temporary:
-        kept = {KEY: UNSEALED, **value} if sealed else value
+        kept = {KEY: UNSEALED, FORMAT_KEY: FORMAT, **value} if sealed else value
         temporary.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if sealed:
             seal(temporary, ".json")
@@ -237,7 +237,7 @@ def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
 
     with atomic_path(path) as temporary:
         text = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)
-        temporary.write_text(f"# {KEY}={UNSEALED}\n{text}", encoding="utf-8")
+        temporary.write_text(f"# {KEY}={UNSEALED} {FORMAT_KEY}={FORMAT}\n{text}", encoding="utf-8")
         seal(temporary, ".yaml")
 
 
@@ -253,7 +253,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: 
 
     with atomic_path(path) as temporary:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {**metadata, KEY: UNSEALED}
+        metadata = {**metadata, KEY: UNSEALED, FORMAT_KEY: str(FORMAT)}
         # The library writes beside the file that it is given, under a name that nobody could know for a leftover.
         parts = temporary.with_suffix(PARTS)
         parts.mkdir()
@@ -287,7 +287,8 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         metadata = dict(file.metadata() or {})
-    metadata.pop(KEY, None)
+    for key in (KEY, FORMAT_KEY):
+        metadata.pop(key, None)
     return tensors, metadata
 
 
@@ -374,6 +375,7 @@ def read_json(path: Path) -> Any:
     """
     value = parse_json(read_text(path), str(path))
     if isinstance(value, dict) and value.pop(KEY, None) is not None:
+        value.pop(FORMAT_KEY, None)
         check_seal(path)
     return value
 

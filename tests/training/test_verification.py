@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from helpers.toy import toy_task
 
+from rango.checksums import digests
 from rango.cli import main
 from rango.decisions import write_posteriors
 from rango.errors import InputError
 from rango.files import read_yaml, write_json, write_yaml
 from rango.models.loading import load_model
+from rango.reports.tables import STATES
+from rango.showing import short
 from rango.training.finetune import finetune
 from rango.training.run_folder import Run, posteriors_file
 from rango.training.verification import verify
@@ -111,3 +114,32 @@ def test_costs_that_are_stated_later_keep_the_run_whole(run: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path)]) == 2
     assert "holds neither run.yaml nor metrics.json" in capsys.readouterr().err
+
+
+def test_a_report_shows_no_metrics_that_its_posteriors_do_not_give(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The digests hold, since somebody has written both. The page leaves the metrics out and says which is another."""
+    states = [state.key for state in STATES]
+    assert "metrics.json" not in Run(run).contents(states).missing
+    metrics = json.loads((run / "metrics.json").read_text())
+    true = metrics["test"]["adapted"]["nce"]["value"]
+    metrics["test"]["adapted"]["nce"]["value"] = true - 0.25
+    write_json(run / "metrics.json", metrics)
+    record = read_yaml(run / "run.yaml")
+    write_yaml(run / "run.yaml", {**record, "digests": {**record["digests"], **digests(run, ["metrics.json"])}})
+
+    contents = Run(run).contents(states)
+    assert contents.metrics == {}
+    assert contents.missing["metrics.json"].startswith(
+        f"metrics.json: test.adapted.nce is {true - 0.25:.6g}, and the posteriors give {true:.6g}"
+    )
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert f"test.adapted.nce is {true - 0.25:.6g}" in page
+    assert short(true - 0.25) not in page.replace(f"{true - 0.25:.6g}", "")
+    # A comparison computes from the posteriors, whatever stands in metrics.json.
+    out = run.parent / "compared.json"
+    assert main(["compare", f"{run}:base", f"{run}:adapted", "--out", str(out), "--replicates", "20"]) == 0
+    assert f"{true:.6f}"[:6] in out.read_text()
+    capsys.readouterr()

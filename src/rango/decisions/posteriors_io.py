@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from rango.checksums import KEY, UNSEALED, seal
+from rango.checksums import FORMAT, FORMAT_KEY, KEY, UNSEALED, seal
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.posteriors_columns import Column, Table, shown
 from rango.errors import InputError, first_line
@@ -179,7 +179,7 @@ def _write_parquet(path: Path, posteriors: Posteriors) -> None:
     offsets = pa.array(np.arange(n + 1, dtype=np.int64) * n_choices)
     flat = pa.array(np.ascontiguousarray(posteriors.log_posteriors).reshape(-1))
     table = pa.table({**_columns(posteriors), "log_posteriors": pa.LargeListArray.from_arrays(offsets, flat)})
-    pq.write_table(table.replace_schema_metadata({KEY: UNSEALED}), path)
+    pq.write_table(table.replace_schema_metadata({KEY: UNSEALED, FORMAT_KEY: str(FORMAT)}), path)
     seal(path, ".parquet")
 
 

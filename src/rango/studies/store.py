@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from rango.decisions import Posteriors, read_posteriors, write_posteriors
 from rango.errors import InputError
-from rango.files import read_json, read_yaml, write_json, write_text, write_yaml
+from rango.files import read_json, read_yaml, write_json, write_yaml
 from rango.studies.plan import MODELS, Job, Plan, own_model
 from rango.training.run_folder import read_record
 
@@ -189,7 +189,7 @@ class Store:
 
     def write_plan(self, plan: Plan) -> None:
         """Store the plan: from here the folder can be read without the study file."""
-        write_text(self.path / "plan.json", plan.model_dump_json(indent=1) + "\n")
+        write_json(self.path / "plan.json", plan.model_dump(mode="json"), sealed=True)
 
     def read_plan(self) -> Plan:
         """Read the stored plan.

@@ -246,7 +246,7 @@ def probe(
     check_probe_folder(out, record)
     with only_writer(out):
         check_probe_folder(out, record)
-        write_json(out / RESULT, {"status": "running", "record": dict(record)})
+        write_json(out / RESULT, {"status": "running", "record": dict(record)}, sealed=True)
 
         def posteriors(name: str, compute: Callable[[], Posteriors]) -> Posteriors:
             file = posteriors_file(out, name, split)
@@ -286,7 +286,7 @@ def probe(
             "notes": list(plan.notes),
             "record": dict(record),
         }
-        write_json(out / RESULT, result)
+        write_json(out / RESULT, result, sealed=True)
     return result
 
 

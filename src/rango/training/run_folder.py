@@ -5,7 +5,6 @@ Its files are listed in docs/files.md; `run_writer` writes them.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from rango.checksums import check_digest
 from rango.decisions import METRICS, Calibrator, Estimate, Gate, Posteriors, StatedCosts, read_posteriors
-from rango.errors import InputError, unknown_name
+from rango.errors import InputError, LaterVersionError, unknown_name
 from rango.files import (
     parse_json,
     read_json,
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Sums in another order, and a temperature that was found by another number of steps.
+_TOLERANCE = 1e-6
 RECORD = "evaluation.yaml"  # what an evaluation has in place of run.yaml
 
 
@@ -321,7 +322,37 @@ class Run(Shown):
             elif stored is not None:
                 posteriors[state] = stored
         costs = read(self.record_file.name, lambda _: self.costs)
+        # No table may show other numbers than those of the posteriors that stand beside it.
+        for state, stored in posteriors.items():
+            estimates = metrics.get(split, {}).get(state, {})
+            # Where the record cannot be read, nobody knows under which costs its metrics were measured.
+            known = [name for name in estimates if name in METRICS and (record or not METRICS[name].needs_costs)]
+            values = {name: estimates[name].get("value") for name in known}
+            try:
+                fault = next(filter(None, compared_metrics(values, stored, costs)), "")
+            except InputError as error:
+                fault = str(error)
+            if fault:
+                missing["metrics.json"], metrics = f"metrics.json: {split}.{state}.{fault}", {}
+                break
         return RunContents(record, tuple(log or ()), metrics, posteriors, missing, costs, split, evaluation)
+
+
+def compared_metrics(values: Mapping[str, float | None], posteriors: Posteriors, costs: Costs | None) -> Iterator[str]:
+    """For each stored value of a metric "" where the posteriors give it too, and otherwise what is wrong."""
+    for name, value in values.items():
+        if name not in METRICS:
+            continue
+        again = posteriors.metric(name, costs=costs if METRICS[name].needs_costs else None)
+        stored = math.nan if value is None else value
+        same = math.isclose(stored, again, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+        if same or (math.isnan(stored) and math.isnan(again)):
+            yield ""
+        else:
+            yield (
+                f"{name} is {stored:.6g}, and the posteriors give {again:.6g}; repeat the command that wrote it into "
+                "another folder"
+            )
 
 
 def _split_of(record: Mapping[str, Any]) -> str:
@@ -387,8 +418,12 @@ def check_listed(folder: Path, name: str) -> None:
     for record in (folder / "run.yaml", folder / RECORD):
         listed = None
         # A record that cannot be read is told of by whoever needs it.
-        with contextlib.suppress(InputError):
+        try:
             listed = read_yaml(record).get("digests") if record.is_file() else None
+        except LaterVersionError:
+            raise  # then nothing in this folder is known to mean what it meant
+        except InputError:
+            pass
         if isinstance(listed, Mapping):
             check_digest(folder / name, listed, name=name, record=record)
 

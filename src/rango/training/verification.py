@@ -7,23 +7,19 @@ metrics.json ── each value against the one that the posteriors give
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rango.checksums import check_digest, check_seal
-from rango.decisions import METRICS
 from rango.errors import InputError
 from rango.files import read_yaml
 from rango.showing import Grid, Shown, count
-from rango.training.run_folder import RECORD, Run, posteriors_file
+from rango.training.run_folder import RECORD, Run, compared_metrics, posteriors_file
 
 _RECORDS = ("run.yaml", RECORD)
 # What carries a digest of its own; a mark in a table or a page of the user's would mean nothing.
 _SEALED = (".yaml", ".parquet", ".safetensors")
-# Sums in another order, and a temperature that was found by another number of steps.
-_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,18 +96,6 @@ def _metrics(run: Run) -> Iterator[str]:
         for state, estimates in states.items():
             if not posteriors_file(run.path, state, split).is_file():
                 continue  # the priors, and differences of two states
-            posteriors = run.posteriors(state, split)
-            for name, estimate in estimates.items():
-                if name not in METRICS:
-                    continue
-                costs = run.costs if METRICS[name].needs_costs else None
-                again = posteriors.metric(name, costs=costs)
-                stored = math.nan if estimate.value is None else estimate.value
-                same = math.isclose(stored, again, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-                if same or (math.isnan(stored) and math.isnan(again)):
-                    yield ""
-                    continue
-                yield (
-                    f"{run.path / 'metrics.json'}: {split}.{state}.{name} is {stored:.6g}, and the posteriors give "
-                    f"{again:.6g}; repeat the command that wrote it into another folder"
-                )
+            values = {name: estimate.value for name, estimate in estimates.items()}
+            for fault in compared_metrics(values, run.posteriors(state, split), run.costs):
+                yield f"{run.path / 'metrics.json'}: {split}.{state}.{fault}" if fault else ""
