@@ -109,6 +109,8 @@ ALONE = {
     "monitor P.jsonl --margin 0.1": "--margin without --save-baseline",
     "plan P.jsonl --costs abstain=0.3": "--costs is for the metric expected_cost, and this is nce",
     "serve RUN --log-state": "--log-state is given without --log",
+    "finetune m simulated --out OUT --regime all --patience 3": "patience is 3 but regime all validates nothing",
+    "study STUDY --workers 2 --ray local": "--workers is 2 processes on this machine, and --ray runs elsewhere",
     "study STUDY --gpus 1": "--gpus is for tasks on a Ray cluster",
     "tasks --show 2": "--show is about a task, and none is named",
     "tasks --train 5": "--train is about a task, and none is named",

@@ -285,7 +285,7 @@ class ScoringOptions(Config):
     """Prompt form: letter (choices listed, the answer is a letter) or cloze (the answer's text continues the prompt);
     the task's own default when absent."""
     normalise: Normalisation = "none"
-    """Divide each choice's score by its number of tokens or of characters."""
+    """Divide each choice's score by its number of tokens or of characters; a letter has one of either."""
     shots: Annotated[int, Field(ge=0)] = 0
     """Training instances that stand answered before every question, balanced over the labels (the places of the right
     answer); they leave the training split."""
@@ -351,6 +351,8 @@ class TrainingOptions(Config):
     def _one_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:
             raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}: give one of them")
+        if self.patience is not None and self.regime == "all":
+            raise ValueError(f"patience is {self.patience} but regime all validates nothing: leave one of them out")
         return self
 
 

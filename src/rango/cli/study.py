@@ -61,6 +61,8 @@ def study(
     # More processes than this are a slip, and would take the machine with them.
     if not 1 <= workers <= 1024:
         raise InputError(f"--workers is {workers}; expected 1 to 1024")
+    if workers > 1 and ray is not None:
+        raise InputError(f"--workers is {workers} processes on this machine, and --ray runs elsewhere; leave one out")
     if gpus is not None and ray is None:
         raise InputError("--gpus is for tasks on a Ray cluster; give --ray ADDRESS too, or leave it out")
     if gpus is not None and not 0 <= gpus < float("inf"):
