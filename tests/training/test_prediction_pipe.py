@@ -97,7 +97,7 @@ def test_choices_of_each_row_are_named_by_place_and_no_row_may_have_more_than_th
     [
         (b"", "there are no rows on stdin"),
         (b"\n \n", "there are no rows on stdin"),
-        (b"text\nAnn\n", "stdin:1"),
+        (b"text\nAnn\n", "stdin:1: is no JSON; give an object on each line, or a table as a file"),
         (b'{"text": "Ann"}\n[1]\n', "stdin:2: holds a list; expected a JSON object"),
         (b'{"text": "Ann"}\n{"text": "\xff"}\n', "stdin:2: byte 0xff at 10 is not UTF-8"),
         (b'{"words": "Ann"}\n', "unknown column 'text'"),

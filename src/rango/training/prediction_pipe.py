@@ -149,8 +149,12 @@ def _decoded(lines: Iterable[bytes], before: int) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(lines, start=before + 1):
         try:
             # The first line may begin with a mark that says it is UTF-8.
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{_STDIN}:{number}: byte {line[error.start]:#04x} at {error.start} is not UTF-8; give UTF-8"
             ) from None
+        # The first line of a table is the usual mistake, and its parser would speak of a missing quotation mark.
+        if number == 1 and text.strip() and not text.lstrip().startswith(("{", "[")):
+            raise InputError(f"{_STDIN}:1: is no JSON; give an object on each line, or a table as a file")
+        yield number, text
