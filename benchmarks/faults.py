@@ -54,7 +54,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,7 @@ TRAINED = f"{TINY} --steps 4 --batch 4 --validate-every 2 --learning-rate 0.01 -
 SMALL_LM = (
     "--hidden 16 --layers 1 --heads 2 --vocabulary 300 --context 64 --tokens 4000 --batch-tokens 256 --device cpu"
 )
+RESUMABLE = SMALL_LM.replace("--tokens 4000", "--tokens 1024 --save-minutes 0")
 STUDY = "study {study} --out {out}/study --quiet --bank off"
 
 COMMANDS = {
@@ -258,11 +259,13 @@ COMMANDS = {
     ),
     "export": Command("export {run} --out {out}/export --quiet"),
     "export, merged": Command("export {run} --merge --out {out}/export --quiet"),
-    "pretrain": Command("pretrain {text} --out {out}/lm --quiet " + SMALL_LM),
+    "pretrain": Command(f"pretrain {{text}} --out {{out}}/lm --quiet {RESUMABLE}"),
     "pretrain, LSTM": Command(
-        "pretrain {text} --model lstm --out {out}/lm --quiet " + SMALL_LM.replace("--heads 2 ", "")
+        f"pretrain {{text}} --model lstm --out {{out}}/lm --quiet {RESUMABLE.replace('--heads 2 ', '')}"
     ),
-    "pretrain, n-gram": Command("pretrain {text} --model ngram --order 2 --vocabulary 300 --out {out}/lm --quiet"),
+    "pretrain, n-gram": Command(
+        "pretrain {text} --model ngram --ngram.order 2 --ngram.arpa --vocabulary 300 --out {out}/lm --quiet"
+    ),
     "score-text": Command(
         "score-text {model} {text} --out {out}/s.jsonl --device cpu",
         before=("score-text {model} {model}/words.txt --out {out}/s.jsonl --device cpu",),
@@ -545,8 +548,8 @@ class Enumeration:
     folder: Path
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    ended: bool = False
-    """Whether there was no further call."""
+    next: int | None = 1
+    """The call to go on with; None where there are no more."""
     _repeated: dict[str, str] = field(default_factory=dict)
     """State of the folder after a fault -> what is wrong when the command is repeated on it; "" where nothing is."""
 
@@ -586,32 +589,22 @@ class Enumeration:
         if differing := _difference(self.after, comparable(trees[1])):
             raise SystemExit(f"{self.name}: two undisturbed runs differ in {differing}")
 
-    def trials(
-        self, first: int, limit: int | None, step: int = 1, *, errors: Sequence[str] = (), every: bool = False
-    ) -> None:
-        """Fail one call after the other, from the `first` on, until there are no more.
-
-        Args:
-            first: the number of the call to begin at.
-            limit: how many calls.
-            step: only each so many-th call, for a command with many.
-            errors: what befalls each call; what the module says when empty.
-            every: all errors at all calls.
-        """
-        site = first
-        while limit is None or site < first + limit:
-            if (site in self.writing_on and not every) or (site - 1) % step:
-                site += 1
-                continue
-            names = errors or (list(ERRORS) if every else ["ENOSPC", ROTATED[site // step % 3], "SIGKILL"])
-            struck = [self._trial(site, name) for name in names]
-            if not any(struck):
-                self.ended = True
-                if site > 1 and step == 1 and not errors and not every:
-                    self._trial(site - 1, "SIGKILL after")
-                break
-            self.counts["failed"] += 1
+    def trials(self, args: argparse.Namespace) -> None:
+        """Fail one call after the other until there are no more, or until a limit; the options are those of `main`."""
+        begun, site = time.monotonic(), args.first
+        while (args.limit is None or site < args.first + args.limit) and time.monotonic() - begun < args.seconds:
+            if (site not in self.writing_on or args.all_errors) and (site - 1) % args.step == 0:
+                rotated = ROTATED[site // args.step % len(ROTATED)]
+                names = args.errors or (list(ERRORS) if args.all_errors else ["ENOSPC", rotated, "SIGKILL"])
+                struck = [self._trial(site, name) for name in names]
+                if not any(struck):
+                    if site > 1 and args.step == 1 and "SIGKILL" in names:
+                        self._trial(site - 1, "SIGKILL after")
+                    self.next = None
+                    return
+                self.counts["failed"] += 1
             site += 1
+        self.next = site
 
     def _trial(self, site: int, error: str) -> bool:
         """One fault and what follows; whether the command still had such a call."""
@@ -711,11 +704,11 @@ def enumerate_commands(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             enumeration = Enumeration(name, COMMANDS[name], inputs, work / "trial")
             enumeration.prepare()
             print(f"{name}: {len(enumeration.undisturbed.log)} calls, {enumeration.seconds:.1f} s", file=sys.stderr)
-            enumeration.trials(args.first, args.limit, args.step, errors=args.errors, every=args.all_errors)
+            enumeration.trials(args)
             columns = ("failed", "trials", "intact", "one line", "repeat")
             row: dict[str, Any] = {"command": name, "calls": len(enumeration.undisturbed.log)}
             row |= {column: enumeration.counts[column] for column in columns}
-            yield row | {"faults": enumeration.faults, "ended": enumeration.ended}
+            yield row | {"faults": enumeration.faults, "next": enumeration.next}
     finally:
         inputs.close()
         if not args.keep:
@@ -727,11 +720,12 @@ def main() -> None:
     parser.add_argument("--commands", nargs="*", choices=list(COMMANDS), metavar="NAME", default=[])
     parser.add_argument("--first", type=int, default=1, help="the call to begin at")
     parser.add_argument("--limit", type=int, help="how many calls of each command")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="of each command, after which to stop")
     parser.add_argument("--step", type=int, default=1, help="only each so many-th call")
     parser.add_argument("--all-errors", action="store_true", help="every error at every call")
     parser.add_argument("--errors", nargs="*", choices=list(ERRORS), default=[], help="these at every call")
     parser.add_argument("--keep", help="a folder to work in, which is kept")
-    parser.add_argument("--rows", help="a file for the rows, in place of the record with its conditions")
+    parser.add_argument("--rows", help="a file to which the rows are added, in place of the record with its conditions")
     args = parser.parse_args()
     if not hasattr(library(), "faults_arm"):
         variables = environment(Path(tempfile.mkdtemp(prefix="faults-")))
@@ -740,17 +734,18 @@ def main() -> None:
     rows = []
     for row in enumerate_commands(args):
         rows.append(row)
+        if args.rows:
+            with Path(args.rows).open("a") as file:
+                file.write(json.dumps(row) + "\n")
         trials = row["trials"]
         print(f"| {row['command']} | {row['calls']} | {row['failed']} | {trials} | ", end="")
         print(" | ".join(f"{row[name]} of {trials}" for name in ("intact", "one line", "repeat")), "|", flush=True)
-    if args.rows:
-        Path(args.rows).write_text(json.dumps(rows))
-    else:
+    if not args.rows:
         from measuring import conditions, record
 
         record(
             "faults",
-            {"first": args.first, "limit": args.limit, "rows": rows},
+            {"first": args.first, "limit": args.limit, "step": args.step, "seconds": args.seconds, "rows": rows},
             conditions(dtype="float32", device="cpu"),
         )
     sys.exit(any(row["faults"] for row in rows))

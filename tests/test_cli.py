@@ -98,3 +98,12 @@ def test_a_full_disk_is_a_fault_while_running(tmp_path: Path, capsys: Capture, m
         write_text(tmp_path / "a", "x")
     monkeypatch.setattr("rango.cli.app", SimpleNamespace(meta=full))
     assert fails(capsys, "tasks", code=1) == "rango: there: No space left on device\n"
+
+
+def test_of_a_copy_that_failed_both_ends_are_named(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/calibrator.json", None, "out/calibrator.json")
+
+    monkeypatch.setattr("rango.cli.app", SimpleNamespace(meta=full))
+    words = "rango: run/calibrator.json to out/calibrator.json: No space left on device\n"
+    assert fails(capsys, "tasks", code=1) == words

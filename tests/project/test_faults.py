@@ -48,12 +48,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     arguments = ["--commands", "metrics", "decide, Parquet", "careless", "--errors", "ENOSPC"]
     # One process for all of them: what it imports takes longer than a command.
     subprocess.run(
-        [sys.executable, "-c", CARELESS, *arguments, "--rows", str(folder / "rows.json")],
+        [sys.executable, "-c", CARELESS, *arguments, "--rows", str(folder / "rows.jsonl")],
         env={**faults.environment(folder), "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *sys.path])},
         check=False,
         stdout=subprocess.DEVNULL,
     )
-    return {row["command"]: row for row in json.loads((folder / "rows.json").read_text())}
+    kept = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    return {row["command"]: row for row in kept}
 
 
 @pytest.mark.parametrize("command", ["metrics", "decide, Parquet"])

@@ -157,8 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RecursionError:  # values within values, in a file that was not written by Rango
         return _fail("a value is nested too deep; expected the files that Rango describes", 2)
     except OSError as error:  # the disk is full, a folder has gone: nothing that the input decides
-        name = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{name}{error.strerror or error}", 1)
+        # Of a copy both ends are named: the system does not say which of them failed.
+        name = " to ".join(str(file) for file in (error.filename, error.filename2) if file)
+        return _fail(f"{name}: {error.strerror or error}" if name else str(error.strerror or error), 1)
     finally:
         sys.unraisablehook = ordinary
     return 0
