@@ -35,6 +35,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import csv
 import ctypes
 import errno
 import gzip
@@ -80,6 +81,7 @@ TIMES = tuple(
     )
 )
 HALF = re.compile(r"\.\w{8}(\.tmp|\.parts)(?=/|$)|(?<=\.tmp)\w{6}$")  # of Rango and of safetensors
+ENDS = {".html": b"</html>", ".svg": b"</svg>", ".pdf": b"%%EOF", ".png": b"IEND\xaeB`\x82", ".tex": b"\\end{tabular}"}
 GROWING = ("log.jsonl", "answers.jsonl")  # a kill may cut their last line, which readers drop
 UNCOMPARED = re.compile(r"(^|/)(logs|locks|failures)(/|$)|\.lock$")  # who works, and what workers print
 
@@ -473,10 +475,13 @@ def without_figures() -> None:
     svg = sys.modules.get("rango.reports.svg")
     if svg is None:
         return
-    for module in list(sys.modules.values()):
-        if getattr(module, "drawing", None) is svg.drawing:
-            module.drawing = lambda title, _draw, *, prefix: svg.Drawing(title, None, "not drawn")  # noqa: ARG005
-    svg.drawing = None
+
+    def undrawn(title: str, _draw: object, *, prefix: str) -> Any:  # noqa: ARG001
+        return svg.Drawing(title, None, "not drawn")
+
+    for module in [module for name, module in sys.modules.items() if name.startswith("rango.")]:
+        if hasattr(module, "drawing"):
+            module.drawing = undrawn
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -531,8 +536,10 @@ def is_whole(path: Path) -> bool:
             ".parquet": lambda: pq.read_table(path),
             ".npz": lambda: np.load(path, allow_pickle=False),
             ".gz": lambda: gzip.decompress(path.read_bytes()),
-            ".html": lambda: path.read_text().rstrip().endswith("</html>") or None,
+            ".csv": lambda: len({len(row) for row in csv.reader(path.open(newline=""))}) == 1 or None,
         }
+        if path.suffix in ENDS:
+            return path.read_bytes().rstrip().endswith(ENDS[path.suffix])
         return path.suffix in readers and readers[path.suffix]() is not None
     except Exception:
         return False

@@ -14,6 +14,7 @@ from helpers import idle_worker
 from helpers.studies_work import BASE, Checkpoint, Made, finish, runs_of, statuses, work
 
 from rango.cli import main
+from rango.errors import RunError
 from rango.studies.execution import Workers, give_up
 from rango.studies.live_table import LiveTable
 from rango.studies.queue import WorkItem, items_of_process, lock_item, read_banks
@@ -58,6 +59,16 @@ class TestWorkers:
         by_rank = {job.config.lora.rank: job for job in plan.jobs if job.kind == "run"}
         assert [store.status(by_rank[rank]) for rank in (1, 2, 4)] == ["done", "failed", "done"]
         assert "its worker died 2 times (exit code 9)" in store.failure(by_rank[2].id)
+
+    def test_a_worker_that_has_no_log_says_so_in_one_line(self, prepare: Made, monkeypatch: Any, capfd: Any) -> None:
+        plan, store = prepare()
+        (store.path / "logs").write_text("")
+        monkeypatch.setattr("rango.studies.execution.multiprocessing.get_context", fork_context)
+        monkeypatch.setattr("rango.studies.execution._WATCH_SECONDS", 0.02)
+        with pytest.raises(RunError, match=r"workers die before they begin anything \(exit code 1\)$"):
+            Workers(store, plan, 1).run()
+        lines = capfd.readouterr().err.splitlines()
+        assert set(lines) == {f"rango: a worker cannot write {store.path / 'logs'}: File exists"}
 
     def test_ctrl_c_ends_no_worker_that_is_still_starting(self, prepare: Made, monkeypatch: Any, capfd: Any) -> None:
         """Ctrl-C reaches all processes of a terminal; what a worker does then is its parent's to say."""

@@ -245,7 +245,8 @@ class Workers:
             self._idle_deaths += 1
             if self._idle_deaths > DEATHS * self.count:
                 log = log_file(self.store.path, process.pid)
-                raise RunError(f"workers die before they begin anything ({words}); the reason is in {log}")
+                reason = f"; the reason is in {log}" if log.is_file() else ""  # else the worker has said it
+                raise RunError(f"workers die before they begin anything ({words}){reason}")
 
 
 def give_up(store: Store, item: WorkItem, reason: str) -> None:
@@ -266,8 +267,11 @@ def run_worker(path: str, number: int, count: int, parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked until here, so that Ctrl-C ends no import
     end_with_parent(parent)
     log = log_file(Path(path), os.getpid())
-    log.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout = sys.stderr = log.open("a", buffering=1, encoding="utf-8")
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        sys.stdout = sys.stderr = log.open("a", buffering=1, encoding="utf-8")
+    except OSError as error:  # there is no log that could have the reason
+        sys.exit(f"rango: a worker cannot write {error.filename or log}: {error.strerror}")
     import torch
 
     from rango.console import Screen
