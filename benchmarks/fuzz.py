@@ -35,11 +35,13 @@ from typing import Any
 from fuzz_mutations import mutate
 from fuzz_readers import READERS, Prepared
 
+import rango
 from rango.errors import InputError
 
 SLOWEST, MOST_BYTES, LONGEST = 5, 1 << 30, 400
 _SPARE = 4 << 30  # of address space beyond what a process has when it begins: enough to see a blow-up and survive it
-_MEMORY = Path("/dev/shm")
+_MEMORY = Path("/dev/shm")  # where files are in memory
+_PACKAGE = str(Path(rango.__file__).parent)
 
 
 class Hang(BaseException):
@@ -68,7 +70,8 @@ class Tally:
 
 def judge(prepared: Prepared, file: Path, folder: Path, printed: Path) -> Fault | bool:
     """Read a file: whether it was read, or the fault that this was."""
-    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, printed.stat().st_size
+    held, begun = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(), printed.stat().st_size
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     noticed: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -91,7 +94,8 @@ def judge(prepared: Prepared, file: Path, folder: Path, printed: Path) -> Fault 
             signal.setitimer(signal.ITIMER_REAL, 0)
     if noticed and not isinstance(outcome, Fault):
         outcome = Fault("warning", noticed[0].partition(": ")[0], noticed[0])
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before > MOST_BYTES >> 10:
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if highest > peak and (highest << 10) - held > MOST_BYTES:
         outcome = Fault("blow-up", f"after {outcome}"[:60])
     if printed.stat().st_size > begun and not isinstance(outcome, Fault):
         outcome = Fault("print", printed.read_text(errors="replace")[begun:][:60])
@@ -112,7 +116,7 @@ def _of_message(error: InputError, folder: str) -> Fault | bool:
 def _place(error: BaseException | None) -> str:
     """The last line of Rango that an error came through."""
     frames = traceback.extract_tb(error.__traceback__) if error is not None else []
-    own = [frame for frame in frames if "/rango/" in frame.filename] or frames
+    own = [frame for frame in frames if frame.filename.startswith(_PACKAGE)] or frames
     return f"{_short(own[-1].filename)}:{own[-1].lineno}" if own else "?"
 
 
@@ -348,7 +352,8 @@ def main() -> None:
     from measuring import conditions, record
 
     setting = conditions(dtype="float32", device="cpu")
-    record("fuzz", {"inputs": args.inputs, "seed": args.seed, "rows": rows}, setting)
+    limits = {"inputs": args.inputs, "seconds": args.seconds if args.seconds < 1e9 else None}
+    record("fuzz", {**limits, "seed": args.seed, "rows": rows}, setting)
     if any(row["faults"] for row in rows.values()):
         raise SystemExit(1)
 

@@ -532,13 +532,17 @@ def states(folder: Path) -> Prepared:
 
 
 def run_folder(folder: Path) -> Prepared:
-    from helpers.reports_run import RECORD, make_states, write_run
+    from helpers.reports_run import make_states, write_run
 
     from rango.training.run_folder import Run
     from rango.training.systems import read_costs, read_system
     from rango.training.verification import verify
 
-    record = {**RECORD, "form": "cloze", "costs": {"abstain": 0.3}, "letter_mass": {"base": 0.9}, "best_step": 3}
+    record = {
+        "config": {"model": "m", "task": "simulated", "seed": 0, "form": "cloze", "lora": {"rank": 2}},
+        "fingerprints": {"model": "0f6d1c83a92b44e1"}, "model": {"name": "m", "parameters": 9}, "notes": ["a note"],
+        "seconds": 2.5, "status": "complete", "costs": {"abstain": 0.3}, "letter_mass": {"base": 0.9}, "best_step": 3,
+    }  # fmt: skip
     states = make_states(12)
     write_run(folder, record, {name: states[name] for name in ("base", "adapted", "calibrated")})
     run_yaml, log = folder / "run.yaml", folder / "log.jsonl"
@@ -652,6 +656,32 @@ def answer_logs(folder: Path) -> Prepared:
         [folder / "answers.jsonl"],
         lambda file: read_answers(file, instances),
         b"id seconds answer scores model mass".split(),
+    )
+
+
+def unfinished_answers(folder: Path) -> Prepared:
+    """What `rango predict` goes on from."""
+    from rango.row_stream import Encoder
+    from rango.training.prediction import Offered
+    from rango.training.prediction_stream import Checked, _read_record, _Stream
+
+    of, encoder = {"input": "x"}, Encoder(folder / "out.csv", ["id"])
+    stream = _Stream(folder, of, Checked(3, ("text",), Offered(CLASSES)), encoder, {})
+    with stream:
+        stream.done = 2
+        stream.columns = {"text"}
+        stream.commit()
+    progress = folder / "progress.json"
+    values = json.loads(progress.read_text())
+    progress.write_text(json.dumps({key: value for key, value in values.items() if not key.startswith("rango-")}))
+
+    def read(_: Path) -> Any:
+        record = _read_record(folder, of)
+        assert record is not None
+        return _Stream(folder, of, Checked.from_dict(record["checked"]), encoder, record)
+
+    return Prepared(
+        [progress], read, b"of checked rows columns files totals names taken expected labelled size sha256".split()
     )
 
 
@@ -820,6 +850,7 @@ READERS: dict[str, Callable[[Path], Prepared]] = {
     "study-folder": study_folder,
     "endpoint": endpoint_replies,
     "answers": answer_logs,
+    "unfinished": unfinished_answers,
     "texts": small_texts,
     "probe": probes,
     "gguf": gguf,

@@ -110,14 +110,14 @@ def _undecodable(path: Path) -> InputError:
 def _parquet_rows(path: Path, skip: int) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     with opened_parquet(path, at_once=False) as file:
-        if not file.metadata.num_rows:
-            raise InputError(f"{path} is empty; expected at least one row")
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
             rows = batch.slice(max(0, skip - number))
             number += batch.num_rows - rows.num_rows
             for row in plain(rows, str(path)):
                 number += 1
                 yield number, row
+    if not number:
+        raise InputError(f"{path} is empty; expected at least one row")
 
 
 class GrowingFile:

@@ -101,6 +101,23 @@ def test_every_kind_of_fault_is_noticed_and_its_input_kept(
     assert kept.read_bytes() != whole
 
 
+def test_memory_that_an_input_takes_is_a_fault(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In processes of their own, since the most that a process held before never falls."""
+
+    def make(folder: Path) -> Any:
+        (folder / "file.bin").write_bytes(b"a")
+        return fuzz.Prepared(
+            [folder / "file.bin"], lambda file: file.read_bytes() == b"a" or bytearray(b"x" * (40 << 20))
+        )
+
+    monkeypatch.setitem(fuzz.READERS, "made", make)
+    monkeypatch.setattr(fuzz, "mutate", lambda *_: b"b")
+    monkeypatch.setattr(fuzz, "MOST_BYTES", 30 << 20)
+    tally = fuzz.attack("made", inputs=2)
+    assert {fault.kind for fault in tally.faults} == {"blow-up"}
+    assert (tally.inputs, tally.read) == (2, 0)
+
+
 def test_a_process_that_dies_is_a_fault_and_the_others_are_read(
     fuzz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

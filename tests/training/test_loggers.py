@@ -16,7 +16,7 @@ from rango.decisions import Estimate
 from rango.errors import DivergenceError, InputError
 from rango.models.loading import Model, load_model
 from rango.training.finetune import finetune
-from rango.training.loggers import IDS, LoggedWriter, parse_loggers
+from rango.training.loggers import IDS, LoggedWriter, _kept_ids, parse_loggers
 from rango.training.run_folder import Run
 
 Checkpoint = Callable[..., Path]
@@ -233,3 +233,10 @@ def test_wandb_offline_writes_its_own_file(tmp_path: Path, monkeypatch: pytest.M
     end(writer)
     assert "notes" not in writer.record
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", '{"wandb": 3}', '"x"'])
+def test_ids_that_are_none_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / IDS).write_text(content)
+    with pytest.raises(InputError, match=r"loggers\.json holds no ids by logger; delete it"):
+        _kept_ids(tmp_path)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from helpers.predict_killed import answer, predictor
 import rango.training.prediction_stream as stream
 from rango.decisions import Gate, Posteriors, StatedCosts, gate
 from rango.errors import InputError
+from rango.row_stream import Encoder
 from rango.rows import read_rows
 from rango.training.prediction import Offered
 from rango.training.prediction_stream import MOST_MEASURED, Sample, check_rows
@@ -255,3 +257,39 @@ def test_rows_acted_on_and_passed_on_are_counted_apart(source: Path, tmp_path: P
         for name, count in zip(done.totals.names, done.totals.taken[side], strict=True):
             assert count == sum(row["decision"] == name for row in chosen_rows)
     assert done.totals.labelled == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("progress.json", lambda record: {**record, "rows": "2"}),
+        ("progress.json", lambda record: {**record, "of": []}),
+        ("progress.json", lambda record: {**record, "totals": {**record["totals"], "taken": [["x"]]}}),
+        ("progress.json", lambda record: {**record, "files": {"rows": record["files"]["rows"]}}),
+        ("progress.json", lambda record: {**record, "checked": {**record["checked"], "offered": {}}}),
+        ("progress.json", lambda record: {key: value for key, value in record.items() if key != "columns"}),
+        ("labelled.jsonl", None),
+    ],
+)
+def test_a_damaged_record_of_what_was_begun_is_refused(name: str, change: Any, tmp_path: Path) -> None:
+    of, checked, encoder = (
+        {"input": "x"},
+        stream.Checked(3, ("text",), Offered(("a", "b"))),
+        Encoder(tmp_path / "o.csv", ["id"]),
+    )
+    begun = stream._Stream(tmp_path, of, checked, encoder, {})
+    with begun:
+        begun._labelled.append(b"[0, 1]\n")
+        begun.commit()
+    if change is None:
+        (tmp_path / name).write_bytes(b"[0, 2]\n")
+    else:
+        values = json.loads((tmp_path / name).read_text())
+        values = {key: value for key, value in values.items() if not key.startswith("rango-")}
+        (tmp_path / name).write_text(json.dumps(change(values)))
+
+    def go_on() -> None:
+        stream._Stream(tmp_path, of, checked, encoder, stream._read_record(tmp_path, of) or {})
+
+    with pytest.raises(InputError, match="is not the record of an unfinished rango predict|is not what was written"):
+        go_on()

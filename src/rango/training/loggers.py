@@ -200,7 +200,10 @@ LOGGERS: Mapping[str, Callable[[Path, str | None, bool], Logger]] = {
 
 
 def _kept_ids(folder: Path) -> dict[str, str]:
-    return read_json(folder / IDS) if (folder / IDS).is_file() else {}
+    ids = read_json(folder / IDS) if (folder / IDS).is_file() else {}
+    if not isinstance(ids, dict) or not all(isinstance(one, str) for one in ids.values()):
+        raise InputError(f"{folder / IDS} holds no ids by logger; delete it, and the loggers begin runs of their own")
+    return ids
 
 
 def _id(folder: Path, logger: str, new: str, *, kept: bool) -> str:

@@ -279,7 +279,18 @@ def _read_record(folder: Path, of: Mapping[str, Any]) -> dict[str, Any] | None:
     record = read_json(file)
     if not isinstance(record, dict) or (record.get("format"), record.get("version")) != (_FORMAT, _VERSION):
         raise InputError(f"{file} is not the record of an unfinished rango predict; {again}")
-    begun = record["of"]
+    # Everything is read once here, so that what is damaged is met before a model is loaded.
+    try:
+        begun, files = record["of"], [record["files"][name] for name in (_ROWS, _LABELLED)]
+        Checked.from_dict(record["checked"])
+        Totals.from_dict(record["totals"])
+        counts = [record["rows"], record["checked"]["rows"], *(each["size"] for each in files)]
+        texts = [*record["columns"], *(each["sha256"] for each in files)]
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        begun, counts, texts = None, [], []
+    sound = all(type(each) is int and each >= 0 for each in counts) and all(isinstance(each, str) for each in texts)
+    if not isinstance(begun, dict) or not sound:
+        raise InputError(f"{file} is not the record of an unfinished rango predict; {again}")
     for name, value in of.items():
         if begun.get(name) != value:
             raise InputError(
@@ -307,6 +318,8 @@ class _Stream:
         if record:
             with (folder / _LABELLED).open("rb") as file:
                 whole = file.read(self._files[_LABELLED]["size"])
+            if hashlib.sha256(whole).hexdigest() != self._files[_LABELLED]["sha256"]:
+                raise InputError(f"{folder / _LABELLED} is not what was written; remove {folder} to begin again")
             for line in whole.splitlines():
                 self.sample.add(json.loads(line))
 
@@ -340,7 +353,7 @@ class _Stream:
         files = {_ROWS: self._rows.sync(), _LABELLED: self._labelled.sync()}
         record = {"format": _FORMAT, "version": _VERSION, "of": self.of, "checked": self.checked.as_dict()}
         record |= {"rows": self.done, "columns": sorted(self.columns), "files": files, "totals": self.totals.as_dict()}
-        write_json(self.folder / _PROGRESS, record)
+        write_json(self.folder / _PROGRESS, record, sealed=True)
         self._committed = True
 
 
