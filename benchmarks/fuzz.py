@@ -128,14 +128,15 @@ class Board:
     """Where a worker says how far it is, in memory that its parent reads also after it was killed."""
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, 24)
+        self._shared = mmap.mmap(-1, 32)
 
-    def write(self, index: int, refused: int, read: int) -> None:
-        self._shared[:] = struct.pack("3q", index, refused, read)
+    def write(self, index: int, refused: int, read: int, seconds: float) -> None:
+        self._shared[:] = struct.pack("3qd", index, refused, read, seconds)
 
-    def read(self) -> tuple[int, int, int]:
-        index, refused, read = struct.unpack("3q", self._shared[:])
-        return index, refused, read
+    def read(self) -> tuple[int, int, int, float]:
+        """The next input, how many were refused and read, and the seconds that this took."""
+        index, refused, read, seconds = struct.unpack("3qd", self._shared[:])
+        return index, refused, read, seconds
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,6 @@ class Attack:
     name: str
     seed: int
     inputs: int
-    deadline: float
     base: Path
     """A folder of its own."""
     keep: Path | None
@@ -173,8 +173,8 @@ class Attack:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
 
-    def work(self, start: int) -> None:
-        """Read the inputs from a number on, in this process."""
+    def work(self, start: int, seconds: float) -> None:
+        """Read the inputs from a number on, in this process, for that long; the preparation does not count."""
         folder = self.base / f"from-{start}"
         folder.mkdir()
         prepared = READERS[self.name](folder)
@@ -186,9 +186,11 @@ class Attack:
                 if (outcome := judge(prepared, file, folder, printed)) is not True:
                     prepared.read(file)  # or it says itself why
                     raise RuntimeError(f"{self.name}: the valid {file.name} is not read: {outcome}")
+            begun = time.monotonic()
             for index in range(start, self.inputs):
-                self.board.write(index, refused, read)
-                if time.monotonic() > self.deadline:
+                spent = time.monotonic() - begun
+                self.board.write(index, refused, read, spent)
+                if spent > seconds:
                     raise SystemExit(_LATE)
                 file, data = make_input(prepared, whole, self.name, self.seed, index)
                 file.write_bytes(data)
@@ -203,9 +205,9 @@ class Attack:
                 met.add(outcome)
                 if outcome.kind in ("blow-up", "hang"):
                     # The most memory of a process never falls, and what hung may have left anything: begin anew.
-                    self.board.write(index + 1, refused, read)
+                    self.board.write(index + 1, refused, read, time.monotonic() - begun)
                     raise SystemExit(_AGAIN)
-            self.board.write(self.inputs, refused, read)
+            self.board.write(self.inputs, refused, read, time.monotonic() - begun)
 
     def save_unread(self, index: int) -> None:
         """Keep the input that ended a process."""
@@ -223,17 +225,19 @@ def attack(name: str, *, inputs: int, seed: int = 0, seconds: float = 1e9, keep:
         name: of `READERS`.
         inputs: how many, fewer where `seconds` have passed before.
         seed: with a number it gives an input.
-        seconds: for the reader, its preparation included.
+        seconds: of reading; what prepares the files does not count.
         keep: where inputs of faults are kept.
     """
-    begun, tally = time.monotonic(), Tally()
+    tally = Tally()
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None, prefix="fuzz-") as base:
-        run, start, status = Attack(name, seed, inputs, begun + seconds, Path(base), keep), 0, _AGAIN
+        run, start, status = Attack(name, seed, inputs, Path(base), keep), 0, _AGAIN
         while start < inputs and status != _LATE:
-            run.board.write(-1, 0, 0)
-            status = _in_process(lambda first=start: run.work(first), run.board)  # type: ignore[misc]
-            start, refused, read = run.board.read()
+            run.board.write(-1, 0, 0, 0.0)
+            rest = seconds - tally.seconds
+            status = _in_process(lambda first=start, most=rest: run.work(first, most), run.board)  # type: ignore[misc]
+            start, refused, read, spent = run.board.read()
             tally.refused, tally.read = tally.refused + refused, tally.read + read
+            tally.seconds += spent
             if start < 0:
                 raise SystemExit(f"{name}: its valid files cannot be prepared or read")
             if status not in (0, _AGAIN, _LATE):  # it was ended by a signal, or by the watch over it
@@ -245,7 +249,6 @@ def attack(name: str, *, inputs: int, seed: int = 0, seconds: float = 1e9, keep:
                 print(f"{name} {seed}-{index}: {fault.kind} at {fault.place}: {fault.detail}", flush=True)
             tally.faults[fault] += 1
     tally.inputs = tally.refused + tally.read + tally.faults.total()
-    tally.seconds = time.monotonic() - begun
     return tally
 
 
@@ -329,7 +332,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000, help="for each reader")
     parser.add_argument("--readers", default=",".join(READERS), help="a comma-separated list")
-    parser.add_argument("--seconds", type=float, default=1e9, help="at most, for each reader")
+    parser.add_argument("--seconds", type=float, default=1e9, help="of reading at most, for each reader")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("fuzz-faults"), help="where inputs of faults are kept")
     parser.add_argument("--replay", type=Path, help="read one that was kept, and nothing else")
@@ -344,7 +347,7 @@ def main() -> None:
             "inputs": tally.inputs, "refused": tally.refused, "read": tally.read, "faults": tally.faults.total(),
             "seconds": round(tally.seconds, 1),
         }  # fmt: skip
-        rate = tally.inputs / tally.seconds
+        rate = tally.inputs / max(tally.seconds, 1e-9)
         print(
             f"{name:20} {' '.join(f'{key} {value:,}' for key, value in rows[name].items())} ({rate:,.0f}/s)", flush=True
         )

@@ -46,9 +46,9 @@ def fuzz() -> Iterator[Any]:
 
 def attack(fuzz: Any, name: str, folder: Path, *, inputs: int, keep: Path | None = None) -> tuple[int, int, list[Any]]:
     """What was refused, what was read, and the faults; in this process."""
-    run = fuzz.Attack(name, 0, inputs, time.monotonic() + 60, folder, keep)
-    run.work(0)
-    _, refused, read = run.board.read()
+    run = fuzz.Attack(name, 0, inputs, folder, keep)
+    run.work(0, 60.0)
+    _, refused, read, _ = run.board.read()
     return refused, read, run.faults()
 
 
@@ -93,7 +93,7 @@ def test_every_kind_of_fault_is_noticed_and_its_input_kept(
     try:
         _, read, faults = attack(fuzz, "made", tmp_path, inputs=3, keep=tmp_path / "kept")
     except SystemExit:  # what hung may have left anything: the worker begins anew
-        faults, read = fuzz.Attack("made", 0, 3, 0, tmp_path, None).faults(), 0
+        faults, read = fuzz.Attack("made", 0, 3, tmp_path, None).faults(), 0
     assert faults
     assert {fault.kind for fault, _ in faults} == {kind}
     assert read + len(faults) in (1, 3)
