@@ -241,6 +241,75 @@ def decision_log(folder: Path) -> Prepared:
     )
 
 
+def long_log(folder: Path) -> Prepared:
+    """The same logs two rows at a time: what is read so is what the whole file says."""
+    from unittest.mock import patch
+
+    from rango.decisions import Costs, DecisionLog, long_logs, monitor
+
+    prepared = decision_log(folder)
+    matrix = Costs.zero_one(["no", "yes"])
+
+    def parts(file: Path) -> Any:
+        with patch.object(long_logs, "_PART", 2):
+            options: Any = {"time": "when", "by": "part", "period": "month"}
+            return long_logs.LongLog.read(file, **options, costs_for=lambda _: matrix, sample=True)
+
+    def whole(file: Path) -> Any:
+        return DecisionLog.read(file, time="when", by="part")
+
+    def read(file: Path) -> Any:
+        shown: list[Any] = []
+        for reader in (parts, whole):
+            try:
+                report = monitor(reader(file), costs=matrix, period="month", training_priors=[0.4, 0.6], replicates=2)
+                shown.append(report.as_dict())
+            except InputError as error:
+                shown.append(error)
+        one, other = shown
+        assert isinstance(one, InputError) == isinstance(other, InputError), f"{one!s:.300} beside {other!s:.300}"
+        if isinstance(one, InputError):
+            raise one
+        for name in ("n", "labelled", "acted_on"):
+            assert one["whole"][name] == other["whole"][name], name
+            assert [(key, part[name]) for key, part in one["periods"].items()] == [
+                (key, part[name]) for key, part in other["periods"].items()
+            ], name
+        for name in ("promised_cost",):
+            np.testing.assert_allclose(one["whole"][name] or 0.0, other["whole"][name] or 0.0, rtol=1e-9)
+        return one
+
+    return Prepared(prepared.files, read, prepared.words)
+
+
+def piped_rows(folder: Path) -> Prepared:
+    """Rows of JSON on stdin, which come in pieces of any size."""
+    from rango.training.prediction_pipe import stream_parts
+
+    (folder / "rows.jsonl").write_text('\ufeff{"text": "Ann sings", "n": 1}\n\n{"text": "läuft", "mood": null}\n')
+
+    def read(file: Path) -> Any:
+        data = file.read_bytes()
+        outcomes = []
+        for size in (3, 1 << 20):
+            pieces = iter([data[start : start + size] for start in range(0, len(data), size)])
+
+            class Pipe:
+                def read1(self, _: int, pieces: Any = pieces) -> bytes:
+                    return next(pieces, b"")
+
+            try:
+                outcomes.append([row.values for part in stream_parts(Pipe()) for row in part])  # type: ignore[arg-type]
+            except InputError as error:
+                outcomes.append(str(error))
+        assert repr(outcomes[0]) == repr(outcomes[1])
+        if isinstance(outcomes[0], str):
+            raise InputError(outcomes[0])
+        return outcomes[0]
+
+    return Prepared([folder / "rows.jsonl"], read, [b'"', b"{}", b"[", b"NaN", b"\xef\xbb\xbf", b"\n"])
+
+
 def costs(folder: Path) -> Prepared:
     from rango.decisions import Posteriors, StatedCosts
     from rango.decisions.risk import expected_costs
@@ -835,6 +904,8 @@ READERS: dict[str, Callable[[Path], Prepared]] = {
     "task-yaml": task_yaml,
     "rows": row_streams,
     "decision-log": decision_log,
+    "long-log": long_log,
+    "piped-rows": piped_rows,
     "costs": costs,
     "study": study_file,
     "config": config_file,

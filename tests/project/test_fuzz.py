@@ -28,6 +28,8 @@ READERS = (
         "table-csv",
         "rows",
         "decision-log",
+        "long-log",
+        "piped-rows",
     ),
     *("costs", "calibrator", "gate", "baseline", "endpoint", "answers", "texts", "probe"),
 )

@@ -131,12 +131,17 @@ def stream_parts(stream: BinaryIO) -> Iterator[list[Row]]:
     Raises:
         InputError: as `jsonl_rows`; a line that is not UTF-8.
     """
-    number, rest = 0, b""
+    number, pieces = 0, list[bytes]()
     # What a buffered pipe has at this moment, instead of as many bytes as are asked for.
     read = getattr(stream, "read1", None) or stream.read
     while True:
         block = read(_BLOCK)
-        *lines, rest = (rest + block).split(b"\n") if block else [rest, b""]
+        pieces.append(block)
+        # A long line comes in many pieces, which are put together once.
+        if block and b"\n" not in block:
+            continue
+        *lines, rest = b"".join(pieces).split(b"\n") if block else [b"".join(pieces), b""]
+        pieces = [rest]
         rows = [Row(n, f"{_STDIN}:{n}", values) for n, values in jsonl_rows(_decoded(lines, number), _STDIN)]
         number += len(lines)
         for start in range(0, len(rows), PART):
