@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -692,24 +692,31 @@ def endpoint_replies(folder: Path) -> Prepared:
     }
     top = [{"token": " A", "logprob": -0.7}, {"token": "B", "logprob": -1.2}, {"token": "x", "logprob": -3.0}]
     two = {"model": "m", "choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}], "usage": {"prompt_tokens": 3}}
-    for name, content in (("systemone.json", one), ("openai.json", two)):
-        (folder / name).write_text(json.dumps(content))
+    # Levels are answered by their numbers, and yes or no by one number.
+    levels = {"type": "score", "score": 0.7, "confidence": 0.5, "probabilities": {"0": 0.5, "1": 0.3, "2": 0.2}}
+    yes_no = {"type": "noul", "noul": 0.75, "confidence": 0.75}
+    instances = {"systemone": instance, "openai": instance, "score": replace(instance, type="score")}
+    instances["noul"] = replace(instance, choices=("no", "yes"), type="yes_no")
+    contents = {"systemone": one, "openai": two}
+    contents |= {name: {**one, "answers": {"answer": each}} for name, each in (("score", levels), ("noul", yes_no))}
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
 
     def read(file: Path) -> Any:
-        endpoint = Endpoint("systemone" if file.stem == "systemone" else "openai", "http://127.0.0.1", "m")
+        endpoint = Endpoint("openai" if file.stem == "openai" else "systemone", "http://127.0.0.1", "m")
         try:
             reply = json.loads(file.read_bytes())
         except (ValueError, RecursionError):  # as `asking` takes it: the response is not JSON
             raise InputError("not JSON") from None
         try:
-            return endpoint.read(reply, instance)
+            return endpoint.read(reply, instances[file.stem])
         except WrongAnswerError as error:
             raise InputError(str(error)) from None
 
     return Prepared(
-        [folder / "systemone.json", folder / "openai.json"],
+        [folder / f"{name}.json" for name in contents],
         read,
-        b"answers answer probabilities usage logprob token".split(),
+        b"answers answer probabilities usage logprob token noul score".split(),
     )
 
 
