@@ -141,7 +141,7 @@ def test_the_steps_of_a_large_matrix_lead_where_its_hessian_does(case: str, monk
     by_products = fit(family, data, objective="cross_entropy")
     assert by_hessian.converged
     assert by_products.converged
-    assert objective_of(by_products.theta) == pytest.approx(objective_of(by_hessian.theta), abs=1e-5)
+    assert objective_of(by_products.theta) == pytest.approx(objective_of(by_hessian.theta), abs=1e-4)
     # With few products for each step it does not arrive, and says so.
     monkeypatch.setattr(logistic_fit, "_MAX_PRODUCTS", 1)
     monkeypatch.setattr(logistic_fit, "_MAX_STEPS", 2)

@@ -41,7 +41,8 @@ class FitReport:
     n: int
     """Instances fitted on."""
     converged: bool
-    """Whether the fit reached its optimum: its loss to 1e-12 (Newton), its gradient to 1e-5 (L-BFGS)."""
+    """Whether the fit reached its optimum: its loss to 1e-12 (Newton) or, of a matrix of more than 24 classes, to about
+    1e-4; its gradient to 1e-5 (L-BFGS)."""
     iterations: int
     gradient: float
     """Largest absolute gradient entry where last evaluated (a Newton step follows)."""

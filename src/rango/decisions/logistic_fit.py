@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,9 @@ _MAX_STEPS = 100
 _MAX_NEWTON = 600
 # Of the fit of a large matrix: steps of L-BFGS at first, which are cheap as long as the loss is far from a parabola;
 # the decrement in nats at which it has converged; the most products with the Hessian, and the accuracy, of one step.
-_WARM_UP, _MATRIX_TOLERANCE, _MAX_PRODUCTS, _STEP_ACCURACY = 60, 1e-7, 250, 0.25
+_WARM_UP, _MATRIX_TOLERANCE, _MAX_PRODUCTS, _STEP_ACCURACY = 30, 1e-5, 250, 0.25
+# Scores up to this size may be multiplied in float32, where only the direction of a step depends on it.
+_SINGLE_PRECISION = 1e4
 # Multiplications in a product of the parameters with the data, from which on several cores are worth their meetings.
 _FOR_SEVERAL_THREADS = 1 << 28
 # Instances of the sample from which a large fit starts.
@@ -210,8 +212,9 @@ def fit(family: Family, data: FitData, *, objective: Objective) -> Optimum:
         import scipy.optimize  # noqa: F401 - it has a BLAS of its own, which is held to one thread only once it is loaded
 
         is_large = len(data.labels) * family.n_classes**2 >= _FOR_SEVERAL_THREADS
+        in_single = is_large and float(np.abs(data.scores).max()) <= _SINGLE_PRECISION
         with nullcontext() if is_large else one_blas_thread():
-            return _truncated_newton(family, data)
+            return _truncated_newton(family, data, np.float32 if in_single else np.float64)
     if objective == "brier" or family.free.sum() > _MAX_NEWTON:
         return _lbfgs(family, data, objective)
     start = family.identity
@@ -261,18 +264,20 @@ def _newton(family: Family, data: FitData, start: Array) -> Optimum:
     return Optimum(theta, converged, iteration, largest, loss - family.cost(theta)[0])
 
 
-def _truncated_newton(family: Family, data: FitData) -> Optimum:
+def _truncated_newton(family: Family, data: FitData, of_products: type[np.floating[Any]]) -> Optimum:
     """Minimise the cross-entropy of a large matrix by Newton's method, each step found by conjugate gradients.
 
     The products with the Hessian take two matrix products over the data. They are preconditioned by its own diagonal
-    and the correlations of the features: H ≈ D^½ (I ⊗ R) D^½, with R (K + 1, K + 1) the same for each class.
+    and the correlations of the features: H ≈ D^½ (I ⊗ R) D^½, with R (K + 1, K + 1) the same for each class. They may
+    be in float32 (`of_products`): loss and gradient, in float64, judge the step.
 
     Source: Nocedal and Wright (2006), section 7.1.
     """
     k, observed = family.n_classes, _observed(family, data)
     pieces = list(data.pieces(least=family.least))
+    factors = [tuple(array.astype(of_products, copy=False) for array in (p.scores, p.weights)) for p in pieces]
     penalty = _rows(family.penalty, k)
-    theta, converged = _lbfgs(family, data, "cross_entropy", steps=_WARM_UP).theta, False
+    theta, converged = _lbfgs(family, data, "cross_entropy", steps=_WARM_UP, memory=10).theta, False
     loss, gradient = _cross_entropy(family, theta, data, observed)
     for iteration in range(1, _MAX_STEPS + 1):  # noqa: B007 - the report says how many there were
         posteriors = [_softmax(family.logits(theta, piece))[0] for piece in pieces]  # (K, n) each
@@ -282,22 +287,26 @@ def _truncated_newton(family: Family, data: FitData) -> Optimum:
         share = np.median(penalty / (diagonal + np.finfo(float).tiny), axis=1)[:, None]  # (K, 1)
         scale = np.sqrt(diagonal + penalty)
         bends = (np.maximum(values, 0.0) + share) / (1.0 + share)  # (K, K + 1)
+        posteriors = [q.astype(of_products, copy=False) for q in posteriors]
+        target, held, scale, bends, vectors = (
+            array.astype(of_products, copy=False) for array in (-_rows(gradient, k), penalty, scale, bends, vectors)
+        )
 
         def solve_roughly(rows: Array) -> Array:
             return np.asarray(((rows / scale) @ vectors / bends) @ vectors.T / scale)  # noqa: B023 - used at once
 
         def by_hessian(rows: Array) -> Array:
-            product = penalty * rows
-            for q, piece in zip(posteriors, pieces, strict=True):  # noqa: B023 - used at once
-                by_logits = rows[:, :k] @ piece.scores + rows[:, k:]  # (K, n)
+            product = held * rows  # noqa: B023 - used at once
+            for q, (scores, weights) in zip(posteriors, factors, strict=True):  # noqa: B023 - used at once
+                by_logits = rows[:, :k] @ scores + rows[:, k:]  # (K, n)
                 by_logits -= np.einsum("kn,kn->n", q, by_logits)
                 by_logits *= q
-                by_logits *= piece.weights
-                product[:, :k] += by_logits @ piece.scores.T
+                by_logits *= weights
+                product[:, :k] += by_logits @ scores.T
                 product[:, k] += by_logits.sum(axis=1)
             return np.asarray(product)
 
-        rows = _conjugate_gradients(by_hessian, -_rows(gradient, k), solve_roughly)
+        rows = _conjugate_gradients(by_hessian, target, solve_roughly).astype(np.float64)
         step = np.concatenate([rows[:, :k].ravel(), rows[:, k]])
         slope = float(gradient @ step)
         for size in 0.5 ** np.arange(34):
@@ -354,7 +363,7 @@ def _conjugate_gradients(
     return x
 
 
-def _lbfgs(family: Family, data: FitData, objective: Objective, *, steps: int = 5000) -> Optimum:
+def _lbfgs(family: Family, data: FitData, objective: Objective, *, steps: int = 5000, memory: int = 30) -> Optimum:
     from scipy.optimize import Bounds, minimize
 
     observed = _observed(family, data)
@@ -369,7 +378,7 @@ def _lbfgs(family: Family, data: FitData, objective: Objective, *, steps: int = 
 
     lowest = np.full(len(family.identity), -np.inf)
     lowest[0] = 0.0 if family.shape == "affine" else -np.inf
-    options = {"maxiter": steps, "maxfun": 20_000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-7}
+    options = {"maxiter": steps, "maxfun": 20_000, "maxcor": memory, "ftol": 1e-15, "gtol": 1e-7}
     bounds = Bounds(lowest, np.inf)
     result = minimize(value, family.identity, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     # On its bound a scale of 0 rests although the gradient points outwards.
