@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from rango.decisions import DecisionLog
+
 pytest.importorskip("uvicorn", reason="uvicorn is in the extra serve")
 
 SERVER = str(Path(__file__).parents[1] / "helpers" / "serve_slowly.py")
@@ -100,7 +102,11 @@ def test_ended_in_the_middle_of_requests_it_loses_none_and_killed_it_begins_agai
         # Each client sees its connection end, and no answer.
         for reply in replies:
             assert isinstance(reply.exception(PATIENCE), ConnectionError | http.client.HTTPException)
-        # The same command serves again, and adds to a log that holds the one answer that was given.
+        # The log can be read as it is, and has a line for the one answer that was given. The same command serves again
+        # and adds to it, and cuts off half a line.
+        assert len(DecisionLog.read(log, time="time").posteriors) == 1
+        with log.open("ab") as file:
+            file.write(log.read_bytes()[:40])
         go.touch()
         process, port = server()
         assert ask(port)[0] == 200
@@ -109,6 +115,8 @@ def test_ended_in_the_middle_of_requests_it_loses_none_and_killed_it_begins_agai
         process.send_signal(signal.SIGTERM)
         until(lambda: not is_listening(port))
         # Nobody new is let in while those that were taken wait for their answers.
+        with pytest.raises(ConnectionRefusedError):
+            ask(port)
         assert process.poll() is None
         assert not any(reply.done() for reply in replies)
         go.touch()
@@ -120,3 +128,4 @@ def test_ended_in_the_middle_of_requests_it_loses_none_and_killed_it_begins_agai
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert len(rows) == 8
     assert len({row["id"] for row in rows}) == 8
+    assert DecisionLog.read(log, time="time").posteriors.ids == tuple(row["id"] for row in rows)

@@ -122,6 +122,26 @@ def test_the_same_seed_gives_the_same_run_and_another_gives_another(
     assert not torch.equal(next(iter(weights(other).values())), next(iter(weights(finished).values())))
 
 
+def test_with_another_number_of_threads_only_the_last_digits_may_change(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same number two runs are equal to the bit; sums over threads are added up in another order."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or a small model lowers the number by itself
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for number, threads in enumerate((2, 2, 1)):
+            torch.set_num_threads(threads)
+            model = load_model(checkpoint("phi"))
+            assert torch.get_num_threads() == threads
+            runs.append(finetune(model, toy_task(), out=tmp_path / str(number), **QUICK))
+    finally:
+        torch.set_num_threads(before)
+    same_result(runs[0], runs[1])
+    logs = [run.posteriors("adapted").log_posteriors for run in runs]
+    np.testing.assert_allclose(logs[2], logs[0], rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("objective", ["tokens", "answer", "choice"])
 @pytest.mark.parametrize("form", ["cloze", "letter"])
 def test_every_objective_trains_in_both_forms(
