@@ -204,6 +204,7 @@ class _Reader:
         if self.labels is not None:
             ids = self.name if self.name in self.labels.columns else None
             self.by_id = labels_by_id(renamed(renamed(self.labels, "id", ids), "label", self.label))
+        # The cells of rows with labels as they stand in the file, and where they stand.
         self.kept: dict[str, list[Any]] = {}
         self.lines: list[int] = []
         self.numbers: list[int] = []
@@ -213,6 +214,7 @@ class _Reader:
         self.groups: dict[str, Counted] = {}
         self.keys: Any = None
         self.own: str | None = None
+        # How the first part was understood, and under which costs: every other one has to be so too.
         self.understood: tuple[Any, ...] | None = None
         self.said: tuple[str, ...] | None = None
         self.costs: Costs | None = None
@@ -235,6 +237,7 @@ class _Reader:
             if self.by_id and self.labels is not None:
                 raise no_id_fits(self.labels.path, self.path, next(iter(self.by_id)))
             raise InputError("no decision has a label yet; give those that are known, in a column or with --labels")
+        # Labels are understood together: one alone does not say whether they count from 0 or from 1.
         log = DecisionLog.from_table(Table(self.path, self.kept, self.lines), self.labels, **self.options)
         columns = {key: column for key, column in self.kept.items() if key not in (self.own, self.label)}
         self._check_like(log.posteriors, Table(self.path, columns, self.lines) if self.understood else None)
@@ -295,6 +298,7 @@ class _Reader:
         if len(bare):
             first = min(zip(seconds[bare].tolist(), (before + bare).tolist(), strict=True))
             self.first_bare = first if self.first_bare is None else min(first, self.first_bare)
+            # A row counts in its period and in its group, where there are any.
             names: list[list[str] | None] = [None, groups]
             if times is not None and self.period in PERIODS:
                 names[0] = [one.strftime(PERIODS[self.period]) for one in times]

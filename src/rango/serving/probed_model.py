@@ -79,6 +79,7 @@ def probe(
     defaults = ProbeConfig.model_fields
     given = {name: value for name, value in given.items() if value != defaults[name].default} | options
     settings = ProbeConfig.build(given if orders is None else {**given, "orders": orders})
+    # What would be passed over in silence is more likely a slip of the changes than of the option.
     for option, value, change in (
         ("orders", orders, "permute"),
         ("gate", gate, "remove"),
