@@ -515,7 +515,7 @@ def ngram_folder(folder: Path) -> Prepared:
 
     def read(_: Path) -> Any:
         model = load_model(folder, device="cpu")
-        tokens = model.tokenizer("Ann sings", return_tensors="pt").input_ids
+        tokens = model.tokenizer("Ann sings", return_tensors="pt", verbose=False).input_ids
         return model.network(torch.as_tensor(tokens)).logits
 
     files = [file for file in folder.iterdir() if file.suffix in (".json", ".safetensors")]

@@ -252,3 +252,14 @@ def test_dtype_is_taken_as_asked() -> None:
 def test_fingerprints_tell_models_apart(checkpoint: Checkpoint) -> None:
     first, again, other = (load_model(checkpoint("phi", seed=seed)) for seed in (0, 0, 1))
     assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_a_panic_of_a_library_in_rust_is_an_error_and_a_signal_stays_one() -> None:
+    panic = type("PanicException", (BaseException,), {})
+    with (
+        pytest.raises(InputError, match=r"'folder' cannot be loaded \(slice index starts at 2"),
+        loading.loading("folder"),
+    ):
+        raise panic("slice index starts at 2 but ends at 1")
+    with pytest.raises(KeyboardInterrupt), loading.loading("folder"):
+        raise KeyboardInterrupt

@@ -95,3 +95,10 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monke
         save_state(tmp_path / "state", [trained(tmp_path / "run", "key", steps=2)])
     assert (tmp_path / "state").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("progress", ["3", "[]", '{"run": 3}', '{"run": [1]}'])
+def test_counters_that_are_none_are_damage(progress: str, tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(save({"a": torch.ones(2)}, metadata={"progress": progress}))
+    with pytest.raises(InputError, match=r"state\.safetensors is damaged \(its counters are no counters by run\)"):
+        load_state(tmp_path / "state.safetensors")

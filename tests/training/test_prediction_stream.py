@@ -264,6 +264,10 @@ def test_rows_acted_on_and_passed_on_are_counted_apart(source: Path, tmp_path: P
     [
         ("progress.json", lambda record: {**record, "rows": "2"}),
         ("progress.json", lambda record: {**record, "of": []}),
+        (
+            "progress.json",
+            lambda record: {**record, "files": {name: {"size": 2**70, "sha256": ""} for name in record["files"]}},
+        ),
         ("progress.json", lambda record: {**record, "totals": {**record["totals"], "taken": [["x"]]}}),
         ("progress.json", lambda record: {**record, "files": {"rows": record["files"]["rows"]}}),
         ("progress.json", lambda record: {**record, "checked": {**record["checked"], "offered": {}}}),

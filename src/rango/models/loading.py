@@ -260,7 +260,10 @@ def loading(source: str) -> Iterator[None]:
             yield
     except InputError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A panic of the tokenizers, which are written in Rust, is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise loading_error(source, error) from None
 
 

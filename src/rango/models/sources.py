@@ -202,7 +202,7 @@ def _check_whole(path: Path) -> None:
         raise InputError(f"{path} is damaged: {size:,} bytes, its header says {expected:,}; download it again")
 
 
-def loading_error(source: str, error: Exception) -> InputError:
+def loading_error(source: str, error: BaseException) -> InputError:
     """The one line for what a library raised while it loaded a model: the Hub's answer, a lack of memory, damage."""
     reason, advice = _reason(source, error) or (
         # Libraries write paragraphs, and some put nothing into the first line.
@@ -212,7 +212,7 @@ def loading_error(source: str, error: Exception) -> InputError:
     return InputError(f"model {source!r} cannot be loaded ({reason}); {advice}")
 
 
-def _reason(source: str, error: Exception) -> tuple[str, str] | None:
+def _reason(source: str, error: BaseException) -> tuple[str, str] | None:
     """Why a model is not there and what to do, where an error or one of its causes shows it; None where none does."""
     from huggingface_hub import constants, errors
 

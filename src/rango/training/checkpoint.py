@@ -95,7 +95,10 @@ def load_state(path: Path, *, advice: str = "delete the run's folder and begin i
     """
     try:
         tensors, metadata = read_tensors(path)
-        return State(json.loads(metadata["progress"]), tensors)
+        progress = json.loads(metadata["progress"])
+        if not isinstance(progress, dict) or not all(isinstance(counters, dict) for counters in progress.values()):
+            raise TypeError("its counters are no counters by run")
+        return State(progress, tensors)
     except InputError as error:
         raise InputError(f"{error}; {advice}") from None
     except (SafetensorError, LookupError, TypeError, ValueError) as error:

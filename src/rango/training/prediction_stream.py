@@ -316,8 +316,8 @@ class _Stream:
         self._last: float | None = None
         self._committed = bool(record)
         if record:
-            with (folder / _LABELLED).open("rb") as file:
-                whole = file.read(self._files[_LABELLED]["size"])
+            # What stands beyond the recorded size was written after the record.
+            whole = (folder / _LABELLED).read_bytes()[: self._files[_LABELLED]["size"]]
             if hashlib.sha256(whole).hexdigest() != self._files[_LABELLED]["sha256"]:
                 raise InputError(f"{folder / _LABELLED} is not what was written; remove {folder} to begin again")
             for line in whole.splitlines():
