@@ -96,6 +96,7 @@ def test_the_spanish_page_of_a_run_holds_no_english(
     tmp_path: Path, states: dict[str, Posteriors], catalog: dict[Any, Any]
 ) -> None:
     small = {key: posteriors.take(np.arange(120)) for key, posteriors in states.items() if key != "control"}
+    small["prior"] = small["base"].prior_only()  # of these instances
     run = write_run(tmp_path / "run", RECORD, small)
     page = write_report(run, language="es").read_text(encoding="utf-8")
     check_no_english(page, catalog)
