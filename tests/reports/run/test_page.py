@@ -225,7 +225,9 @@ def test_a_test_set_of_one_class_has_a_page_that_says_what_is_missing(
     tmp_path: Path, count: int, states: States
 ) -> None:
     rows = np.flatnonzero(states["base"].labels == 1)[:count]
-    page = page_of(write_run(tmp_path / "run", RECORD, {key: p.take(rows) for key, p in states.items()}))
+    taken = {key: p.take(rows) for key, p in states.items()}
+    taken["prior"] = taken["base"].prior_only()  # of these instances
+    page = page_of(write_run(tmp_path / "run", RECORD, taken))
     assert "so nothing normalises; give instances with more than one label" in page.text
     assert "Whether adaptation helped is not known. NCE is undefined: the system that outputs the priors" in page.text
     reason = "NCE is undefined: the system that outputs the priors"
@@ -251,6 +253,7 @@ def test_strange_records_do_not_break_the_page(run_dir: Path) -> None:
     }
     write_yaml(run_dir / "run.yaml", strange)
     write_json(run_dir / "metrics.json", {"test": {"adapted": {"nce": {"value": float("inf"), "n": 3}}}})
+    (run_dir / "posteriors" / "test-adapted.parquet").unlink()  # which says otherwise
     page = page_of(run_dir)
     assert "∞" in page.text
     assert "model is not usable: it rules out a right answer." in page.text
