@@ -36,6 +36,20 @@ class TestNames:
         assert names.follows == {"learning_rate": {"none": None, "lora": 1e-3, "full": 1e-5}}
         assert [names.of(axes) for axes in among] == ["base model", "lora, rank 4", "lora, rank 8", "full"]
 
+    def test_where_one_thing_is_changed_at_a_time_a_name_is_the_change(self) -> None:
+        centre = {"adaptation": "lora", "lora.targets": "q,v", "lora.rank": 8, "learning_rate": 5e-4, "train": 5000}
+        changes: list[dict[str, Any]] = [
+            {},
+            {"lora.targets": "q"},
+            {"lora.rank": 1, "learning_rate": 1e-3},
+            {"train": 64},
+        ]
+        among = [centre | change for change in changes]
+        assert [Names(among).of(axes) for axes in among] == ["centre", "q", "rank 1, learning rate 0.001", "train 64"]
+        # Four changes in one configuration are no change of the centre: then every value is named.
+        among.append(centre | {"lora.targets": "k", "lora.rank": 2, "learning_rate": 1e-3, "train": 64})
+        assert Names(among).of(among[1]) == "q, rank 8, learning rate 0.0005, train 5000"
+
     def test_of_several_bases_the_one_that_was_adapted_says_so(self) -> None:
         among = [{"model": model, "adaptation": "none"} for model in ("a", "b")]
         among.append({"model": "b", "adaptation": "lora"})

@@ -135,13 +135,20 @@ def short_name(axis: str, axes: Sequence[str]) -> str:
     return last.replace("_", " ") if len(alike) <= 1 else axis
 
 
+CENTRE = "centre"
+"""The name of the configuration that each other one changes."""
+# A grid of fewer axes has short names that say everything.
+_FEWEST_AROUND = 4
+
+
 @dataclass(frozen=True, eq=False)
 class Names:
     """What the configurations of a study are called in a sentence or legend.
 
     A name has the values of the axes that vary, without the task, each behind its axis where it does not explain
     itself: "lora, rank 8". What follows from the adaptation is left out, such as the learning rate that only full
-    fine-tuning has, or that a configuration without calibration has no calibrator.
+    fine-tuning has, or that a configuration without calibration has no calibrator. Where a study changes one thing at a
+    time, a name is what differs from the first configuration, the centre.
     """
 
     among: Sequence[Mapping[str, object]]
@@ -150,19 +157,40 @@ class Names:
     def of(self, axes: Mapping[str, object], *, without: Sequence[str] = ()) -> str:
         """The name of one configuration; `without` names axes to leave out."""
         base = is_base(axes)
+        if not base and self._centre is not None:
+            named = {key for key in self._of_adapted if axis_text(axes.get(key)) != axis_text(self._centre.get(key))}
+            if not named - {TASK}:
+                return CENTRE
+            return self._listed(axes, named - {TASK, *without}) or "the configuration"
         named = set(self._of_bases if base else self._of_adapted)
         if not base and (of_bases := set(self._of_bases) - set(self._of_adapted) - {TASK}):
             named |= {*of_bases, ADAPTATION}  # of several bases only one was adapted
         named -= {TASK, *without, *self.follows}
         if ADAPTATION in named:
             named -= self._absent[axis_text(axes.get(ADAPTATION))]
-        names = tuple(name for name in axis_names(self.among) if name in named)
         parts = ["base model"] if base else []
+        parts += filter(None, [self._listed(axes, named)])
+        return ", ".join(parts) if parts else axis_text(axes.get(ADAPTATION, "the configuration"))
+
+    def _listed(self, axes: Mapping[str, object], named: set[str]) -> str:
+        names = tuple(name for name in axis_names(self.among) if name in named)
+        parts = []
         for name in names:
             value = axes.get(name)
             explained = isinstance(value, str | list | tuple)
             parts.append(axis_text(value) if explained else f"{short_name(name, names)} {axis_text(value)}")
-        return ", ".join(parts) if parts else axis_text(axes.get(ADAPTATION, "the configuration"))
+        return ", ".join(parts)
+
+    @cached_property
+    def _centre(self) -> Mapping[str, object] | None:
+        """The first adapted configuration, if many axes vary and each other one changes at most three of them."""
+        adapted = [axes for axes in self.among if not is_base(axes)]
+        varied = set(self._of_adapted) - {TASK}
+        if len(varied) < _FEWEST_AROUND or ADAPTATION in varied:
+            return None
+        first = adapted[0]
+        changes = [sum(axis_text(axes.get(key)) != axis_text(first.get(key)) for key in varied) for axes in adapted]
+        return first if max(changes) <= 3 else None
 
     @cached_property
     def follows(self) -> dict[str, dict[str, object]]:

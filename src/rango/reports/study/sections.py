@@ -23,7 +23,7 @@ from rango.reports.tables import better, column_named, in_words, interval, numbe
 from rango.results.outcomes import Outcome
 from rango.results.statistics import Mark, MetricOverSeeds, only_value
 from rango.results.table import StudyRow, StudyTable, Yardstick, failure_text
-from rango.studies.axes import TASK, Names, axis_text, is_base, short_name
+from rango.studies.axes import CENTRE, TASK, Names, axis_text, is_base, short_name
 from rango.studies.study import belongs
 
 FACTS = (
@@ -223,6 +223,8 @@ def span_text(cell: MetricOverSeeds) -> str:
 def label_of(row: StudyRow | Outcome, table: StudyTable, *, without: Sequence[str] = ()) -> str:
     """The name of a row in a sentence or legend, see `Names`; `without` names axes to leave out."""
     name = table.names.of(row.axes, without=without)
+    if name == CENTRE:
+        return _("centre")
     # The rest of a name is what stands in the study's file.
     return name.replace("base model", _("base model"), 1) if is_base(row.axes) else name
 
