@@ -238,3 +238,12 @@ def test_what_an_archive_holds_beside_arrays_is_refused(tmp_path: Path) -> None:
                 content.replace(b"(2,)", b"(2L,)").replace(b"(2L,), }  ", b"(2L,), } ") if "label" in name else content,
             )
     assert read_posteriors(tmp_path / "p.npz").labels.tolist() == [0, 1]
+
+
+def test_rows_with_the_id_of_another_are_said(tmp_path: Path) -> None:
+    file = tmp_path / "joined.csv"
+    file.write_text("id,label,posterior_0,posterior_1\na,0,0.9,0.1\nb,1,0.2,0.8\na,0,0.9,0.1\n")
+    (note,) = read_posteriors(file).notes
+    assert note == "1 row with the id of a row before: each counts as an instance of its own"
+    file.write_text("id,label,posterior_0,posterior_1\na,0,0.9,0.1\nb,1,0.2,0.8\n")
+    assert read_posteriors(file).notes == ()

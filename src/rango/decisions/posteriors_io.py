@@ -29,6 +29,7 @@ from rango.decisions.posteriors_columns import Column, Table, shown
 from rango.errors import InputError, first_line
 from rango.files import atomic_path, check_unpacked, read_bytes
 from rango.rows import plain, read_parquet, read_rows, to_csv_cell
+from rango.showing import count
 
 _ENDINGS = ".parquet, .csv, .jsonl or .npz"
 
@@ -47,7 +48,13 @@ def read_posteriors(path: Path | str, *, need_labels: bool = True) -> Posteriors
         InputError: the file cannot be read, a column is missing, a cell inside a row is empty or no number, or as
             `Posteriors`; the message names the file, and the line and column where there is one.
     """
-    return Posteriors.from_table(read_table(Path(path)), need_labels=need_labels)
+    posteriors = Posteriors.from_table(read_table(Path(path)), need_labels=need_labels)
+    repeated = len(posteriors) - len(set(posteriors.ids))
+    if not repeated:
+        return posteriors
+    # Two files joined to one, or one log written twice, would otherwise have intervals that are too narrow in silence.
+    again = count(repeated, "row")
+    return posteriors.with_notes([f"{again} with the id of a row before: each counts as an instance of its own"])
 
 
 def read_table(path: Path) -> Table:
