@@ -126,6 +126,24 @@ def test_nothing_stays_of_tensors_whose_writer_was_killed(tmp_path: Path) -> Non
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.safetensors"]
 
 
+def test_a_folder_of_tensors_that_cannot_be_removed_is_an_error_and_goes_with_the_next_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "state.safetensors"
+
+    def refuse(path: object, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.rmdir", refuse)
+        with pytest.raises(OSError, match="Read-only file system") as caught:
+            write_tensors(file, {"w": torch.ones(2)}, metadata={})
+    assert caught.value.filename == str(file)
+    assert [entry.suffix for entry in tmp_path.iterdir()] == [".parts"]
+    write_tensors(file, {"w": torch.ones(2)}, metadata={})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.safetensors"]
+
+
 def test_looking_at_a_place_leaves_nothing_behind(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()

@@ -179,12 +179,16 @@ def _temporary_file(target: Path, folder: Path | None) -> tuple[int, Path]:
 
 def remove_leftovers(target: Path) -> None:
     """Remove the hidden files that killed processes left beside `target` while they wrote it."""
-    for file in target.parent.glob(f".{glob.escape(target.name)}.*{UNFINISHED}"):
+    hidden = f".{glob.escape(target.name)}.*"
+    for file in target.parent.glob(hidden + UNFINISHED):
         # A living writer holds the lock; the error leaves its file alone.
         with contextlib.suppress(OSError), file.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(file.with_suffix(PARTS), ignore_errors=True)
             file.unlink()
+    for parts in target.parent.glob(hidden + PARTS):
+        # Its file was there before it, and goes after it where its process can.
+        if not parts.with_suffix(UNFINISHED).exists():
+            shutil.rmtree(parts, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -260,8 +264,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: 
         try:
             save_file(whole, parts / temporary.name, metadata=metadata)
             (parts / temporary.name).replace(temporary)
-        finally:
+            parts.rmdir()
+        except BaseException:
             shutil.rmtree(parts, ignore_errors=True)
+            raise
         with temporary.open("r+b") as file:
             # The file begins with the length of the header, 8 bytes, and the header: JSON, padded with spaces.
             length = int.from_bytes(file.read(8), "little")

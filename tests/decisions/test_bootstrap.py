@@ -69,6 +69,23 @@ def test_blocks_cover_all_replicates_when_one_fills_a_block(monkeypatch: pytest.
     assert (np.concatenate(blocks) == whole).all()
 
 
+def test_many_instances_are_drawn_a_cell_after_the_other_with_the_law_of_plain_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """N draws from N instances have means 1, variances 1 − 1/N and covariances −1/N, across cells as within them."""
+    monkeypatch.setattr("rango.decisions.bootstrap._CELL", 7)
+    resampling = Resampling(make(n=20).labels, seed=1)
+    counts = np.concatenate([block.copy() for block in resampling.counts(20_000)])
+    assert (counts.sum(axis=1) == 20).all()
+    in_class_order = np.bincount(resampling.indices(3), minlength=20)[resampling.order]
+    assert in_class_order.tolist() == counts[3].tolist()
+    # Five standard errors: of a mean 0.007, of a variance 0.012, of a covariance 0.007.
+    assert counts.mean(axis=0) == pytest.approx(np.ones(20), abs=0.035)
+    assert np.cov(counts.T) == pytest.approx(np.eye(20) - 1 / 20, abs=0.06)
+    whole_cells = counts[:, :7].sum(axis=1)
+    assert np.var(whole_cells) == pytest.approx(20 * 0.35 * 0.65, rel=0.05)
+
+
 @pytest.mark.parametrize("cores", [1, 3])
 def test_many_instances_are_measured_on_several_cores_with_the_same_result(
     cores: int, monkeypatch: pytest.MonkeyPatch

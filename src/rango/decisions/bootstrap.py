@@ -35,8 +35,9 @@ T = TypeVar("T")
 # Entries of a block of counts: 4 MB, whatever the number of replicates. With fewer replicates than these at a time the
 # losses of many instances would be read from memory again for each one; the block may then have up to 64 MB.
 _BLOCK, _TOGETHER, _LARGEST_BLOCK = 1 << 19, 8, 1 << 23
-# Instances that are drawn or summed at a time: what belongs to them stays in a core's cache for all rows of a block.
-_PIECE = 1 << 16
+# Instances that are drawn, and summed, at a time: what belongs to them stays in a core's cache. With smaller cells
+# threads would wait for each other, since counting holds Python's lock.
+_CELL, _PIECE = 1 << 16, 1 << 14
 # With more instances a block takes so long that cores may share the blocks; no more of them than these, for the memory.
 _MANY_INSTANCES, _MOST_CORES = 1 << 17, 4
 # With a larger share of undefined replicates, the rest no longer shows how the metric varies from sample to sample.
@@ -76,7 +77,8 @@ class Resampling:
 
     def indices(self, replicate: int) -> NDArray[np.intp]:
         """The instances of one replicate, with repetitions."""
-        return np.asarray(self.order[np.concatenate(list(self._positions(replicate)))], dtype=np.intp)
+        positions = [start + places for start, _, places in self._draws(replicate)]
+        return np.asarray(self.order[np.concatenate(positions)], dtype=np.intp)
 
     def counts(self, replicates: int) -> Iterator[Array]:
         """How often each instance occurs: blocks (R, N) in class order, together `replicates` rows.
@@ -117,17 +119,21 @@ class Resampling:
     def _fill(self, buffer: Array, block: range) -> Array:
         """The counts of a block of replicates, as rows of `buffer`."""
         for row, replicate in enumerate(block):
-            buffer[row] = 0.0
-            for positions in self._positions(replicate):
-                np.add.at(buffer[row], positions, 1.0)
+            for start, stop, places in self._draws(replicate):
+                buffer[row, start:stop] = np.bincount(places, minlength=stop - start)
         return buffer[: len(block)]
 
-    def _positions(self, replicate: int) -> Iterator[NDArray[np.intp]]:
-        """The places of one replicate's instances in class order, a piece at a time."""
+    def _draws(self, replicate: int) -> Iterator[tuple[int, int, NDArray[np.intp]]]:
+        """One replicate in class order, a cell after the other: its start, its stop, and the places drawn within it.
+
+        How many of N draws fall into each cell is multinomial, and within a cell all places are as probable.
+        """
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(replicate,))))
         if self._members is None:
-            for start in range(0, self.n, _PIECE):
-                yield rng.integers(0, self.n, size=min(_PIECE, self.n - start))
+            edges = [*range(0, self.n, _CELL), self.n]
+            drawn_in = [self.n] if self.n <= _CELL else rng.multinomial(self.n, np.diff(edges) / self.n).tolist()
+            for start, stop, size in zip(edges[:-1], edges[1:], drawn_in, strict=True):
+                yield start, stop, rng.integers(0, stop - start, size=size)
             return
         drawn = rng.integers(0, len(self._sizes), size=len(self._sizes))  # (G,)
         sizes = self._sizes[drawn]
@@ -136,7 +142,7 @@ class Resampling:
             offsets = rng.integers(0, np.repeat(sizes, sizes))
         else:
             offsets = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        yield np.asarray(self._members[np.repeat(self._starts[drawn], sizes) + offsets], dtype=np.intp)
+        yield 0, self.n, np.asarray(self._members[np.repeat(self._starts[drawn], sizes) + offsets], dtype=np.intp)
 
 
 def resampling_of(
@@ -238,8 +244,8 @@ class LossTable:
         bounds = np.searchsorted(self.votes.labels, np.arange(self.n_classes + 1)).tolist()
         # The votes of a class are neighbours: a piece has a slice for each class that it holds.
         self.pieces = []
-        for start in range(0, len(by_class), _PIECE // 4):
-            stop = min(start + _PIECE // 4, len(by_class))
+        for start in range(0, len(by_class), _PIECE):
+            stop = min(start + _PIECE, len(by_class))
             ends = [(k, max(bounds[k], start), min(bounds[k + 1], stop)) for k in range(self.n_classes)]
             self.pieces.append(
                 (slice(start, stop), [(k, slice(first, last)) for k, first, last in ends if first < last])

@@ -127,14 +127,12 @@ def _cost_on_other_half(votes: Votes, units: NDArray[np.intp], costs: Costs, see
     """Mean cost of the constant decision that is best on the other half of the units."""
     rng = np.random.default_rng(seed)
     n_units, paid = int(units.max()) + 1, 0.0
-    n = len(units) if votes.weights is None else votes.weights.sum()
+    counts = votes.counts(len(costs.matrix))
     for _ in range(_HALVES):
         in_half = (rng.permutation(n_units) < n_units // 2)[units]  # (M,)
+        weights = in_half if votes.weights is None else votes.weights * in_half
+        half = np.bincount(votes.labels, weights=weights, minlength=len(counts))
         # The costs of each decision on each half: (2, D).
-        halves = [
-            Votes(votes.rows, votes.labels[half], None if votes.weights is None else votes.weights[half])
-            for half in (in_half, ~in_half)
-        ]
-        totals = np.stack([half.counts(len(costs.matrix)) for half in halves]) @ costs.matrix
+        totals = np.stack([half, counts - half]) @ costs.matrix
         paid += totals[0, totals[1].argmin()] + totals[1, totals[0].argmin()]
-    return float(paid / (_HALVES * n))
+    return float(paid / (_HALVES * counts.sum()))

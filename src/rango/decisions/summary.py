@@ -202,9 +202,11 @@ def _summarise(
 
     points = [{name: np.asarray(s.metric(name, costs=used, priors=target)) for name in names} for s in systems]
     resampling = resampling_of(first.strata, groups=first.groups, resample=resample, seed=seed)
-    # Target priors are known, and so is what they normalise by. Soft labels may differ in their last digits.
+    # Target priors are known, and so is what they normalise by. Soft labels may differ in their last digits, and have
+    # normalisers of their own.
     normalised = names if target is None else ()
-    normalisers = {
+    leads = sorted({contrast[0] for contrast in contrasts})
+    made = {
         lead: normalisers_of(
             normalised,
             systems[lead].votes.by_class(resampling.order)[0],
@@ -212,8 +214,9 @@ def _summarise(
             units=resampling.unit_of,
             seed=seed,
         )
-        for lead in {contrast[0] for contrast in contrasts}
+        for lead in (leads[:1] if first.votes.weights is None else leads)
     }
+    normalisers = {lead: made.get(lead, made[leads[0]]) for lead in leads}
 
     # A draw costs more than a metric of it: each is made once, for all metrics of all contrasts.
     tables = [LossTable(system, metrics=names, costs=used) for system in systems] if replicates else []
