@@ -202,6 +202,16 @@ def test_a_finished_run_is_shown_without_loading_its_model(
     assert again.out == shown
     assert "nothing to do" in again.err
     assert not loaded
+    # The command was stopped when its record was complete: what was still to be written and removed is.
+    page, state = tmp_path / "run" / "report.html", tmp_path / "run" / "state"
+    written = page.read_text()
+    page.unlink()
+    state.mkdir()
+    (state / "state.safetensors").write_text("half")
+    assert main(command) == 0
+    assert "its page is written" in capsys.readouterr().err
+    assert not state.exists()
+    assert page.read_text() == written
     os.utime(model / "config.json")
     assert "the model was loaded" in fails(capsys, *command)
     assert loaded == [str(model)]

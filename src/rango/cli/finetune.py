@@ -19,7 +19,7 @@ from rango.tasks import few_shot, load_task
 from rango.training.loggers import parse_loggers
 from rango.training.measurement import state_costs
 from rango.training.prediction import check_costs
-from rango.training.run_writer import check_output, check_task, is_newer
+from rango.training.run_writer import check_output, check_task, is_newer, remove_state
 
 show_in_groups(FinetuneConfig)
 
@@ -66,11 +66,15 @@ def finetune(
         from rango.reports.run.terminal import print_result
 
         if os.environ.get("RANK", "0") == "0":
+            # The last command may have been stopped between the record and the end.
+            remove_state(out)
             news = "nothing to do"
             if stated is not None and state_costs(run, stated):
                 news = "metrics and page have new costs"
             elif language is not None:
                 news = f"the page is written in {language!r}"
+            elif not (out / "report.html").exists():
+                news = "its page is written"
             Screen(quiet=quiet).say(f"{out} is complete with this configuration: {news}.")
             if news != "nothing to do":
                 from rango.reports.run.page import write_report

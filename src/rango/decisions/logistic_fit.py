@@ -37,7 +37,7 @@ _MAX_STEPS = 100
 _MAX_NEWTON = 600
 # Of the fit of a large matrix: steps of L-BFGS at first, which are cheap as long as the loss is far from a parabola;
 # the decrement in nats at which it has converged; the most products with the Hessian, and the accuracy, of one step.
-_WARM_UP, _MATRIX_TOLERANCE, _MAX_PRODUCTS, _STEP_ACCURACY = 30, 1e-5, 250, 0.25
+_WARM_UP, _MATRIX_TOLERANCE, _MAX_PRODUCTS, _STEP_ACCURACY = 30, 1e-4, 250, 0.25
 # Scores up to this size may be multiplied in float32, where only the direction of a step depends on it.
 _SINGLE_PRECISION = 1e4
 # Multiplications in a product of the parameters with the data, from which on several cores are worth their meetings.

@@ -39,7 +39,7 @@ from rango.training.loggers import LoggedWriter, Logger, parse_loggers
 from rango.training.measurement import measure, state_costs
 from rango.training.prediction import check_costs
 from rango.training.run_folder import Run, posteriors_file
-from rango.training.run_writer import RunWriter, check_task, open_output, versions
+from rango.training.run_writer import RunWriter, check_task, open_output, remove_state, versions
 from rango.training.sharding import check_passes
 from rango.training.trainer import Trainer, recomputable_layers
 from rango.training.training_run import BankData, TrainingRun
@@ -142,6 +142,8 @@ def finetune_bank(
             if job.costs is not None:
                 check_costs(job.costs, task.test)
             if run is not None and run.complete:
+                if ProcessGroup.current().is_main:
+                    remove_state(job.out)  # the last call may have been stopped before it did so
                 if job.costs is not None and ProcessGroup.current().is_main and state_costs(run, job.costs):
                     screen.say(f"{job.out} is complete: its costs are stated anew.")
                 else:

@@ -10,7 +10,7 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -118,10 +118,16 @@ class RunWriter:
         self._end(status="pruned", reason=f"pruned at step {step}", steps=step, **changes)
 
     def _end(self, **changes: Any) -> None:
-        # The record comes first: after a crash between the two the state stays, but nobody reads it.
+        # The record comes first: after a crash between the two the state stays, until the command is repeated.
         self.write_record(**changes)
         if self.writes:
-            shutil.rmtree(self.path / "state", ignore_errors=True)
+            remove_state(self.path)
+
+
+def remove_state(folder: Path) -> None:
+    """Remove from a run that has ended what only a resume needed."""
+    with suppress(FileNotFoundError):  # it may never have been written, or another process is removing it
+        shutil.rmtree(folder / "state")
 
 
 def result_files(folder: Path) -> list[str]:
