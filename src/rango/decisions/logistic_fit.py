@@ -11,6 +11,7 @@ Brier score is not convex, and takes L-BFGS.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -37,9 +38,11 @@ _MAX_STEPS = 100
 _MAX_NEWTON = 600
 # Of the fit of a large matrix: steps of L-BFGS at first, which are cheap as long as the loss is far from a parabola;
 # the decrement in nats at which it has converged; the most products with the Hessian, and the accuracy, of one step.
-_WARM_UP, _MATRIX_TOLERANCE, _MAX_PRODUCTS, _STEP_ACCURACY = 30, 1e-4, 250, 0.25
+_WARM_UP, _MATRIX_TOLERANCE, _MAX_PRODUCTS, _STEP_ACCURACY = 40, 1e-5, 250, 0.25
 # Scores up to this size may be multiplied in float32, where only the direction of a step depends on it.
 _SINGLE_PRECISION = 1e4
+# A smaller posterior bends the loss by less than the last digit of what bends it elsewhere.
+_TRACE = 1e-15
 # Multiplications in a product of the parameters with the data, from which on several cores are worth their meetings.
 _FOR_SEVERAL_THREADS = 1 << 28
 # Instances of the sample from which a large fit starts.
@@ -131,6 +134,7 @@ class Family:
         """W s + β + ln π, (K, N); -inf where impossible."""
         k = self.n_classes
         weight = theta[:-k].reshape(-1, k if self.shape == "matrix" else 1)  # (1, 1), (K, 1) or (K, K)
+        weight = weight.astype(data.scores.dtype, copy=False)
         logits = weight @ data.scores if self.shape == "matrix" else weight * data.scores  # (K, N)
         logits += theta[-k:, None] + data.log_priors
         if data.impossible is not None:
@@ -268,8 +272,9 @@ def _truncated_newton(family: Family, data: FitData, of_products: type[np.floati
     """Minimise the cross-entropy of a large matrix by Newton's method, each step found by conjugate gradients.
 
     The products with the Hessian take two matrix products over the data. They are preconditioned by its own diagonal
-    and the correlations of the features: H ≈ D^½ (I ⊗ R) D^½, with R (K + 1, K + 1) the same for each class. They may
-    be in float32 (`of_products`): loss and gradient, in float64, judge the step.
+    and the correlations of the features, H ≈ D^½ (I ⊗ R) D^½ with R (K + 1, K + 1) the same for each class, and by the
+    exact inverse where no penalty bends the loss. They may be in float32 (`of_products`), as the first steps may: loss
+    and gradient, in float64, judge what follows.
 
     Source: Nocedal and Wright (2006), section 7.1.
     """
@@ -277,7 +282,9 @@ def _truncated_newton(family: Family, data: FitData, of_products: type[np.floati
     pieces = list(data.pieces(least=family.least))
     factors = [tuple(array.astype(of_products, copy=False) for array in (p.scores, p.weights)) for p in pieces]
     penalty = _rows(family.penalty, k)
-    theta, converged = _lbfgs(family, data, "cross_entropy", steps=_WARM_UP, memory=10).theta, False
+    roughly = [array.astype(of_products, copy=False) for array in (data.scores, data.weights)]
+    rough_data = replace(data, scores=roughly[0], weights=roughly[1])
+    theta, converged = _lbfgs(family, rough_data, "cross_entropy", steps=_WARM_UP, memory=10).theta, False
     loss, gradient = _cross_entropy(family, theta, data, observed)
     for iteration in range(1, _MAX_STEPS + 1):  # noqa: B007 - the report says how many there were
         posteriors = [_softmax(family.logits(theta, piece))[0] for piece in pieces]  # (K, n) each
@@ -287,13 +294,21 @@ def _truncated_newton(family: Family, data: FitData, of_products: type[np.floati
         share = np.median(penalty / (diagonal + np.finfo(float).tiny), axis=1)[:, None]  # (K, 1)
         scale = np.sqrt(diagonal + penalty)
         bends = (np.maximum(values, 0.0) + share) / (1.0 + share)  # (K, K + 1)
-        posteriors = [q.astype(of_products, copy=False) for q in posteriors]
+        # Processors are slow at numbers below 1e-38, which products of such posteriors would be.
+        posteriors = [np.where(q > _TRACE, q, 0.0).astype(of_products, copy=False) for q in posteriors]
         target, held, scale, bends, vectors = (
             array.astype(of_products, copy=False) for array in (-_rows(gradient, k), penalty, scale, bends, vectors)
         )
 
+        own = _own_curvature(posteriors, pieces)
+
         def solve_roughly(rows: Array) -> Array:
-            return np.asarray(((rows / scale) @ vectors / bends) @ vectors.T / scale)  # noqa: B023 - used at once
+            rough = ((rows / scale) @ vectors / bends) @ vectors.T / scale  # noqa: B023 - used at once
+            diagonal = np.einsum("kk->k", rough[:, :k])  # a view
+            at_own = own @ np.concatenate([np.diag(rows[:, :k]), rows[:, k]])  # noqa: B023
+            diagonal += at_own[:k]
+            rough[:, k] += at_own[k:]
+            return np.asarray(rough)
 
         def by_hessian(rows: Array) -> Array:
             product = held * rows  # noqa: B023 - used at once
@@ -342,6 +357,18 @@ def _curvature(posteriors: Sequence[Array], pieces: Sequence[FitData]) -> tuple[
     return np.asarray(diagonal), np.asarray(products * own * own[:, None])
 
 
+def _own_curvature(posteriors: Sequence[Array], pieces: Sequence[FitData]) -> Array:
+    """The inverse of the Hessian of what no penalty holds, (2 K, 2 K): the diagonal of W and β, as of "vector"."""
+    k = len(posteriors[0])
+    family = linear_family("vector", k)
+    hessian = np.diag(family.penalty)
+    for q, piece in zip(posteriors, pieces, strict=True):
+        hessian += family.hessian(q, q * piece.weights, piece.scores)
+    # A constant added to every bias changes nothing.
+    hessian[k:, k:] += 1.0 / k**2
+    return np.asarray(np.linalg.inv(hessian), dtype=np.float64)
+
+
 def _conjugate_gradients(
     by_matrix: Callable[[Array], Array], target: Array, solve_roughly: Callable[[Array], Array]
 ) -> Array:
@@ -349,7 +376,7 @@ def _conjugate_gradients(
     x, residual = np.zeros_like(target), target.copy()
     rough = solve_roughly(residual)
     direction, square = rough, float(np.vdot(residual, rough))
-    goal = min(_STEP_ACCURACY**2, abs(square)) * square
+    goal = min(_STEP_ACCURACY**2, math.sqrt(abs(square))) * square
     for _ in range(_MAX_PRODUCTS):
         if square <= goal or square <= 0:
             break
@@ -379,7 +406,7 @@ def _lbfgs(family: Family, data: FitData, objective: Objective, *, steps: int = 
     lowest = np.full(len(family.identity), -np.inf)
     lowest[0] = 0.0 if family.shape == "affine" else -np.inf
     options = {"maxiter": steps, "maxfun": 20_000, "maxcor": memory, "ftol": 1e-15, "gtol": 1e-7}
-    bounds = Bounds(lowest, np.inf)
+    bounds = Bounds(lowest, np.inf) if family.shape == "affine" else None
     result = minimize(value, family.identity, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     # On its bound a scale of 0 rests although the gradient points outwards.
     largest = float(np.abs(np.where(result.x == lowest, 0.0, result.jac)).max())
