@@ -91,6 +91,32 @@ def test_half_a_line_is_cut_off_and_no_other_file_is_touched(tmp_path: Path) -> 
         AnswerLog(tmp_path)
 
 
+def test_half_a_line_that_could_not_be_taken_back_goes_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does that of another server, which was killed while it wrote."""
+    path, write = tmp_path / "log", os.write
+
+    def broken(handle: int, data: bytes) -> int:
+        if len(data) > 40:
+            return write(handle, data[:40])
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def refused(*_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with AnswerLog(path) as log:
+        log.write({"q": ROW}, model="m", request="1", state="s")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", broken)
+            patched.setattr(os, "ftruncate", refused)
+            with pytest.raises(OSError, match="Input/output error"):
+                log.write({"q": ROW}, model="m", request="2", state="s")
+        assert not path.read_bytes().endswith(b"\n")
+        log.write({"q": ROW}, model="m", request="3", state="s")
+    assert [line["id"] for line in lines(path)] == ["1/q", "3/q"]
+
+
 def test_a_log_that_is_renamed_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with AnswerLog(path) as log:

@@ -71,6 +71,10 @@ class AnswerLog:
             lines.append(json.dumps(row | {"state": state} if self._with_state else row) + "\n")
         data = "".join(lines).encode()
         with self._locked() as end:
+            if end and os.pread(self._handle, 1, end - 1) != b"\n":
+                # A server that shares the log was killed within a line, or half a line could not be taken back.
+                end = _end_of(self._handle, end)[0]
+                os.ftruncate(self._handle, end)
             try:
                 # A disk that is almost full takes a part and says so by a number.
                 while data:
