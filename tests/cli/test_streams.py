@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from pathlib import Path
@@ -112,3 +113,17 @@ def test_help_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is no sign of the table would stand as an escape.
     assert "\\u" not in text
     assert "\\x" not in text
+
+
+class FullDisk(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stderr", [FullDisk(), None])
+def test_a_mistake_that_nobody_can_read_has_its_exit_code(
+    stderr: io.StringIO | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr)
+    assert main(["metrics", str(tmp_path / "nothing")]) == 2
+    assert capsys.readouterr().out == ""

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -179,7 +180,10 @@ def _stop_after_all(ordinary: Callable[[sys.UnraisableHookArgs], Any], swallowed
 def _fail(message: str, code: int) -> int:
     from rango.console import visible
 
-    print(f"rango: {visible(' '.join(message.split()))}", file=sys.stderr)
+    # A full disk, or no stderr at all, leaves the exit code to say it; without a file `print` would take stdout.
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"rango: {visible(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
