@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from fuzz_mutations import mutate
-from fuzz_readers import READERS, Prepared
+from fuzz_prepared import Prepared
+from fuzz_readers import READERS
 
 import rango
 from rango.errors import InputError

@@ -39,17 +39,17 @@ faults.main()
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The rows of the benchmark for three commands, with a disk that is full at every call."""
     folder = tmp_path_factory.mktemp("faults")
-    spec = importlib.util.spec_from_file_location("faults_of_benchmarks", BENCHMARKS / "faults.py")
+    spec = importlib.util.spec_from_file_location("faults_running_of_benchmarks", BENCHMARKS / "faults_running.py")
     assert spec is not None
     assert spec.loader is not None
-    faults = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = faults
-    spec.loader.exec_module(faults)
+    running = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = running
+    spec.loader.exec_module(running)
     arguments = ["--commands", "metrics", "decide, Parquet", "careless", "--errors", "ENOSPC"]
     # One process for all of them: what it imports takes longer than a command.
     subprocess.run(
         [sys.executable, "-c", CARELESS, *arguments, "--rows", str(folder / "rows.jsonl")],
-        env={**faults.environment(folder), "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *sys.path])},
+        env={**running.environment(folder), "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *sys.path])},
         check=False,
         stdout=subprocess.DEVNULL,
     )
