@@ -95,8 +95,8 @@ class FitData:
         return FitData(self.scores[:, chosen], impossible, self.labels[chosen], self.weights[chosen], self.log_priors)
 
     def pieces(self, *, least: int = 1) -> Iterator[FitData]:
-        """The instances a few at a time, `least` at least: the work arrays of a piece stay in cache."""
-        step = max(least, _PIECE // (len(self.scores) * self.scores.itemsize))
+        """The instances a few at a time, `least` at least: the work arrays of a piece, in float64, stay in cache."""
+        step = max(least, _PIECE // (len(self.scores) * 8))
         for start in range(0, len(self.labels), step):
             yield self.columns(slice(start, start + step))
 
@@ -279,49 +279,13 @@ def _truncated_newton(family: Family, data: FitData, of_products: type[np.floati
     Source: Nocedal and Wright (2006), section 7.1.
     """
     k, observed = family.n_classes, _observed(family, data)
-    pieces = list(data.pieces(least=family.least))
-    factors = [tuple(array.astype(of_products, copy=False) for array in (p.scores, p.weights)) for p in pieces]
-    penalty = _rows(family.penalty, k)
-    roughly = [array.astype(of_products, copy=False) for array in (data.scores, data.weights)]
-    rough_data = replace(data, scores=roughly[0], weights=roughly[1])
-    theta, converged = _lbfgs(family, rough_data, "cross_entropy", steps=_WARM_UP, memory=10).theta, False
+    factors = replace(data, scores=data.scores.astype(of_products), weights=data.weights.astype(of_products))
+    theta, converged = _lbfgs(family, factors, "cross_entropy", steps=_WARM_UP, memory=10).theta, False
     loss, gradient = _cross_entropy(family, theta, data, observed)
     for iteration in range(1, _MAX_STEPS + 1):  # noqa: B007 - the report says how many there were
-        posteriors = [_softmax(family.logits(theta, piece))[0] for piece in pieces]  # (K, n) each
-        diagonal, correlations = _curvature(posteriors, pieces)
-        values, vectors = np.linalg.eigh(correlations)
-        # Where a class is nearly certain the penalty is what bends the loss: its share is the same for all directions.
-        share = np.median(penalty / (diagonal + np.finfo(float).tiny), axis=1)[:, None]  # (K, 1)
-        scale = np.sqrt(diagonal + penalty)
-        bends = (np.maximum(values, 0.0) + share) / (1.0 + share)  # (K, K + 1)
-        # Processors are slow at numbers below 1e-38, which products of such posteriors would be.
-        posteriors = [np.where(q > _TRACE, q, 0.0).astype(of_products, copy=False) for q in posteriors]
-        target, held, scale, bends, vectors = (
-            array.astype(of_products, copy=False) for array in (-_rows(gradient, k), penalty, scale, bends, vectors)
-        )
-
-        own = _own_curvature(posteriors, pieces)
-
-        def solve_roughly(rows: Array) -> Array:
-            rough = ((rows / scale) @ vectors / bends) @ vectors.T / scale  # noqa: B023 - used at once
-            diagonal = np.einsum("kk->k", rough[:, :k])  # a view
-            at_own = own @ np.concatenate([np.diag(rows[:, :k]), rows[:, k]])  # noqa: B023
-            diagonal += at_own[:k]
-            rough[:, k] += at_own[k:]
-            return np.asarray(rough)
-
-        def by_hessian(rows: Array) -> Array:
-            product = held * rows  # noqa: B023 - used at once
-            for q, (scores, weights) in zip(posteriors, factors, strict=True):  # noqa: B023 - used at once
-                by_logits = rows[:, :k] @ scores + rows[:, k:]  # (K, n)
-                by_logits -= np.einsum("kn,kn->n", q, by_logits)
-                by_logits *= q
-                by_logits *= weights
-                product[:, :k] += by_logits @ scores.T
-                product[:, k] += by_logits.sum(axis=1)
-            return np.asarray(product)
-
-        rows = _conjugate_gradients(by_hessian, target, solve_roughly).astype(np.float64)
+        hessian = _MatrixHessian.at(theta, family, data, factors)
+        target = -_rows(gradient, k).astype(of_products)
+        rows = _conjugate_gradients(hessian.times, target, hessian.roughly_solved).astype(np.float64)
         step = np.concatenate([rows[:, :k].ravel(), rows[:, k]])
         slope = float(gradient @ step)
         for size in 0.5 ** np.arange(34):
@@ -337,18 +301,74 @@ def _truncated_newton(family: Family, data: FitData, of_products: type[np.floati
     return Optimum(theta, converged, iteration, float(np.abs(gradient).max()), loss - family.cost(theta)[0])
 
 
+@dataclass(frozen=True, eq=False)
+class _MatrixHessian:
+    """The Hessian of a matrix at one θ, in the precision of its products; vectors are rows (K, K + 1), see `_rows`."""
+
+    pieces: Sequence[tuple[Array, FitData]]
+    """Posteriors (K, n) and instances."""
+    penalty: Array
+    """(K, K + 1)"""
+    scale: Array
+    """(K, K + 1) the root of its diagonal."""
+    bends: Array
+    """(K, K + 1) the eigenvalues of what the features have in common, for each class."""
+    directions: Array
+    """(K + 1, K + 1) their eigenvectors."""
+    own: Array
+    """(2 K, 2 K) its inverse where no penalty holds: for the diagonal of W and β."""
+
+    @classmethod
+    def at(cls, theta: Array, family: Family, data: FitData, factors: FitData) -> _MatrixHessian:
+        """The Hessian at θ; `factors` are the instances in the precision of the products."""
+        pieces = [(_softmax(family.logits(theta, piece))[0], piece) for piece in data.pieces(least=family.least)]
+        penalty = _rows(family.penalty, family.n_classes)
+        diagonal, correlations = _curvature(pieces)
+        values, directions = np.linalg.eigh(correlations)
+        # Where a class is nearly certain the penalty is what bends the loss: its share is the same for all directions.
+        share = np.median(penalty / (diagonal + np.finfo(float).tiny), axis=1)[:, None]  # (K, 1)
+        bends = (np.maximum(values, 0.0) + share) / (1.0 + share)  # (K, K + 1)
+        made = (penalty, np.sqrt(diagonal + penalty), bends, directions, _own_inverse(pieces))
+        precision = factors.scores.dtype
+        # Processors are slow at numbers below 1e-38, which products of such posteriors would be.
+        posteriors = [np.where(q > _TRACE, q, 0.0).astype(precision, copy=False) for q, _ in pieces]
+        used = list(zip(posteriors, factors.pieces(least=family.least), strict=True))
+        return cls(used, *(array.astype(precision, copy=False) for array in made))
+
+    def times(self, rows: Array) -> Array:
+        """The product with a vector, which adds z_i to the logits: Σ_i w_i (q_i ∘ (z_i − q_i · z_i)) s_iᵀ."""
+        k, product = len(rows), self.penalty * rows
+        for q, piece in self.pieces:
+            by_logits = rows[:, :k] @ piece.scores + rows[:, k:]  # (K, n)
+            by_logits -= np.einsum("kn,kn->n", q, by_logits)
+            by_logits *= q
+            by_logits *= piece.weights
+            product[:, :k] += by_logits @ piece.scores.T
+            product[:, k] += by_logits.sum(axis=1)
+        return np.asarray(product)
+
+    def roughly_solved(self, rows: Array) -> Array:
+        """About the vector whose product is `rows`, by a matrix that is easily inverted and positive definite."""
+        k = len(rows)
+        rough = ((rows / self.scale) @ self.directions / self.bends) @ self.directions.T / self.scale
+        own = self.own @ np.concatenate([np.diag(rows[:, :k]), rows[:, k]])  # (2 K,)
+        rough[np.arange(k), np.arange(k)] += own[:k]
+        rough[:, k] += own[k:]
+        return np.asarray(rough)
+
+
 def _rows(theta: Array, k: int) -> Array:
     """θ of a matrix as (K, K + 1): the weights of each class and its bias."""
     return np.column_stack([theta[:-k].reshape(k, k), theta[-k:]])
 
 
-def _curvature(posteriors: Sequence[Array], pieces: Sequence[FitData]) -> tuple[Array, Array]:
+def _curvature(pieces: Sequence[tuple[Array, FitData]]) -> tuple[Array, Array]:
     """The diagonal (K, K + 1) of the Hessian without the penalty, and the correlations (K + 1, K + 1) of the features.
 
     An instance counts for the correlations as much as its posteriors can still move: w_i Σ_k q_ik (1 − q_ik).
     """
     diagonal, products = 0.0, 0.0
-    for q, piece in zip(posteriors, pieces, strict=True):
+    for q, piece in pieces:
         features = np.concatenate([piece.scores, np.ones((1, piece.scores.shape[1]))])  # (K + 1, n)
         movable = q * (1.0 - q) * piece.weights  # (K, n)
         diagonal = diagonal + movable @ (features**2).T
@@ -357,12 +377,12 @@ def _curvature(posteriors: Sequence[Array], pieces: Sequence[FitData]) -> tuple[
     return np.asarray(diagonal), np.asarray(products * own * own[:, None])
 
 
-def _own_curvature(posteriors: Sequence[Array], pieces: Sequence[FitData]) -> Array:
+def _own_inverse(pieces: Sequence[tuple[Array, FitData]]) -> Array:
     """The inverse of the Hessian of what no penalty holds, (2 K, 2 K): the diagonal of W and β, as of "vector"."""
-    k = len(posteriors[0])
+    k = len(pieces[0][0])
     family = linear_family("vector", k)
     hessian = np.diag(family.penalty)
-    for q, piece in zip(posteriors, pieces, strict=True):
+    for q, piece in pieces:
         hessian += family.hessian(q, q * piece.weights, piece.scores)
     # A constant added to every bias changes nothing.
     hessian[k:, k:] += 1.0 / k**2
