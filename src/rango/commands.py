@@ -352,7 +352,7 @@ def calibrate(
         apply: posteriors to calibrate, with labels or without; of a run, those of its adapted model on test.
         method: auto (when absent), temperature, bias, affine, vector or matrix; isotonic and histogram for two classes.
         calibrator: a fitted one, or its file, to apply in place of `fit` and `method`.
-        towards: the calibrator of until now, or its file, or "identity": `fit` may then have few labels, or a log of
+        towards: the calibrator in use, or its file, or "identity": `fit` may then have few labels, or a log of
             which a part has labels, and the fit is held at it as firmly as they suggest (`decisions.recalibrate`).
 
     Raises:

@@ -176,7 +176,7 @@ class ModelAndTask(Config):
     """The two things that finetune and evaluate cannot do without; on the command line they need no flag."""
 
     model: str
-    """Hub id, or folder with a transformers checkpoint."""
+    """Hub id, folder with a transformers checkpoint, or GGUF file."""
     task: str
     """socialiqa, hellaswag, simulated, simulated-continuations, simulated-yes-no, simulated-levels, or the path of a
     table."""
@@ -188,11 +188,11 @@ class TaskOptions(Config):
     data: Path | None = None
     """Folder with the task's files; the Hub when absent."""
     train: Annotated[int, Field(ge=1)] = 5000
-    """Training instances: a random subset."""
+    """Training instances at most: a random subset of those that are neither validation nor test."""
     validation: Annotated[int, Field(ge=1)] = 300
-    """Validation instances: a random subset, carved from the official training split."""
+    """Validation instances at most: a random subset, cut from the training data where the task has no such split."""
     test: Annotated[int, Field(ge=1)] = 2000
-    """Test instances: a random subset of the official validation split."""
+    """Test instances at most: a random subset; of socialiqa and hellaswag, of the official validation split."""
     data_seed: Seed = 0
     """Seed of the random subsets."""
     prompt: Prompts = "own"
@@ -391,7 +391,7 @@ class EvaluateConfig(ScoringOptions, TaskOptions, ModelOptions, ModelAndTask):
     """Everything that decides an evaluation by `rango evaluate`, as in its evaluation.yaml."""
 
     model: str = Field(default="", kw_only=False)
-    """Hub id, or folder with a transformers checkpoint; or an endpoint: systemone:URL#NAME or openai:URL#NAME."""
+    """Hub id, folder with a checkpoint, or GGUF file; or an endpoint: systemone:URL#NAME or openai:URL#NAME."""
     task: str = Field(default="", kw_only=False)
     """socialiqa, hellaswag, simulated, simulated-continuations, simulated-yes-no, simulated-levels, or the path of a
     table."""

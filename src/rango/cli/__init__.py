@@ -46,7 +46,7 @@ _COMMANDS = {
     },
     "Judge": {
         "evaluate": ("evaluate:evaluate", "Write the posteriors and metrics of a model, with or without an adapter."),
-        "metrics": ("posteriors:metrics", "Every metric of a posteriors file from anywhere, with intervals."),
+        "metrics": ("posteriors:metrics", "Every metric of a run, or of posteriors from anywhere, with intervals."),
         "compare": ("posteriors:compare", "Compare two systems on the same instances."),
         "calibrate": ("posteriors:calibrate", "Fit a calibrator on one posteriors file and apply it to another."),
         "decide": ("posteriors:decide", "The Bayes decision of each instance under given costs."),
@@ -58,7 +58,7 @@ _COMMANDS = {
         ),
         "plan": ("plan:plan", "How many instances show a difference, and how many a temperature needs."),
         "report": ("show:report", "Write the page of a run or study again, from its stored files."),
-        "verify": ("show:verify", "Whether a run or study is as it was written, and its metrics its posteriors'."),
+        "verify": ("show:verify", "Check that a run or study is as it was written, and compute its metrics again."),
     },
     "Data and models": {
         "tasks": ("show:tasks", "List the tasks, or show one: its splits and its prompts."),

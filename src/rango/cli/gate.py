@@ -26,7 +26,7 @@ def gate(
     costs: CostsText = None,
     max_error: float | None = None,
     precision: Annotated[
-        str | None, Parameter(help="Least precision of classes: refund=0.9 or refund=0.9,spam=0.99.")
+        str | None, Parameter(help="Least precision of classes, for example refund=0.9 or refund=0.9,spam=0.99.")
     ] = None,
     fit: Annotated[str | None, Parameter(help="Posteriors to choose on; of RUN, its validation split.")] = None,
     pass_on: str | None = None,
@@ -46,7 +46,8 @@ def gate(
     source
         Posteriors with labels, or RUN, or RUN:STATE.
     max_error
-        Largest error among the instances that are acted on: 0.05. The bound holds with the probability --level.
+        Largest error among the instances that are acted on, for example 0.05. The bound holds with the probability
+        --level.
     pass_on
         The decision of the costs that passes on. Needed where several decisions name no class, or none does.
     level

@@ -65,12 +65,12 @@ def monitor(
     precision
         Say how many labels fix the calibration gap to this much on either side.
     check
-        Baseline file: exit with 1 where its limits are broken, by alarms over time; on the baseline's own instances by
-        paired comparison.
+        Baseline file: exit with 1 where its limits are broken. They are tested by alarms over time, or, on the
+        baseline's own instances, by paired comparison.
     save_baseline
         JSON file (.json) to write the metrics of the labelled decisions to, with limits for --check.
     margin
-        Share of a value by which it may become worse, in --save-baseline.
+        With --save-baseline, the share of a value by which it may become worse: 0.05 allows 5 %.
     out
         JSON file (.json) to write the report to.
     """

@@ -125,8 +125,8 @@ def calibrate(
     calibrator
         JSON file to write the fitted calibrator to, or to read it from when --fit is absent.
     towards
-        JSON file of the calibrator of until now, or identity: --fit may then have few labels, and the fit is held at it
-        as firmly as they suggest.
+        JSON file of the calibrator in use, or identity: --fit may then have few labels, and the new fit is held near
+        the old one as firmly as they suggest.
     precision
         With --towards, say how many labels fix a temperature to this share of it; 0.1 when absent.
     """

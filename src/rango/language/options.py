@@ -29,7 +29,7 @@ class NGramOptions(Config):
     """Only with kneser-ney: one fixed discount for the orders above 1 (tokens that the text lacks are then impossible).
     When absent, modified Kneser-Ney estimates three discounts for each order from the text."""
     unit: Literal["tokens", "words"] = "tokens"
-    """tokens of the byte-level BPE tokenizer, or words and punctuation marks, with <unk> for words that the text has
+    """tokens of the byte-level BPE tokenizer, or words and punctuation marks, with `<unk>` for words that the text has
     once only or that are beyond --vocabulary."""
     arpa: bool = False
     """Also write the model to model.arpa in the folder."""
