@@ -1,7 +1,7 @@
 #!/bin/bash
 # A study on a Slurm cluster: each task of the array is one worker on one GPU.
 #
-#   sbatch --export=ALL,STUDY=studies/placement.yaml,OUT=/shared/runs/placement examples/clusters/slurm.sh
+#   sbatch --export=ALL,STUDY=studies/thesis/placement.yaml,OUT=/shared/runs/placement examples/clusters/slurm.sh
 #
 # STUDY and OUT are paths that every node sees; OUT is on a file system that passes locks on (docs/clusters.md).
 #SBATCH --job-name=rango-study
