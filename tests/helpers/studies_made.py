@@ -104,6 +104,26 @@ def ladder_study(n: int = 400, *, logs: bool = False) -> list[Outcome]:
     return outcomes
 
 
+def changes_study(n: int = 200, *, seeds: Sequence[int] = (0,)) -> list[Outcome]:
+    """A centre and single changes of it, some of which move nothing, with the base model."""
+    truth = make_truth(n, seed=3)
+    centre: dict[str, object] = {"lora.targets": ("q", "v"), "lora.rank": 8, "learning_rate": 5e-4, "train": 5000}
+    base = {"adaptation": "none", **dict.fromkeys(centre)}
+    outcomes = [make_outcome(base, truth, scale=0.2, noise=0.2, seeds=(0,))]
+    changes: list[tuple[dict[str, object], float]] = [
+        ({}, 0.8),
+        ({"lora.targets": ("k",)}, 0.45),
+        ({"lora.rank": 1}, 0.79),
+        ({"learning_rate": 1e-3}, 0.82),
+        ({"train": 64}, 0.3),
+    ]
+    for place, (change, scale) in enumerate(changes):
+        axes = {"adaptation": "lora", **centre, **change}
+        systems = {seed: make_system(truth, scale=scale, noise=0.2, seed=10 * place + seed) for seed in seeds}
+        outcomes.append(Outcome(axes=axes, posteriors=systems))
+    return outcomes
+
+
 THESIS = (
     Reference("phi-2 base", {"task": "socialiqa"}, "accuracy", 0.67, "reference thesis, table 4.1"),
     Reference("phi-2 adapted", {"task": "socialiqa"}, "accuracy", 0.72, "reference thesis, table 4.1"),

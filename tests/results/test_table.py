@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from helpers.studies_made import THESIS, make_outcome, make_system, make_truth, placement_study
+from helpers.studies_made import THESIS, changes_study, make_outcome, make_system, make_truth, placement_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rango.decisions import Costs, Posteriors, entropy, holm, paired_bootstrap, summarise
+from rango.decisions import Costs, Posteriors, entropy, holm, paired_bootstrap, summarise, summarise_difference
 from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError
 from rango.results.outcomes import Outcome
@@ -329,3 +329,49 @@ def test_axes_in_words() -> None:
     assert axis_text(frozenset({"q"})) == "q"
     assert varied_axes([{"a": 1, "b": 2}, {"a": 1}]) == ("b",)
     assert [belongs(THESIS[0], task) for task in ("socialiqa", "hellaswag", None)] == [True, False, True]
+
+
+def test_changes_are_paired_differences_from_the_centre_corrected_together() -> None:
+    outcomes = changes_study()
+    table = study_table(outcomes, select="nce", replicates=100, seed=4)
+    assert table.has_centre
+    base, centre, *changed = table.rows
+    assert all(cell.change is None for cell in centre.cells.values())
+    of_centre = outcomes[1].posteriors[0]
+    p_values = []
+    for row, outcome in zip((base, *changed), (outcomes[0], *outcomes[2:]), strict=True):
+        system = outcome.posteriors[0]
+        expected = summarise_difference(of_centre, system, metrics=["nce", "error_rate"], replicates=100, seed=4)
+        for name, estimate in expected.items():
+            change = row.cells[name].change
+            assert change is not None
+            assert change.value == pytest.approx(estimate.value, abs=1e-12)
+            assert (change.low, change.high) == pytest.approx((estimate.low, estimate.high), abs=1e-12)
+        losses = [-each.log_posteriors[np.arange(len(each)), each.labels] for each in (of_centre, system)]
+        # 50 replicates for each of the five comparisons are more than 100.
+        p_values.append(paired_bootstrap(*losses, replicates=250, seed=4).p)
+    changes = [row.cells["nce"].change for row in (base, *changed)]
+    assert [change.p for change in changes if change] == pytest.approx(holm(p_values).tolist())
+    # What moves much is significant, a rank or a learning rate that move next to nothing are not worth a mark.
+    assert [change.p < 0.05 for change in changes if change and change.p is not None][1::3] == [True, True]
+
+
+def test_a_grid_has_no_centre() -> None:
+    table = study_table(placement_study(40), select="nce", replicates=20)
+    assert not table.has_centre
+    assert all(cell.change is None for row in table.rows for cell in row.cells.values())
+
+
+def test_changes_without_intervals_and_beside_what_is_infinite() -> None:
+    outcomes = changes_study(60)
+    last = outcomes[-1]
+    logs = np.array(last.posteriors[0].log_posteriors)
+    logs[0] = np.where(np.arange(3) == last.posteriors[0].labels[0], -np.inf, np.log(0.5))
+    sure = Outcome(last.axes, {0: Posteriors(logs, last.posteriors[0].labels, last.posteriors[0].ids)})
+    table = study_table([*outcomes[:-1], sure], select="error_rate", replicates=0)
+    change = table.rows[2].cells["nce"].change
+    assert change is not None
+    assert (change.low, change.high, change.p) == (None, None, None)
+    # Of an infinite NCE there is no difference, of its error rate there is.
+    assert table.rows[-1].cells["nce"].change is None
+    assert table.rows[-1].cells["error_rate"].change is not None

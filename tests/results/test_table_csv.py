@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from helpers.studies_made import make_truth, placement_study
+from helpers.studies_made import changes_study, make_truth, placement_study
 
 from rango.decisions import Posteriors
 from rango.results.outcomes import Outcome
@@ -65,3 +65,13 @@ def test_held_out_loss_of_the_bases() -> None:
     assert (first["held_out_nats_per_token"], first["held_out_bits_per_byte"]) == ("2.5", "0.75")
     assert second["held_out_bits_per_byte"] == ""
     assert "seconds" not in first
+
+
+def test_changes_from_a_centre_have_columns_of_their_own() -> None:
+    table = study_table(changes_study(40), select="nce", replicates=20)
+    lines = list(csv.DictReader(io.StringIO(table_csv(table))))
+    assert [line["nce_change"] == "" for line in lines] == [False, True, False, False, False, False, True]
+    change = table.rows[2].cells["nce"].change
+    assert change is not None
+    columns = ("nce_change", "nce_change_low", "nce_change_high", "nce_change_p")
+    assert [float(lines[2][name]) for name in columns] == [change.value, change.low, change.high, change.p]

@@ -46,6 +46,7 @@ class TestNames:
         ]
         among = [centre | change for change in changes]
         assert [Names(among).of(axes) for axes in among] == ["centre", "q", "rank 1, learning rate 0.001", "train 64"]
+        assert Names(among).of_centre() == "q,v, rank 8, learning rate 0.0005, train 5000"
         # Four changes in one configuration are no change of the centre: then every value is named.
         among.append(centre | {"lora.targets": "k", "lora.rank": 2, "learning_rate": 1e-3, "train": 64})
         assert Names(among).of(among[1]) == "q, rank 8, learning rate 0.0005, train 5000"

@@ -92,6 +92,28 @@ def paired_bootstrap(
     return PairedDifference(difference, *interval, (1 + as_far) / (1 + replicates), len(a))
 
 
+def paired_p_values(gaps: Array, *, groups: Sequence[str] | None, replicates: int, seed: int = 0) -> Array:
+    """The p-values of `paired_bootstrap` for many pairs of systems on the same instances, whose draws are made once.
+
+    Args:
+        gaps: (N, pairs) the finite losses of system b less those of system a.
+        groups: (N,) as of `paired_bootstrap`.
+        replicates: how many.
+        seed: of the replicates.
+
+    Returns:
+        (pairs,), not corrected for being several.
+    """
+    resampling = Resampling(np.zeros(len(gaps), dtype=np.int64), seed=seed, groups=groups)
+    ordered = gaps[resampling.order]  # (N, pairs)
+    differences = ordered.mean(axis=0)
+    as_far = np.zeros(gaps.shape[1])
+    for counts in resampling.counts(replicates):  # (R, N)
+        drawn = counts @ ordered / counts.sum(axis=1, keepdims=True)  # (R, pairs)
+        as_far += (np.abs(drawn - differences) >= np.abs(differences)).sum(axis=0)
+    return np.asarray((1.0 + as_far) / (1.0 + replicates))
+
+
 def holm(p_values: ArrayLike) -> Array:
     """P-values adjusted for being m together, by Holm's step-down rule.
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rango.decisions import METRICS, Costs, Posteriors, Resampling, holm, paired_bootstrap
+from rango.decisions import METRICS, Costs, Posteriors, Resampling, holm
 from rango.decisions.arrays import Array
 from rango.decisions.bootstrap import LossTable, percentile_interval
 from rango.decisions.normaliser import Normaliser, normalisers_of
+from rango.decisions.significance import paired_p_values
 from rango.decisions.stated_costs import StatedCosts
 from rango.errors import InputError, unknown_name
 
@@ -39,6 +40,20 @@ _REPLICATES_PER_COMPARISON = 50
 
 
 @dataclass(frozen=True)
+class Change:
+    """By how much a configuration differs from the centre of its study in one metric."""
+
+    value: float
+    """Its mean over seeds less that of the centre."""
+    low: float | None
+    """Lower end of the paired 95 % bootstrap interval, for the sampling of test instances; None where there is none."""
+    high: float | None
+    """Upper end of it."""
+    p: float | None = None
+    """p-value of no difference, Holm-corrected over the block; None where the metric is no mean over instances."""
+
+
+@dataclass(frozen=True)
 class MetricOverSeeds:
     """One metric of one configuration. Two kinds of noise, kept apart."""
 
@@ -54,6 +69,8 @@ class MetricOverSeeds:
     """The value of each seed, in the order of the seeds."""
     note: str | None = None
     """What must be known to read the mean: why it is infinite or undefined."""
+    change: Change | None = None
+    """The difference from the centre, in a study that changes one thing at a time; None for the centre itself."""
 
 
 def only_value(value: float) -> MetricOverSeeds:
@@ -103,6 +120,7 @@ def measure(
     costs: StatedCosts | None,
     replicates: int,
     seed: int,
+    centre: int | None = None,
 ) -> list[dict[str, MetricOverSeeds]]:
     """Each metric of each configuration, all resampled on the same draws of test instances.
 
@@ -116,6 +134,7 @@ def measure(
         costs: of decisions, or None.
         replicates: bootstrap replicates; 0 for no intervals.
         seed: of the bootstrap.
+        centre: the configuration from which the changes are measured, on the same draws.
     """
     resampling = Resampling(instances.labels, seed=seed, groups=instances.groups)
     prepared = [
@@ -145,7 +164,49 @@ def measure(
                 note=next(filter(None, notes), None) if finite else _why_not_finite(seeds, values.tolist()),
             )
         result.append(cells)
+    if centre is not None:
+        _add_changes(result, configurations, replicate_means, centre, instances, costs, replicates, seed)
     return result
+
+
+def _add_changes(
+    cells: Sequence[dict[str, MetricOverSeeds]],
+    configurations: Sequence[Mapping[int, Posteriors]],
+    drawn: Sequence[Mapping[str, Array]],
+    centre: int,
+    instances: SharedInstances,
+    costs: StatedCosts | None,
+    replicates: int,
+    seed: int,
+) -> None:
+    """Say in every cell by how much it differs from that of the centre, in the metrics that both have."""
+    tests: dict[object, list[float | None]] = {}
+    for name, of_centre in cells[centre].items():
+        metric = METRICS[name]
+        rows = [
+            row
+            for row, own in enumerate(cells)
+            if row != centre and name in own and math.isfinite(own[name].mean - of_centre.mean)
+        ]
+        # Metrics of one rule, such as NCE and cross-entropy, have one test.
+        if metric.is_mean and replicates and metric.definition not in tests:
+            loss = [
+                losses(seeds, select=name, instances=instances, costs=costs) if row in {centre, *rows} else np.empty(0)
+                for row, seeds in enumerate(configurations)
+            ]
+            partners = [centre if row in rows else None for row in range(len(cells))]
+            tests[metric.definition] = _corrected_p(loss, partners, instances, replicates, seed)
+        for row in rows:
+            value = cells[row][name].mean - of_centre.mean
+            low, high = None, None
+            if replicates:
+                held = value if metric.reference is not None else math.nan
+                low, high = percentile_interval(drawn[row][name] - drawn[centre][name], level=LEVEL, value=held) or (
+                    None,
+                    None,
+                )
+            p = tests[metric.definition][row] if metric.definition in tests else None
+            cells[row][name] = replace(cells[row][name], change=Change(value, low, high, p))
 
 
 def _measurable(metrics: Sequence[str], seeds: Mapping[int, Posteriors], costs: StatedCosts | None) -> list[str]:
@@ -300,18 +361,19 @@ def _corrected_p(
 ) -> list[float | None]:
     """Two-sided p of equal mean loss of each configuration and its partner, Holm-corrected; None where it has none."""
     pairs = [(row, partner) for row, partner in enumerate(partners) if partner is not None]
-    drawn = max(replicates, _REPLICATES_PER_COMPARISON * len(pairs))
-    p_values = []
-    for row, partner in pairs:
-        a, b = loss[row], loss[partner]
-        finite = [bool(np.isfinite(each).all()) for each in (a, b)]
-        if (a == b).all():
-            p_values.append(1.0)
-        elif not all(finite):
+    p_values = np.ones(len(pairs))
+    tested = []
+    for place, (row, partner) in enumerate(pairs):
+        finite = [bool(np.isfinite(loss[each]).all()) for each in (row, partner)]
+        if all(finite) and (loss[row] != loss[partner]).any():
+            tested.append(place)
+        elif finite[0] != finite[1]:
             # One right answer of posterior 0 makes the mean over all instances infinite, whatever else is drawn.
-            p_values.append(1.0 if finite[0] == finite[1] else 0.0)
-        else:
-            p_values.append(paired_bootstrap(a, b, groups=instances.groups, replicates=drawn, seed=seed).p)
+            p_values[place] = 0.0
+    if tested:
+        gaps = np.stack([loss[pairs[place][1]] - loss[pairs[place][0]] for place in tested], axis=1)  # (N, tested)
+        drawn = max(replicates, _REPLICATES_PER_COMPARISON * len(pairs))
+        p_values[tested] = paired_p_values(gaps, groups=instances.groups, replicates=drawn, seed=seed)
     corrected: list[float | None] = [None] * len(loss)
     for (row, _), p in zip(pairs, holm(p_values).tolist(), strict=True):
         corrected[row] = p

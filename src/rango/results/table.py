@@ -33,7 +33,7 @@ from rango.results.statistics import (
 )
 from rango.rows import to_csv_cell
 from rango.showing import Grid, Shown, count, short
-from rango.studies.axes import TASK, Names, axis_names, axis_text, is_base, varied_axes
+from rango.studies.axes import CENTRE, TASK, Names, axis_names, axis_text, is_base, varied_axes
 from rango.studies.study import Reference, check_metrics
 
 Yardstick = Literal["base", "prior", "floor"]
@@ -150,6 +150,11 @@ class StudyTable(Shown):
         return Grid(["configuration", "", *names], rows)
 
     @property
+    def has_centre(self) -> bool:
+        """Whether the study changes one thing at a time: cells then have their change."""
+        return any(cell.change is not None for row in self.rows for cell in row.cells.values())
+
+    @property
     def failed(self) -> tuple[StudyRow, ...]:
         """The rows of which at least one seed has no posteriors."""
         return tuple(row for row in self.rows if row.failures)
@@ -218,6 +223,7 @@ def study_table(
     measured = tuple(dict.fromkeys((*usual, *of_costs, select, *first)))
 
     # Every configuration has a row; those with posteriors are then measured, a block at a time.
+    names = Names([outcome.axes for outcome in outcomes])
     rows = [StudyRow(o.axes, tuple(o.posteriors), None, {}, None, o.failures, o.facts, pages=o.pages) for o in outcomes]
     blocks = []
     for number, (places, unlisted) in enumerate(_blocks(outcomes, bases)):
@@ -225,7 +231,16 @@ def study_table(
         systems = [outcome.posteriors for outcome in members]
         instances = SharedInstances.of([system for seeds in systems for system in seeds.values()])
         # All configurations of a block are measured and compared on the same draws of its instances.
-        cells = measure(systems, instances=instances, metrics=measured, costs=costs, replicates=replicates, seed=seed)
+        centre = next((row for row, outcome in enumerate(members) if names.of(outcome.axes) == CENTRE), None)
+        cells = measure(
+            systems,
+            instances=instances,
+            metrics=measured,
+            costs=costs,
+            replicates=replicates,
+            seed=seed,
+            centre=centre,
+        )
         any_system = next(iter(systems[0].values()))
         zeros = np.zeros((len(instances.ids), any_system.n_choices))
         constant, used = Posteriors.from_scores(zeros, instances.labels).prior_only(), fitting_costs(any_system, costs)
@@ -313,7 +328,8 @@ def table_csv(table: StudyTable) -> str:
     metric its mean over seeds under its own name, and NAME_spread (standard deviation over seeds), NAME_low and
     NAME_high (95 % interval over test instances) · what the base models need of held-out text, where it is known ·
     `mark`: best, tied (not significantly worse than the best), worse, or empty · `p` against the best, Holm-corrected ·
-    `failed`: seeds without posteriors and why. What is undefined is empty, what is infinite is `inf`.
+    `failed`: seeds without posteriors and why. What is undefined is empty, what is infinite is `inf`. Where one thing
+    changes at a time, behind NAME_high also NAME_change, _low, _high and _p: the difference from the centre.
 
     The rows of kind `configuration` are the study's own. Behind them come, for each task, what they are compared with:
     `base` (a base model that the study does not list), `prior` (the class frequencies alone) and `floor` (the true
@@ -321,7 +337,10 @@ def table_csv(table: StudyTable) -> str:
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
-    values = [f"{metric}{part}" for metric in table.metrics for part in ("", "_spread", "_low", "_high")]
+    parts: tuple[str, ...] = ("", "_spread", "_low", "_high")
+    if table.has_centre:
+        parts += ("_change", "_change_low", "_change_high", "_change_p")
+    values = [f"{metric}{part}" for metric in table.metrics for part in parts]
     facts = [name for name in _FACTS if any(name in row.facts for row in table.rows)]
     writer.writerow(["kind", *table.axes, "seeds", "n", *values, *facts, "mark", "p", "failed"])
     configurations = [("configuration", row) for row in table.rows]
@@ -329,7 +348,10 @@ def table_csv(table: StudyTable) -> str:
         numbers: list[float | None] = []
         for metric in table.metrics:
             cell = row.cells.get(metric)
-            numbers += (None,) * 4 if cell is None else (cell.mean, cell.spread, cell.low, cell.high)
+            own = (None,) * 4 if cell is None else (cell.mean, cell.spread, cell.low, cell.high)
+            change = cell.change if cell is not None else None
+            changed = (None,) * 4 if change is None else (change.value, change.low, change.high, change.p)
+            numbers += (*own, *changed)[: len(parts)]
         numbers += [row.facts.get(name) for name in facts]
         writer.writerow(
             [

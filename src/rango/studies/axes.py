@@ -157,8 +157,8 @@ class Names:
     def of(self, axes: Mapping[str, object], *, without: Sequence[str] = ()) -> str:
         """The name of one configuration; `without` names axes to leave out."""
         base = is_base(axes)
-        if not base and self._centre is not None:
-            named = {key for key in self._of_adapted if axis_text(axes.get(key)) != axis_text(self._centre.get(key))}
+        if not base and self.centre is not None:
+            named = {key for key in self._of_adapted if axis_text(axes.get(key)) != axis_text(self.centre.get(key))}
             if not named - {TASK}:
                 return CENTRE
             return self._listed(axes, named - {TASK, *without}) or "the configuration"
@@ -172,6 +172,10 @@ class Names:
         parts += filter(None, [self._listed(axes, named)])
         return ", ".join(parts) if parts else axis_text(axes.get(ADAPTATION, "the configuration"))
 
+    def of_centre(self) -> str:
+        """The values of the centre on the axes that vary, "" where there is no centre."""
+        return "" if self.centre is None else self._listed(self.centre, set(self._of_adapted) - {TASK})
+
     def _listed(self, axes: Mapping[str, object], named: set[str]) -> str:
         names = tuple(name for name in axis_names(self.among) if name in named)
         parts = []
@@ -182,7 +186,7 @@ class Names:
         return ", ".join(parts)
 
     @cached_property
-    def _centre(self) -> Mapping[str, object] | None:
+    def centre(self) -> Mapping[str, object] | None:
         """The first adapted configuration, if many axes vary and each other one changes at most three of them."""
         adapted = [axes for axes in self.among if not is_base(axes)]
         varied = set(self._of_adapted) - {TASK}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.studies_made import THESIS, ladder_study, make_outcome, make_truth, placement_study
+from helpers.studies_made import THESIS, changes_study, ladder_study, make_outcome, make_truth, placement_study
 from matplotlib.axes import Axes
 
 from rango.decisions import Posteriors
@@ -51,6 +51,23 @@ def test_names_give_dots_one_column_per_task(placement: tuple[StudyTable, list[O
     assert [cell.low, cell.high] in drawn
     assert [cell.mean] in drawn
     assert list(cell.values) in drawn
+
+
+def test_single_changes_give_differences_around_the_centre() -> None:
+    table = study_table(changes_study(), select="nce", replicates=50)
+    figures = study_figures(table)
+    assert list(figures) == ["changes"]
+    error, nce = figures["changes"].axes
+    assert nce.get_xlabel() == "NCE, less that of the centre\n(below 0 is better)"
+    assert [label.get_text() for label in error.get_yticklabels()][::-1] == [
+        *("base model", "k", "rank 1", "learning rate 0.001", "train 64")
+    ]
+    changes = [row.cells["nce"].change for row in table.rows]
+    drawn = {line.get_xdata()[0]: line.get_markerfacecolor() for line in nce.lines if line.get_marker() in "os"}  # type: ignore[index]
+    assert list(drawn) == [change.value for change in changes if change is not None]
+    full = [change.value for change in changes if change is not None and (change.p or 0) < 0.05]
+    assert [value for value, face in drawn.items() if face != "white"] == full
+    assert [line.get_xdata() for line in nce.lines][-1] == [0.0, 0.0]
 
 
 def test_full_dots_are_not_significantly_worse_than_the_best(placement: tuple[StudyTable, list[Outcome]]) -> None:

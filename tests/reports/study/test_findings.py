@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.studies_made import ladder_study, make_outcome, make_truth, placement_study
+from helpers.studies_made import changes_study, ladder_study, make_outcome, make_truth, placement_study
 
 from rango.decisions import Posteriors
 from rango.reports.study.findings import study_findings, verdict_sentences
@@ -26,6 +26,11 @@ def test_verdicts_in_words() -> None:
         "Not significantly worse than the best: lora, train 256; lora, train 1024; lora, train 5000; "
         "lora+calibration, train 1024."
     )
+
+
+def test_the_changes_of_a_centre_are_counted_and_the_largest_named() -> None:
+    _, changes = verdict_sentences(study_table(changes_study(), select="nce", replicates=100))
+    assert changes == "2 of 4 changes of the centre move NCE significantly. These are train 64 (+0.139); k (+0.061)."
 
 
 def test_verdicts_of_small_studies() -> None:

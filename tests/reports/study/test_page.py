@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from helpers.studies_made import hostile_study, make_outcome, make_truth
+from helpers.studies_made import changes_study, hostile_study, make_outcome, make_truth
 
 from rango.decisions import Posteriors
 from rango.reports.study.page import render_study_page
@@ -48,6 +48,13 @@ def test_the_page_needs_nothing_from_elsewhere_and_every_text_is_escaped(page: s
     assert page.count('title="best"') == 2
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_a_study_of_single_changes_shows_differences_from_the_centre() -> None:
+    page = rendered(StudyResult("changes", "", "nce", tuple(changes_study(80)), ()))
+    assert "Changes of error rate from the centre" in page
+    assert "Changes of NCE from the centre" in page
+    assert "Full: significant after Holm's correction over all of them (5%)" in words(page).replace("&#39;", "'")
 
 
 def test_the_contents_lead_to_the_sections(page: str) -> None:

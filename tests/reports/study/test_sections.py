@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from helpers.studies_made import THESIS, calibration_table, make_outcome, make_truth, placement_study
+from helpers.studies_made import THESIS, calibration_table, changes_study, make_outcome, make_truth, placement_study
 
 from rango.decisions import Posteriors
 from rango.reports.study.sections import (
@@ -13,6 +13,7 @@ from rango.reports.study.sections import (
     mark_words,
     numeric_axis,
     sections,
+    shown_axes,
     shown_columns,
     sources,
     span_text,
@@ -159,3 +160,14 @@ def test_the_text_of_a_cell() -> None:
     assert (value_text(cell), span_text(cell)) == ("0.210 ±0.012", "0.190 to 0.230")
     alone = MetricOverSeeds(math.nan, None, 0.1, 0.2, (math.nan,))
     assert (value_text(alone), span_text(alone)) == ("–", "")
+
+
+def test_where_one_thing_changes_at_a_time_the_change_is_the_name_of_a_row() -> None:
+    table = study_table(changes_study(40), select="nce", replicates=0)
+    assert shown_axes(table) == ()
+    (section,) = sections(table)
+    assert [line.title for line in section.lines if line.kind == "configuration"] == [
+        *("base model", "centre", "k", "rank 1", "learning rate 0.001", "train 64")
+    ]
+    assert "centre: q,v, rank 8, learning rate 0.0005, train 5000" in caption_parts(table, shown_columns(table))
+    assert numeric_axis(table) is None

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from rango.decisions import Estimate
 from rango.reports.language import _, integer, localised
 from rango.reports.run.figures import curve_points, running_mean
+from rango.reports.run.findings import p_text
 from rango.reports.study.sections import (
     Line,
+    Section,
     as_number,
     label_of,
     metric_title,
@@ -40,9 +44,9 @@ from rango.reports.style import (
     name_point,
     styled,
 )
-from rango.reports.tables import column_named, number
+from rango.reports.tables import column_named, interval, number
 from rango.results.outcomes import Outcome
-from rango.results.statistics import MetricOverSeeds
+from rango.results.statistics import ALPHA, MetricOverSeeds
 from rango.results.table import Block, StudyTable
 from rango.studies.axes import TASK, axis_text, is_base, short_name
 
@@ -74,15 +78,18 @@ def study_figures(
         metrics: of the panels; None for the error rate (or accuracy) and the metric that selects (or NCE).
 
     Returns:
-        Figures by name, which is also their file's: `configurations` (no axis of numbers: a dot with its interval for
-        each, a column for each task) or `by-AXIS` (an axis of numbers: lines over it), and `curves` where there are
-        logs. Empty where nothing was measured.
+        Figures by name, which is also their file's: `changes` (one thing changes at a time: differences from the
+        centre), `configurations` (no axis of numbers: a dot with its interval for each, a column for each task) or
+        `by-AXIS` (an axis of numbers: lines over it), and `curves` where there are logs. Empty where nothing was
+        measured.
     """
     figures: dict[str, Figure] = {}
     if table.blocks:
         names = tuple(metrics or panel_metrics(table))
         axis = numeric_axis(table)
-        if axis is None:
+        if table.has_centre:
+            figures["changes"] = change_figure(table, metrics=names)
+        elif axis is None:
             figures["configurations"] = dot_figure(table, metrics=names)
         else:
             figures[f"by-{axis}"] = line_figure(table, axis=axis, metrics=names)
@@ -159,7 +166,32 @@ def dot_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
     below are single seeds. Below the configurations stands what they are compared with, the priors and the true
     posterior also as lines through the panel. The table has at least one block.
     """
-    parts = [part for part in sections(table) if any(line.cells for line in part.lines)]
+    return _dots(sections(table), metrics)
+
+
+@styled
+def change_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
+    """The difference of each configuration from the centre, with its paired interval, a column for each task.
+
+    A full dot is a difference that is significant after Holm's correction over the task. The table has a centre.
+    """
+    parts = []
+    for part in sections(table):
+        lines = []
+        for line in part.lines:
+            changes = {name: cell.change for name, cell in line.cells.items() if cell.change is not None}
+            cells = {
+                name: MetricOverSeeds(change.value, None, change.low, change.high, (change.value,), change=change)
+                for name, change in changes.items()
+            }
+            lines.append(replace(line, cells=cells))
+        parts.append(replace(part, lines=tuple(lines)))
+    return _dots(parts, metrics)
+
+
+def _dots(of_tasks: Sequence[Section], metrics: Sequence[str]) -> Figure:
+    """Each line as a dot with its interval: what its cells hold, or where they are changes, the changes around 0."""
+    parts = [part for part in of_tasks if any(line.cells for line in part.lines)]
     # The rows of the panels of each metric, the same for each task. With one task the metrics stand side by side and
     # share their rows.
     titles: dict[str, list[str]] = {}
@@ -190,15 +222,33 @@ def dot_figure(table: StudyTable, *, metrics: Sequence[str]) -> Figure:
             if begin is not None:
                 # The values beyond stand right of all that is drawn, the line of the priors too.
                 ax.set_xlim(begin, end + 0.28 * (end - begin))
-            ax.set_xlabel(metric_title(metric))
+            changes = any(cell.change is not None for cell in cells.values())
+            if changes:
+                ax.axvline(0.0, color=INK, linewidth=1.0, linestyle=_DOTTED, zorder=1)
+            ax.set_xlabel(_change_title(metric) if changes else metric_title(metric))
             ax.tick_params(axis="y", labelleft=column == 0 and (len(parts) > 1 or row == 0))
             if part.title and row == 0:
                 ax.set_title(part.title)
     return figure
 
 
+def _change_title(metric: str) -> str:
+    """A change of a metric as the label of an axis, with the better direction below it."""
+    column = column_named(metric)
+    side = _("above 0 is better") if column.direction == "higher" else _("below 0 is better")
+    return _("%(metric)s, less that of the centre", metric=column.title) + f"\n({side})"
+
+
 def _values(name: str, metric: str, cell: MetricOverSeeds) -> dict[str, str]:
     """What a point shows on hover, and in the table below its figure."""
+    change = cell.change
+    if change is not None:
+        return {
+            _("configuration"): name,
+            column_named(metric).title: number(change.value, sign=True),
+            _("95% interval"): interval(Estimate(change.value, change.low, change.high, 0, "none"), sign=True),
+            "p": "–" if change.p is None else p_text(change.p).removeprefix("p = ").removeprefix("p "),
+        }
     values = {
         _("configuration"): name,
         column_named(metric).title: value_text(cell),
@@ -233,7 +283,9 @@ def _dot(ax: Axes, line: Line, cell: MetricOverSeeds, y: int) -> None:
         below = [y - 0.27] * len(cell.values)
         ax.plot(cell.values, below, color=FAINT, marker=".", markersize=4, linestyle="none")
     # A hollow dot is filled with white (the paper's colour on the page), so that it covers its whisker.
-    face = colour if line.mark in ("best", "tied") else "white"
+    significant = cell.change is not None and cell.change.p is not None and cell.change.p < ALPHA
+    full = line.mark in ("best", "tied") if cell.change is None else significant
+    face = colour if full else "white"
     marker = "s" if line.is_base else "o"
     ax.plot(
         [cell.mean], [y], color=colour, marker=marker, markersize=6.0, linestyle="none", markerfacecolor=face, zorder=3

@@ -14,7 +14,7 @@ from rango.reports.language import _, ngettext
 from rango.reports.run.findings import Finding, Tone
 from rango.reports.study.sections import full_label, label_of
 from rango.reports.tables import column_named, number
-from rango.results.statistics import Side
+from rango.results.statistics import ALPHA, Side
 from rango.results.table import Block, StudyRow, StudyTable, failure_text
 from rango.studies.axes import TASK, axis_text, is_base
 
@@ -25,9 +25,12 @@ _NAMED = 6
 def study_findings(table: StudyTable) -> tuple[Finding, ...]:
     """For each task its best configuration, what is not significantly worse, and the comparison with the base model.
 
-    Then the configurations without results. A finding is good where something is significant, unclear where nothing is.
+    Then what changes of the centre move, and the configurations without results. A finding is good where something is
+    significant, unclear where nothing is.
     """
     findings = [_best_of_block(table, block) for block in table.blocks]
+    if table.has_centre:
+        findings += [_changes_of_block(table, block) for block in table.blocks]
     if table.failed:
         findings.append(_failed(table))
     return tuple(findings) or (
@@ -85,6 +88,29 @@ def _best_of_block(table: StudyTable, block: Block) -> Finding:
         head = heading(_("best by %(metric)s: %(name)s (%(value)s)", metric=title, name=name, value=value))
         sentences = [against_priors, against_base, detail]
     return Finding("best", tone, head, " ".join(filter(None, sentences)))
+
+
+def _changes_of_block(table: StudyTable, block: Block) -> Finding:
+    """Which single changes move the metric that selects, significantly after Holm's correction over all of them."""
+    words, task = column_named(table.select).words, f"{axis_text(block.task)}: " if TASK in table.varied else ""
+    rows = [table.rows[place] for place in block.rows if not is_base(table.rows[place].axes)]
+    changes = [(row, row.cells[table.select].change) for row in rows if table.select in row.cells]
+    tested = [(row, change) for row, change in changes if change is not None and change.p is not None]
+    moved = [(row, change) for row, change in tested if change.p is not None and change.p < ALPHA]
+    head = ngettext(
+        "%(moved)s of %(count)s change of the centre moves %(metric)s significantly",
+        "%(moved)s of %(count)s changes of the centre move %(metric)s significantly",
+        len(tested),
+        moved=len(moved),
+        metric=words,
+    )
+    # The largest first: what is not named is smaller than what is.
+    moved.sort(key=lambda pair: -abs(pair[1].value))
+    names = "; ".join(f"{label_of(row, table)} ({number(change.value, sign=True)})" for row, change in moved[:_NAMED])
+    detail = _("These are %(names)s.", names=names) if names else ""
+    if len(moved) > _NAMED:
+        detail = _("The largest are %(names)s.", names=names)
+    return Finding("changes", "good" if moved else "unclear", f"{task}{head}", detail)
 
 
 def _lowest(table: StudyTable, block: Block) -> StudyRow | None:

@@ -57,12 +57,22 @@ def _page(study: StudyResult, table: StudyTable) -> str:
         "sources": sources(parts),
         "caption": " · ".join(part for part in (*caption_parts(table, columns), mark_words(table)) if part),
         "drawings": list(_drawings(table)),
-        "figure_caption": _caption_of_dots(table) if numeric_axis(table) is None else _caption_of_lines(),
+        "figure_caption": _caption(table),
         "curves": list(_curves(table, study.outcomes)),
         "facts": list(_facts(study, table)),
         "notes": list(_notes(table)),
     }
     return render("study/page.html", content, value_text=value_text, span_text=span_text)
+
+
+def _caption(table: StudyTable) -> str:
+    if table.has_centre:
+        return _(
+            "Each dot is the difference of a configuration from the centre (dotted line), on the same test instances, "
+            "with its paired 95% interval. Full: significant after Holm's correction over all of them (5%); hollow: "
+            "not significant. The square is the base model."
+        )
+    return _caption_of_dots(table) if numeric_axis(table) is None else _caption_of_lines()
 
 
 def _caption_of_dots(table: StudyTable) -> str:
@@ -112,6 +122,9 @@ def _drawings(table: StudyTable) -> Iterator[Drawing]:
             title = _("%(metric)s of each configuration", metric=words)
             if TASK in table.varied:
                 title = _("%(metric)s of each configuration on %(task)s", metric=words, task=task)
+            if table.has_centre:
+                title = _("Changes of %(metric)s from the centre", metric=words)
+                title += f" ({task})" if TASK in table.varied else ""
             yield drawn(figure, title, prefix=f"study-{place}-{metric}")
 
 

@@ -150,8 +150,11 @@ def shown_cells(row: StudyRow) -> dict[str, MetricOverSeeds]:
 def shown_axes(table: StudyTable) -> tuple[str, ...]:
     """The axes that distinguish the rows of a section; the task is the section's title.
 
-    An axis that follows from the adaptation is no column: `caption_parts` says once which value goes with which.
+    An axis that follows from the adaptation is no column: `caption_parts` says once which value goes with which. None
+    where one thing changes at a time: a row is then named by its change, and the rest of its values are the centre's.
     """
+    if table.names.centre is not None:
+        return ()
     return tuple(name for name in table.varied if name != TASK and name not in table.names.follows)
 
 
@@ -265,6 +268,8 @@ def caption_parts(table: StudyTable, columns: Sequence[Metric]) -> list[str]:
         parts.append(costs_words(table.costs))
     names = {fact.name for fact in FACTS}
     parts += [f"{column.title}: {column.meaning}" for column in columns if column.name in names]
+    if centre := table.names.of_centre():
+        parts.append(_("centre: %(values)s", values=centre))
     if table.blocks:
         meaning = _("the class frequencies as the posterior of every instance")
         parts.append(f"{state_named('prior').title}: {meaning}")
