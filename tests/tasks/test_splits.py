@@ -209,6 +209,11 @@ def test_a_table_whose_groups_are_large_loses_no_instance() -> None:
     parts = cut(instances, TaskOptions(), whole=True)
     assert [len(part) for part in parts_of(parts)] == [84, 28, 28, 0]
     assert parts.notes == ("no sizes were given: cut into 84 training, 28 validation and 28 test instances",)
+    (note,) = cut(pool(range(8000)), TaskOptions(), whole=True).notes
+    assert note == (
+        "no sizes were given: cut into 5,000 training, 300 validation and 2,000 test instances; 700 are not used "
+        "(--train and --test take more)"
+    )
     asked = cut(instances, TaskOptions(test=10), whole=True)
     assert (len(asked.test), len(asked.validation)) == (10, 28)
 

@@ -168,6 +168,7 @@ def cut(
         notes.append(
             f"no sizes were given: cut into {len(train_split):,} training, {len(validation_split):,} validation and "
             f"{len(test_split):,} test instances"
+            + (f"; {len(rest):,} are not used (--train and --test take more)" if rest else "")
         )
     # The rest of a group that a size cuts can serve no other split; large groups take many rows with them.
     unused = len(kept) - len(rest) - len(train_split) - len(validation_split) * (not validation)

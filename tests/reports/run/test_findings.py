@@ -276,6 +276,12 @@ def test_costs_are_compared_with_the_best_constant_decision_by_name() -> None:
     # Where the constant decision costs nothing there is no ratio to show.
     free = cost_balance(Posteriors(np.log([[0.9, 0.1], [0.2, 0.8]]), [0, 1]), costs=Costs([[0, 0], [1, 0]]))
     assert "times that" not in cost_finding(free).sentence
+    # Without an interval nothing is said about significance.
+    untested = cost_balance(Posteriors(np.log([[0.9, 0.1], [0.2, 0.8]]), [0, 1]), costs=Costs.zero_one(2), replicates=0)
+    assert cost_finding(untested).headline == (
+        "Under these costs it is not known whether acting on these posteriors costs significantly less than always "
+        "deciding '0': there is no interval"
+    )
 
 
 def test_nothing_that_loses_to_a_constant_decision_is_called_good() -> None:

@@ -100,6 +100,12 @@ def cost_finding(balance: CostBalance, system: str | None = None) -> Finding:
             **words,
         ),
     }[balance.side]
+    if balance.real.low is None and balance.side == "unclear":
+        headline = _(
+            "Under these costs it is not known whether acting on %(system)s costs significantly less than always deciding "
+            "%(constant)r: there is no interval",
+            **words,
+        )
     detail = _(
         "It costs %(real)s on average%(bounds)s, the posteriors promise %(promised)s, and always deciding %(constant)r "
         "costs %(least)s",
