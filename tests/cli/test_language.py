@@ -161,3 +161,11 @@ class TestUnsmoothedModel:
             found = next(word for word in words if word["word"] == expected[0])
             assert (found["word"], found["log_odds"], found["impossible"]) == expected
         assert capsys.readouterr().out.count("put right: a cat sat") == 1
+
+
+def test_no_result_is_written_over_an_input(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    text, words = tmp_path / "text.txt", tmp_path / "words.txt"
+    spell = ["spell", model, "--file", text, "--words", words]
+    for command in (["score-text", model, text, "--out", text], [*spell, "--out", text], [*spell, "--out", words]):
+        assert f"--out {command[-1]} is one of the inputs, which would be overwritten" in fails(capsys, *command)
+    assert text.read_text().startswith("The quick fox")

@@ -270,6 +270,19 @@ def test_calibrate_refuses_to_fit_on_what_it_is_applied_to(tmp_path: Path, capsy
     assert "is one of the inputs, which would be overwritten" in fails(capsys, *command("a", "overlap", "a"))
 
 
+def test_no_result_is_written_over_an_input(tmp_path: Path, capsys: Capture) -> None:
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for path in paths:
+        write_posteriors(path, overconfident(40))
+    a, b = paths
+    before = [path.read_bytes() for path in paths]
+    pair, fit = ["compare", a, b], ["calibrate", "--fit", a, "--apply", b, "--out", tmp_path / "c.parquet"]
+    for command in (["metrics", a, b, "--out", b], [*pair, "--out", b], [*pair, "--page", a], [*fit, "--calibrator", a]):
+        message = fails(capsys, *command)
+        assert f"{command[-2]} {command[-1]} is one of the inputs, which would be overwritten" in message
+    assert [path.read_bytes() for path in paths] == before
+
+
 def test_two_files_of_one_name_have_different_headings(tmp_path: Path, capsys: Capture) -> None:
     posteriors = overconfident(40)
     long = "an-extraordinarily-long-name-of-a-run-that-fits-no-column-of-any-terminal"

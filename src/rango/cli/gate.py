@@ -57,9 +57,9 @@ def gate(
     figure
         Picture of error against coverage to write: .svg, .png or .pdf.
     """
-    for path in (out, figure):
+    for option, path in (("--out", out), ("--figure", figure)):
         if path is not None:
-            check_output(path, source, fit, costs)
+            check_output(path, source, fit, costs, option=option)
     if figure is not None and figure.suffix.lower() not in _FIGURES:
         raise InputError(f"{figure}: ending {figure.suffix!r} is not a figure's; expected .svg, .png or .pdf")
     named, stated = _precision(precision), costs

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from rango.cli.posteriors import check_output
 from rango.console import Screen, Terminal, visible
 from rango.errors import InputError
 from rango.files import (
     check_adapter_folder,
-    check_writable_file,
     read_lines,
     write_json_lines,
 )
@@ -110,7 +110,7 @@ def score_text(
     """
     nats, share = _threshold(threshold)
     if out is not None:
-        check_writable_file(out)
+        check_output(out, file)
     check_source(model, options.quantise)
     lines = _numbered_lines(file)
     check_at_hand(model, options.device)
@@ -157,7 +157,7 @@ def spell(
     if (text is None) == (file is None):
         raise InputError("give the text to check, or --file FILE" + (", not both" if text is not None else ""))
     if out is not None:
-        check_writable_file(out)
+        check_output(out, file, words)
     check_source(model, options.quantise)
     lines = _numbered_lines(file) if file is not None else {1: text or ""}
     # Every line is checked before the model is loaded for the first of them.

@@ -68,7 +68,7 @@ def metrics(
         JSON file to write the metrics to; of several sources, under the name of each.
     """
     if out is not None:
-        check_writable_file(out)
+        check_output(out, *sources, costs)
     stated, names = stated_costs(costs, *sources), system_names(*sources)
     estimates: dict[str, dict[str, Estimate]] = {}
     notes: dict[str, None] = {}
@@ -138,7 +138,7 @@ def calibrate(
         raise InputError(f"precision is {precision:g}; expected a share between 0 and 1, such as 0.1")
     # Instances to calibrate need no labels; those to fit on do.
     if fit is not None and calibrator is not None:
-        check_writable_file(calibrator)
+        check_output(calibrator, fit, apply, costs, option="--calibrator")
     stated = stated_costs(costs, apply)
     done = fit_and_apply(fit=fit, apply=apply, method=method, calibrator=calibrator, towards=towards)
     _print_notes(done.notes)
@@ -278,13 +278,13 @@ def print_costs(
     show(visible(cost_finding(balance, system).sentence), wrap=True)
 
 
-def check_output(out: Path, *inputs: Path | str | None) -> None:
+def check_output(out: Path, *inputs: Path | str | None, option: str = "--out") -> None:
     """Raise InputError where `out` cannot be written, or is one of the inputs, which would be lost."""
     check_writable_file(out)
     # Costs of a file for --config come as their content, which is no name.
     for path in (Path(source) for source in inputs if source is not None and not str(source).startswith("{")):
         if out.exists() and path.exists() and out.samefile(path):
-            raise InputError(f"--out {out} is one of the inputs, which would be overwritten; give another file")
+            raise InputError(f"{option} {out} is one of the inputs, which would be overwritten; give another file")
 
 
 def compare(
@@ -316,9 +316,9 @@ def compare(
     page
         HTML file to write: differences, disagreements, reliability and a cost explorer.
     """
-    for file in (out, page):
+    for option, file in (("--out", out), ("--page", page)):
         if file is not None:
-            check_writable_file(file)
+            check_output(file, a, b, *others, costs, option=option)
     if page is not None and priors is not None:
         raise InputError("--page shows the instances as they are; leave --priors out, or --page")
     if language is not None and page is None:
