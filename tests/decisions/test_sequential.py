@@ -88,6 +88,13 @@ def test_a_long_stream_is_the_same_in_pieces() -> None:
     assert np.isfinite(whole.log_evidence).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_evidence_beyond_a_float_is_infinite_without_a_warning() -> None:
+    test = betting_test(np.ones(2_000), low=0, high=1, upper=0.1)
+    assert np.isfinite(test.log_evidence).all()
+    assert (test.evidence, test.highest, test.alarm) == (math.inf, math.inf, 3)
+
+
 def test_nothing_known_is_no_evidence_and_what_cannot_be_tested_is_refused() -> None:
     empty = betting_test([], low=0, high=1, upper=0.1)
     assert (empty.evidence, empty.highest, empty.alarm) == (1.0, 1.0, None)

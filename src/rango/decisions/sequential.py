@@ -42,19 +42,24 @@ class SequentialTest:
 
     @property
     def evidence(self) -> float:
-        """The evidence now; 1 before the first outcome."""
-        return float(np.exp(self.log_evidence[-1])) if len(self.log_evidence) else 1.0
+        """The evidence now; 1 before the first outcome, infinite beyond float64."""
+        return _number(self.log_evidence[-1]) if len(self.log_evidence) else 1.0
 
     @property
     def highest(self) -> float:
         """The largest evidence so far, at least 1."""
-        return float(np.exp(self.log_evidence.max(initial=0.0)))
+        return _number(self.log_evidence.max(initial=0.0))
 
     @property
     def alarm(self) -> int | None:
         """The number of outcomes, from 1, at which the alarm was raised; None where it was not."""
         raised = np.flatnonzero(self.log_evidence >= math.log(self.threshold))
         return int(raised[0]) + 1 if raised.size else None
+
+
+def _number(log_evidence: float) -> float:
+    with np.errstate(over="ignore"):  # thousands of labels against a claim: more than a float holds, and no fault
+        return float(np.exp(log_evidence))
 
 
 def betting_test(
