@@ -65,6 +65,12 @@ def test_choices_that_differ_are_numbered() -> None:
     # A row with fewer of the same choices leaves them classes.
     instances = [instance(0, ("a", "b")), instance(1, ("a", "b", "c"))]
     assert Offered.of(instances).added_columns([{}])[:3] == ("probability_a", "probability_b", "probability_c")
+    # One answer twice is two columns, of which a name would keep one.
+    assert Offered.of([instance(0, ("a", "a", "b"))]).added_columns([{}])[:3] == (
+        "posterior_0",
+        "posterior_1",
+        "posterior_2",
+    )
     with pytest.raises(InputError, match="have a column runner_up already; rename it"):
         Offered.of(instances).added_columns([{"runner_up": 1}])
 

@@ -80,8 +80,8 @@ class Offered:
             InputError: the rows have one of them already.
         """
         # Both spellings are read back by `rango metrics`: a class by its name, a choice by its place.
-        if self.other is None:
-            shares = [f"probability_{name}" for name in self.longest]
+        if self.names is not None:
+            shares = [f"probability_{name}" for name in self.names]
         else:
             shares = [f"posterior_{place}" for place in range(len(self.longest))]
         columns = (*shares, "decision", "expected_cost", "runner_up", "runner_up_cost", *(["act"] if gated else []))
