@@ -90,6 +90,22 @@ def test_a_frozen_layer_reads_each_instance_once(checkpoint: Checkpoint, tmp_pat
     assert sum(read) == len(run.trees) - len(run.plan.step(0))
 
 
+def test_the_limit_is_of_what_is_kept_with_its_padding(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(load_model(checkpoint("phi")), tmp_path)
+    kept = keep_states(run)
+    assert kept is not None
+    for step in range(run.plan.steps_per_epoch):
+        gradients(run, [run.trees[number] for number in run.plan.step(step)], kept)
+    # The rows of a batch are parts of one tensor.
+    storages = {states.untyped_storage().data_ptr(): states.untyped_storage() for states in kept.states.values()}
+    size = sum(storage.nbytes() for storage in storages.values())
+    for most, keeps in ((size, True), (size - 1, False)):
+        monkeypatch.setattr(kept_states, "MOST_BYTES", most)
+        assert (keep_states(run) is not None) is keeps
+
+
 def test_a_run_has_the_results_of_one_that_keeps_nothing(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

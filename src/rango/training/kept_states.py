@@ -180,7 +180,10 @@ def keep_states(run: TrainingRun) -> KeptStates | None:
         return None
     if any(isinstance(parameter, DTensor) for parameter in layers[0].parameters()):
         return None
-    numbers = int(input_lengths(run.trees).sum()) * network.config.get_text_config().hidden_size
+    # Rows are kept as wide as the batch that they were read in.
+    lengths = input_lengths(run.trees)
+    tokens = sum(len(members) * int(lengths[members].max()) for members in run.plan.epoch(0))
+    numbers = tokens * network.config.get_text_config().hidden_size
     if numbers * reader.model.dtype.itemsize > MOST_BYTES:
         return None
     kept = KeptStates(run, layers[:first], layers[first])
