@@ -276,8 +276,8 @@ def test_no_result_is_written_over_an_input(tmp_path: Path, capsys: Capture) -> 
         write_posteriors(path, overconfident(40))
     a, b = paths
     before = [path.read_bytes() for path in paths]
-    pair, fit = ["compare", a, b], ["calibrate", "--fit", a, "--apply", b, "--out", tmp_path / "c.parquet"]
-    for command in (["metrics", a, b, "--out", b], [*pair, "--out", b], [*pair, "--page", a], [*fit, "--calibrator", a]):
+    fit = ["calibrate", "--fit", a, "--apply", b, "--out", tmp_path / "c.parquet", "--calibrator", a]
+    for command in (["metrics", a, b, "--out", b], ["compare", a, b, "--out", b], ["compare", a, b, "--page", a], fit):
         message = fails(capsys, *command)
         assert f"{command[-2]} {command[-1]} is one of the inputs, which would be overwritten" in message
     assert [path.read_bytes() for path in paths] == before

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rango.decisions import Posteriors, read_posteriors, write_posteriors
+from rango.decisions import DecisionLog, Posteriors, read_posteriors, write_posteriors
+from rango.decisions.long_logs import LongLog
 from rango.errors import InputError
 
 ENDINGS = ["parquet", "csv", "jsonl", "npz"]
@@ -245,5 +247,9 @@ def test_rows_with_the_id_of_another_are_said(tmp_path: Path) -> None:
     file.write_text("id,label,posterior_0,posterior_1\na,0,0.9,0.1\nb,1,0.2,0.8\na,0,0.9,0.1\n")
     (note,) = read_posteriors(file).notes
     assert note == "1 row with the id of a row before: each counts as an instance of its own"
+    # A frame and a log are measured as a file is.
+    assert Posteriors.from_frame(pa.csv.read_csv(file)).notes == (note,)
+    assert note in DecisionLog.read(file).notes
+    assert note in LongLog.read(file).log.notes
     file.write_text("id,label,posterior_0,posterior_1\na,0,0.9,0.1\nb,1,0.2,0.8\n")
     assert read_posteriors(file).notes == ()

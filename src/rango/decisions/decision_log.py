@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rango.decisions.arrays import Labels, is_missing
 from rango.decisions.costs import Costs, bayes_decisions
+from rango.decisions.instances import repeat_notes
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.posteriors_columns import LABEL_NAMES, Column, Table, is_unlabelled, shown, texts_of
 from rango.decisions.posteriors_io import read_table
@@ -41,6 +42,19 @@ _LATEST_SECOND = 1e11
 """Seconds since 1970 beyond which a number is taken for milliseconds, and refused."""
 
 _PURPOSE = "a log of decisions"
+
+
+class LogColumns(TypedDict, total=False):
+    """What the columns of a log and of its labels are called."""
+
+    time: str | None
+    """The column of the log with times: ISO 8601, or seconds since 1970."""
+    by: str | None
+    """The column of the log with groups."""
+    label: str | None
+    """The column with labels, of the file of labels where there is one; "label" when absent."""
+    name: str | None
+    """The column with ids, in both tables; "id" when absent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,26 +92,14 @@ class DecisionLog:
         return cls(bare, labels, np.arange(n), notes=posteriors.notes)
 
     @classmethod
-    def from_table(
-        cls,
-        table: Table,
-        labels: Table | None = None,
-        *,
-        time: str | None = None,
-        by: str | None = None,
-        label: str | None = None,
-        name: str | None = None,
-    ) -> DecisionLog:
+    def from_table(cls, table: Table, labels: Table | None = None, **columns: Unpack[LogColumns]) -> DecisionLog:
         """The log in a table.
 
         Args:
             table: posteriors as in a posteriors file; `decision` is read as what was decided, `act` as whether that was
                 acted on (yes or no; a row without it was).
             labels: id and label of the decisions whose outcome is known.
-            time: the column of `table` with times: ISO 8601, or seconds since 1970.
-            by: the column of `table` with groups.
-            label: the column with labels, of `labels` where that is given; "label" when absent.
-            name: the column with ids, in both tables; "id" when absent.
+            columns: what they are called, as in `LogColumns`.
 
         Raises:
             InputError: a column that is not there; an id that is not there or stands twice, where labels are joined by
@@ -105,6 +107,7 @@ class DecisionLog:
                 and no; as `read_posteriors`.
         """
         notes: list[str] = []
+        time, by, label, name = columns.get("time"), columns.get("by"), columns.get("label"), columns.get("name")
         table = renamed(table, "id", name)
         if labels is None:
             table = renamed(table, "label", label)
@@ -144,6 +147,8 @@ class DecisionLog:
                 known[arrival] = Posteriors.from_table(Table(table.path, part, lines)).labels_for(_PURPOSE)
         log = cls(posteriors, known, arrival, None, groups, None if decided is None else tuple(map(str, decided)), acts)
         log = log if times is None else log._in_order_of(times, by_label_file=labels is not None)
+        # Only rows with labels are measured, and of a long log only these are kept.
+        notes += repeat_notes([log.posteriors.ids[row] for row in log.arrival.tolist()])
         # A log does not say when its column was filled in: a gap may be a label that nobody looks up, or a late one.
         if labels is None and len(log.arrival) and log.arrival[-1] >= len(log.arrival):
             notes.append(gap_note(str(own)))
@@ -154,16 +159,12 @@ class DecisionLog:
         cls,
         log: Path | str | IntoDataFrame,
         labels: Path | str | IntoDataFrame | None = None,
-        *,
-        time: str | None = None,
-        by: str | None = None,
-        label: str | None = None,
-        name: str | None = None,
+        **columns: Unpack[LogColumns],
     ) -> DecisionLog:
         """The log in a file or a data frame; arguments and errors as in `from_table`, and as in `read_posteriors`."""
         tables = [None if one is None else _table(one) for one in (log, labels)]
         assert tables[0] is not None
-        return cls.from_table(tables[0], tables[1], time=time, by=by, label=label, name=name)
+        return cls.from_table(tables[0], tables[1], **columns)
 
     def _in_order_of(self, times: Sequence[dt.datetime], *, by_label_file: bool) -> DecisionLog:
         """The same log in the order of times; labels of a second file keep the order in which they came."""

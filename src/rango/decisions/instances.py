@@ -28,6 +28,7 @@ from rango.decisions.arrays import (
     is_missing,
 )
 from rango.errors import InputError, unknown_name
+from rango.showing import count
 
 QuestionType: TypeAlias = Literal["choice", "yes_no", "score"]
 """What the choices of an instance are: names without an order, yes and no, or levels from the lowest to the highest."""
@@ -169,6 +170,13 @@ def check_texts(values: Iterable[object], n: int, name: str) -> tuple[str, ...]:
     if len(column) != n:
         raise InputError(f"{name} has {len(column)} entries but there are {n} instances; give one for each")
     return column
+
+
+def repeat_notes(ids: Sequence[str]) -> list[str]:
+    """That rows have the id of another: of two files joined, or a log written twice, intervals are too narrow."""
+    repeated = len(ids) - len(set(ids))
+    again = count(repeated, "row")
+    return [f"{again} with the id of a row before: each counts as an instance of its own"] if repeated else []
 
 
 def group_names(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from rango.decisions.costs import Costs, bayes_decisions, expected_costs
 from rango.decisions.decision_log import (
     PERIODS,
     DecisionLog,
+    LogColumns,
     act_of,
     check_groups,
     check_period,
@@ -133,13 +134,10 @@ class LongLog:
         path: Path,
         labels: Path | None = None,
         *,
-        time: str | None = None,
-        by: str | None = None,
-        label: str | None = None,
-        name: str | None = None,
         period: str | None = None,
         costs_for: CostsFor = lambda _: None,
         sample: bool = False,
+        **columns: Unpack[LogColumns],
     ) -> LongLog:
         """The log in a file, which is read once.
 
@@ -149,28 +147,24 @@ class LongLog:
         Args:
             path: the log.
             labels: id and label of the decisions whose outcome is known.
-            time: as in `DecisionLog.from_table`, and so are `by`, `label` and `name`.
-            by: see there.
-            label: see there.
-            name: see there.
             period: as in `DecisionLog.periods`.
             costs_for: what the promises are computed with.
             sample: whether posteriors without labels are kept, for the shift of the priors.
+            columns: what they are called.
 
         Raises:
             InputError: no label is known; as `DecisionLog.from_table` and `DecisionLog.periods`. Ids of which one
                 stands twice are only refused where it has a label.
         """
         if period is not None:
-            check_period(period, has_times=time is not None)
-        options: dict[str, Any] = {"time": time, "by": by, "label": label, "name": name}
+            check_period(period, has_times=columns.get("time") is not None)
         if path.suffix.lower() != ".npz" and kind_or_none(path) is not None:
-            reader = _Reader(path, labels, options, period, costs_for, sample)
+            reader = _Reader(path, labels, columns, period, costs_for, sample)
             try:
                 return reader.read()
             except _UnlikeError:
                 pass  # as a whole, which says what is wrong, or understands the rows by one another
-        return cls.of(DecisionLog.read(path, labels, **options), period)
+        return cls.of(DecisionLog.read(path, labels, **columns), period)
 
 
 class _UnlikeError(Exception):
@@ -192,13 +186,14 @@ class _Reader:
         self,
         path: Path,
         labels: Path | None,
-        options: Mapping[str, Any],
+        columns: LogColumns,
         period: str | None,
         costs_for: CostsFor,
         sample: bool,
     ) -> None:
-        self.path, self.options, self.period, self.costs_for, self.sampling = path, options, period, costs_for, sample
-        self.time, self.by, self.label, self.name = (options[key] for key in ("time", "by", "label", "name"))
+        self.path, self.columns, self.period, self.costs_for, self.sampling = path, columns, period, costs_for, sample
+        self.time, self.by = columns.get("time"), columns.get("by")
+        self.label, self.name = columns.get("label"), columns.get("name")
         self.labels = None if labels is None else read_table(labels)
         self.by_id: dict[str, Any] = {}
         if self.labels is not None:
@@ -238,7 +233,7 @@ class _Reader:
                 raise no_id_fits(self.labels.path, self.path, next(iter(self.by_id)))
             raise InputError("no decision has a label yet; give those that are known, in a column or with --labels")
         # Labels are understood together: one alone does not say whether they count from 0 or from 1.
-        log = DecisionLog.from_table(Table(self.path, self.kept, self.lines), self.labels, **self.options)
+        log = DecisionLog.from_table(Table(self.path, self.kept, self.lines), self.labels, **self.columns)
         columns = {key: column for key, column in self.kept.items() if key not in (self.own, self.label)}
         self._check_like(log.posteriors, Table(self.path, columns, self.lines) if self.understood else None)
         notes = list(log.notes)

@@ -216,7 +216,8 @@ class Posteriors(Shown):
         """
         columns = frame_columns(frame)
         rows = len(next(iter(columns.values())))
-        return cls.from_table(Table(Path("frame"), columns, range(1, rows + 1)), need_labels=need_labels)
+        posteriors = cls.from_table(Table(Path("frame"), columns, range(1, rows + 1)), need_labels=need_labels)
+        return posteriors.with_notes(instances.repeat_notes(posteriors.ids))
 
     def to_frame(self, backend: Backend = "pandas", *, logarithms: bool = False) -> Any:
         """A data frame with a row for each instance, which `from_frame` takes.

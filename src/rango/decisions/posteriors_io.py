@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from rango.checksums import FORMAT, FORMAT_KEY, KEY, UNSEALED, seal
+from rango.decisions.instances import repeat_notes
 from rango.decisions.posteriors import Posteriors
 from rango.decisions.posteriors_columns import Column, Table, shown
 from rango.errors import InputError, first_line
 from rango.files import atomic_path, check_unpacked, read_bytes
 from rango.rows import plain, read_parquet, read_rows, to_csv_cell
-from rango.showing import count
 
 _ENDINGS = ".parquet, .csv, .jsonl or .npz"
 
@@ -49,12 +49,7 @@ def read_posteriors(path: Path | str, *, need_labels: bool = True) -> Posteriors
             `Posteriors`; the message names the file, and the line and column where there is one.
     """
     posteriors = Posteriors.from_table(read_table(Path(path)), need_labels=need_labels)
-    repeated = len(posteriors) - len(set(posteriors.ids))
-    if not repeated:
-        return posteriors
-    # Two files joined to one, or one log written twice, would otherwise have intervals that are too narrow in silence.
-    again = count(repeated, "row")
-    return posteriors.with_notes([f"{again} with the id of a row before: each counts as an instance of its own"])
+    return posteriors.with_notes(repeat_notes(posteriors.ids))
 
 
 def read_table(path: Path) -> Table:

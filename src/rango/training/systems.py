@@ -15,11 +15,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, Unpack, cast
 
 from numpy.typing import ArrayLike
 
 from rango.decisions import Calibrator, Costs, DecisionLog, Posteriors, StatedCosts, read_posteriors
+from rango.decisions.decision_log import LogColumns
 from rango.decisions.long_logs import CostsFor, LongLog
 from rango.errors import InputError, unknown_name
 from rango.frames import is_frame
@@ -99,12 +100,9 @@ def read_log(
     log: System,
     *,
     labels: AnyTable | None = None,
-    time: str | None = None,
-    by: str | None = None,
-    label: str | None = None,
-    name: str | None = None,
     split: Split = "test",
     states: tuple[str, ...] = BEST,
+    **columns: Unpack[LogColumns],
 ) -> DecisionLog:
     """The decisions of a file or a frame, with what its columns say; of posteriors or a run, those of its instances.
 
@@ -115,8 +113,8 @@ def read_log(
     """
     if is_file(log) or is_frame(log):
         tables: Any = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in (log, labels)]
-        return DecisionLog.read(*tables, time=time, by=by, label=label, name=name)
-    named = {"--labels": labels, "--time": time, "--by": by, "--label": label, "--id": name}
+        return DecisionLog.read(*tables, **columns)
+    named = {"--labels": labels} | {f"--{'id' if key == 'name' else key}": name for key, name in columns.items()}
     if given := [option for option, value in named.items() if value is not None]:
         raise InputError(f"{given[0]} is for a log with columns; a run and posteriors have none, leave it out")
     posteriors, notes = read_system(log, need_labels=False, split=split, states=states)
@@ -127,13 +125,10 @@ def read_long_log(
     log: System,
     *,
     labels: AnyTable | None = None,
-    time: str | None = None,
-    by: str | None = None,
-    label: str | None = None,
-    name: str | None = None,
     period: str | None = None,
     costs_for: CostsFor = lambda _: None,
     sample: bool = False,
+    **columns: Unpack[LogColumns],
 ) -> LongLog:
     """The decisions of a log as `monitor` takes them: of a file, in memory that does not depend on its length.
 
@@ -142,11 +137,10 @@ def read_long_log(
     Raises:
         InputError: as `read_log` and `LongLog.read`.
     """
-    columns: dict[str, Any] = {"time": time, "by": by, "label": label, "name": name}
     if is_file(log) and (labels is None or isinstance(labels, str | os.PathLike)):
         path, beside = (None if one is None else Path(os.fspath(cast("str", one))) for one in (log, labels))
         assert path is not None
-        return LongLog.read(path, beside, **columns, period=period, costs_for=costs_for, sample=sample)
+        return LongLog.read(path, beside, period=period, costs_for=costs_for, sample=sample, **columns)
     return LongLog.of(read_log(log, labels=labels, **columns), period)
 
 
