@@ -234,6 +234,16 @@ class TestMistakes:
         with pytest.raises(InputError, match=r"quantise is 'int8', which needs bitsandbytes; pip install 'rango-lm"):
             plan(base={"model": "tiny", "quantise": "int8"}, models=models)
 
+    def test_a_run_that_its_task_cannot_take(self) -> None:
+        ranked = {"objective": "choice", "rule": "ranked"}
+        with pytest.raises(InputError, match=r"^study s: rule is ranked, which is for ordered levels, but instance"):
+            plan(base=ranked, vary={"lora.rank": [1, 2]})
+        with pytest.raises(InputError, match="select is mean_absolute_error, which is for ordered levels") as caught:
+            plan(base={"select": "mean_absolute_error"}, vary={"lora.rank": [1, 2]})
+        assert str(caught.value).count("ordered levels") == 1, "each once"
+        # What trains nothing has neither.
+        assert plan(base={**ranked, "adaptation": "none"}).rows
+
     def test_a_task_that_cannot_load_is_told_once(self) -> None:
         with pytest.raises(InputError, match=r"data folder /nowhere/hellaswag does not exist") as caught:
             plan(base={"data": "/nowhere/{task}"}, vary={"task": ["hellaswag"], "lora.rank": [1, 2]})

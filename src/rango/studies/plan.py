@@ -33,8 +33,11 @@ from rango.studies.pretrained_models import (
 from rango.studies.study import Axes, Reference, StatedCost, Study
 from rango.tasks import Task, load_task
 from rango.tasks.task import unlabelled
+from rango.training.run_writer import check_task
 
 MODELS = "models"
+# What `check_task` reads of a configuration.
+_CHECKED = ("objective", "rule", "label_smoothing", "select", "regime")
 
 
 class Source(Config):
@@ -124,6 +127,8 @@ class Planner:
     mistakes: list[str] = field(default_factory=list)
     tasks: dict[tuple[str, str], Task | InputError] = field(default_factory=dict)
     """Each task that was asked for, or why it cannot be loaded."""
+    checked: set[str] = field(default_factory=set)
+    """What runs with tasks that can be trained on: a large task is looked at once."""
     used: set[str] = field(default_factory=set)
     """Folders under models/ that some configuration names."""
 
@@ -294,6 +299,11 @@ class Planner:
 
     def _run(self, config: FinetuneConfig, *, samples: int | None = None) -> str:
         """The fine-tuning run of a configuration. Its id is a hash of that configuration, whatever the code."""
+        # A run looks at these too; here they are found before the first hour.
+        asked = config.model_dump_json(include={"task", *TaskOptions.model_fields, *_CHECKED})
+        if asked not in self.checked:
+            check_task(config, self._task(config.task, config))
+            self.checked.add(asked)
         base = self._base(config)
         # An own model stands under its identity, not under a path that changes when the folder is moved.
         named = config.model_copy(update={"model": self._identity(config.model)})
