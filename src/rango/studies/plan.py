@@ -300,10 +300,10 @@ class Planner:
     def _run(self, config: FinetuneConfig, *, samples: int | None = None) -> str:
         """The fine-tuning run of a configuration. Its id is a hash of that configuration, whatever the code."""
         # A run looks at these too; here they are found before the first hour.
-        asked = config.model_dump_json(include={"task", *TaskOptions.model_fields, *_CHECKED})
-        if asked not in self.checked:
+        reads = config.model_dump_json(include={"task", *TaskOptions.model_fields, *_CHECKED})
+        if reads not in self.checked:
             check_task(config, self._task(config.task, config))
-            self.checked.add(asked)
+            self.checked.add(reads)
         base = self._base(config)
         # An own model stands under its identity, not under a path that changes when the folder is moved.
         named = config.model_copy(update={"model": self._identity(config.model)})
