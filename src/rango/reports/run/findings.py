@@ -102,8 +102,8 @@ def cost_finding(balance: CostBalance, system: str | None = None) -> Finding:
     }[balance.side]
     if balance.real.low is None and balance.side == "unclear":
         headline = _(
-            "Under these costs it is not known whether acting on %(system)s costs significantly less than always deciding "
-            "%(constant)r: there is no interval",
+            "Under these costs it is not known whether acting on %(system)s costs significantly less than always "
+            "deciding %(constant)r: there is no interval",
             **words,
         )
     detail = _(
