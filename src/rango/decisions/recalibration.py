@@ -39,7 +39,8 @@ def recalibrate(posteriors: Posteriors | None, old: Calibrator, *, seed: int = 0
     Maximises Σ_i ln q_θ(i, y_i) + (m / n) Σ_i Σ_k q_old(i, k) ln q_θ(i, k). Strengths m of 1, 3, 10, 30, … to the N of
     the old fit are tried on labels left out: each by itself up to 40 labels, in 20 folds up to 2,000, in 5 beyond.
     Their geometric mean is taken, weighted by the likelihood of what was left out. Since m is at most N, very many
-    labels give what `fit_calibrator` gives.
+    labels give what `fit_calibrator` gives. What was calibrated again counts as the few labels of that time alone:
+    start from the first calibrator with all labels since, because a chain of small steps drifts.
 
     Args:
         posteriors: the labelled instances, as the old calibrator takes them (not calibrated); None for no labels.
