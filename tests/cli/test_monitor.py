@@ -98,6 +98,9 @@ def test_what_is_refused(tmp_path: Path, capsys: Capture) -> None:
     assert "a day needs times" in fails(capsys, *source, "--period", "day")
     assert "alpha is 2; expected a probability" in fails(capsys, *source, "--alpha", "2")
     assert "precision is 0; expected" in fails(capsys, *source, "--precision", "0")
+    both = tmp_path / "both.json"
+    message = fails(capsys, *source, "--out", both, "--save-baseline", both)
+    assert f"--out and --save-baseline are both {both}; give each a file of its own" in message
     assert "--margin without --save-baseline" in fails(capsys, *source, "--margin", "0.1")
     # Before anything is read: neither the log nor the baseline exists.
     for option in ("--out", "--save-baseline"):

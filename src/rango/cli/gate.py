@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from rango.cli.groups import CostsText
-from rango.cli.posteriors import Replicates, Seed, Source, check_output, read_source, show
+from rango.cli.posteriors import Replicates, Seed, Source, check_outputs, read_source, show
 from rango.console import visible
 from rango.decisions import Estimate, Gate, Judgement, Posteriors, StatedCosts, judge, judge_out_of_bag
 from rango.decisions import gate as choose_gate
@@ -57,9 +57,7 @@ def gate(
     figure
         Picture of error against coverage to write: .svg, .png or .pdf.
     """
-    for option, path in (("--out", out), ("--figure", figure)):
-        if path is not None:
-            check_output(path, source, fit, costs, option=option)
+    check_outputs({"--out": out, "--figure": figure}, source, fit, costs)
     if figure is not None and figure.suffix.lower() not in _FIGURES:
         raise InputError(f"{figure}: ending {figure.suffix!r} is not a figure's; expected .svg, .png or .pdf")
     named, stated = _precision(precision), costs

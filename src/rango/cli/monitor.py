@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from rango.cli.groups import CostsText
-from rango.cli.posteriors import Replicates, Seed, check_output, show
+from rango.cli.posteriors import Replicates, Seed, check_outputs, show
 from rango.commands import monitor as monitor_log
 from rango.console import Terminal, visible
 from rango.decisions import Baseline
@@ -75,11 +75,10 @@ def monitor(
         JSON file (.json) to write the report to.
     """
     # A large log takes a while: what cannot be written is refused before it is read.
-    for option, path in (("--out", out), ("--save-baseline", save_baseline)):
-        if path is not None:
-            if path.suffix.lower() != ".json":
-                raise InputError(f"{path}: ending {path.suffix!r} is not known; the file is JSON, expected .json")
-            check_output(path, log, labels, costs, check, option=option)
+    for path in (out, save_baseline):
+        if path is not None and path.suffix.lower() != ".json":
+            raise InputError(f"{path}: ending {path.suffix!r} is not known; the file is JSON, expected .json")
+    check_outputs({"--out": out, "--save-baseline": save_baseline}, log, labels, costs, check)
     if not 0 < precision < 1:
         raise InputError(f"precision is {precision:g}; expected a number between 0 and 1, such as 0.02")
     if save_baseline is None and margin:

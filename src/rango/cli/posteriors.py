@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -287,6 +287,17 @@ def check_output(out: Path, *inputs: Path | str | None, option: str = "--out") -
             raise InputError(f"{option} {out} is one of the inputs, which would be overwritten; give another file")
 
 
+def check_outputs(outputs: Mapping[str, Path | None], *inputs: Path | str | None) -> None:
+    """`check_output` of the file of each option; InputError too where two options name the same file."""
+    named: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is not None:
+            check_output(path, *inputs, option=option)
+            first = named.setdefault(path.resolve(), option)
+            if first != option:
+                raise InputError(f"{first} and {option} are both {path}; give each a file of its own")
+
+
 def compare(
     a: Source,
     b: Source,
@@ -316,9 +327,7 @@ def compare(
     page
         HTML file to write: differences, disagreements, reliability and a cost explorer.
     """
-    for option, file in (("--out", out), ("--page", page)):
-        if file is not None:
-            check_output(file, a, b, *others, costs, option=option)
+    check_outputs({"--out": out, "--page": page}, a, b, *others, costs)
     if page is not None and priors is not None:
         raise InputError("--page shows the instances as they are; leave --priors out, or --page")
     if language is not None and page is None:
