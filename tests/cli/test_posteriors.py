@@ -14,6 +14,7 @@ from helpers.made_posteriors import make
 
 from rango.cli import main
 from rango.decisions import Costs, Posteriors, decide, fit_calibrator, read_posteriors, write_posteriors
+from rango.decisions.calibrators import Temperature
 from rango.errors import InputError
 from rango.training.run_folder import Run
 
@@ -281,6 +282,12 @@ def test_no_result_is_written_over_an_input(tmp_path: Path, capsys: Capture) -> 
         message = fails(capsys, *command)
         assert f"{command[-2]} {command[-1]} is one of the inputs, which would be overwritten" in message
     assert [path.read_bytes() for path in paths] == before
+    old = tmp_path / "old.json"
+    Temperature(scale=2.0).write(old)
+    message = fails(capsys, *fit[:-1], old, "--towards", old)
+    assert f"--calibrator {old} is one of the inputs, which would be overwritten" in message
+    one = tmp_path / "one.json"
+    assert f"--out and --calibrator are both {one}" in fails(capsys, *fit[:-3], one, "--calibrator", one)
 
 
 def test_two_files_of_one_name_have_different_headings(tmp_path: Path, capsys: Capture) -> None:

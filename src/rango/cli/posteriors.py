@@ -130,15 +130,15 @@ def calibrate(
     precision
         With --towards, say how many labels fix a temperature to this share of it; 0.1 when absent.
     """
-    check_output(out, fit, apply, towards)
+    # Without instances to fit on, --calibrator is read.
+    fitted_to, read_from = (None, calibrator) if fit is None else (calibrator, None)
+    check_outputs({"--out": out, "--calibrator": fitted_to}, fit, apply, towards, costs, read_from)
     if precision is not None and towards is None:
         raise InputError("--precision is about the labels of --towards; give the old calibrator too, or leave it out")
     precision = 0.1 if precision is None else precision
     if not 0 < precision < 1:
         raise InputError(f"precision is {precision:g}; expected a share between 0 and 1, such as 0.1")
     # Instances to calibrate need no labels; those to fit on do.
-    if fit is not None and calibrator is not None:
-        check_output(calibrator, fit, apply, costs, option="--calibrator")
     stated = stated_costs(costs, apply)
     done = fit_and_apply(fit=fit, apply=apply, method=method, calibrator=calibrator, towards=towards)
     _print_notes(done.notes)
