@@ -43,13 +43,17 @@ class TestNames:
             {"lora.targets": "q"},
             {"lora.rank": 1, "learning_rate": 1e-3},
             {"train": 64},
+            {"objective": "answer"},
         ]
+        centre["objective"] = "choice"
         among = [centre | change for change in changes]
-        assert [Names(among).of(axes) for axes in among] == ["centre", "q", "rank 1, learning rate 0.001", "train 64"]
-        assert Names(among).of_centre() == "q,v, rank 8, learning rate 0.0005, train 5000"
+        assert [Names(among).of(axes) for axes in among] == [
+            *("centre", "q", "rank 1, learning rate 0.001", "train 64", "objective answer")
+        ]
+        assert Names(among).of_centre() == "q,v, rank 8, learning rate 0.0005, train 5000, objective choice"
         # Four changes in one configuration are no change of the centre: then every value is named.
         among.append(centre | {"lora.targets": "k", "lora.rank": 2, "learning_rate": 1e-3, "train": 64})
-        assert Names(among).of(among[1]) == "q, rank 8, learning rate 0.0005, train 5000"
+        assert Names(among).of(among[1]) == "q, rank 8, learning rate 0.0005, train 5000, choice"
 
     def test_of_several_bases_the_one_that_was_adapted_says_so(self) -> None:
         among = [{"model": model, "adaptation": "none"} for model in ("a", "b")]

@@ -137,6 +137,8 @@ def short_name(axis: str, axes: Sequence[str]) -> str:
 
 CENTRE = "centre"
 """The name of the configuration that each other one changes."""
+# The axes whose values are known for what they are.
+_EXPLAINED = (TASK, "model", ADAPTATION, "lora.targets")
 # A grid of fewer axes has short names that say everything.
 _FEWEST_AROUND = 4
 
@@ -181,7 +183,8 @@ class Names:
         parts = []
         for name in names:
             value = axes.get(name)
-            explained = isinstance(value, str | list | tuple)
+            # Beside a centre a word alone, such as "0-9" or "answer", does not say what it changes.
+            explained = isinstance(value, str | list | tuple) and (self.centre is None or name in _EXPLAINED)
             parts.append(axis_text(value) if explained else f"{short_name(name, names)} {axis_text(value)}")
         return ", ".join(parts)
 

@@ -225,6 +225,7 @@ def _dots(of_tasks: Sequence[Section], metrics: Sequence[str]) -> Figure:
             changes = any(cell.change is not None for cell in cells.values())
             if changes:
                 ax.axvline(0.0, color=INK, linewidth=1.0, linestyle=_DOTTED, zorder=1)
+                ax.xaxis.set_major_locator(MaxNLocator(5))
             ax.set_xlabel(_change_title(metric) if changes else metric_title(metric))
             ax.tick_params(axis="y", labelleft=column == 0 and (len(parts) > 1 or row == 0))
             if part.title and row == 0:
