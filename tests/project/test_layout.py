@@ -17,7 +17,7 @@ MODULES = {str(path.relative_to(SOURCE).with_suffix("")) for path in SOURCE.rglo
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 MOST_FILES = 219
-MOST_LINES = 46_550
+MOST_LINES = 46_700
 FEWEST_LINES = 80
 SHORT = {"errors", "tasks/registry", "reports/study/report", "__main__"}
 """Beside faces and commands, what may be shorter than a subject: errors, and what a room is entered by."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from helpers.run_record import CONFIG, FINGERPRINTS, POSTERIORS
 from rango.errors import InputError
 from rango.files import read_yaml, write_yaml
 from rango.training.run_folder import Run, read_log
-from rango.training.run_writer import RunWriter, open_output, versions
+from rango.training.run_writer import RunWriter, open_output, remove_state, versions
 
 
 def test_a_failed_run_says_why_until_it_begins_again(writer: RunWriter) -> None:
@@ -78,3 +79,22 @@ def test_a_full_disk_under_the_log_names_it(writer: RunWriter) -> None:
     with pytest.raises(OSError, match="No space left on device") as error:
         writer.append_log({"step": 0})
     assert error.value.filename == str(writer.path / "log.jsonl")
+
+
+def test_a_state_that_cannot_be_removed_is_named_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove_state(tmp_path)  # there is none
+    state = tmp_path / "state"
+    state.mkdir()
+
+    def refused(_path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "state.safetensors")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", refused)
+        with pytest.raises(OSError, match="Permission denied") as caught:
+            remove_state(tmp_path)
+    assert caught.value.filename == str(state)
+    remove_state(tmp_path)
+    assert not state.exists()

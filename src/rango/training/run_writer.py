@@ -10,7 +10,7 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -126,8 +126,14 @@ class RunWriter:
 
 def remove_state(folder: Path) -> None:
     """Remove from a run that has ended what only a resume needed."""
-    with suppress(FileNotFoundError):  # it may never have been written, or another process is removing it
-        shutil.rmtree(folder / "state")
+    state = folder / "state"
+    try:
+        shutil.rmtree(state)
+    except FileNotFoundError:  # it was never written, or another process is removing it
+        return
+    except OSError as error:
+        # The error names a file without its folder.
+        raise OSError(error.errno, error.strerror, str(state)) from error
 
 
 def result_files(folder: Path) -> list[str]:
