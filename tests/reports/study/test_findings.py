@@ -33,6 +33,10 @@ def test_the_changes_of_a_centre_are_counted_and_the_largest_named() -> None:
     assert changes == "2 of 4 changes of the centre move NCE significantly. These are train 64 (+0.139); k (+0.061)."
 
 
+def test_nothing_is_said_of_changes_that_were_not_tested() -> None:
+    assert len(verdict_sentences(study_table(changes_study(40), select="nce", replicates=0))) == 1
+
+
 def test_verdicts_of_small_studies() -> None:
     truth = make_truth(300)
     one = make_outcome({"adaptation": "lora"}, truth, scale=0.9, noise=0.1, seeds=(0,))

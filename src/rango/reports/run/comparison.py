@@ -20,7 +20,7 @@ from rango.decisions.significance import holm, paired_bootstrap
 from rango.decisions.summary import Comparison, summarise_prior_only
 from rango.errors import InputError
 from rango.files import write_text
-from rango.reports.language import Language, _, integer, localised, speaking
+from rango.reports.language import Language, _, integer, speaking
 from rango.reports.run import figures, findings, instances
 from rango.reports.run.page import instances_words, interval_drawings, posteriors_parts, table_csv
 from rango.reports.style import line_looks, render
@@ -47,7 +47,7 @@ class DifferenceRow:
         """The p-value in words, "" where there is none."""
         if self.p_value is None or math.isnan(self.p_value):
             return "" if self.p_value is None else "–"
-        return f"< {localised('0.001')}" if self.p_value < 0.001 else localised(f"{self.p_value:.3f}")
+        return findings.p_number(self.p_value)
 
 
 @dataclass(frozen=True)

@@ -99,13 +99,12 @@ def cost_finding(balance: CostBalance, system: str | None = None) -> Finding:
             "Under these costs acting on %(system)s does not cost significantly less than always deciding %(constant)r",
             **words,
         ),
-    }[balance.side]
-    if balance.real.low is None and balance.side == "unclear":
-        headline = _(
+        "untested": _(
             "Under these costs it is not known whether acting on %(system)s costs significantly less than always "
             "deciding %(constant)r: there is no interval",
             **words,
-        )
+        ),
+    }["untested" if balance.real.low is None and balance.side == "unclear" else balance.side]
     detail = _(
         "It costs %(real)s on average%(bounds)s, the posteriors promise %(promised)s, and always deciding %(constant)r "
         "costs %(least)s",
@@ -317,7 +316,12 @@ def mcnemar_sentence(base: Posteriors, adapted: Posteriors) -> str:
 
 def p_text(p: float) -> str:
     """A p-value in words: "p = 0.012", or "p < 0.001" below."""
-    return f"p = {localised(f'{p:.3f}')}" if p >= 0.001 else f"p < {localised('0.001')}"
+    return f"p = {p_number(p)}" if p >= 0.001 else f"p {p_number(p)}"
+
+
+def p_number(p: float) -> str:
+    """A p-value where its column says what it is: "0.012", or "< 0.001" below."""
+    return localised(f"{p:.3f}") if p >= 0.001 else f"< {localised('0.001')}"
 
 
 def calibration_finding(posteriors: Posteriors | None, state: str = "adapted", *, reason: str = "") -> Finding:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from rango.decisions import Estimate
 from rango.reports.language import _, integer, localised
 from rango.reports.run.figures import curve_points, running_mean
-from rango.reports.run.findings import p_text
+from rango.reports.run.findings import p_number
 from rango.reports.study.sections import (
     Line,
     Section,
@@ -248,7 +248,7 @@ def _values(name: str, metric: str, cell: MetricOverSeeds) -> dict[str, str]:
             _("configuration"): name,
             column_named(metric).title: number(change.value, sign=True),
             _("95% interval"): interval(Estimate(change.value, change.low, change.high, 0, "none"), sign=True),
-            "p": "–" if change.p is None else p_text(change.p).removeprefix("p = ").removeprefix("p "),
+            "p": "–" if change.p is None else p_number(change.p),
         }
     values = {
         _("configuration"): name,

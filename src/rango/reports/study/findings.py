@@ -29,7 +29,8 @@ def study_findings(table: StudyTable) -> tuple[Finding, ...]:
     significant, unclear where nothing is.
     """
     findings = [_best_of_block(table, block) for block in table.blocks]
-    if table.has_centre:
+    # Without intervals nothing was tested, and nothing can be said of significance.
+    if table.has_centre and table.replicates:
         findings += [_changes_of_block(table, block) for block in table.blocks]
     if table.failed:
         findings.append(_failed(table))
